@@ -1,0 +1,142 @@
+"""The record that every dataset builder yields: one video with all its queries.
+
+Builders differ in where they read from; what they yield is the same, so that the input pipeline knows
+no dataset. Times are seconds, texts are UTF-8, positions in a text are character offsets (end
+exclusive), so that a semantic role tree does not depend on a tokeniser.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vmr_jax.errors import UserError
+
+MAX_VERBS = 4  # V, of the FVMR paper
+MAX_NOUNS = 6  # N, of the FVMR paper
+MAX_SPANS = 12  # spans of the static query
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One sentence and the moment it describes.
+
+    Attributes:
+      qid: unique within the dataset.
+      text: the sentence as annotated.
+      span: (start, end) in seconds, 0 <= start < end <= duration.
+      verbs: character spans of the predicates, at most MAX_VERBS.
+      nouns: character spans of the arguments, at most MAX_NOUNS.
+      edges: (verb, noun) index pairs: noun is an argument of verb.
+      static: character spans of the noun chunks (the static query); the other words are dynamic.
+      sentence: one vector for the whole sentence, or None.
+    """
+
+    qid: str
+    text: str
+    span: tuple[float, float]
+    verbs: Sequence[tuple[int, int]] = ()
+    nouns: Sequence[tuple[int, int]] = ()
+    edges: Sequence[tuple[int, int]] = ()
+    static: Sequence[tuple[int, int]] = ()
+    sentence: np.ndarray | None = None
+
+
+def check_query(query: Query, duration: float, where: str) -> None:
+    """Raises UserError, naming `where` (file and row), for an empty sentence or an impossible moment."""
+    start, end = query.span
+    if not query.text.strip():
+        raise UserError(f"{where}: the sentence is empty. Write one or delete the row.")
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise UserError(f"{where}: the moment {start} to {end} s is not a pair of finite numbers.")
+    if start >= end:
+        raise UserError(
+            f"{where}: the moment starts at {start:g} s and ends at {end:g} s; the start must come "
+            "before the end. Correct or delete the row."
+        )
+    if start < 0 or end > duration:
+        raise UserError(
+            f"{where}: the moment {start:g} to {end:g} s lies outside its video, which lasts "
+            f"{duration:g} s. Times are seconds from the start of the video; correct the row, or the "
+            "duration."
+        )
+
+
+def feature_spec(embedded: Mapping[str, tuple[int | None, ...]], sentence_dim: int = 0):
+    """The TFDS features of a record.
+
+    Args:
+      embedded: shapes of the arrays stored in the record itself, such as {'rgb': (None, 64)}; empty
+        where features are read from the user's files.
+      sentence_dim: width of the sentence vector, 0 where the dataset has none.
+    """
+    import tensorflow_datasets as tfds
+
+    query = {
+        "qid": tfds.features.Text(),
+        "text": tfds.features.Text(),
+        "span": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+        "verbs": tfds.features.Tensor(shape=(MAX_VERBS, 2), dtype=np.int32),
+        "nouns": tfds.features.Tensor(shape=(MAX_NOUNS, 2), dtype=np.int32),
+        "edges": tfds.features.Tensor(shape=(MAX_VERBS, MAX_NOUNS), dtype=np.uint8),
+        "static": tfds.features.Tensor(shape=(MAX_SPANS, 2), dtype=np.int32),
+    }
+    if sentence_dim:
+        query["sentence"] = tfds.features.Tensor(shape=(sentence_dim,), dtype=np.float32)
+    return tfds.features.FeaturesDict(
+        {
+            "video": tfds.features.Text(),
+            "duration": np.float32,
+            "queries": tfds.features.Sequence(query),
+            **{
+                name: tfds.features.Tensor(shape=shape, dtype=np.float32)
+                for name, shape in embedded.items()
+            },
+        }
+    )
+
+
+def record(
+    video: str,
+    duration: float,
+    queries: Sequence[Query],
+    where: str,
+    embedded: Mapping[str, np.ndarray] | None = None,
+) -> dict:
+    """Builds the record of one video, after checking every query. `where` names its source."""
+    for query in queries:
+        check_query(query, duration, f"{where}, query {query.qid}")
+    return {
+        "video": video,
+        "duration": np.float32(duration),
+        "queries": [_query_record(query) for query in queries],
+        **(embedded or {}),
+    }
+
+
+def _query_record(query: Query) -> dict:
+    edges = np.zeros((MAX_VERBS, MAX_NOUNS), np.uint8)
+    for verb, noun in query.edges:
+        if verb < MAX_VERBS and noun < MAX_NOUNS:
+            edges[verb, noun] = 1
+    row = {
+        "qid": query.qid,
+        "text": query.text,
+        "span": np.asarray(query.span, np.float32),
+        "verbs": _padded(query.verbs, MAX_VERBS),
+        "nouns": _padded(query.nouns, MAX_NOUNS),
+        "edges": edges,
+        "static": _padded(query.static, MAX_SPANS),
+    }
+    if query.sentence is not None:
+        row["sentence"] = np.asarray(query.sentence, np.float32)
+    return row
+
+
+def _padded(spans: Sequence[tuple[int, int]], size: int) -> np.ndarray:
+    """[size,2] int32, -1 where there is no span."""
+    rows = np.full((size, 2), -1, np.int32)
+    for i, span in enumerate(list(spans)[:size]):
+        rows[i] = span
+    return rows
