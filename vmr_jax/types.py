@@ -72,9 +72,7 @@ class Batch:
         chex.assert_shape(self.video_mask, (b, t))
         chex.assert_shape([self.query, self.query_mask], (b, length))
         chex.assert_shape(self.query_vectors, (b, length, None))
-        chex.assert_shape(
-            [self.duration, self.example_mask, self.example_index, self.video_index], (b,)
-        )
+        chex.assert_shape([self.duration, self.example_mask, self.example_index, self.video_index], (b,))
         chex.assert_shape(self.span, (b, 2))
         if self.tree is not None:
             v, n = self.tree.edges.shape[1:]
@@ -129,5 +127,5 @@ class Mean:
         return Mean(sum=self.sum + other.sum, count=self.count + other.count)
 
     def value(self) -> Array:
-        """sum / count; zero where nothing was counted."""
+        """Sum / count; zero where nothing was counted."""
         return jnp.where(self.count > 0, self.sum / jnp.maximum(self.count, 1.0), 0.0)
