@@ -89,10 +89,7 @@ def feature_spec(embedded: Mapping[str, tuple[int | None, ...]], sentence_dim: i
             "video": tfds.features.Text(),
             "duration": np.float32,
             "queries": tfds.features.Sequence(query),
-            **{
-                name: tfds.features.Tensor(shape=shape, dtype=np.float32)
-                for name, shape in embedded.items()
-            },
+            **{name: tfds.features.Tensor(shape=shape, dtype=np.float32) for name, shape in embedded.items()},
         }
     )
 

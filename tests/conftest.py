@@ -9,3 +9,11 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where prepared data are kept for the whole test session."""
+    return tmp_path_factory.mktemp("data_dir")

@@ -70,9 +70,7 @@ class Parallel:
                 "Set it to 0 to use them all."
             )
         if mode == "pmap" and jax.process_count() > 1:
-            raise UserError(
-                "config.parallel='pmap' serves one host; with several, set config.parallel='jit'."
-            )
+            raise UserError("config.parallel='pmap' serves one host; with several, set config.parallel='jit'.")
         self.mode = mode
         self.devices = available[: num_devices or len(available)]
         self.mesh = Mesh(np.asarray(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -100,9 +98,7 @@ class Parallel:
 
     def abstract(self, tree: Any) -> Any:
         """Shapes, dtypes and replicated shardings of a tree: what a checkpoint is restored into."""
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
-        )
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree)
 
     def put_batch(self, batch: Any) -> Any:
         """Moves one host batch (numpy leaves [B,...]) to the devices, split along the first axis.

@@ -1,0 +1,144 @@
+"""From a scene to the features of its clips, in every modality."""
+
+import numpy as np
+
+from data.storyboard.grammar import ACTIONS, OBJECTS, choice
+from data.storyboard.scene import Event, Scene
+from data.storyboard.vectors import (
+    AUDIO_DIM,
+    FLOW_DIM,
+    OBJECT_DIM,
+    PHASES,
+    RGB_DIM,
+    SUBTITLE_DIM,
+    Vectors,
+)
+
+SLOTS = 4  # O, objects per clip
+
+# Shapes of the arrays in a record; None is T.
+SHAPES = {
+    "rgb": (None, RGB_DIM),
+    "flow": (None, FLOW_DIM),
+    "audio": (None, AUDIO_DIM),
+    "objects": (None, SLOTS, OBJECT_DIM),
+    "subtitles": (None, SUBTITLE_DIM),
+}
+
+# Standard deviation of the noise of one number; a concept vector has length 1.
+NOISE = {"rgb": 0.2, "flow": 0.2, "audio": 0.15, "objects": 0.1}
+PHASE_GAIN = 0.7
+STYLE_GAIN = 0.5  # what all clips of a video have in common beside the place
+
+
+def render(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Returns float32 arrays of the shapes in `SHAPES`, T = scene.clips."""
+    arrays = {
+        "rgb": _rgb(scene, world, rng),
+        "flow": _flow(scene, world, rng),
+        "audio": _audio(scene, world, rng),
+        "objects": _objects(scene, world, rng),
+        "subtitles": _subtitles(scene, world, rng),
+    }
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _phase_weights(event: Event) -> np.ndarray:
+    """[clips of the event, PHASES]: start, middle and end fade into one another; rows add up to 1."""
+    n = event.end - event.start
+    position = (np.arange(n) + 0.5) / n * (PHASES - 1)
+    return np.maximum(1.0 - np.abs(position[:, None] - np.arange(PHASES)), 0.0)
+
+
+def _gain(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """[T,1] gain: of the video, times that of the clip."""
+    return rng.uniform(0.8, 1.25) * rng.uniform(0.85, 1.15, (scene.clips, 1))
+
+
+def _noisy(signal: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
+    return signal + rng.normal(scale=NOISE[name], size=signal.shape)
+
+
+def _rgb(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
+    """Agent + action + object + place + phase, times a gain, plus noise; an idle clip is its place."""
+    looks = world.appearance
+    signal = np.zeros((scene.clips, RGB_DIM))
+    place = scene.events[0].place
+    for event, following in zip(scene.events, (*scene.events[1:], None)):
+        first = 0 if event is scene.events[0] else event.start
+        last = scene.clips if following is None else following.start
+        place = event.place
+        signal[first:last] += looks["place"][place]
+        signal[event.start : event.end] += (
+            looks["agent"][event.agent]
+            + looks["action"][event.action]
+            + looks["object"][event.object]
+            + PHASE_GAIN * _phase_weights(event) @ world.phases[event.action]
+        )
+    style = rng.normal(size=RGB_DIM)
+    signal += STYLE_GAIN * style / np.linalg.norm(style)
+    return _noisy(_gain(scene, rng) * signal, "rgb", rng)
+
+
+def _flow(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
+    """Action + phase: motion tells neither who nor what with."""
+    signal = np.zeros((scene.clips, FLOW_DIM))
+    for event in scene.events:
+        phases = _phase_weights(event) @ world.motion_phases[event.action]
+        signal[event.start : event.end] = world.motion[event.action] + PHASE_GAIN * phases
+    return _noisy(_gain(scene, rng) * signal, "flow", rng)
+
+
+def _audio(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
+    """The sound of the actions that have one; one clip in ten has a sound from elsewhere."""
+    signal = np.zeros((scene.clips, AUDIO_DIM))
+    for event in scene.events:
+        if event.action in world.sounds:
+            signal[event.start : event.end] = _phase_weights(event) @ world.sounds[event.action]
+    for t in np.flatnonzero(rng.random(scene.clips) < 0.1):
+        signal[t] += choice(rng, world.sounds[choice(rng, tuple(world.sounds))])
+    return _noisy(signal, "audio", rng)
+
+
+def _objects(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
+    """Slots in any order, an empty one is a zero row: what is used, who uses it, what else is there."""
+    signal = np.zeros((scene.clips, SLOTS, OBJECT_DIM))
+    active = {t: event for event in scene.events for t in range(event.start, event.end)}
+    for t in range(scene.clips):
+        seen, others = [], [*scene.agents, *scene.objects]
+        event = active.get(t)
+        if event is not None:
+            seen.append(world.entities[event.agent] + PHASE_GAIN * world.pose[event.action])
+            others.remove(event.agent)
+            if rng.random() < 0.95:
+                seen.append(world.entities[event.object] + PHASE_GAIN * world.use[event.action])
+            others.remove(event.object)
+        visible = rng.random(len(others)) < 0.4
+        order = rng.permutation(len(others))
+        seen += [world.entities[others[i]] for i in order if visible[i]]
+        for slot, entity in zip(rng.permutation(SLOTS), seen):
+            signal[t, slot] = _noisy(entity, "objects", rng)
+    return signal
+
+
+def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
+    """Zero where nothing is said. In six of ten events someone names the object, half of them the action.
+
+    One clip in ten has a word of small talk, about anything.
+    """
+    said = [[] for _ in range(scene.clips)]
+    for event in scene.events:
+        if rng.random() < 0.6:
+            line = ["the", choice(rng, OBJECTS[event.object].words)]
+            if rng.random() < 0.5:
+                line.insert(0, choice(rng, ACTIONS[event.action].verbs).gerund)
+            first = int(rng.integers(event.start, event.end))
+            for t in range(first, min(first + 2, event.end)):
+                said[t] += line
+    for t in np.flatnonzero(rng.random(scene.clips) < 0.1):
+        said[t].append(choice(rng, OBJECTS[choice(rng, tuple(OBJECTS))].words))
+    signal = np.zeros((scene.clips, SUBTITLE_DIM))
+    for t, line in enumerate(said):
+        if line:
+            signal[t] = world.said(line)
+    return signal

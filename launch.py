@@ -1,0 +1,74 @@
+"""Trains, evaluates and explains a grounding model.
+
+python launch.py --config=configs/fvmr.py --workdir=runs/fvmr
+python launch.py --mode=evaluate --workdir=runs/fvmr
+python launch.py --mode=predict --workdir=runs/fvmr --video=ID --query="a person opens the door"
+python launch.py --mode=inspect --config=configs/two_d_tan.py
+"""
+
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from vmr_jax.errors import UserError
+
+# mode -> module of vmr_jax and its function (config, workdir, **the flags it names)
+MODES = {
+    "train": ("train", "train", ()),
+    "evaluate": ("train", "evaluate", ()),
+    "predict": ("predict", "predict", ("video", "query", "top")),
+    "inspect": ("inspect", "inspect", ()),
+}
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:dataset[,option...]]", lock_config=True)
+flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>_<dataset> if not given.")
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+flags.DEFINE_string("video", None, "predict: id of a video of the dataset.")
+flags.DEFINE_string("query", None, "predict: the sentence.")
+flags.DEFINE_integer("top", 5, "predict: how many moments to print.")
+
+
+def main(argv: list[str]) -> None:
+    """Resolves config and folder, then calls the one function of the mode."""
+    if len(argv) > 1:
+        raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
+    from vmr_jax import experiment, parallel
+
+    parallel.initialise_hosts()
+    if FLAGS.config is None and FLAGS.workdir is None:
+        raise UserError(
+            "Give --config=configs/NAME.py to train, or --workdir=DIR of a run with another --mode."
+        )
+    config = FLAGS.config
+    if config is None:
+        config = experiment.load_config(Path(FLAGS.workdir))
+    workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
+    module, function, names = MODES[FLAGS.mode]
+    run = getattr(importlib.import_module(f"vmr_jax.{module}"), function)
+    run(config, workdir, **{name: FLAGS[name].value for name in names})
+
+
+def cli() -> None:
+    """Runs `main`; what the user can put right is printed without a traceback, exit status 2."""
+    logging.getLogger("vmr_jax").setLevel(logging.INFO)
+    logging.getLogger("vmr_jax").addHandler(logging.StreamHandler())
+    logging.getLogger("vmr_jax").propagate = False
+    try:
+        app.run(main, flags_parser=lambda argv: FLAGS(argv))
+    except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:
+        if not isinstance(error, UserError) and FLAGS.is_parsed():
+            raise  # a defect of ours, not of the command line
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    cli()

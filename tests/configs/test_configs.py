@@ -1,0 +1,143 @@
+"""Every config builds, has a golden parameter count, and takes a step."""
+
+import importlib
+import itertools
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import configs
+from configs import common
+from vmr_jax import input as input_lib
+from vmr_jax import optimizer as optimizer_lib
+from vmr_jax.errors import UserError
+from vmr_jax.experiment import config_as_dict, initial_variables, load_config, make_model
+from vmr_jax.inspect import abstract_variables, parameter_count
+from vmr_jax.train import initial_state, make_step
+from vmr_jax.writer import write_json
+
+GOLDEN = {
+    ("fvmr", "storyboard"): None,
+    ("fvmr", "charades_sta,vgg"): None,
+    ("fvmr", "charades_sta,i3d"): None,
+    ("fvmr", "charades_sta,clip"): None,
+    ("two_d_tan", "storyboard"): None,
+    ("two_d_tan", "charades_sta,vgg"): 60_925_953,  # the official code's
+    ("two_d_tan", "charades_sta,vgg,conv"): 69_060_609,  # the official code's
+    # The frame layer reads D-dimensional clips: 4096 * 512 fewer weights become D * 512.
+    ("two_d_tan", "charades_sta,i3d"): 60_925_953 - (4096 - 1024) * 512,
+    ("two_d_tan", "charades_sta,clip"): 60_925_953 - (4096 - 512) * 512,
+}
+
+NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "common")
+
+
+def get_config(name, arg):
+    return importlib.import_module(f"configs.{name}").get_config(arg).lock()
+
+
+@pytest.mark.parametrize("name,arg", GOLDEN)
+def test_golden_parameter_count(name, arg):
+    assert parameter_count(abstract_variables(get_config(name, arg))) == GOLDEN[name, arg]
+
+
+def test_every_config_has_a_golden_count():
+    for name in NAMES:
+        datasets = importlib.import_module(f"configs.{name}").DATASETS
+        for dataset, options in datasets.items():
+            variants = [o for o in options if o in common.CHARADES_FEATURES] or [None]
+            for variant in variants:
+                arg = dataset if variant is None else f"{dataset},{variant}"
+                assert (name, arg) in GOLDEN, f"no golden parameter count for {name}:{arg}"
+
+
+def test_every_architecture_has_a_config():
+    from vmr_jax.models import architectures
+
+    assert set(architectures()) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name,arg", GOLDEN)
+def test_training_step_has_consistent_shapes(name, arg):
+    config = get_config(name, arg)
+    model = make_model(config)
+    schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
+    variables = abstract_variables(config)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"])
+    state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
+    batch = input_lib.batch_spec(config, config.batch_size, model.requires())
+    after, scalars = jax.eval_shape(make_step(model, optimizer, schedule, 10, 0), state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert all(value.shape == () and value.dtype == jnp.float32 for value in scalars.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_step_of_the_default_config(name, dtype):
+    config = get_config(name, None)
+    with config.unlocked():
+        config.dtype = dtype
+    model = make_model(config)
+    spec = input_lib.batch_spec(config, 4, model.requires())
+    rng = np.random.default_rng(0)
+    batch = jax.tree.map(
+        lambda s: rng.random(s.shape, np.float32) if s.dtype == np.float32 else np.ones(s.shape, s.dtype),
+        spec,
+    ).replace(span=np.tile(np.float32([0.2, 0.6]), (4, 1)), duration=np.ones(4, np.float32))
+    schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
+    variables = initial_variables(model, spec, 0)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"])
+    step = jax.jit(make_step(model, optimizer, schedule, 10, 0))
+    state = initial_state(variables, optimizer)
+    for _ in range(2):  # the first step of a warm-up has rate 0
+        state, scalars = step(state, batch)
+    assert np.isfinite(scalars["train/loss"]) and scalars["train/grad_norm"] > 0
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(variables["params"]))
+    )
+
+
+@pytest.mark.parametrize(
+    "arg,message",
+    [
+        ("storybord", 'no dataset "storybord". Did you mean "storyboard"?'),
+        ("charades_sta,vg", 'no option "vg" for charades_sta. Did you mean "vgg"?'),
+        ("charades_sta,vgg,clip", "Name one feature variant, not 2: vgg, clip."),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_argument_names_the_nearest(name, arg, message):
+    with pytest.raises(UserError) as error:
+        get_config(name, arg)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_field_is_refused_with_the_nearest_name(name):
+    with pytest.raises(AttributeError, match="learning_rate"):
+        get_config(name, None).optimizer.learning_rat = 1.0
+
+
+@pytest.mark.parametrize("name,arg", itertools.islice(GOLDEN, 2))
+def test_config_survives_json(name, arg, tmp_path):
+    config = get_config(name, arg)
+    write_json(tmp_path / "config.json", config_as_dict(config))
+    again = load_config(tmp_path)
+    assert config_as_dict(again) == config_as_dict(config)
+    assert again.optimizer.rules == config.optimizer.rules  # tuples stay tuples
+    assert again.is_locked
+
+
+def test_wrong_hyper_parameter_names_the_nearest():
+    config = get_config("two_d_tan", None)
+    with config.unlocked():
+        config.model.map_kernal = 3
+    with pytest.raises(UserError, match='no hyper-parameter "map_kernal". Did you mean "map_kernel"'):
+        make_model(config)

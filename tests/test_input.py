@@ -1,0 +1,268 @@
+"""The input pipeline: resampling by hand, order, exactness, shapes, and errors."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from data.schema import Query
+from vmr_jax import input as input_lib
+from vmr_jax.errors import UserError
+from vmr_jax.experiment import Experiment
+from vmr_jax.text.tokenize import tokenize
+
+
+def test_average_rows_shortens_by_hand():
+    # n = 10 rows 0..9 to 4: edges round(k * 2.5) = 0, 2 (2.5 to even), 5, 8 (7.5 to even), min(10, 9) = 9.
+    rows = np.arange(10, dtype=np.float32)[:, None]
+    expected = [(0 + 1) / 2, (2 + 3 + 4) / 3, (5 + 6 + 7) / 3, 8.0]
+    np.testing.assert_allclose(input_lib.average_rows(rows, 4)[:, 0], expected)
+
+
+def test_average_rows_lengthens_by_repeating():
+    # n = 3 rows to 6: edges round(k / 2) = 0, 0, 1, 2 (1.5 to even), 2, 2 (2.5 to even), min(3, 2) = 2.
+    rows = np.array([[10.0], [20.0], [30.0]], np.float32)
+    np.testing.assert_allclose(input_lib.average_rows(rows, 6)[:, 0], [10, 10, 20, 30, 30, 30])
+
+
+@pytest.mark.parametrize("n", [1, 7, 30, 256, 257, 1000])
+def test_average_rows_equals_the_definition(n):
+    rows = np.random.default_rng(n).normal(size=(n, 3)).astype(np.float32)
+    edges = np.round(np.arange(257, dtype=np.float32) / np.float32(256) * np.float32(n)).astype(int)
+    edges = np.minimum(edges, n - 1)
+    expected = [rows[a:b].mean(0) if a < b else rows[a] for a, b in zip(edges[:-1], edges[1:])]
+    np.testing.assert_allclose(input_lib.average_rows(rows, 256), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normalize_rows_keeps_zero_rows():
+    np.testing.assert_allclose(
+        input_lib.normalize_rows(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6
+    )
+
+
+def test_padded_rows_have_a_mask():
+    rows, mask = input_lib.fit_rows(np.ones((3, 2), np.float32), 5, "pad")
+    np.testing.assert_array_equal(mask, [True, True, True, False, False])
+    np.testing.assert_array_equal(rows.sum(1), [2, 2, 2, 0, 0])
+    rows, mask = input_lib.fit_rows(np.ones((9, 2), np.float32), 5, "pad")
+    assert mask.all() and rows.shape == (5, 2)
+
+
+@pytest.fixture(scope="module")
+def experiment(data_dir):
+    return Experiment(tiny_config(data_dir))
+
+
+def test_every_example_once_an_epoch_and_order_is_a_function_of_seed_and_epoch(experiment):
+    loader = experiment.loader("train")
+    steps = loader.steps_per_epoch(16)
+    epochs = [
+        np.concatenate([loader.training_rows(seed, epoch * steps + s, 16) for s in range(steps)])
+        for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))
+    ]
+    for rows in epochs:
+        np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.arange(len(loader)))
+    assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[0], epochs[2])
+    np.testing.assert_array_equal(epochs[0], epochs[3])
+
+
+def test_stream_resumes_anywhere_with_the_same_batches(experiment):
+    loader = experiment.loader("train")
+    whole = list(loader.training_batches(0, 0, 6, 16))
+    rest = list(loader.training_batches(0, 4, 6, 16))
+    assert len(whole) == 6 and len(rest) == 2
+    jax.tree.map(np.testing.assert_array_equal, whole[4:], rest)
+
+
+def test_evaluation_serves_every_query_once_whatever_the_batch_size(experiment):
+    loader = experiment.loader("val")
+    for size in (16, 64):
+        batches = list(loader.evaluation_batches(size))
+        indices = np.concatenate([b.example_index[b.example_mask] for b in batches])
+        np.testing.assert_array_equal(indices, np.arange(len(loader)))
+        assert all(b.example_mask.shape == (size,) for b in batches)
+
+
+def test_batch_has_the_shapes_of_the_spec(experiment):
+    batch = experiment.loader("train").batch(np.arange(16))
+    spec = input_lib.batch_spec(experiment.config, 16, experiment.model.requires())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(lambda x: (x.shape, x.dtype), spec)
+
+
+ALL_FIELDS = (
+    "tree", "flow", "audio", "objects", "subtitles", "sentence", "static_words", "dynamic_words",
+)  # fmt: skip
+
+
+def test_every_optional_field_of_storyboard(experiment):
+    loader = input_lib.Loader(
+        experiment.config,
+        experiment.dataset,
+        experiment.dataset.split("val"),
+        experiment.vocabulary,
+        experiment.vectors,
+        ALL_FIELDS,
+    )
+    batch = loader.batch(np.array([0, 1, 2, 3, 4, 5, -1, -1]))
+    batch.check()
+    spec = input_lib.batch_spec(experiment.config, 8, ALL_FIELDS)
+    assert jax.tree.map(lambda x: x.shape, batch) == jax.tree.map(lambda x: x.shape, spec)
+    # Static and dynamic words share out the query; every tree node has words.
+    np.testing.assert_array_equal(batch.static_words ^ batch.dynamic_words, batch.query_mask)
+    assert batch.static_words.any(1).all() and batch.dynamic_words.any(1).all()
+    assert batch.tree.verb_mask.any(1).all()
+
+
+def test_tree_follows_the_tokeniser():
+    # Characters: "a man" 0-5, "opens" 6-11, "the door." 12-21.
+    text = "a man opens the door."
+    query = Query("q", text, (0, 1), verbs=[(6, 11)], nouns=[(0, 5), (16, 20)], edges=[(0, 0), (0, 1)])
+    tree = input_lib._tree(query, tokenize(text, "words"), 8)
+    np.testing.assert_array_equal(np.flatnonzero(tree.verb_words[0]), [2])
+    np.testing.assert_array_equal(np.flatnonzero(tree.noun_words[0]), [0, 1])
+    np.testing.assert_array_equal(np.flatnonzero(tree.noun_words[1]), [4])
+    np.testing.assert_array_equal(np.argwhere(tree.edges), [[0, 0], [0, 1]])
+    # Cut at four words, the door and its edge are gone.
+    cut = input_lib._tree(query, tokenize(text, "words")[:4], 4)
+    np.testing.assert_array_equal(np.argwhere(cut.edges), [[0, 0]])
+
+
+def test_unknown_names_give_the_nearest(data_dir, experiment):
+    with pytest.raises(UserError, match=r'no dataset "storybord"\. Did you mean "storyboard"\?'):
+        input_lib.dataset_module("storybord")
+    with pytest.raises(UserError, match=r'no split "tests"\. Did you mean "test"\?'):
+        experiment.dataset.split("tests")
+
+
+def test_word_vectors_of_another_width_are_refused(data_dir, experiment):
+    config = tiny_config(data_dir, text__dim=300)
+    with pytest.raises(UserError, match=r"have 50 dimensions; config.text.dim says 300\. Set it to 50"):
+        input_lib.open_word_vectors(config, experiment.dataset)
+
+
+def test_missing_modality_is_named_before_training(data_dir):
+    config = tiny_config(data_dir)
+    with pytest.raises(UserError, match='fvmr needs "depth", which the dataset storyboard does not have'):
+        input_lib.check_fields(config, ("depth",))
+
+
+def test_an_error_inside_the_pipeline_is_raised_as_it_was(experiment):
+    loader = experiment.loader("val")
+    broken = dataclasses.replace(loader.split.queries[3], text="x")
+
+    class Broken(input_lib.Loader):
+        def _example(self, row):
+            if row == 3:
+                raise UserError(f"query {broken.text} is broken")
+            return super()._example(row)
+
+    copy = Broken(
+        experiment.config, experiment.dataset, loader.split, experiment.vocabulary, experiment.vectors
+    )
+    copy.fields = ()
+    with pytest.raises(UserError, match="query x is broken"):
+        list(copy._stream(0, 3, lambda step: np.arange(step * 2, step * 2 + 2)))
+
+
+# --- features of the user's own -------------------------------------------------------------------
+
+
+@pytest.fixture
+def charades(tmp_path):
+    """A Charades-STA folder of four videos with features of width 3."""
+    root = tmp_path / "charades"
+    (root / "clip").mkdir(parents=True)
+    (root / "charades_sta_train.txt").write_text(
+        "AAAAA 0.0 5.0##a person opens the door.\nBBBBB 2.0 9.0##person sits down.\n"
+    )
+    (root / "charades_sta_test.txt").write_text("CCCCC 1.0 4.0##person eats.\nDDDDD 0.0 3.0##person laughs.\n")
+    (root / "Charades_v1_train.csv").write_text("id,length\nAAAAA,10\nBBBBB,10\n")
+    (root / "Charades_v1_test.csv").write_text("id,length\nCCCCC,10\nDDDDD,10\n")
+    for i, video in enumerate(("AAAAA", "BBBBB", "CCCCC", "DDDDD")):
+        np.savez(root / "clip" / f"{video}.npz", features=np.full((10, 3), i + 1, np.float32))
+    words = ["a", "person", "opens", "the", "door"]
+    np.savez(root / "vectors.npz", words=np.array(words), vectors=np.eye(5, dtype=np.float32))
+    return root
+
+
+def charades_config(root, tmp_path, **fields):
+    from configs import fvmr
+
+    config = fvmr.get_config("charades_sta,clip")
+    config.dataset.manual_dir, config.dataset.data_dir = str(root), str(tmp_path / "prepared")
+    config.dataset.features, config.dataset.feature_dim = "clip", 3
+    config.dataset.val_fraction = 0.0
+    config.evaluation.select_split = ""
+    config.text.vectors, config.text.dim = str(root / "vectors.npz"), 5
+    for field, value in fields.items():
+        config.dataset[field] = value
+    return config.lock()
+
+
+def test_missing_features_are_listed(charades, tmp_path):
+    (charades / "clip" / "BBBBB.npz").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*clip: BBBBB\. Bring"):
+        Experiment(charades_config(charades, tmp_path))
+
+
+def test_missing_features_can_be_dropped_and_are_counted(charades, tmp_path, caplog):
+    (charades / "clip" / "BBBBB.npz").unlink()
+    experiment = Experiment(charades_config(charades, tmp_path, on_missing="drop"))
+    assert [v.id for v in experiment.dataset.split("train").videos] == ["AAAAA"]
+    assert "train: 1 of 2 videos (1 of 2 queries) dropped" in caplog.text
+
+
+def test_wrong_feature_dimension(charades, tmp_path):
+    with pytest.raises(UserError, match=r"config.dataset.feature_dim") as error:
+        Experiment(charades_config(charades, tmp_path, feature_dim=4))
+    assert "3" in str(error.value) and "4" in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_features_name_video_and_row(charades, tmp_path, bad):
+    rows = np.ones((10, 3), np.float32)
+    rows[7, 1] = bad
+    np.savez(charades / "clip" / "CCCCC.npz", features=rows)
+    with pytest.raises(UserError, match="CCCCC") as error:
+        Experiment(charades_config(charades, tmp_path))
+    assert "7" in str(error.value)
+
+
+def test_zero_clips(charades, tmp_path):
+    np.savez(charades / "clip" / "DDDDD.npz", features=np.ones((0, 3), np.float32))
+    with pytest.raises(UserError, match="DDDDD"):
+        Experiment(charades_config(charades, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "row,words",
+    [
+        ("AAAAA 0.0 5.0##", "empty"),
+        ("AAAAA 0.0 5.0 a person opens", "charades_sta_train.txt"),
+        ("ZZZZZ 0.0 5.0##a person opens", "ZZZZZ"),
+    ],
+)
+def test_bad_annotation_rows_name_file_and_line(charades, tmp_path, row, words):
+    path = charades / "charades_sta_train.txt"
+    path.write_text(path.read_text() + row + "\n")
+    with pytest.raises(UserError, match=words) as error:
+        Experiment(charades_config(charades, tmp_path))
+    assert "charades_sta_train.txt" in str(error.value) and "3" in str(error.value)
+
+
+def test_split_file_and_loader_read_the_users_features(charades, tmp_path):
+    (charades / "mine.json").write_text(
+        json.dumps({"train": ["CCCCC", "AAAAA"], "val": ["BBBBB"], "test": ["DDDDD"]})
+    )
+    config = charades_config(charades, tmp_path, split_file="mine.json")
+    experiment = Experiment(config)
+    assert sorted(v.id for v in experiment.dataset.split("train").videos) == ["AAAAA", "CCCCC"]
+    batch = experiment.loader("test").batch(np.array([0]))
+    # Rows of 4s, L2-normalised: 4 / sqrt(3 * 16).
+    np.testing.assert_allclose(batch.video, 1 / np.sqrt(3), rtol=1e-6)
+    np.testing.assert_allclose(batch.duration, [10.0])
+    np.testing.assert_array_equal(batch.query_mask.sum(1), [2])
+    np.testing.assert_array_equal(batch.query_vectors[0, 0], [0, 1, 0, 0, 0])  # "person"

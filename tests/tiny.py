@@ -1,0 +1,27 @@
+"""A run small enough for a test: a few storyboard videos, eight hidden units."""
+
+import importlib
+
+
+def tiny_config(data_dir, name="fvmr", **fields):
+    """The default config of an architecture, shrunk; `fields` are dotted paths with __ for the dot."""
+    config = importlib.import_module(f"configs.{name}").get_config(None)
+    config.dataset.data_dir = str(data_dir)
+    config.dataset.train_videos = 20
+    config.model.features = 8
+    if name == "fvmr":
+        config.model.common = 8
+        config.model.warmup_epochs = 1
+    config.batch_size = 16
+    config.evaluation.batch_size = 64
+    config.evaluation.splits = ("val", "test")
+    config.train_for = "8 steps"
+    config.evaluate_every = "4 steps"
+    config.log_every = "2 steps"
+    for field, value in fields.items():
+        *parents, last = field.split("__")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return config.lock()

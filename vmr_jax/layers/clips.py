@@ -1,0 +1,60 @@
+"""From clip features to the clips of a moment map."""
+
+from collections.abc import Callable
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vmr_jax.errors import UserError
+from vmr_jax.layers.init import torch_bias, torch_default_kernel
+
+
+class ClipPool(nn.Module):
+    """Projects every clip, then averages equal windows of clips: T rows become N map clips.
+
+    The frame layer of 2D-TAN (Zhang et al., AAAI 2020, section 3.2; official code: a 1x1 convolution,
+    ReLU, average pooling with kernel and stride T/N). Initialised as PyTorch's convolution.
+
+    Attributes:
+      features: D, width of the result.
+      num_clips: N, number of windows.
+      activation: applied before the average; None for a linear projection.
+      dtype: of the computation; parameters are float32.
+    """
+
+    features: int
+    num_clips: int
+    activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, video: jax.Array, video_mask: jax.Array) -> jax.Array:
+        """Returns [B,N,D] from clips [B,T,D'] and their mask [B,T]; a window without real clips is 0.
+
+        Raises UserError where T is not a multiple of N.
+        """
+        chex.assert_rank(video, 3)
+        chex.assert_shape(video_mask, video.shape[:2])
+        b, t, width = video.shape
+        if t % self.num_clips:
+            raise UserError(
+                f"The video has {t} clips (rows of features), which {self.num_clips} map clips "
+                "(num_clips of the architecture) cannot share equally. Resample the videos to a multiple "
+                f"of {self.num_clips} clips in the configuration of the data, or change num_clips."
+            )
+        clips = nn.Dense(
+            self.features,
+            dtype=self.dtype,
+            kernel_init=torch_default_kernel,
+            bias_init=torch_bias(width),
+            name="linear",
+        )(video)
+        if self.activation is not None:
+            clips = self.activation(clips)
+        # The average is taken in float32: a window can hold many clips.
+        clips = jnp.where(video_mask[..., None], clips.astype(jnp.float32), 0.0)
+        clips = clips.reshape(b, self.num_clips, -1, self.features).sum(2)
+        count = video_mask.reshape(b, self.num_clips, -1).sum(2)[..., None]
+        return (clips / jnp.maximum(count, 1)).astype(self.dtype)

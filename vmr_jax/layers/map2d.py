@@ -1,0 +1,222 @@
+"""The 2D temporal map: cell (i, j) is the moment from clip i to clip j, inclusive (2D-TAN, AAAI 2020).
+
+N is clips per side. Rows are start clips, columns end clips. Which cells are candidates, and everything
+that follows from it, is computed once in numpy: masks are numpy arrays and static under jit.
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vmr_jax.errors import UserError
+from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.moments import iou, rank
+from vmr_jax.types import Moments
+
+
+def candidate_layers(num_clips: int, scale_layers: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The diagonals of the map that hold candidates, shortest first: (scale s, offset j - i).
+
+    The longer a moment, the coarser its grid (2D-TAN, "sparse sampling"): `scale_layers[s]` diagonals that are
+    2^s apart, on which i is a multiple of 2^s. For (16, 8, 8) the offsets are 0,1..15 at scale 0, then
+    17,19..31, then 35,39..63.
+
+    Raises UserError where there is no candidate, or one that is longer than the video.
+    """
+    diagonals, offset = [], -1
+    for scale, layers in enumerate(scale_layers):
+        for _ in range(layers):
+            offset += 2**scale
+            diagonals.append((scale, offset))
+    if not 0 <= offset < num_clips:
+        raise UserError(
+            f"scale_layers {tuple(scale_layers)} makes candidates of up to {offset + 1} clips, but the map has "
+            f"num_clips={num_clips}. The longest, the sum of layers * 2^scale, must be between 1 and "
+            f"num_clips: use for example scale_layers=({num_clips},)."
+        )
+    return diagonals
+
+
+def candidate_mask(num_clips: int, scale_layers: tuple[int, ...]) -> np.ndarray:
+    """[N,N] bool: the candidate moments, see `candidate_layers`.
+
+    The paper's settings (16, (16,)), (64, (16, 8, 8)) and (128, (16, 8, 8, 8)) have 136, 1104 and 2548.
+    """
+    mask = np.zeros((num_clips, num_clips), bool)
+    for scale, offset in candidate_layers(num_clips, scale_layers):
+        starts = np.arange(0, num_clips - offset, 2**scale)
+        mask[starts, starts + offset] = True
+    return mask
+
+
+def cell_spans(num_clips: int, duration: jax.Array) -> jax.Array:
+    """[B] seconds -> [B,N,N,2] seconds: cell (i, j) is [i, j + 1] * duration / N."""
+    chex.assert_rank(duration, 1)
+    start, end = np.meshgrid(np.arange(num_clips), np.arange(1, num_clips + 1), indexing="ij")
+    grid = jnp.asarray(np.stack([start, end], -1), jnp.float32)  # [N,N,2]
+    return grid[None] * (duration / num_clips)[:, None, None, None]
+
+
+def iou_map(num_clips: int, span: jax.Array, duration: jax.Array) -> jax.Array:
+    """IoU of every cell with the annotated moment: [B,2] and [B] seconds -> [B,N,N]; 0 where j < i."""
+    chex.assert_shape(span, (duration.shape[0], 2))
+    return iou(cell_spans(num_clips, duration), span[:, None, None, :])
+
+
+def rank_cells(scores: jax.Array, mask: np.ndarray, duration: jax.Array, k: int = 0) -> Moments:
+    """The k best candidates of scores [B,N,N], best first; all of them where k is 0.
+
+    Only cells of `mask` [N,N] are returned. Ties: the earlier start first, then the earlier end.
+    """
+    num_clips = mask.shape[0]
+    chex.assert_shape(scores, (duration.shape[0], num_clips, num_clips))
+    rows, columns = np.nonzero(mask)
+    spans = cell_spans(num_clips, duration)[:, rows, columns]
+    candidates = scores[:, rows, columns]
+    return rank(spans, candidates, jnp.ones(candidates.shape, bool), k or len(rows))
+
+
+def place_cells(cells: jax.Array, rows: np.ndarray, columns: np.ndarray, num_clips: int) -> jax.Array:
+    """[B,M,D] features of M different cells (rows[m], columns[m]) -> the map [B,N,N,D], else zero."""
+    empty = jnp.zeros((cells.shape[0], num_clips, num_clips, cells.shape[-1]), cells.dtype)
+    return empty.at[:, rows, columns].set(cells, unique_indices=True)
+
+
+def max_pool_map(clips: jax.Array, mask: np.ndarray) -> jax.Array:
+    """[B,N,D] -> [B,N,N,D]: the element-wise max over clips i..j, zero outside `mask` [N,N].
+
+    A span of any length is covered by two windows whose length is a power of two; the maxima of all such
+    windows take log2(N) steps.
+    """
+    chex.assert_rank(clips, 3)
+    num_clips = clips.shape[1]
+    chex.assert_shape(mask, (num_clips, num_clips))
+    windows, first = [clips], [0]  # windows[p][:, i] is the max over the 2^p clips from i on
+    while 2 ** len(windows) <= num_clips:
+        half = 2 ** (len(windows) - 1)
+        first.append(first[-1] + windows[-1].shape[1])
+        windows.append(jnp.maximum(windows[-1][:, :-half], windows[-1][:, half:]))
+    table = jnp.concatenate(windows, axis=1)
+    rows, columns = np.nonzero(np.triu(mask))
+    power = np.log2(columns - rows + 1).astype(int)
+    left = np.asarray(first)[power] + rows
+    right = np.asarray(first)[power] + columns + 1 - 2**power
+    return place_cells(jnp.maximum(table[:, left], table[:, right]), rows, columns, num_clips)
+
+
+class StackedConvMap(nn.Module):
+    """The map of 2D-TAN's "Conv" variant: each diagonal is a convolution of the one before.
+
+    Parameters: 'layer_0' (kernel 1) for single clips, then one layer for every further diagonal of
+    `candidate_layers`: kernel 3 with stride 2 where the scale changes, else kernel 2. No activation between.
+
+    Attributes:
+      features: width of the result.
+      scale_layers: diagonals at each scale, as in `candidate_mask`.
+      dtype: of the convolutions and of the result.
+    """
+
+    features: int
+    scale_layers: tuple[int, ...]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, clips: jax.Array) -> jax.Array:
+        """[B,N,D] -> [B,N,N,features], zero outside `candidate_mask`."""
+        chex.assert_rank(clips, 3)
+        num_clips = clips.shape[1]
+        x, previous = clips, 0
+        cells, rows, columns = [], [], []
+        for layer, (scale, offset) in enumerate(candidate_layers(num_clips, self.scale_layers)):
+            kernel = 1 if layer == 0 else 3 if scale > previous else 2
+            x = nn.Conv(
+                self.features,
+                (kernel,),
+                strides=2 if kernel == 3 else 1,
+                padding="VALID",
+                kernel_init=torch_default_kernel,
+                bias_init=torch_bias(kernel * x.shape[-1]),
+                dtype=self.dtype,
+                name=f"layer_{layer}",
+            )(x)
+            starts = np.arange(0, num_clips - offset, 2**scale)
+            chex.assert_axis_dimension(x, 1, len(starts))
+            cells.append(x)
+            rows.append(starts)
+            columns.append(starts + offset)
+            previous = scale
+        cells = jnp.concatenate(cells, axis=1)
+        return place_cells(cells, np.concatenate(rows), np.concatenate(columns), num_clips)
+
+
+def map_weights(mask: np.ndarray, kernel: int, layers: int) -> list[np.ndarray]:
+    """What `MapConvs` multiplies by after each layer: float32 [N + 2m,N + 2m], m cells around the map.
+
+    A weight is 1 / c where c > 0, else 0; c is the number of cells under the kernel that are in the mask of
+    the layer before. The mask of the layer is c > 0, at first it is `mask` [N,N]. The margin m grows by
+    (kernel - 1) / 2 a layer over the first half of the layers, and shrinks to 0 over the second.
+
+    Raises UserError for an even kernel, which has no middle.
+    """
+    if kernel % 2 == 0:
+        raise UserError(f"The kernel of the map convolutions is {kernel}; it must be odd (the paper's: 5, 9).")
+    half = kernel // 2
+    weights, valid = [], np.pad(mask, half * layers)
+    for layer in range(1, layers + 1):
+        windows = np.lib.stride_tricks.sliding_window_view(valid, (kernel, kernel))
+        count = windows.sum((-2, -1))
+        valid = count > 0
+        weight = (valid / np.maximum(count, 1)).astype(np.float32)
+        # Cells further out than the margin are zero (early layers) or reach no result (late layers).
+        surplus = half * (layers - layer) - _margin(layer, layers, half)
+        kept = slice(surplus, len(weight) - surplus)
+        weights.append(weight[kept, kept])
+    return weights
+
+
+def _margin(layer: int, layers: int, half: int) -> int:
+    """Cells kept on every side of the N x N map after `layer` of `layers` convolutions."""
+    return half * min(layer, layers - layer)
+
+
+class MapConvs(nn.Module):
+    """The temporal adjacent network of 2D-TAN: L times x = relu(conv(x)) * weight, kernels k x k.
+
+    The weight divides by the number of valid cells under the kernel, see `map_weights`. The official code
+    pads the first layer by (k - 1) L / 2 on every side and the others not at all. This gives the same result
+    from the cells that are not zero and can reach it: 61% of the official ones at N=16, k=5, L=8, 89% at
+    N=64, k=9, L=4.
+
+    Attributes:
+      features: width of every layer.
+      kernel: k, odd.
+      layers: L.
+      dtype: of the convolutions and of the result.
+    """
+
+    features: int
+    kernel: int
+    layers: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: np.ndarray) -> jax.Array:
+        """[B,N,N,D] and the candidates [N,N] -> [B,N,N,features]."""
+        chex.assert_rank(x, 4)
+        chex.assert_shape(mask, x.shape[1:3])
+        half = self.kernel // 2
+        for layer, weight in enumerate(map_weights(mask, self.kernel, self.layers)):
+            growth = _margin(layer + 1, self.layers, half) - _margin(layer, self.layers, half)
+            x = nn.Conv(
+                self.features,
+                (self.kernel, self.kernel),
+                padding=half + growth,
+                kernel_init=torch_default_kernel,
+                bias_init=torch_bias(self.kernel**2 * x.shape[-1]),
+                dtype=self.dtype,
+                name=f"layer_{layer}",
+            )(x)
+            x = nn.relu(x) * jnp.asarray(weight, self.dtype)[None, :, :, None]
+        return x

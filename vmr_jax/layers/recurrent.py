@@ -1,0 +1,138 @@
+"""LSTM and GRU over right-padded sequences, with PyTorch's parameters and equations.
+
+The input projection is one matrix product over all time steps; only the recurrent one is in the scan.
+Padding leaves the state alone, so a backward direction starts at the last real step; outputs there are
+zero.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vmr_jax.layers.init import symmetric_uniform
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """What sets one kind of recurrent network apart."""
+
+    gates: int  # blocks of width F in a projection
+    states: int  # vectors [B,F] carried from step to step, the first of which is the output
+    step: Callable  # states, projected input, projected output [B,gates * F] -> states
+
+
+def _lstm_step(states, inputs, recurrent):
+    """Gates in the order i, f, g, o; states (h, c)."""
+    i, f, g, o = jnp.split(inputs + recurrent, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * states[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def _gru_step(states, inputs, recurrent):
+    """Gates in the order r, z, n; states (h,)."""
+    input_r, input_z, input_n = jnp.split(inputs, 3, axis=-1)
+    recurrent_r, recurrent_z, recurrent_n = jnp.split(recurrent, 3, axis=-1)
+    z = jax.nn.sigmoid(input_z + recurrent_z)
+    # The reset gate comes after the recurrent product and its bias, as in PyTorch and cuDNN.
+    n = jnp.tanh(input_n + jax.nn.sigmoid(input_r + recurrent_r) * recurrent_n)
+    return ((1.0 - z) * n + z * states[0],)
+
+
+class _Direction(nn.Module):
+    """One layer in one direction."""
+
+    cell: _Cell
+    features: int
+    reverse: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B,L,Din] and mask [B,L] -> [B,L,F]."""
+        width = self.cell.gates * self.features
+        uniform = symmetric_uniform(1 / math.sqrt(self.features))
+        input_kernel = self.param("input_kernel", uniform, (x.shape[-1], width))
+        recurrent_kernel = self.param("recurrent_kernel", uniform, (self.features, width))
+        input_bias = self.param("input_bias", uniform, (width,))
+        recurrent_bias = self.param("recurrent_bias", uniform, (width,))
+
+        def project(x, kernel, bias):
+            """Products in `dtype`; gates and states are float32."""
+            product = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+            return product.astype(jnp.float32) + jnp.expand_dims(bias, range(x.ndim - 1))
+
+        def step(states, inputs):
+            projected, real = inputs
+            new = self.cell.step(states, projected, project(states[0], recurrent_kernel, recurrent_bias))
+            states = tuple(jnp.where(real, n, old) for n, old in zip(new, states, strict=True))
+            return states, jnp.where(real, states[0], 0.0)
+
+        start = (jnp.zeros((x.shape[0], self.features), jnp.float32),) * self.cell.states
+        inputs = project(x, input_kernel, input_bias).swapaxes(0, 1), mask.T[..., None]
+        _, outputs = jax.lax.scan(step, start, inputs, reverse=self.reverse)
+        return outputs.swapaxes(0, 1).astype(self.dtype)
+
+
+class _Recurrent(nn.Module):
+    features: int
+    layers: int = 1
+    bidirectional: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    cell: ClassVar[_Cell]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B,L,D], right-padded mask [B,L] -> [B,L,features * (1 + bidirectional)], zero at padding."""
+        chex.assert_rank(x, 3)
+        chex.assert_shape(mask, x.shape[:2])
+        for layer in range(self.layers):
+            forward = _Direction(self.cell, self.features, False, self.dtype, name=f"layer_{layer}")
+            outputs = [forward(x, mask)]
+            if self.bidirectional:
+                name = f"layer_{layer}_reverse"
+                backward = _Direction(self.cell, self.features, True, self.dtype, name=name)
+                outputs.append(backward(x, mask))
+            x = jnp.concatenate(outputs, axis=-1)
+        return x
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997), parameters as torch.nn.LSTM.
+
+    Per layer and direction ('layer_0', 'layer_0_reverse', ...): input_kernel [Din,4F], recurrent_kernel
+    [F,4F], input_bias and recurrent_bias [4F], gates in the order i, f, g, o, all U(-1/sqrt(F), 1/sqrt(F))
+    at first. Gates and states are float32; `dtype` is that of the matrix products and of the result.
+    """
+
+    cell = _Cell(gates=4, states=2, step=_lstm_step)
+
+
+class GRU(_Recurrent):
+    """Gated recurrent unit (Cho et al., 2014), parameters as torch.nn.GRU.
+
+    As `LSTM`, with 3F instead of 4F, gates in the order r, z, n, the reset gate after the recurrent
+    product.
+    """
+
+    cell = _Cell(gates=3, states=1, step=_gru_step)
+
+
+def first_state(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B,L,D] and right-padded mask [B,L] -> [B,D], the first step; zero where nothing is real."""
+    chex.assert_shape(mask, x.shape[:2])
+    return jnp.where(mask[:, :1], x[:, 0], 0)
+
+
+def last_state(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B,L,D] and right-padded mask [B,L] -> [B,D], the last real step; zero where nothing is real."""
+    chex.assert_shape(mask, x.shape[:2])
+    last = jnp.maximum(mask.sum(1) - 1, 0)
+    state = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    return jnp.where(mask[:, :1], state, 0)

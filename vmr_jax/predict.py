@@ -1,0 +1,82 @@
+"""`--mode=predict`: the moments of one video for one sentence."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from data import schema
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.evaluate import Evaluator
+from vmr_jax.experiment import Experiment
+from vmr_jax.input import Video
+from vmr_jax.text.parse import parse
+from vmr_jax.text.tokenize import tokenize
+
+_MAX_QUERY = 1000  # characters
+
+
+def predict(config, workdir: Path, video: str | None, query: str | None, top: int) -> None:
+    """Prints the `top` moments of `video` for `query`, best first, from the run's best checkpoint."""
+    if not video or not query or not query.strip():
+        raise UserError('--mode=predict needs --video=ID and --query="a sentence".')
+    if len(query) > _MAX_QUERY:
+        raise UserError(f"The query has {len(query)} characters; at most {_MAX_QUERY} are read.")
+    if top < 1:
+        raise UserError(f"--top is {top}; it must be at least 1.")
+    with config.unlocked():
+        config.evaluation.keep = top
+    experiment = Experiment(config, workdir)
+    found, split = _find_video(experiment, video)
+    spans, scores = moments_of(experiment, workdir, found, query)
+    table = Table(title=f'"{query}" in {video} ({found.duration:.1f} s, split {split})')
+    for column in ("rank", "start (s)", "end (s)", "score"):
+        table.add_column(column, justify="right")
+    for i, ((start, end), score) in enumerate(zip(spans, scores), 1):
+        table.add_row(str(i), f"{start:.2f}", f"{end:.2f}", f"{score:.4f}")
+    Console(width=None if Console().is_terminal else 100).print(table)
+
+
+def moments_of(
+    experiment: Experiment, workdir: Path, video: Video, query: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns spans [K,2] in seconds, inside the video, and scores [K], best first."""
+    config, loader = experiment.config, experiment.loader("train")
+    tokens = tokenize(query, config.text.tokenizer)
+    if not tokens:
+        raise UserError(f'The query "{query}" has no word for the tokeniser "{config.text.tokenizer}".')
+    roles = parse(query)
+    asked = schema.Query(
+        qid="query",
+        text=query,
+        span=(0.0, video.duration),
+        verbs=roles.verbs[: schema.MAX_VERBS],
+        nouns=roles.nouns[: schema.MAX_NOUNS],
+        edges=[(v, n) for v, n in roles.edges if v < schema.MAX_VERBS and n < schema.MAX_NOUNS],
+        static=roles.chunks[: schema.MAX_SPANS],
+    )
+    example = loader.example(asked, video, tokens)
+    rows = len(experiment.parallel.devices)
+    batch = jax.tree.map(lambda x: np.stack([x] * rows), example)
+    batch = dataclasses.replace(batch, example_mask=np.arange(rows) == 0)
+    variables, _ = experiment.best_variables(workdir)
+    evaluator = Evaluator(config, experiment.model, experiment.parallel)
+    scored = evaluator.score(variables, batch)
+    real = np.isfinite(scored["scores"][0])
+    return np.clip(scored["spans"][0][real], 0.0, video.duration), scored["scores"][0][real]
+
+
+def _find_video(experiment: Experiment, video: str) -> tuple[Video, str]:
+    known = []
+    for name in experiment.dataset.split_names:
+        for candidate in experiment.dataset.split(name).videos:
+            if candidate.id == video:
+                return candidate, name
+            known.append(candidate.id)
+    raise UserError(
+        f'The dataset {experiment.config.dataset.name} has no video "{video}".{nearest(video, known)} '
+        f"It has {len(known)}, for example {', '.join(known[:3])}."
+    )

@@ -1,0 +1,104 @@
+"""The table of results: which columns it has, how a figure is written, and its plain-text form."""
+
+import io
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+STANDARD = (
+    "R@1,IoU=0.3",
+    "R@1,IoU=0.5",
+    "R@1,IoU=0.7",
+    "R@5,IoU=0.3",
+    "R@5,IoU=0.5",
+    "R@5,IoU=0.7",
+    "mIoU",
+)
+MISSING = "—"
+_WIDTH = 100
+_PER_BLOCK = 7  # metric columns that fit beside a name in _WIDTH
+
+
+def metric_columns(results: Mapping) -> tuple[str, ...]:
+    """Names of the metrics to show, in order: the field's seven, then the others of any row.
+
+    The seven (R@1 and R@5 at IoU 0.3, 0.5, 0.7, and mIoU) stand together even where a row lacks some;
+    they are left out where no row has any, as in protocols that measure something else.
+    """
+    found = [name for split in results["splits"].values() for row in split["rows"] for name in row["metrics"]]
+    standard = STANDARD if set(found) & set(STANDARD) else ()
+    return (*standard, *dict.fromkeys(name for name in found if name not in STANDARD))
+
+
+def column_heading(metric: str) -> tuple[str, str]:
+    """Two lines of a heading: 'R@1,IoU=0.5' is ('R@1', '0.5'); another name is ('', name)."""
+    match = re.fullmatch(r"(d?R@\d+),IoU=([\d.]+)", metric)
+    return (match[1], match[2]) if match else ("", metric)
+
+
+def is_number(value: object) -> bool:
+    """True for a finite int or float; False for None, NaN, infinities and anything else."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def percent(value: float | None) -> str:
+    """A metric in percent with two decimals; an em dash where there is none."""
+    return f"{value:.2f}" if is_number(value) else MISSING
+
+
+def is_published(row: Mapping) -> bool:
+    """True for a row of `results` that quotes a paper."""
+    return row["name"].startswith("published")
+
+
+def results_table(results: Mapping) -> str:
+    """The plain-text table printed at the end of a run, at most 100 columns wide.
+
+    One block per split; in it this run, the trivial rows, a blank line, the published rows. More than
+    seven metrics continue in a further block. Bold and colour only where standard output is a terminal.
+
+    Args:
+      results: the content of results.json: {'splits': {name: {'count', 'rows': [{'name', 'metrics'}]}}}.
+    """
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    console = Console(
+        file=io.StringIO(),
+        width=_WIDTH,
+        force_terminal=terminal,
+        color_system="standard" if terminal else None,
+        legacy_windows=False,
+    )
+    columns = metric_columns(results)
+    for name, split in results["splits"].items():
+        for first in range(0, max(len(columns), 1), _PER_BLOCK):
+            console.print(_block(name, split, columns[first : first + _PER_BLOCK]))
+    if results.get("note"):
+        console.print(results["note"], markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _block(name: str, split: Mapping, columns: Sequence[str]):
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    # Cells are Text, because rich reads square brackets in a str as markup.
+    title = Text(f"{name}, {split['count']} queries, %", style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        over, under = column_heading(column)
+        heading = Text(f"{over}\nIoU={under}" if over else f"\n{under}")
+        table.add_column(heading, justify="right", vertical="bottom", min_width=7)
+    for i, row in enumerate(split["rows"]):
+        figures = [percent(row["metrics"].get(column)) for column in columns]
+        following = split["rows"][i + 1 : i + 2]
+        table.add_row(
+            *(Text(text) for text in (row["name"], *figures)),
+            style="bold" if i == 0 else None,
+            end_section=bool(following) and is_published(following[0]) and not is_published(row),
+        )
+    return table

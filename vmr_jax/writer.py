@@ -1,0 +1,108 @@
+"""Files of a run: JSON lines that survive a kill, and small JSON documents written whole.
+
+`metrics.jsonl` holds only what is a function of the run's config: no clock, no speed. An interrupted and
+resumed run therefore leaves the same bytes as an uninterrupted one. Speed goes to `timing.jsonl`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmr_jax.errors import UserError
+
+
+def prepare_workdir(workdir: Path) -> None:
+    """Creates the folder; raises UserError where it cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The working directory {workdir} cannot be written ({error.strerror or error}). Choose another "
+            "with --workdir, or free space and check permissions."
+        ) from None
+
+
+class JsonLines:
+    """Appends JSON objects to a file, each on disk before the call returns."""
+
+    def __init__(self, path: Path, keep_until_step: int | None = None):
+        """Opens for appending. Lines past `keep_until_step` (and a torn last line) are removed first."""
+        self.path = path
+        if keep_until_step is not None and path.exists():
+            write_whole(path, "".join(_lines_until(path, keep_until_step)))
+        self._file = path.open("ab", buffering=0)  # unbuffered: a failed write leaves nothing pending
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends one line; raises UserError where the disk is full."""
+        try:
+            self._file.write((json.dumps(plain(row)) + "\n").encode())
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise disk_error(self.path, error) from None
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break  # torn by a kill while writing; the resumed run writes it again
+        if not line.endswith("\n") or row["step"] > step:
+            break
+        kept.append(line)
+    return kept
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads a JSON lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes a JSON document, whole or not at all."""
+    write_whole(path, json.dumps(plain(document), indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file by way of a temporary one, so that it is never half there."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise disk_error(path, error) from None
+
+
+def disk_error(path: Path, error: OSError) -> UserError:
+    """The message for a file that could not be written."""
+    return UserError(
+        f"{path} could not be written ({error.strerror or error}). What was saved before is intact; free "
+        "space or fix permissions and give the same command again to resume."
+    )
+
+
+def plain(value: Any) -> Any:
+    """Turns numpy scalars and arrays, tuples and nested containers into what JSON knows."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
