@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vmr_jax.errors import UserError
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
     from vmr_jax import experiment, parallel
 
+    if FLAGS["verbosity"].using_default_value:
+        absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
     parallel.initialise_hosts()
     if FLAGS.config is None and FLAGS.workdir is None:
         raise UserError(

@@ -4,13 +4,16 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8"
+    # Compilation is most of the time of the suite; numbers stay those of the same program.
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-import pytest
 
 
 @pytest.fixture(scope="session")

@@ -47,9 +47,7 @@ def test_another_setting_in_the_same_folder(finished, data_dir):
 
 
 def test_batch_size_that_devices_cannot_share(data_dir, tmp_path):
-    with pytest.raises(
-        UserError, match=r"config.batch_size is 12, which 8 devices cannot share equally.*8 or 16"
-    ):
+    with pytest.raises(UserError, match=r"batch_size is 12, which 8 devices cannot share equally.*8 or 16"):
         train(tiny_config(data_dir, batch_size=12), tmp_path)
 
 

@@ -38,6 +38,7 @@ MAX_POINTS = 150  # of a curve; more are averaged, so that the page stays small 
 DRAWN = 3  # queries of each kind, where examples.json does not choose them
 _TRAIN = "python launch.py --config=configs/<architecture>.py --workdir=DIR"
 _EVALUATE = "python launch.py --mode=evaluate --workdir=DIR"
+_PERCENT = "\N{NO-BREAK SPACE}%"
 _FILES = {
     "config.json": "the configuration, resolved",
     "metrics.jsonl": "losses and validation metrics by step",
@@ -253,7 +254,7 @@ def _summary(run: Run) -> Markup:
         return tag("p", f"{where}, {_architecture(run)} has no finite metric.", class_="lede")
     parts = [
         f"{where}, {_architecture(run)} reaches ",
-        tag("strong", f"{ours['metrics'][metric]:.2f} %"),
+        tag("strong", f"{ours['metrics'][metric]:.2f}{_PERCENT}"),
         f" in {metric}",
     ]
     trivial = [
@@ -263,7 +264,7 @@ def _summary(run: Run) -> Markup:
         best = max(trivial, key=lambda row: row["metrics"][metric])
         parts += [
             f"; the best trivial answer ({best['name']}) reaches ",
-            tag("strong", f"{best['metrics'][metric]:.2f} %"),
+            tag("strong", f"{best['metrics'][metric]:.2f}{_PERCENT}"),
         ]
     return join([tag("p", *parts, ".", class_="lede"), _note(run)])
 
@@ -370,7 +371,7 @@ def _curves(records: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
     for record in records:
         for key, value in record.items():
             if "/" in key:
-                curves.setdefault(key, {})[record["step"]] = math.nan if value is None else value
+                curves.setdefault(key, {})[record["step"]] = value if tables.is_number(value) else math.nan
     return {key: sorted(points.items()) for key, points in curves.items()}
 
 
@@ -412,8 +413,10 @@ def _loss_chart(curves: Mapping) -> Markup:
     return line_chart("Loss and its terms", series)
 
 
-def _validation_chart(run: Run, curves: Mapping) -> Markup:
+def _validation_chart(run: Run, curves: Mapping) -> Markup | None:
     keys = [key for key in curves if not key.startswith("train/") and not _is_loss(key, curves)]
+    if not keys:
+        return None
     prefixes = {key.split("/", 1)[0] for key in keys}
     names = [key.split("/", 1)[1] for key in keys]
     series = [
@@ -511,9 +514,9 @@ def _chosen(predictions: Sequence[Mapping], split: str) -> list[tuple[Mapping, M
     rows.sort(key=lambda row: -row["iou"])  # stable: equal ones keep the order of the file
     middle = max((len(rows) - DRAWN) // 2, 0)
     order = {
-        "best": range(min(DRAWN, len(rows))),
-        "worst": range(len(rows) - 1, max(len(rows) - 1 - DRAWN, -1), -1),
-        "median": range(middle, min(middle + DRAWN, len(rows))),
+        "best": range(len(rows))[:DRAWN],
+        "median": range(len(rows))[middle : middle + DRAWN],
+        "worst": range(len(rows))[::-1][:DRAWN],
     }
     taken: set[int] = set()
     pairs = []
@@ -524,7 +527,10 @@ def _chosen(predictions: Sequence[Mapping], split: str) -> list[tuple[Mapping, M
 
 
 def _card(run: Run, row: Mapping, example: Mapping) -> Markup:
-    windows, moments = row["relevant_windows"], row["pred_relevant_windows"]
+    windows, moments = (
+        [span for span in row[field] if all(tables.is_number(t) for t in span[:2])]
+        for field in ("relevant_windows", "pred_relevant_windows")
+    )
     ends = [span[1] for span in [*windows, *moments]]
     duration = (
         row["duration"] if tables.is_number(row["duration"]) and row["duration"] > 0 else max(ends, default=1)
@@ -558,11 +564,15 @@ def _configuration(run: Run) -> list[Markup]:
     if not run.config:
         return []
     rows = [
-        tag("tr", tag("th", name, scope="row"), tag("td", _written(value)))
+        tag("tr", tag("th", name, scope="row"), tag("td", _literal(value)))
         for name, value in _flattened(run.config, "")
     ]
     table = tag("div", tag("table", tag("tbody", *rows)), class_="scroll")
     return [tag("details", tag("summary", f"{len(rows)} fields"), table, class_="config")]
+
+
+def _literal(value: object) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
 def _flattened(tree: Mapping, prefix: str) -> list[tuple[str, object]]:
@@ -578,7 +588,7 @@ def _flattened(tree: Mapping, prefix: str) -> list[tuple[str, object]]:
 
 def _files(run: Run) -> list[Markup]:
     pairs = [tag("div", tag("dt", tag("code", name)), tag("dd", _FILES[name])) for name in run.files]
-    text = "This page was made of these files of the working directory, which it stands beside."
+    text = "This page was made of these files, which stand beside it in the working directory."
     return [tag("p", text, class_="caption"), tag("dl", *pairs, class_="files")]
 
 
@@ -619,6 +629,7 @@ table{border-collapse:collapse}
 .results tr>:first-child{text-align:left;padding-left:12px;position:sticky;left:0;background:var(--bg);
 white-space:normal;min-width:130px}
 .results thead th{color:var(--muted);font-size:13px;padding-top:2px;padding-bottom:2px}
+.results td{width:9%}
 .results .group{text-align:center;box-shadow:inset -10px 0 var(--bg),inset 0 -1px var(--rule)}
 .results thead tr:last-child>*{border-bottom:1px solid var(--rule);padding-bottom:6px}
 .results .split th,.results .split td{padding-top:20px;color:var(--muted);font-size:13px;white-space:nowrap}
@@ -648,8 +659,8 @@ svg text.strong{fill:var(--ink);font-weight:650}
 .grid{stroke:var(--rule)}
 .base{stroke:var(--muted)}
 .mark{stroke:var(--mark);stroke-dasharray:2 3}
-.curves{overflow:hidden}
 .gap{stroke:var(--bg);stroke-width:5}
+.all{stroke:var(--ink);stroke-width:1.5}
 .line{fill:none;stroke-width:1.75;stroke-linejoin:round}
 .total,.held{stroke:var(--ink)}
 .total{stroke-width:2.5}
@@ -679,7 +690,7 @@ h4{font-size:16px;line-height:1.4;font-weight:550;margin:0;max-width:52em;overfl
 article header p{color:var(--muted);font-size:13px;margin:2px 0 0;overflow-wrap:anywhere}
 article header strong{color:var(--ink)}
 .drawings{display:flex;flex-wrap:wrap;gap:8px 40px;align-items:flex-start}
-.timeline{flex:1 1 420px;min-width:0;padding:28px 96px 28px 76px}
+.timeline{flex:1 1 420px;min-width:0;padding:28px 88px 28px 76px}
 .mapbox{flex:none;padding:28px 4px 0 36px}
 .map{padding-bottom:36px}
 .outline,.halo,.cross{fill:none}
@@ -704,9 +715,8 @@ section{margin-top:36px;padding-top:20px}
 .results tr>:first-child{min-width:104px;padding-left:8px;max-width:120px}
 h3 span{display:block;margin:0}
 article{margin-left:-16px;margin-right:-16px;border-radius:0;padding:16px}
-.timeline{padding:28px 84px 28px 68px}
+.timeline{padding:28px 84px 28px 68px;flex-basis:100%}
 .stamp{grid-template-columns:1fr 1fr}
 .files div{grid-template-columns:1fr;padding:6px 0}
-.plot{padding-left:40px}
 }
 """.replace("FONT", _FONT)

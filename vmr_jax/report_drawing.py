@@ -69,30 +69,34 @@ def figure(value: float) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten, apart) inside [low, high]."""
+    """About `count` round numbers (multiples of 1, 2 or 5 times a power of ten) inside [low, high]."""
     step = _step(low, high, count)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+    return _multiples(step, math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9))
+
+
+def ticks_around(values: Sequence[float], count: int = 5) -> list[float]:
+    """Round numbers of which the first and the last enclose `values`: a vertical axis.
+
+    It begins at zero, unless the values are negative or vary by less than a quarter of the largest.
+    """
+    low, high = min(values), max(values)
+    if low >= 0 and (high - low >= 0.25 * high or low == high):
+        low = 0.0
+    if low == high:
+        low, high = (0.0, 1.0) if low == 0 else (low, 0.0)
+    step = _step(low, high, count)
+    return _multiples(step, math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9))
 
 
 def _step(low: float, high: float, count: int) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is at least (high - low) / count."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
 
 
-def value_axis(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of a vertical axis: round numbers around `values`, and zero unless it is far below them.
-
-    Zero counts as far where the values span less than a quarter of their height above it.
-    """
-    low, high = min(values), max(values)
-    if (low >= 0 and high - low >= 0.25 * high) or low == high >= 0:
-        low = 0.0
-    if low == high:
-        low, high = (0.0, 1.0) if low == 0 else (min(low, 0.0), max(low, 0.0))
-    step = _step(low, high, 5)
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+def _multiples(step: float, first: int, last: int) -> list[float]:
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 # --- Curves -------------------------------------------------------------------------------------------
@@ -125,7 +129,8 @@ def line_chart(title: str, series: Sequence[Series], mark: tuple[float, str] | N
     if not series:
         body = tag("p", "No value was recorded.", class_="none")
         return tag("figure", tag("figcaption", title), body, class_="chart")
-    low, high = value_axis([y for s in series for _, y in _finite(s.points)])
+    levels = ticks_around([y for s in series for _, y in _finite(s.points)])
+    low, high = levels[0], levels[-1]
     end = max([x for s in series for x, _ in s.points] + ([mark[0]] if mark else [])) or 1
 
     def across(x):
@@ -136,7 +141,7 @@ def line_chart(title: str, series: Sequence[Series], mark: tuple[float, str] | N
 
     drawing = tag(
         "svg",
-        *_axes(low, high, end, across, down),
+        *_axes(levels, end, across, down),
         _mark(mark, across) if mark else None,
         tag(
             "svg",
@@ -145,10 +150,9 @@ def line_chart(title: str, series: Sequence[Series], mark: tuple[float, str] | N
             preserveAspectRatio="none",
             width="100%",
             height=PLOT_HEIGHT,
-            class_="curves",
         ),
         *(dot for s in series for dot in _dots(s, across, down)),
-        *_hover(series, across),
+        *_hover(series, end, across),
         width="100%",
         height=PLOT_HEIGHT,
         role="img",
@@ -168,11 +172,11 @@ def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [point for point in points if is_number(point[1])]
 
 
-def _axes(low, high, end, across, down) -> list[Markup]:
+def _axes(levels, end, across, down) -> list[Markup]:
     parts = []
-    for y in ticks(low, high):
+    for y in levels:
         at = number(down(y))
-        parts.append(tag("line", class_="base" if y == low else "grid", x1="0", x2="100%", y1=at, y2=at))
+        parts.append(tag("line", class_="base" if y == levels[0] else "grid", x1="0", x2="100%", y1=at, y2=at))
         parts.append(tag("text", figure(y), x="-8", y=at, dy="0.35em", text_anchor="end"))
     for x in ticks(0, end, 5):
         at = share(across(x))
@@ -218,7 +222,7 @@ def _dots(series: Series, across, down) -> list[Markup]:
     return dots
 
 
-def _hover(series: Sequence[Series], across) -> list[Markup]:
+def _hover(series: Sequence[Series], end: float, across) -> list[Markup]:
     """One transparent band per step, whose title lists every curve's value there."""
     values: dict[float, list[str]] = {}
     for s in series:
@@ -227,12 +231,12 @@ def _hover(series: Sequence[Series], across) -> list[Markup]:
     steps = sorted(values)
     edges = [(a + b) / 2 for a, b in itertools.pairwise(steps)]
     bands = []
-    for x, left, right in zip(steps, [steps[0], *edges], [*edges, steps[-1]]):
+    for x, left, right in zip(steps, [0, *edges], [*edges, end]):
         at, start, width = share(across(x)), share(across(left)), share(across(right) - across(left))
         bands.append(
             tag(
                 "g",
-                tag("title", "\n".join([f"step {x:g}", *values[x]])),
+                tag("title", "\n".join([f"step {x}", *values[x]])),
                 tag("rect", x=start, y="0", width=width, height=PLOT_HEIGHT),
                 tag("line", x1=at, x2=at, y1="0", y2=PLOT_HEIGHT),
                 class_="hover",
@@ -274,10 +278,10 @@ def _bar_row(group: Mapping, metric: str, overall: float | None) -> Markup:
     written = f"{value:.2f}" if is_number(value) else MISSING
     bar = line = None
     if is_number(value):
-        bar = tag("rect", class_="bar", x="0", y="0", width=share(value / 100), height=BAR)
+        bar = tag("rect", class_="bar", x="0", y="0", width=share(min(value, 100) / 100), height=BAR)
     if is_number(overall):
         at = share(overall / 100)
-        line = join(tag("line", class_=c, x1=at, x2=at, y1="-3", y2=BAR + 3) for c in ("gap", "mark"))
+        line = join(tag("line", class_=c, x1=at, x2=at, y1="-3", y2=BAR + 3) for c in ("gap", "all"))
     drawing = tag(
         "svg",
         tag("title", f"{group['label']}: {metric} {written}, {group['count']} queries"),
@@ -302,7 +306,7 @@ def _bar_row(group: Mapping, metric: str, overall: float | None) -> Markup:
 def best_iou(span: Sequence[float], windows: Sequence[Sequence[float]]) -> float:
     """The largest temporal IoU of `span` (start, end) with any of `windows`; 0 where there is none."""
     best = 0.0
-    for start, end in windows:
+    for start, end, *_ in windows:
         overlap = max(0.0, min(span[1], end) - max(span[0], start))
         union = (span[1] - span[0]) + (end - start) - overlap
         best = max(best, overlap / union if union > 0 else 0.0)
@@ -324,55 +328,53 @@ def timeline(
       clips: [T] scores in [0,1], the clips dividing the video equally; NaN interrupts the curve.
     """
     moments = moments[:TOP]
-    clip_row = CLIP_ROW if clips is not None and len(clips) else 0
-    first = ROW + clip_row
+    first = ROW + (0 if clips is None else CLIP_ROW)
     height = first + ROW * len(moments)
-    parts = _time_axis(duration, height)
-    parts.append(_row_label("annotated", (ROW - BAR) / 2))
+    parts = [*_time_axis(duration, height), _row_label("annotated", ROW / 2)]
     parts += [_moment(w, duration, 0, f"annotated {_seconds(w)}", class_="truth") for w in windows]
-    if clip_row:
-        parts.append(_row_label("clips", ROW + (clip_row - BAR) / 2))
-        parts.append(_clip_curve(clips, ROW + 4, clip_row - 8))
+    if clips is not None:
+        parts += [_row_label("clips", ROW + CLIP_ROW / 2), _clip_curve(clips, ROW + 4, CLIP_ROW - 8)]
     if moments:
-        for text, dx in (("score", 48), ("IoU", 92)):
-            parts.append(tag("text", text, x="100%", y="-6", dx=dx, text_anchor="end"))
-    for i, (moment, opacity) in enumerate(zip(moments, _opacities([m[2] for m in moments]))):
-        top = first + ROW * i
-        overlap = best_iou(moment[:2], windows)
-        score = f"{moment[2]:.2f}" if is_number(moment[2]) else MISSING
-        label = f"predicted {i + 1}: {_seconds(moment)}, score {score}, IoU {overlap:.2f}"
-        parts.append(_row_label(f"predicted {i + 1}" if i == 0 else f"{i + 1}", top + (ROW - BAR) / 2))
-        parts.append(_moment(moment, duration, top, label, class_="predicted", opacity=opacity))
-        for text, dx in ((score, 48), (f"{overlap:.2f}", 92)):
-            parts.append(
-                tag(
-                    "text",
-                    text,
-                    x="100%",
-                    y=top + ROW / 2,
-                    dx=dx,
-                    dy="0.35em",
-                    text_anchor="end",
-                    class_="strong" if i == 0 else None,
-                )
-            )
+        parts += _beside("score", "IoU", -10, None)
+    opacities = _opacities([moment[2] for moment in moments])
+    for i, (moment, opacity) in enumerate(zip(moments, opacities)):
+        top, score, overlap = first + ROW * i, _score(moment[2]), f"{best_iou(moment, windows):.2f}"
+        title = f"predicted {i + 1}: {_seconds(moment)}, score {score}, IoU {overlap}"
+        parts.append(_row_label(f"predicted {i + 1}" if i == 0 else f"{i + 1}", top + ROW / 2))
+        parts.append(_moment(moment, duration, top, title, class_="predicted", fill_opacity=opacity))
+        parts += _beside(score, overlap, top + ROW / 2, "strong" if i == 0 else None)
     name = "; ".join(f"annotated {_seconds(w)}" for w in windows)
-    best = f"; best prediction {_seconds(moments[0])}" if moments else "; no prediction"
-    drawing = tag("svg", *parts, width="100%", height=height, role="img", aria_label=f"Timeline: {name}{best}")
+    best = f"best prediction {_seconds(moments[0])}" if moments else "no prediction"
+    drawing = tag("svg", *parts, width="100%", height=height, role="img", aria_label=f"{name}; {best}")
     return tag("div", drawing, class_="timeline")
+
+
+def _score(value: float | None) -> str:
+    if not is_number(value):
+        return MISSING
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.0e}"
+
+
+def _beside(score: str, overlap: str, middle: float, style: str | None) -> list[Markup]:
+    """The two columns of text to the right of a timeline."""
+    return [
+        tag("text", text, x="100%", y=number(middle), dx=dx, dy="0.35em", text_anchor="end", class_=style)
+        for text, dx in ((score, 44), (overlap, 84))
+    ]
 
 
 def _seconds(span: Sequence[float]) -> str:
     return f"{span[0]:.1f}–{span[1]:.1f} s"
 
 
-def _row_label(text: str, top: float) -> Markup:
-    return tag("text", text, x="-8", y=number(top + BAR / 2), dy="0.35em", text_anchor="end")
+def _row_label(text: str, middle: float) -> Markup:
+    return tag("text", text, x="-8", y=number(middle), dy="0.35em", text_anchor="end")
 
 
 def _moment(span, duration: float, top: float, title: str, **attributes) -> Markup:
+    """A bar over the part of `span` that lies in the video; its title says the whole span."""
     start, end = (min(max(t / duration, 0.0), 1.0) for t in span[:2])
-    bar = tag(
+    return tag(
         "rect",
         tag("title", title),
         x=share(start),
@@ -382,7 +384,6 @@ def _moment(span, duration: float, top: float, title: str, **attributes) -> Mark
         rx="2",
         **attributes,
     )
-    return bar
 
 
 def _opacities(scores: Sequence[float]) -> list[str]:
@@ -398,10 +399,11 @@ def _time_axis(duration: float, height: float) -> list[Markup]:
     for t in ticks(0, duration, 6):
         at = share(t / duration)
         parts.append(tag("line", class_="grid", x1=at, x2=at, y1="0", y2=height))
-        parts.append(tag("text", figure(t), x=at, y=height + 16, text_anchor="middle"))
+        if t <= 0.95 * duration:  # the end has a label of its own
+            parts.append(tag("text", figure(t), x=at, y=height + 16, text_anchor="middle"))
     parts.append(tag("line", class_="base", x1="0", x2="100%", y1=height, y2=height))
     parts.append(tag("line", class_="base", x1="100%", x2="100%", y1="0", y2=height))
-    parts.append(tag("text", f"{duration:.1f} s", x="100%", y=height + 16, dx="48", text_anchor="end"))
+    parts.append(tag("text", f"{duration:.1f} s", x="100%", y=height + 16, dx="6"))
     return parts
 
 
@@ -522,7 +524,7 @@ def _cells(scores: np.ndarray, low: float, high: float) -> list[Markup]:
 
 def _outline(cell: tuple[int, int], n: int) -> Markup:
     size = MAP_SIZE / n
-    pad = 2.0 if size < 8 else 0.0  # a cell of a few pixels would hide under its own outline
+    pad = max((15 - size) / 2, 0)  # so that a small cell, and a cross on it, stay visible inside
     place = {"x": number(cell[1] * size - pad), "y": number(cell[0] * size - pad)}
     side = number(size + 2 * pad)
     return join(
@@ -536,7 +538,7 @@ def _outline(cell: tuple[int, int], n: int) -> Markup:
 def _cross(cell: tuple[int, int], n: int) -> Markup:
     size = MAP_SIZE / n
     x, y = (cell[1] + 0.5) * size, (cell[0] + 0.5) * size
-    d = f"M{number(x - 4)} {number(y - 4)}l8 8m0 -8l-8 8"
+    d = f"M{number(x - 5)} {number(y - 5)}l10 10m0 -10l-10 10"
     return join([tag("path", class_="halo", d=d), tag("path", class_="cross", d=d)])
 
 

@@ -109,7 +109,7 @@ def make_step(
         scalars = {
             "train/loss": sum(terms.values()),
             **{f"train/{name}": value for name, value in terms.items()},
-            "train/grad_norm": optax.global_norm(gradients),
+            "train/grad_norm": optax.tree.norm(gradients),
             "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         new_state = TrainState(

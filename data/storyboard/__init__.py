@@ -2,11 +2,13 @@
 
 import contextlib
 import io
-import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from data.storyboard.render import SHAPES
+from data.storyboard.vectors import SENTENCE_DIM, vectors
 from vmr_jax.errors import UserError
 
 SPLITS = (
@@ -19,13 +21,12 @@ SPLITS = (
 )
 TEST_SPLITS = SPLITS[2:]
 
-# Optional fields of `Batch`, with their shape in a clip or a query.
+_WORD_LENGTH = 6.0  # of a word vector; the words of Charades have a mean of 6.0 in GloVe 6B 300d
+
+# The optional fields of `Batch` that it fills, with their shape in one clip or one query.
 MODALITIES = {
-    "flow": (32,),
-    "audio": (16,),
-    "objects": (4, 32),
-    "subtitles": (32,),
-    "sentence": (32,),
+    **{name: shape[1:] for name, shape in SHAPES.items() if name != "rgb"},
+    "sentence": (SENTENCE_DIM,),
     "tree": (),
     "static_words": (),
     "dynamic_words": (),
@@ -35,21 +36,21 @@ MODALITIES = {
 def prepare(options):
     """Generates the records under `options.data_dir` unless they are there; returns their TFDS builder.
 
-    Records are written to a folder of another name, which is renamed when it is complete: a killed
-    preparation is never read. Of two at the same time, the first to finish stays.
+    TFDS writes to a folder of a random name and renames it when it is complete, so what a killed
+    preparation leaves behind is never read, and of two at the same time the first to finish stays.
 
     Args:
       options: has `data_dir`, `seed` (int >= 0) and `train_videos` (int >= 1).
 
     Raises:
-      UserError: a seed or a size that is not such an integer.
+      UserError: the seed or the number of videos is not such an integer.
     """
     for field, least in (("seed", 0), ("train_videos", 1)):
         value = getattr(options, field)
         if not isinstance(value, int) or value < least:
             raise UserError(
-                f"config.dataset.{field} of storyboard is {value!r}; it must be a whole number of at least "
-                f"{least}. Correct it."
+                f"config.dataset.{field} is {value!r}; storyboard expects a whole number of at least {least}. "
+                "Correct it in the config or on the command line."
             )
     from data.storyboard.builder import Storyboard, StoryboardConfig
 
@@ -57,6 +58,42 @@ def prepare(options):
     data_dir = Path(options.data_dir).expanduser()
     with _quiet():
         builder = Storyboard(config=config, data_dir=data_dir)
-        if not builder.data_path.exists():
+        if builder.data_path.exists():
+            return builder
+        try:
             builder.download_and_prepare()
-    return builder
+        except OSError:
+            # The rename fails where another process has put the same folder there meanwhile.
+            if not builder.data_path.exists():
+                raise
+        return Storyboard(config=config, data_dir=data_dir)
+
+
+def features(options) -> None:
+    """Returns None: the features are in the records."""
+    del options
+
+
+def word_vectors(options) -> tuple[list[str], np.ndarray]:
+    """Returns every word of the grammar, novel ones too, and vectors [n,50] float32 as long as GloVe's.
+
+    Words of the same meaning have a cosine above 0.8; different meanings are nearly orthogonal.
+    """
+    world = vectors(options.seed)
+    return list(world.words), world.word_vectors * np.float32(_WORD_LENGTH)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's announcements, progress bars and warnings from the console."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

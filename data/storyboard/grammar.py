@@ -100,7 +100,9 @@ ACTIONS = {
         _PORTABLE,
         sounds=True,
     ),
-    "carry": Action((Verb("carries", "carrying"), Verb("hauls", "hauling")), (Verb("lugs", "lugging"),), _PORTABLE),
+    "carry": Action(
+        (Verb("carries", "carrying"), Verb("hauls", "hauling")), (Verb("lugs", "lugging"),), _PORTABLE
+    ),
     "throw": Action(
         (Verb("throws", "throwing"), Verb("tosses", "tossing")),
         (Verb("hurls", "hurling"),),
@@ -142,6 +144,12 @@ ACTIONS = {
     ),
 }
 
+# The one action with two people in it: "a man gives a box to a woman" has the words of its reverse.
+GIVE = "give"
+ACTIONS[GIVE] = Action(
+    (Verb("gives", "giving"), Verb("hands", "handing")), (Verb("passes", "passing"),), _PORTABLE
+)
+
 OPPOSITE = {"open": "close", "pick up": "put down", "turn on": "turn off"}
 OPPOSITE |= {b: a for a, b in OPPOSITE.items()}
 
@@ -159,13 +167,14 @@ HELD_OUT = (
     ("turn off", "lamp"),
     ("fix", "door"),
     ("watch", "laptop"),
+    (GIVE, "laptop"),
 )
 PAIRS = tuple(
     (action, thing) for action, a in ACTIONS.items() for thing in a.objects if (action, thing) not in HELD_OUT
 )
 
 RELATIONS = ("before", "after", "then", "again")
-FUNCTION_WORDS = ("a", "an", "the", "is", "in", "and", "at")
+FUNCTION_WORDS = ("a", "an", "the", "is", "in", "to", "and", "at")
 
 
 def _verb_groups() -> dict[str, list[str]]:
@@ -208,11 +217,15 @@ def choice(rng: np.random.Generator, options: Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class Clause:
-    """What a clause says of an event. `agent` may be ANYONE; `place` may be None (not said)."""
+    """What a clause says of an event.
+
+    `agent` may be ANYONE; `recipient` is None unless the action is GIVE; `place` may be None (not said).
+    """
 
     agent: str
     action: str
     object: str
+    recipient: str | None = None
     place: str | None = None
 
 
@@ -263,8 +276,8 @@ class Writer:
         """Returns a lower-case sentence with a final full stop."""
         writers = {"before": self._relative, "after": self._relative, "then": self._sequence}
         writer = writers.get(meaning.relation, self._plain)
-        self._novel_cores = 0
         while True:
+            self._novel_cores = 0
             sentence = Sentence()
             writer(sentence, meaning)
             if self._novel_cores or not self.novel:
@@ -347,6 +360,10 @@ class Writer:
         verb = len(sentence.verbs) - 1
         article = "a" if self._chance(0.25) else "the"
         sentence.edges.append((verb, self._noun(sentence, article, self._word(OBJECTS[clause.object]))))
+        if clause.recipient is not None:
+            sentence.add("to")
+            recipient = self._noun(sentence, "the", self._word(AGENTS[clause.recipient]))
+            sentence.edges.append((verb, recipient))
         return verb
 
     def _place(self, sentence: Sentence, name: str) -> int:

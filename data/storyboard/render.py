@@ -26,7 +26,7 @@ SHAPES = {
 }
 
 # Standard deviation of the noise of one number; a concept vector has length 1.
-NOISE = {"rgb": 0.2, "flow": 0.2, "audio": 0.15, "objects": 0.1}
+NOISE = {"rgb": 0.12, "flow": 0.12, "audio": 0.12, "objects": 0.1}
 PHASE_GAIN = 0.7
 STYLE_GAIN = 0.5  # what all clips of a video have in common beside the place
 
@@ -60,7 +60,7 @@ def _noisy(signal: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarra
 
 
 def _rgb(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
-    """Agent + action + object + place + phase, times a gain, plus noise; an idle clip is its place."""
+    """What is there and what happens, times a gain, plus noise; an idle clip is its place."""
     looks = world.appearance
     signal = np.zeros((scene.clips, RGB_DIM))
     place = scene.events[0].place
@@ -75,6 +75,8 @@ def _rgb(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
             + looks["object"][event.object]
             + PHASE_GAIN * _phase_weights(event) @ world.phases[event.action]
         )
+        if event.recipient is not None:
+            signal[event.start : event.end] += looks["recipient"][event.recipient]
     style = rng.normal(size=RGB_DIM)
     signal += STYLE_GAIN * style / np.linalg.norm(style)
     return _noisy(_gain(scene, rng) * signal, "rgb", rng)
@@ -113,6 +115,9 @@ def _objects(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarr
             if rng.random() < 0.95:
                 seen.append(world.entities[event.object] + PHASE_GAIN * world.use[event.action])
             others.remove(event.object)
+            if event.recipient is not None:
+                seen.append(world.entities[event.recipient] + PHASE_GAIN * world.receiving)
+                others.remove(event.recipient)
         visible = rng.random(len(others)) < 0.4
         order = rng.permutation(len(others))
         seen += [world.entities[others[i]] for i in order if visible[i]]

@@ -8,6 +8,7 @@ import numpy as np
 from data.storyboard.grammar import (
     AGENTS,
     ANYONE,
+    GIVE,
     HELD_OUT,
     OBJECTS,
     OPPOSITE,
@@ -24,22 +25,27 @@ CLIP_SECONDS = 1.5
 MIN_CLIPS, MAX_CLIPS = 24, 40
 MIN_EVENT, MAX_EVENT = 3, 9  # clips
 MAX_GAP = 2  # clips
-QUERIES = 4  # per video, where it has as many
+QUERIES = 4  # per video, less where a split may not ask so many
 RELATIONAL_SHARE = 0.28  # of the questions
-RELATION_ODDS = {"before": 3.0, "after": 3.0, "then": 1.0, "again": 3.0}  # 'then' is possible far more often
+# By how often each is possible: "then" nearly always, "again" and "after" ask for late moments.
+RELATION_ODDS = {"before": 3.0, "after": 24.0, "then": 1.0, "again": 24.0}
 LATE = 0.7  # of the duration: the middle of a moment after this is rare, except in test_shifted_position
-LATE_WEIGHT = 0.05
+LATE_KEPT = 0.2  # of the late moments of the other splits
 
 _AGENT_NAMES = tuple(name for name in AGENTS if name != ANYONE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """An agent does an action to an object in a place, in clips start <= t < end."""
+    """An agent does an action to an object in a place, in clips start <= t < end.
+
+    `recipient` is who is given the object, None unless the action is GIVE.
+    """
 
     agent: str
     action: str
     object: str
+    recipient: str | None
     place: str
     start: int
     end: int
@@ -65,7 +71,7 @@ class Scene:
       agents: who is there.
       objects: what is there, used or not.
       events: in order of time, not overlapping.
-      questions: at most QUERIES.
+      questions: one to QUERIES of them.
     """
 
     video: str
@@ -79,12 +85,19 @@ class Scene:
 
 def make_scene(rng: np.random.Generator, split: str, video: str) -> Scene:
     """Draws the scene of one video; `split` decides its words, pairs and positions."""
+    while True:  # a scene without a question that the split may ask is drawn again
+        scene = _draw_scene(rng, split, video)
+        if scene.questions:
+            return scene
+
+
+def _draw_scene(rng: np.random.Generator, split: str, video: str) -> Scene:
     clips, spans = _layout(rng)
     duration = round(clips * CLIP_SECONDS - float(rng.uniform(0.05, 1.2)), 2)
-    agents, triples = _plot(rng, len(spans), HELD_OUT if split == "test_novel_composition" else PAIRS)
+    agents, doings = _plot(rng, len(spans), HELD_OUT if split == "test_novel_composition" else PAIRS)
     places = _places(rng, len(spans))
     events = tuple(
-        Event(*triple, place, start, end) for triple, place, (start, end) in zip(triples, places, spans)
+        Event(*doing, place, start, end) for doing, place, (start, end) in zip(doings, places, spans)
     )
     scene = Scene(video, clips, duration, agents, _objects(rng, events), events, ())
     return dataclasses.replace(scene, questions=_ask(rng, scene, split))
@@ -100,7 +113,7 @@ def _layout(rng: np.random.Generator) -> tuple[int, list[tuple[int, int]]]:
     sizes = np.array([0, *([MIN_EVENT, 0] * n)])  # gap, event, gap, event, ..., gap
     limits = np.array([MAX_GAP, *([MAX_EVENT, MAX_GAP] * n)])
     # Uneven weights make lengths broad: some events get most of the clips that are left.
-    weights = rng.gamma(1.5, size=sizes.size) * np.where(limits == MAX_GAP, 0.3, 1.0)
+    weights = rng.gamma(0.7, size=sizes.size) * np.where(limits == MAX_GAP, 0.3, 1.0)
     while sizes.sum() < clips:
         sizes[_weighted(rng, range(sizes.size), weights * (sizes < limits))] += 1
     edges = np.cumsum(sizes)
@@ -109,43 +122,59 @@ def _layout(rng: np.random.Generator) -> tuple[int, list[tuple[int, int]]]:
 
 def _plot(
     rng: np.random.Generator, n: int, themes: Sequence[tuple[str, str]]
-) -> tuple[tuple[str, ...], list[tuple[str, str, str]]]:
-    """Draws n (agent, action, object) with distractors for the theme, one of `themes`.
+) -> tuple[tuple[str, ...], list[tuple]]:
+    """Draws the agents and n (agent, action, object, recipient), with distractors for the theme.
 
-    The theme shares its object with one event and its action with another ("opens the door" beside
-    "closes the door" and "opens the fridge"); every further event shares one or the other with an
-    earlier one. In three of four videos one event happens twice.
+    The theme, one of `themes`, shares its object with one event and its action with another ("opens the
+    door" beside "closes the door" and "opens the fridge"); every further event shares one or the other with
+    an earlier one. Often both agents do the same, give to each other, or do something twice.
     """
-    agents = [_AGENT_NAMES[i] for i in rng.permutation(len(_AGENT_NAMES))[: int(rng.integers(1, 3))]]
-    lead = agents[0]
-    action, thing = choice(rng, themes)
-    same_object = [a for a, o in PAIRS if o == thing and a != action]
-    opposite = OPPOSITE.get(action)
-    if opposite not in same_object or rng.random() < 0.4:
-        opposite = choice(rng, same_object)
-    same_action = [o for a, o in PAIRS if a == action and o != thing]
-    triples = [(lead, action, thing), (lead, opposite, thing), (lead, action, choice(rng, same_action))]
-    twice = rng.random() < 0.75
-    # A held-out theme is done by both agents, so that more than one query can be asked about it.
-    if len(agents) == 2 and (themes is HELD_OUT or rng.random() < 0.5) and len(triples) < n:
-        triples.append((agents[1], action, thing))
-    while len(triples) < n - twice:
-        triple = (choice(rng, agents), *_related(rng, triples))
-        if triple not in triples:
-            triples.append(triple)
-    if len(triples) < n:
-        triples.append(triples[0] if rng.random() < 0.5 else choice(rng, triples))
+    agents = tuple(_AGENT_NAMES[i] for i in rng.permutation(len(_AGENT_NAMES))[: 1 + (rng.random() < 0.7)])
+    possible = [pair for pair in PAIRS if _possible(pair, agents)]
+    themes = [pair for pair in themes if _possible(pair, agents)]
+    gifts = [pair for pair in themes if pair[0] == GIVE]
+    action, thing = choice(rng, gifts if gifts and rng.random() < 0.4 else themes)
+    same_object = [a for a, o in possible if o == thing and a != action]
+    other = OPPOSITE.get(action)
+    if other not in same_object or rng.random() < 0.4:
+        other = choice(rng, same_object)
+    same_action = [o for a, o in possible if a == action and o != thing]
+    doings = [
+        _doing(agents, 0, action, thing),
+        _doing(agents, 0, other, thing),
+        _doing(agents, -1, action, choice(rng, same_action)),
+    ]
+    if len(agents) == 2 and (action == GIVE or rng.random() < 0.7):
+        doings.append(_doing(agents, 1, action, thing))
+    twice = len(doings) < n and rng.random() < 0.75
+    while len(doings) < n - twice:
+        doing = _doing(agents, int(rng.integers(len(agents))), *_related(rng, doings, possible))
+        if doing not in doings:
+            doings.append(doing)
+    if twice:
+        doings.append(choice(rng, doings))
     while True:
-        order = [triples[i] for i in rng.permutation(n)]
+        order = [doings[i] for i in rng.permutation(n)]
         # Twice the same, side by side, would be one long event.
         if all(a != b for a, b in zip(order, order[1:])):
-            return tuple(agents), order
+            return agents, order
 
 
-def _related(rng: np.random.Generator, triples: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
-    """Draws a pair of action and object that shares exactly one of them with one of the triples."""
-    _, action, thing = choice(rng, triples)
-    return choice(rng, [(a, o) for a, o in PAIRS if (a == action) != (o == thing)])
+def _possible(pair: tuple[str, str], agents: Sequence[str]) -> bool:
+    return pair[0] != GIVE or len(agents) == 2
+
+
+def _doing(agents: Sequence[str], who: int, action: str, thing: str) -> tuple:
+    """(agent, action, object, recipient): with GIVE the recipient is the other agent."""
+    return agents[who], action, thing, agents[1 - who % 2] if action == GIVE else None
+
+
+def _related(
+    rng: np.random.Generator, doings: Sequence[tuple], possible: Sequence[tuple[str, str]]
+) -> tuple[str, str]:
+    """Draws a pair of action and object that shares exactly one of them with one of the doings."""
+    _, action, thing, _ = choice(rng, doings)
+    return choice(rng, [(a, o) for a, o in possible if (a == action) != (o == thing)])
 
 
 def _places(rng: np.random.Generator, n: int) -> list[str]:
@@ -165,11 +194,12 @@ def _objects(rng: np.random.Generator, events: Sequence[Event]) -> tuple[str, ..
 # --- the questions --------------------------------------------------------------------------------
 
 
-def fits(clause: Clause, event: Event) -> bool:
+def _fits(clause: Clause, event: Event) -> bool:
     """Whether an event is what the clause says."""
     return (
         clause.agent in (event.agent, ANYONE)
         and (clause.action, clause.object) == (event.action, event.object)
+        and clause.recipient == event.recipient
         and clause.place in (event.place, None)
     )
 
@@ -177,7 +207,7 @@ def fits(clause: Clause, event: Event) -> bool:
 def _clauses(event: Event) -> list[Clause]:
     """The ways to mention an event: with its agent or anyone, with and without its place."""
     return [
-        Clause(agent, event.action, event.object, place)
+        Clause(agent, event.action, event.object, event.recipient, place)
         for agent in (event.agent, ANYONE)
         for place in (None, event.place)
     ]
@@ -189,10 +219,10 @@ def _candidates(events: Sequence[Event]) -> Iterator[tuple[Meaning, int, int]]:
     A relation is only used where the sentence needs it: its main clause alone would fit two events.
     """
     for i, event in enumerate(events):
-        named = Clause(event.agent, event.action, event.object)
-        same = [k for k, e in enumerate(events) if fits(named, e)]
+        named = _named(event)
+        same = [k for k, e in enumerate(events) if _fits(named, e)]
         for clause in _clauses(event):
-            fitting = [k for k, e in enumerate(events) if fits(clause, e)]
+            fitting = [k for k, e in enumerate(events) if _fits(clause, e)]
             if fitting == [i]:
                 yield Meaning(clause), i, i
             elif clause.place is None:
@@ -205,13 +235,13 @@ def _candidates(events: Sequence[Event]) -> Iterator[tuple[Meaning, int, int]]:
 
 
 def _named(event: Event) -> Clause:
-    return Clause(event.agent, event.action, event.object)
+    return Clause(event.agent, event.action, event.object, event.recipient)
 
 
 def _anchors(events: Sequence[Event], fitting: Sequence[int], i: int) -> Iterator[tuple[str, int]]:
     """Yields the events, each the only one of its kind, before or after which only event i fits."""
     for j, event in enumerate(events):
-        if j in fitting or sum(fits(_named(event), e) for e in events) > 1:
+        if j in fitting or sum(_fits(_named(event), e) for e in events) > 1:
             continue
         if [k for k in fitting if k < j] == [i]:
             yield "before", j
@@ -225,39 +255,50 @@ def _follows_once(events: Sequence[Event], first: Clause, second: Clause) -> boo
         (i, j)
         for i, a in enumerate(events)
         for j, b in enumerate(events)
-        if i < j and fits(first, a) and fits(second, b)
+        if i < j and _fits(first, a) and _fits(second, b)
     ]
     return len(pairs) == 1
 
 
 def _ask(rng: np.random.Generator, scene: Scene, split: str) -> tuple[Question, ...]:
     """Draws the questions of a scene: a moment again only by another relation, or with anyone as agent."""
+    asked_late = rng.random(len(scene.events)) < LATE_KEPT
     left = []
     for meaning, first, last in _candidates(scene.events):
         span = _seconds(scene, first, last)
         late = sum(span) / 2 > LATE * scene.duration
-        if _belongs(meaning, late, split):
-            left.append((meaning, span, LATE_WEIGHT if late else 1.0))
+        if _may_ask(meaning, late, bool(asked_late[last]), split):
+            left.append((meaning, span))
     writer, questions = Writer(rng, novel=split == "test_novel_word"), []
-    while left and len(questions) < QUERIES:
-        relation = _relation(rng, [meaning.relation for meaning, *_ in left])
+    for _ in range(QUERIES):
+        relation = _relation(rng, {meaning.relation for meaning, _ in left})
         among = [entry for entry in left if entry[0].relation == relation]
-        meaning, span, _ = _weighted(rng, among, [weight for *_, weight in among])
-        questions.append(Question(meaning, writer.write(meaning), span))
-        left = [entry for entry in left if _kind(entry[0], entry[1]) != _kind(meaning, span)]
+        if among:
+            meaning, span = choice(rng, among)
+            questions.append(Question(meaning, writer.write(meaning), span))
+            left = [entry for entry in left if _kind(*entry) != _kind(meaning, span)]
     return tuple(questions)
+
+
+def _may_ask(meaning: Meaning, late: bool, asked_late: bool, split: str) -> bool:
+    """Held-out pairs and late moments have splits of their own; elsewhere few moments are late."""
+    if split == "test_shifted_position":
+        return late
+    if split == "test_novel_composition" and (meaning.main.action, meaning.main.object) not in HELD_OUT:
+        return False
+    return asked_late or not late
 
 
 def _kind(meaning: Meaning, span: tuple[float, float]) -> tuple:
     return meaning.relation, meaning.main.agent, span
 
 
-def _relation(rng: np.random.Generator, relations: Sequence[str]) -> str:
-    """Draws a plain question ('') or, at RELATIONAL_SHARE, one of the relations that are possible."""
-    present = [r for r in RELATION_ODDS if r in relations]
-    if not present or ("" in relations and rng.random() >= RELATIONAL_SHARE):
+def _relation(rng: np.random.Generator, possible: set[str]) -> str:
+    """Draws '' (a plain question) or, at RELATIONAL_SHARE, one of the possible relations."""
+    relations = [r for r in RELATION_ODDS if r in possible]
+    if rng.random() >= RELATIONAL_SHARE or not relations:
         return ""
-    return _weighted(rng, present, [RELATION_ODDS[r] for r in present])
+    return _weighted(rng, relations, [RELATION_ODDS[r] for r in relations])
 
 
 def _weighted(rng: np.random.Generator, options: Sequence, weights: Sequence[float]):
@@ -269,10 +310,3 @@ def _weighted(rng: np.random.Generator, options: Sequence, weights: Sequence[flo
 def _seconds(scene: Scene, first: int, last: int) -> tuple[float, float]:
     start, end = scene.events[first].start, scene.events[last].end
     return start * CLIP_SECONDS, min(end * CLIP_SECONDS, scene.duration)
-
-
-def _belongs(meaning: Meaning, late: bool, split: str) -> bool:
-    """Whether a split may ask this: held-out pairs and late moments have splits of their own."""
-    if split == "test_novel_composition":
-        return (meaning.main.action, meaning.main.object) in HELD_OUT
-    return late or split != "test_shifted_position"

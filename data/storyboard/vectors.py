@@ -21,12 +21,14 @@ class Vectors:
     Attributes:
       words: every word of the grammar.
       word_vectors: [n,WORD_DIM] float32, unit length, row i of words[i].
-      appearance: {kind: {name: [RGB_DIM]}} for kind agent, action, object, place.
+      appearance: {kind: {name: [RGB_DIM]}} for kind agent, action, object, recipient,
+        place; a person looks different as the recipient.
       phases: {action: [PHASES,RGB_DIM]}, how an action looks at its start, middle and end.
       motion, motion_phases: the same of actions in FLOW_DIM.
       sounds: {action: [PHASES,AUDIO_DIM]} of the actions that are heard.
       entities: {name: [OBJECT_DIM]} of agents and objects as a detector sees them.
       use, pose: {action: [OBJECT_DIM]}, what an action adds to its object and to its agent.
+      receiving: [OBJECT_DIM], what it adds to its recipient.
     """
 
     def __init__(self, seed: int):
@@ -35,7 +37,7 @@ class Vectors:
         self.words, self.word_vectors = _word_vectors(rng)
         self._row = {word: i for i, word in enumerate(self.words)}
         self._projection = rng.normal(size=(WORD_DIM, SENTENCE_DIM)) / np.sqrt(SENTENCE_DIM)
-        kinds = {"agent": agents, "action": ACTIONS, "object": OBJECTS, "place": PLACES}
+        kinds = {"agent": agents, "action": ACTIONS, "object": OBJECTS, "recipient": agents, "place": PLACES}
         self.appearance = {kind: _table(rng, names, RGB_DIM) for kind, names in kinds.items()}
         self.phases = _table(rng, ACTIONS, PHASES, RGB_DIM)
         self.motion = _table(rng, ACTIONS, FLOW_DIM)
@@ -44,6 +46,7 @@ class Vectors:
         self.entities = _table(rng, [*agents, *OBJECTS], OBJECT_DIM)
         self.use = _table(rng, ACTIONS, OBJECT_DIM)
         self.pose = _table(rng, ACTIONS, OBJECT_DIM)
+        self.receiving = _unit(rng.normal(size=OBJECT_DIM))
 
     def sentence(self, text: str) -> np.ndarray:
         """[SENTENCE_DIM] float32: the projected sum of the vectors of a text's content words."""
@@ -75,13 +78,16 @@ def content_words(text: str) -> list[str]:
 
 
 def _word_vectors(rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
-    """Synonyms share a direction (cosine > 0.8); the directions of different groups are orthogonal."""
-    groups = [*word_groups().values(), ("a", "an"), *((word,) for word in FUNCTION_WORDS[2:])]
-    if len(groups) > WORD_DIM:
-        raise ValueError(f"{len(groups)} groups of words have no orthogonal directions in {WORD_DIM} dimensions")
-    directions = np.linalg.qr(rng.normal(size=(WORD_DIM, WORD_DIM)))[0][: len(groups)]
+    """Synonyms share a direction (cosine > 0.8); the directions of different groups are orthogonal.
+
+    Function words have directions of their own, which are random.
+    """
+    groups = list(word_groups().values())
+    directions = list(np.linalg.qr(rng.normal(size=(WORD_DIM, WORD_DIM)))[0][: len(groups)])
+    groups += [(word,) for word in FUNCTION_WORDS]
+    directions += [_unit(rng.normal(size=WORD_DIM)) for _ in FUNCTION_WORDS]
     words, rows = [], []
-    for direction, group in zip(directions, groups):
+    for direction, group in zip(directions, groups, strict=True):
         for word in group:
             own = rng.normal(size=WORD_DIM)
             own -= (own @ direction) * direction

@@ -186,8 +186,7 @@ class MapConvs(nn.Module):
 
     The weight divides by the number of valid cells under the kernel, see `map_weights`. The official code
     pads the first layer by (k - 1) L / 2 on every side and the others not at all. This gives the same result
-    from the cells that are not zero and can reach it: 61% of the official ones at N=16, k=5, L=8, 89% at
-    N=64, k=9, L=4.
+    from the cells that are not zero and can reach it; at N=16, k=5, L=8 it convolves 5568 cells, not 7872.
 
     Attributes:
       features: width of every layer.
@@ -209,14 +208,18 @@ class MapConvs(nn.Module):
         half = self.kernel // 2
         for layer, weight in enumerate(map_weights(mask, self.kernel, self.layers)):
             growth = _margin(layer + 1, self.layers, half) - _margin(layer, self.layers, half)
+            # Every convolution keeps its size; padding and cropping are apart. XLA's CPU gradient of one that
+            # pads by more was 60 times slower, of one that does not pad 3 times (k=5, 24 x 24, D=128).
+            x = jnp.pad(x, ((0, 0), *[(max(growth, 0),) * 2] * 2, (0, 0)))
             x = nn.Conv(
                 self.features,
                 (self.kernel, self.kernel),
-                padding=half + growth,
+                padding=half,
                 kernel_init=torch_default_kernel,
                 bias_init=torch_bias(self.kernel**2 * x.shape[-1]),
                 dtype=self.dtype,
                 name=f"layer_{layer}",
             )(x)
-            x = nn.relu(x) * jnp.asarray(weight, self.dtype)[None, :, :, None]
+            kept = slice(max(-growth, 0), x.shape[1] - max(-growth, 0))
+            x = nn.relu(x[:, kept, kept]) * jnp.asarray(weight, self.dtype)[None, :, :, None]
         return x

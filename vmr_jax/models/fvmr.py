@@ -18,7 +18,7 @@ D = `common`; V verbs and N' nouns of the tree; symbols of the paper at the righ
     p         [B,N,N]    student scores, phi_m(m)^T phi_s(s)                       p_i, Eq. 6
     q         [B,N,N]    teacher scores, phi_fuse(phi_m(m) * phi_u(u))             q_i, Eq. 7
 
-No official code exists. The following is not in the paper and is our choice, so no result of this file
+No official code is known. The following is not in the paper and is our choice, so no result of this file
 is a reproduction of the authors' program:
 
 - the moment map is 2D-TAN's ("we follow [65]"): linear layer with ReLU, average per map clip, max-pool
@@ -39,7 +39,8 @@ is a reproduction of the authors' program:
 - 'p + q' of table 5 is the mean of the two raw scores;
 - the loss of '+FeatDist' is not given; ours is the squared distance between phi_s(s) and
   phi_u(u), both of unit length, with the gradient stopped at u and the same warm-up;
-- layers start as PyTorch's do; no dropout.
+- recurrent layers start as PyTorch's do, the others as Flax's (LeCun normal, biases 0): with PyTorch's
+  smaller values the score hardly depends on the query for many epochs; no dropout.
 
 Note that, as Eq. 3 is written, the guidance of the upper level adds the same number to every node of
 one level: it cancels in softmax(alpha^(v)), and acts only where verbs and nouns are weighed
@@ -63,7 +64,6 @@ from flax import struct
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.layers import map2d
 from vmr_jax.layers.clips import ClipPool
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.layers.norm import MaskedBatchNorm, l2_normalize
 from vmr_jax.layers.recurrent import GRU, LSTM, first_state, last_state
 from vmr_jax.layers.text import WordEmbedding
@@ -119,7 +119,6 @@ class MomentEncoder(nn.Module):
                 (kernel, kernel),
                 use_bias=False,
                 dtype=self.dtype,
-                kernel_init=torch_default_kernel,
                 name=f"conv{i}",
             )(moments)
             # Zero outside the mask, so tanh is too, and the next convolution reads no invalid cell.
@@ -211,7 +210,7 @@ class HierarchicalAttention(nn.Module):
         return b[..., :1] * verbs + jnp.einsum("bvn,bnf->bvf", b[..., 1:], nouns)
 
     def _matrix(self, features: int, name: str) -> nn.Dense:
-        return nn.Dense(features, use_bias=False, dtype=self.dtype, kernel_init=torch_default_kernel, name=name)
+        return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
 
 
 def masked_softmax(scores: Array, mask: Array) -> Array:
@@ -237,8 +236,6 @@ class Projection(nn.Module):
             x = nn.Dense(
                 self.features,
                 dtype=self.dtype,
-                kernel_init=torch_default_kernel,
-                bias_init=torch_bias(x.shape[-1]),
                 name=f"linear{i}",
             )(x)
         return x
@@ -265,8 +262,6 @@ class Fusion(nn.Module):
             features,
             (kernel, kernel),
             dtype=self.dtype,
-            kernel_init=torch_default_kernel,
-            bias_init=torch_bias(kernel * kernel * x.shape[-1]),
             name=name,
         )(x)
 

@@ -28,6 +28,7 @@ import numpy as np
 from flax import struct
 
 from vmr_jax.errors import UserError
+from vmr_jax.layers.clips import ClipPool
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.layers.map2d import (
     MapConvs,
@@ -98,7 +99,8 @@ class Model(GroundingModel):
         """
         del train
         batch.check()
-        clips = Clips(self.num_clips, self.features, self.dtype, name="clips")(batch.video, batch.video_mask)
+        pool = ClipPool(self.features, self.num_clips, dtype=self.dtype, name="clips")
+        clips = pool(batch.video, batch.video_mask)
         if self.proposal == "pool":
             proposals = max_pool_map(clips, self.candidates)
         elif self.proposal == "conv":
@@ -135,30 +137,6 @@ class Model(GroundingModel):
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """The score of every candidate: 'map' [B,N,N]."""
         return {"map": jnp.where(self.candidates[None], jax.nn.sigmoid(outputs.logits), jnp.nan)}
-
-
-class Clips(nn.Module):
-    """From rows to the N clips of the map: linear, ReLU, mean."""
-
-    num_clips: int
-    features: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, video: jax.Array, video_mask: jax.Array) -> jax.Array:
-        """[B,T,D] and mask [B,T] -> [B,N,F], the mean over the real ones of T / N rows; zero if none."""
-        rows = video.shape[1]
-        if rows % self.num_clips:
-            raise UserError(
-                f"A video has {rows} feature rows, which 2D-TAN cannot share equally among its "
-                f"num_clips={self.num_clips} clips. Resample videos to a multiple of {self.num_clips} rows "
-                "(the official code: 256), or change num_clips."
-            )
-        x = nn.relu(_linear(self.features, video, self.dtype, "linear"))
-        x = jnp.where(video_mask[..., None], x, 0)
-        real = video_mask.reshape(-1, self.num_clips, rows // self.num_clips).sum(2)
-        x = x.reshape(*real.shape, -1, self.features).sum(2)
-        return x / jnp.maximum(real, 1)[..., None].astype(self.dtype)
 
 
 class Fusion(nn.Module):

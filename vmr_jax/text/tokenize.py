@@ -37,9 +37,7 @@ def _whitespace(text: str) -> list[Token]:
 
 def _words(text: str) -> list[Token]:
     """Runs of letters and digits; clitics apart, as GloVe has them: person 's, do n't, they 're."""
-    return [
-        Token(m.group().lower().replace("’", "'"), m.start(), m.end()) for m in _WORDS.finditer(text)
-    ]
+    return [Token(m.group().lower().replace("’", "'"), m.start(), m.end()) for m in _WORDS.finditer(text)]
 
 
 STYLES: dict[str, Callable[[str], list[Token]]] = {"whitespace": _whitespace, "words": _words}

@@ -156,7 +156,8 @@ def _numbers(text: str, dim: int, where: str) -> np.ndarray:
 
 def _read_npz(path: Path, vocabulary: Collection[str] | None) -> tuple[list[str], np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # NumPy leaves a damaged file open that it opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             absent = {"words", "vectors"} - set(arrays.files)
             if absent:
                 raise UserError(

@@ -1,0 +1,53 @@
+"""The content of the dataset as a pure function of (seed, split, position in the split)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data import schema
+from data.storyboard import SPLITS
+from data.storyboard.render import render
+from data.storyboard.scene import Scene, make_scene
+from data.storyboard.vectors import Vectors, vectors
+
+# Videos per split; those of train are `options.train_videos`.
+VIDEOS = {
+    "val": 100,
+    "test": 150,
+    "test_novel_word": 60,
+    "test_novel_composition": 60,
+    "test_shifted_position": 60,
+}
+
+
+def generate(seed: int, split: str, train_videos: int) -> Iterator[tuple[Scene, dict[str, np.ndarray]]]:
+    """Yields the scenes of a split in order, each with its features (see `render`).
+
+    A video does not depend on the others, so `train_videos` changes no test video.
+    """
+    world = vectors(seed)
+    for i in range(train_videos if split == "train" else VIDEOS[split]):
+        rng = np.random.default_rng([seed, 1 + SPLITS.index(split), i])
+        scene = make_scene(rng, split, f"{split}_{i:04d}")
+        yield scene, render(scene, world, rng)
+
+
+def scene_record(scene: Scene, arrays: dict[str, np.ndarray], seed: int) -> dict:
+    """Returns the record (see `data.schema`) of a scene and its features."""
+    world = vectors(seed)
+    queries = [_query(f"{scene.video}_{k}", q, world) for k, q in enumerate(scene.questions)]
+    return schema.record(scene.video, scene.duration, queries, f"storyboard, {scene.video}", arrays)
+
+
+def _query(qid: str, question, world: Vectors) -> schema.Query:
+    sentence = question.sentence
+    return schema.Query(
+        qid=qid,
+        text=sentence.text,
+        span=question.span,
+        verbs=sentence.verbs,
+        nouns=sentence.nouns,
+        edges=sentence.edges,
+        static=sentence.static,
+        sentence=world.sentence(sentence.text),
+    )

@@ -1,0 +1,491 @@
+"""Charades-STA: reading rules, every error, splits, extra queries, preparation, and the real files."""
+
+import json
+import logging
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+import numpy as np
+import pytest
+
+from data import charades_sta, schema
+from data.charades_sta import annotations
+from data.features import build_feature_store, missing
+from vmr_jax.errors import UserError
+from vmr_jax.text.parse import parse, parser_name
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHARED = ROOT / "../shared/data/charades_sta"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+
+TRAIN = """\
+AAAAA 0.0 6.9##a person is putting a book on a shelf.
+BBBBB 2.0 40.0##person opens a door.
+AAAAA 9.0 5.0##person sits.
+AAAAA -1.0 30.5##person opens a door.
+CCCCC 25.0 30.0##person stands.
+DDDDD 1.5 2.5## person they laugh.\t
+"""
+TEST = "EEEEE 0.0 20.0##person closes the window.\nEEEEE 3.0 4.0##person walks.\n"
+CSV_TRAIN = 'id,script,length\nAAAAA,"a, b",30.00\nBBBBB,"two\nlines",31.5\nCCCCC,,20\nDDDDD,,10\n'
+CSV_TEST = "id,script,length\nEEEEE,,10.25\nFFFFF,,9\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small manual_dir: four training videos (CCCCC has no valid row) and one test video."""
+    path = tmp_path / "manual"
+    path.mkdir()
+    contents = dict(
+        zip(
+            (*annotations.QUERY_FILES.values(), *annotations.DURATION_FILES), (TRAIN, TEST, CSV_TRAIN, CSV_TEST)
+        )
+    )
+    for name, text in contents.items():
+        (path / name).write_text(text, encoding="utf-8")
+    return path
+
+
+def _options(manual_dir, data_dir, **changes):
+    options = dict(
+        name="charades_sta",
+        data_dir=str(data_dir),
+        manual_dir=str(manual_dir),
+        features="features",
+        feature_key="",
+        feature_dim=4,
+        split_file="",
+        val_fraction=0.0,
+        extra_queries="",
+    )
+    return ml_collections.ConfigDict({**options, **changes})
+
+
+def _queries(found):
+    """Split -> [(qid, text, span)] in order."""
+    return {
+        name: [(q.qid, q.text, q.span) for video in videos for q in video.queries]
+        for name, videos in found.splits.items()
+    }
+
+
+def test_rows_are_clipped_dropped_and_named_by_their_place_in_the_file(folder):
+    found = annotations.read(folder)
+    assert _queries(found) == {
+        "train": [
+            ("AAAAA-0", "a person is putting a book on a shelf.", (0.0, 6.9)),
+            # AAAAA-1 ends before it starts; the next keeps its own number.
+            ("AAAAA-2", "person opens a door.", (0.0, 30.0)),
+            ("BBBBB-0", "person opens a door.", (2.0, 31.5)),
+            ("DDDDD-0", "person they laugh.", (1.5, 2.5)),
+        ],
+        "test": [
+            ("EEEEE-0", "person closes the window.", (0.0, 10.25)),
+            ("EEEEE-1", "person walks.", (3.0, 4.0)),
+        ],
+    }
+    # AAAAA 9 to 5, and CCCCC 25 to 30 in a video of 20 s.
+    assert found.dropped == ["charades_sta_train.txt:3", "charades_sta_train.txt:5"]
+    assert found.clipped == 3  # BBBBB's end, AAAAA's both, EEEEE's end
+    assert {v.id: v.duration for v in found.splits["train"]} == {"AAAAA": 30.0, "BBBBB": 31.5, "DDDDD": 10.0}
+
+
+def test_windows_line_ends_and_byte_order_marks(folder):
+    expected = annotations.read(folder)
+    for path in list(folder.iterdir()):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    found = annotations.read(folder)
+    assert found == expected
+
+
+def test_missing_files_are_listed_at_once(folder):
+    (folder / "charades_sta_test.txt").unlink()
+    (folder / "Charades_v1_train.csv").unlink()
+    with pytest.raises(UserError) as error:
+        annotations.read(folder)
+    message = str(error.value)
+    assert "charades_sta_test.txt, Charades_v1_train.csv missing" in message
+    assert "Gao et al." in message and "Allen Institute for AI" in message and "README.md" in message
+
+
+@pytest.mark.parametrize("field", ["split_file", "extra_queries"])
+def test_named_file_that_is_absent(folder, field):
+    with pytest.raises(UserError, match=rf"config\.dataset\.{field} names .*nowhere"):
+        annotations.read(folder, **{field: "nowhere"})
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("AAAAA 0.0##person sits.", r"is not a row of the form"),
+        ("AAAAA 0.0 1.0#person sits.", r"is not a row of the form"),
+        ("AAAAA zero 1.0##person sits.", r"is not a row of the form"),
+        ("AAAAA 0.0 nan##person sits.", r"is not a row of the form"),
+        ("AAAAA 0.0 1.0##", r"the sentence is empty"),
+        ("AAAAA 0.0 1.0##  .", r"the sentence is empty"),
+        ("AAAAB 0.0 1.0##person sits.", r'the video "AAAAB" is in neither .* Did you mean "AAAAA"'),
+        ("EEEEE 0.0 1.0##person sits.", r'the video "EEEEE" is also in charades_sta_train\.txt'),
+    ],
+)
+def test_defects_of_a_row_name_file_and_line(folder, row, message):
+    path = folder / "charades_sta_train.txt"
+    path.write_text(TRAIN + "\n" + row + "\n")  # six rows, a blank line, the bad one
+    at = (
+        r"charades_sta_test\.txt, line 1: " if row.startswith("EEEEE") else r"charades_sta_train\.txt, line 8: "
+    )
+    with pytest.raises(UserError, match=at + ".*" + message):
+        annotations.read(folder)
+
+
+def test_text_that_is_not_utf8_names_the_line(folder):
+    (folder / "charades_sta_train.txt").write_bytes(TRAIN.encode() + "AAAAA 0 1##café\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"charades_sta_train\.txt, line 7: not UTF-8"):
+        annotations.read(folder)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("video,length\nAAAAA,30\n", r"has the columns video, length; expected id and length"),
+        ("", r"has the columns \(none\)"),
+        ("id,length\nAAAAA,long\n", r'line 2: the video "AAAAA" has the length "long"'),
+        ("id,length\nAAAAA,30\nBBBBB,0\n", r'line 3: the video "BBBBB" has the length "0"'),
+        ("id,length\nAAAAA\n", r'line 2: the video "AAAAA" has the length "None"'),
+        ("id,length\nAAAAA,inf\n", r'line 2: the video "AAAAA" has the length "inf"'),
+    ],
+)
+def test_defects_of_the_csv(folder, text, message):
+    (folder / "Charades_v1_train.csv").write_text(text)
+    with pytest.raises(UserError, match=r"Charades_v1_train\.csv.*" + message):
+        annotations.read(folder)
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+def test_validation_videos_come_from_training_and_depend_on_ids_alone(folder):
+    # sha256sum of AAAAA, BBBBB, CCCCC, DDDDD begins with 1177, 0fad, 17b8, 0efd: a quarter of the four training
+    # videos is DDDDD.
+    found = annotations.read(folder, val_fraction=0.25)
+    assert {name: [v.id for v in videos] for name, videos in found.splits.items()} == {
+        "train": ["AAAAA", "BBBBB"],
+        "val": ["DDDDD"],
+        "test": ["EEEEE"],
+    }
+    rows = TRAIN.splitlines(keepends=True)
+    (folder / "charades_sta_train.txt").write_text("".join(reversed(rows)))
+    assert [v.id for v in annotations.read(folder, val_fraction=0.25).splits["val"]] == ["DDDDD"]
+    # Half of them: DDDDD and BBBBB, in file order.
+    assert [v.id for v in annotations.read(folder, val_fraction=0.5).splits["val"]] == ["DDDDD", "BBBBB"]
+
+
+def test_any_fraction_takes_at_least_one_video(folder):
+    assert [v.id for v in annotations.read(folder, val_fraction=0.001).splits["val"]] == ["DDDDD"]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_val_fraction_out_of_range(folder, fraction):
+    with pytest.raises(UserError, match="config.dataset.val_fraction"):
+        annotations.read(folder, val_fraction=fraction)
+
+
+def _split(folder, splits):
+    (folder / "split.json").write_text(splits if isinstance(splits, str) else json.dumps(splits))
+    return annotations.read(folder, "split.json", val_fraction=0.5)
+
+
+def test_split_file_goes_over_both_official_files_and_ignores_val_fraction(folder):
+    found = _split(folder, {"test": ["BBBBB"], "train": ["EEEEE", "AAAAA", "EEEEE"]})
+    assert {name: [v.id for v in videos] for name, videos in found.splits.items()} == {
+        "train": ["EEEEE", "AAAAA"],
+        "test": ["BBBBB"],
+    }
+
+
+def test_official_validation_can_be_named(folder):
+    found = _split(folder, {"train": ["AAAAA"], "val": ["BBBBB"], "test": ["EEEEE"]})
+    assert list(found.splits) == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    "splits, message",
+    [
+        ("{", r"split\.json, line 1: no valid JSON"),
+        ([], r"expected \{\"train\": \[video ids\]"),
+        ({"train": "AAAAA", "test": []}, r"expected \{\"train\": \[video ids\]"),
+        ({"train": [1], "test": []}, r"expected \{\"train\": \[video ids\]"),
+        ({"train": ["AAAAA"], "test": ["EEEEE"], "vall": []}, r'a split "vall"\. Did you mean "val"'),
+        ({"train": ["AAAAA"]}, r'no split "test"'),
+        (
+            {"train": ["AAAAA", "AAAAX"], "test": ["EEEEE"]},
+            r"1 videos of train have no annotations: AAAAX\. Did you",
+        ),
+        ({"train": ["AAAAA", "FFFFF"], "test": ["EEEEE"]}, r"no annotations: FFFFF"),
+        ({"train": ["AAAAA"], "test": ["EEEEE", "AAAAA"]}, r'"AAAAA" is in train and in test'),
+        ({"train": ["AAAAA"], "test": []}, r'The split "test" .* has no queries'),
+        ({"train": ["CCCCC"], "test": ["EEEEE"]}, r'The split "train" .* has no queries'),
+    ],
+)
+def test_defects_of_a_split_file(folder, splits, message):
+    with pytest.raises(UserError, match=message):
+        _split(folder, splits)
+
+
+# --- extra queries --------------------------------------------------------------------------------
+
+
+def _extra(folder, *rows, **options):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "extra.jsonl").write_text("\n".join(lines) + "\n")
+    return annotations.read(folder, extra_queries="extra.jsonl", **options)
+
+
+def test_extra_queries_reach_training_videos_only(folder):
+    found = _extra(
+        folder,
+        {
+            "video": "BBBBB",
+            "duration": 99,
+            "query": "person is smiling",
+            "windows": [[30.0, 40.0], [5, 5], [1, 2]],
+        },
+        {"video": "EEEEE", "query": "person is closing a window", "windows": [[0.0, 9.0]]},
+        {"video": "DDDDD", "query": "person is sitting", "windows": [[0.0, 9.0]]},
+        {"video": "ZZZZZ", "query": "person is sitting", "windows": [[0, 1], [1, 2]]},
+        val_fraction=0.25,  # DDDDD
+    )
+    by_split = _queries(found)
+    assert by_split["train"] == [
+        ("AAAAA-0", "a person is putting a book on a shelf.", (0.0, 6.9)),
+        ("AAAAA-2", "person opens a door.", (0.0, 30.0)),
+        ("BBBBB-0", "person opens a door.", (2.0, 31.5)),
+        ("BBBBB-x0", "person is smiling", (30.0, 31.5)),
+        ("BBBBB-x2", "person is smiling", (1.0, 2.0)),
+    ]
+    assert [qid for name in ("val", "test") for qid, _, _ in by_split[name]] == [
+        "DDDDD-0",
+        "EEEEE-0",
+        "EEEEE-1",
+    ]
+    assert found.extra == {"used": 2, "left_out": 4, "dropped": 1}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("{", "expected"),
+        ("[]", "expected"),
+        ({"video": "AAAAA", "windows": [[0, 1]]}, "expected"),
+        ({"video": "AAAAA", "query": "x", "windows": [[0]]}, "expected"),
+        ({"video": "AAAAA", "query": "x", "windows": [["a", 1]]}, "expected"),
+        ({"video": 5, "query": "x", "windows": [[0, 1]]}, "expected"),
+        ('{"video": "AAAAA", "query": "x", "windows": [[0, NaN]]}', "expected"),
+        ({"video": "AAAAA", "query": " ", "windows": [[0, 1]]}, "the sentence is empty"),
+        ({"video": "AAAAA", "query": None, "windows": [[0, 1]]}, "the sentence is empty"),
+    ],
+)
+def test_defects_of_extra_queries_name_the_line(folder, row, message):
+    with pytest.raises(UserError, match=r"extra\.jsonl, line 2: " + message):
+        _extra(folder, {"video": "AAAAA", "query": "x", "windows": [[0, 1]]}, row)
+
+
+# --- preparation ----------------------------------------------------------------------------------
+
+
+def _read(builder, split):
+    import tensorflow_datasets as tfds
+
+    return list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+
+
+def test_prepared_records(folder, tmp_path, caplog, capfd):
+    options = _options(folder, tmp_path / "data", val_fraction=0.25)
+    with caplog.at_level(logging.INFO, "vmr_jax"):
+        builder = charades_sta.prepare(options)
+    assert set(builder.info.splits) == {"train", "val", "test"}
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "vmr_jax"]
+    assert "2 rows dropped" in line and "charades_sta_train.txt:3" in line and parser_name() in line
+    assert capfd.readouterr().out == ""
+    metadata = builder.info.metadata
+    assert metadata["dropped"] == ["charades_sta_train.txt:3", "charades_sta_train.txt:5"]
+    assert (metadata["clipped"], metadata["parser"]) == (3, parser_name())
+
+    video, other = _read(builder, "train")
+    assert (video["video"], video["duration"]) == (b"AAAAA", 30.0)
+    queries = video["queries"]
+    assert list(queries["qid"]) == [b"AAAAA-0", b"AAAAA-2"]
+    np.testing.assert_allclose(queries["span"], np.array([[0, 6.9], [0, 30]], np.float32))
+    text = "person opens a door."
+    assert queries["text"][1].decode() == text
+    roles = parse(text)
+    assert [text[slice(*span)] for span in queries["verbs"][1] if span[0] >= 0] == ["opens"]
+    for field, spans in (("verbs", roles.verbs), ("nouns", roles.nouns), ("static", roles.chunks)):
+        stored = [tuple(span) for span in queries[field][1].tolist() if span[0] >= 0]
+        assert stored == list(spans) and stored
+    assert queries["edges"][1].shape == (schema.MAX_VERBS, schema.MAX_NOUNS)
+    assert sorted(map(tuple, np.argwhere(queries["edges"][1]).tolist())) == sorted(roles.edges)
+    assert other["video"] == b"BBBBB"
+    assert [row["video"] for row in _read(builder, "val")] == [b"DDDDD"]
+
+
+def test_prepared_once_and_anew_after_a_change(folder, tmp_path):
+    (folder / "split.json").write_text(json.dumps({"train": ["AAAAA"], "test": ["EEEEE"]}))
+    options = _options(folder, tmp_path / "data")
+    first = charades_sta.prepare(options)
+    (record,) = pathlib.Path(first.data_path).glob("*train*")
+    written = record.stat().st_mtime_ns
+    assert charades_sta.prepare(options).data_path == first.data_path
+    assert record.stat().st_mtime_ns == written
+    # What the records do not depend on changes nothing.
+    same = _options(folder, tmp_path / "data", features="other", feature_dim=9)
+    assert charades_sta.prepare(same).data_path == first.data_path
+
+    other = charades_sta.prepare(_options(folder, tmp_path / "data", split_file="split.json"))
+    assert other.data_path != first.data_path and len(_read(other, "train")) == 1
+    path = folder / "charades_sta_train.txt"
+    path.write_text(TRAIN.replace("person stands", "person waits").replace("25.0", "15.0"))
+    changed = charades_sta.prepare(options)
+    assert changed.data_path not in (first.data_path, other.data_path)
+    assert [row["video"] for row in _read(changed, "train")] == [b"AAAAA", b"BBBBB", b"CCCCC", b"DDDDD"]
+
+
+def test_another_parser_prepares_anew(folder, tmp_path, monkeypatch):
+    options = _options(folder, tmp_path / "data")
+    first = charades_sta.prepare(options)
+    monkeypatch.setattr(charades_sta, "parser_name", lambda: "another")
+    assert charades_sta.prepare(options).data_path != first.data_path
+
+
+def test_errors_of_the_annotations_come_through_and_leave_nothing(folder, tmp_path):
+    (folder / "charades_sta_test.txt").write_text("EEEEE 0 1##\n")
+    with pytest.raises(UserError, match=r"charades_sta_test\.txt, line 1: the sentence is empty"):
+        charades_sta.prepare(_options(folder, tmp_path / "data"))
+    assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="charades_sta_train.txt, .* missing"):
+        charades_sta.prepare(_options(tmp_path / "nowhere", tmp_path / "data"))
+
+
+def test_data_dir_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written to .*config\.dataset\.data_dir"):
+        charades_sta.prepare(_options(folder, tmp_path / "file" / "data"))
+
+
+_KILLED = """
+import os, sys, ml_collections
+from data import charades_sta
+from data.charades_sta import builder
+original = builder._query
+def dies(sentence):
+    if sentence.qid == "EEEEE-1":
+        os._exit(9)
+    return original(sentence)
+builder._query = dies
+charades_sta.prepare(ml_collections.ConfigDict(eval(sys.argv[1])))
+"""
+
+
+def test_a_killed_preparation_is_not_trusted(folder, tmp_path):
+    options = _options(folder, tmp_path / "data")
+    command = [sys.executable, "-c", _KILLED, repr(options.to_dict())]
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 9
+    assert list((tmp_path / "data").rglob("*incomplete*"))  # it was killed in the middle
+    builder = charades_sta.prepare(options)
+    assert [len(_read(builder, split)) for split in ("train", "test")] == [3, 1]
+
+
+def test_features_are_found_relative_to_manual_dir(folder, tmp_path):
+    for video_id in ("AAAAA", "EEEEE"):
+        (folder / "features").mkdir(exist_ok=True)
+        np.savez(folder / "features" / f"{video_id}.npz", mine=np.ones((3, 4), np.float32))
+    options = _options(folder, tmp_path, feature_key="mine")
+    reader = charades_sta.features(options)
+    assert missing(reader, ["AAAAA", "BBBBB"]) == ["BBBBB"]
+    assert reader.read("EEEEE").shape == (3, 4)
+    absolute = _options("elsewhere", tmp_path, features=str(folder / "features"), feature_key="mine")
+    assert charades_sta.features(absolute).ids == ("AAAAA", "EEEEE")
+    assert charades_sta.word_vectors(options) is None
+
+
+def test_modalities_need_no_tensorflow():
+    code = (
+        "import sys, data.charades_sta as d; print(sorted(d.MODALITIES), 'tensorflow_datasets' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['dynamic_words', 'static_words', 'tree'] False"
+
+
+# --- the real files -------------------------------------------------------------------------------
+
+
+def _counts(found):
+    return {name: (len(v), sum(len(x.queries) for x in v)) for name, v in found.splits.items()}
+
+
+@needs_shared
+def test_official_counts():
+    found = annotations.read(SHARED)
+    expected = charades_sta.PUBLISHED_COUNTS
+    assert _counts(found) == {name: (c["videos"], c["queries"]) for name, c in expected.items()}
+    assert len(found.dropped) == expected["train"]["rows"] - expected["train"]["queries"] == 4
+    assert all(place.startswith("charades_sta_train.txt:") for place in found.dropped)
+    # 1,805 + 562 ends lie after the video's end (README of the data); 3 of those rows are among the dropped.
+    assert found.clipped == 1805 + 562 - 3
+
+
+@needs_shared
+def test_validation_takes_training_queries_only():
+    whole, split = annotations.read(SHARED), annotations.read(SHARED, val_fraction=0.05)
+    ids = {name: {v.id for v in videos} for name, videos in split.splits.items()}
+    assert not ids["train"] & ids["val"]
+    assert ids["train"] | ids["val"] == {v.id for v in whole.splits["train"]}
+    assert split.splits["test"] == whole.splits["test"]
+    assert len(ids["val"]) == 267  # round(0.05 * 5,338)
+
+
+@needs_shared
+def test_query_names_are_those_of_published_predictions():
+    path = SHARED / "../predictions/cbp_charades_predict_proposals_test_nms_0.55.json"
+    published = json.loads(path.read_text())["results"]
+    found = annotations.read(SHARED)
+    assert {q.qid for video in found.splits["test"] for q in video.queries} == set(published)
+
+
+@needs_shared
+def test_clip_split_and_its_extra_queries():
+    found = annotations.read(SHARED, "clip_subset_splits.json", extra_queries="action_queries.jsonl")
+    official = [q for videos in found.splits.values() for v in videos for q in v.queries if "-x" not in q.qid]
+    assert len(official) == 2412 + 357 + 951
+    counts = _counts(found)
+    assert (counts["val"], counts["test"]) == ((126, 357), (350, 951))
+    assert counts["train"] == (858, 2412 + found.extra["used"])
+    # All rows of the jsonl have one window.
+    assert sum(found.extra.values()) == 13308
+    reader = charades_sta.features(_options(SHARED, "unused", features="clip_vit_b32_1fps"))
+    assert not missing(reader, [v.id for videos in found.splits.values() for v in videos])
+    assert len(reader.ids) == 1334
+
+
+@needs_shared
+@pytest.mark.slow
+def test_official_records_and_features(tmp_path):
+    options = _options(SHARED, tmp_path, val_fraction=0.05, features="clip_vit_b32_1fps", feature_dim=512)
+    builder = charades_sta.prepare(options)
+    records = {split: _read(builder, split) for split in builder.info.splits}
+    counts = {split: sum(len(r["queries"]["qid"]) for r in rows) for split, rows in records.items()}
+    assert counts["train"] + counts["val"] == 12404 and counts["test"] == 3720
+    qids = [q for rows in records.values() for r in rows for q in r["queries"]["qid"]]
+    assert len(set(qids)) == len(qids)
+    store = build_feature_store(
+        charades_sta.features(options),
+        [r["video"].decode() for r in records["test"]],
+        512,
+        tmp_path / "features",
+    )
+    lengths = [len(store[video_id]) for video_id in store]
+    assert (len(lengths), min(lengths), max(lengths)) == (1334, 8, 73)  # README of the data

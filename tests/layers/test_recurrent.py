@@ -1,0 +1,108 @@
+"""LSTM and GRU against PyTorch, and the handling of padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmr_jax.layers.recurrent import GRU, LSTM, first_state, last_state
+
+LENGTHS = np.array([5, 1, 3])
+MASK = np.arange(5) < LENGTHS[:, None]  # [B,L]
+X = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+def from_torch(module):
+    """Parameters of a torch.nn.LSTM or GRU, in our names: kernels transposed, both biases kept."""
+    names = {"weight_ih": "input_kernel", "weight_hh": "recurrent_kernel"}
+    names |= {"bias_ih": "input_bias", "bias_hh": "recurrent_bias"}
+    params = {}
+    for key, value in module.state_dict().items():
+        name, layer = key.split("_l")
+        params.setdefault(f"layer_{layer}", {})[names[name]] = value.numpy().T
+    return {"params": params}
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, True)])
+def test_equals_pytorch(torch, kind, layers, bidirectional):
+    torch.manual_seed(0)
+    twin = getattr(torch.nn, kind.__name__)(4, 6, layers, batch_first=True, bidirectional=bidirectional)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.tensor(X), LENGTHS, batch_first=True, enforce_sorted=False
+    )
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(twin(packed)[0], batch_first=True)
+    expected.square().sum().backward()
+
+    module, variables = kind(6, layers, bidirectional), from_torch(twin)
+    np.testing.assert_allclose(module.apply(variables, X, MASK), expected.detach(), atol=1e-6)
+    gradients = jax.jit(jax.grad(lambda v: jnp.square(module.apply(v, X, MASK)).sum()))(variables)
+    for parameter in twin.parameters():
+        parameter.data = parameter.grad
+    jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, atol=2e-5), gradients, from_torch(twin))
+
+
+@pytest.mark.parametrize("kind, gates", [(LSTM, 4), (GRU, 3)])
+def test_parameters(kind, gates):
+    variables = kind(9, 2, True).init(jax.random.key(0), X, MASK)
+    leaves = jax.tree.leaves(variables)
+    # Layer 0 reads 4 features, layer 1 the 18 of both directions: kernels and two biases, per direction.
+    per_direction = sum(gates * 9 * (inputs + 9 + 2) for inputs in (4, 18))
+    assert sum(leaf.size for leaf in leaves) == 2 * per_direction
+    # U(-1/3, 1/3), which PyTorch draws from for F = 9: of 2916 (2187) draws the largest is near the bound.
+    largest = max(np.abs(leaf).max() for leaf in leaves)
+    assert 0.33 < largest <= 1 / 3
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_padding_does_not_matter(kind):
+    module = kind(3, 2, True)
+    variables = module.init(jax.random.key(0), X, MASK)
+    expected = module.apply(variables, X, MASK)
+    longer = np.concatenate([np.where(MASK[..., None], X, 1e3), np.full_like(X, -1e3)], axis=1)
+    result = module.apply(variables, longer, np.pad(MASK, ((0, 0), (0, 5))))
+    np.testing.assert_allclose(result[:, :5], expected, atol=1e-6)
+    assert not result[:, 5:].any()
+    assert not expected[~MASK].any()
+    assert (np.abs(expected[MASK]).max(-1) > 0).all()
+
+
+def test_nothing_but_padding_is_zero_with_finite_gradients():
+    module, nothing = LSTM(3, 1, True), np.zeros((3, 5), bool)
+    variables = module.init(jax.random.key(0), X, nothing)
+
+    def total(x):
+        return last_state(module.apply(variables, x, nothing), nothing).sum()
+
+    value, gradient = jax.value_and_grad(total)(X)
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_first_and_last_state():
+    x = np.arange(12.0, dtype=np.float32).reshape(3, 4, 1)
+    mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
+    np.testing.assert_array_equal(first_state(x, mask), [[0.0], [4.0], [0.0]])
+    np.testing.assert_array_equal(last_state(x, mask), [[2.0], [7.0], [0.0]])
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_bfloat16_is_near_float32(kind):
+    variables = kind(6, 2).init(jax.random.key(0), X, MASK)
+    exact, rounded = (kind(6, 2, dtype=d).apply(variables, X, MASK) for d in (jnp.float32, jnp.bfloat16))
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded.astype(np.float32), exact, atol=0.02)
+    assert np.abs(exact).max() > 0.2
+
+
+@pytest.mark.parametrize("function", [first_state, last_state])
+def test_shapes_are_checked(function):
+    with pytest.raises(AssertionError):
+        function(X, MASK[:, :4])
+    with pytest.raises(AssertionError):
+        LSTM(3).init(jax.random.key(0), X, MASK[:, :4])

@@ -1,0 +1,51 @@
+"""Tokenisers: fixed sentences, offsets, errors."""
+
+import pytest
+
+from vmr_jax.errors import UserError
+from vmr_jax.text.tokenize import Token, tokenize
+
+
+def _texts(sentence, style):
+    return [token.text for token in tokenize(sentence, style)]
+
+
+@pytest.mark.parametrize(
+    "sentence, whitespace, words",
+    [
+        # 2D-TAN lower-cases and splits at blanks: the full stop stays on its word.
+        ("person turn a light on.", "person turn a light on.", "person turn a light on"),
+        ("  The\tdoor, it OPENS!\n", "the door, it opens!", "the door it opens"),
+        # Clitics as GloVe has them (Penn Treebank): 's, n't, 're.
+        ("The person's phone isn't on", "the person's phone isn't on", "the person 's phone is n't on"),
+        ("they’re in; can't", "they’re in; can't", "they 're in ca n't"),
+        ("walk-in closet/3rd_floor", "walk-in closet/3rd_floor", "walk in closet 3rd floor"),
+        ("'sits' the parents' café", "'sits' the parents' café", "sits the parents café"),
+        ("... ?", "... ?", ""),
+        ("", "", ""),
+    ],
+)
+def test_words_of_fixed_sentences(sentence, whitespace, words):
+    assert _texts(sentence, "whitespace") == whitespace.split()
+    assert _texts(sentence, "words") == words.split()
+
+
+def test_default_style_is_words():
+    assert tokenize("On.") == [Token("on", 0, 2)]
+
+
+@pytest.mark.parametrize("style", ["whitespace", "words"])
+@pytest.mark.parametrize("sentence", ["A man's dog -- isn’t İN the\u00a0room, 2 times.", "x", " a  b "])
+def test_offsets_point_at_the_word_and_are_in_order(style, sentence):
+    tokens = tokenize(sentence, style)
+    assert tokens
+    last = 0
+    for token in tokens:
+        assert last <= token.start < token.end <= len(sentence)
+        assert sentence[token.start : token.end].lower().replace("’", "'") == token.text.replace("’", "'")
+        last = token.end
+
+
+def test_unknown_style_names_the_nearest():
+    with pytest.raises(UserError, match='Did you mean "words"'):
+        tokenize("a", "word")
