@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces it at every start
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, nearest
 
 # mode -> module of vmr_jax and its function (config, workdir, **the flags it names)
 MODES = {
@@ -50,13 +51,24 @@ def main(argv: list[str]) -> None:
         raise UserError(
             "Give --config=configs/NAME.py to train, or --workdir=DIR of a run with another --mode."
         )
-    config = FLAGS.config
-    if config is None:
-        config = experiment.load_config(Path(FLAGS.workdir))
+    config = experiment.load_config(Path(FLAGS.workdir)) if FLAGS.config is None else _given_config()
     workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
     module, function, names = MODES[FLAGS.mode]
     run = getattr(importlib.import_module(f"vmr_jax.{module}"), function)
     run(config, workdir, **{name: FLAGS[name].value for name in names})
+
+
+def _given_config():
+    try:
+        return FLAGS.config.unlock().lock()  # the first touch reports a file that was not found
+    except OSError:
+        known = sorted(
+            str(path) for path in Path("configs").glob("*.py") if path.stem not in ("__init__", "common")
+        )
+        raise UserError(
+            f"The file that --config names ({FLAGS['config'].config_filename}) does not exist."
+            f"{nearest(FLAGS['config'].config_filename, known)} There are: {', '.join(known)}."
+        ) from None
 
 
 def cli() -> None:

@@ -86,7 +86,8 @@ def main(_):
         f"{FLAGS.args}, features {FLAGS.features or 'of the config'}"
     )
     for column in (
-        "model", "dtype", "batch", "compile + first step", "step ms (p10-p90)", "steps/s", "examples/s", "peak memory",
+        "model", "dtype", "batch", "compile + first step", "step ms (p10-p90)", "steps/s", "examples/s",
+        "peak memory",
     ):  # fmt: skip
         table.add_column(column, justify="right")
     for name in FLAGS.models:

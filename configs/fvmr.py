@@ -45,14 +45,14 @@ def get_config(arg=None):
     config.optimizer.learning_rate = 2e-4
     if dataset == "storyboard":
         common.storyboard(config, options)
-        config.model.features = config.model.common = 96
+        config.model.features = config.model.common = 64
         config.model.warmup_epochs = 2
-        config.model.score_scale = True
-        config.optimizer.learning_rate = 2e-3
+        config.batch_size = 16
+        config.optimizer.learning_rate = 1e-3
         config.optimizer.schedule = "cosine"
         config.optimizer.warmup = "0.5 epochs"
         config.optimizer.clip_norm = 5.0
-        config.train_for = "8 epochs"
+        config.train_for = "10 epochs"
     else:
         common.charades_sta(config, options)
         config.train_for = "50 epochs"

@@ -15,7 +15,7 @@ def test_notebook_trains_and_plots(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     monkeypatch.setenv("VMR_JAX_WORKDIR", str(tmp_path / "run"))
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own draws into the notebook
     monkeypatch.setenv(
         "VMR_JAX_ARGUMENTS",
         f"--config.dataset.data_dir={tmp_path} --config.dataset.train_videos=20 --config.train_for=2steps "

@@ -42,7 +42,7 @@ def test_another_architecture_in_the_same_folder(finished, data_dir):
 
 
 def test_another_setting_in_the_same_folder(finished, data_dir):
-    with pytest.raises(UserError, match=r"config.optimizer.learning_rate: 0.002 -> 0.5"):
+    with pytest.raises(UserError, match=r"config.optimizer.learning_rate: 0.001 -> 0.5"):
         train(tiny_config(data_dir, optimizer__learning_rate=0.5), finished)
 
 

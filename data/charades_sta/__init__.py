@@ -3,16 +3,13 @@
 From: Gao, Sun, Yang, Nevatia, "TALL: Temporal Activity Localization via Language Query", ICCV 2017.
 """
 
-import contextlib
 import hashlib
-import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 from data.charades_sta import annotations
 from data.features import FeatureReader, open_features
-from vmr_jax.errors import UserError
+from data.preparing import prepare_once
 from vmr_jax.text.parse import parser_name
 
 log = logging.getLogger("vmr_jax")
@@ -31,9 +28,7 @@ def prepare(options):
     """Writes the records under `options.data_dir` unless they are there; returns their TFDS builder.
 
     The records' folder is named by the content of the annotation files, the options and the parser, so
-    records of other files or options are never met. TFDS writes to a folder of a random name and renames it
-    when it is complete, so what a killed preparation leaves behind is never read, and of two at the same time
-    the first to finish stays.
+    records of other files or options are never met.
 
     Args:
       options: has `data_dir`, `manual_dir`, `split_file`, `val_fraction`, `extra_queries` (see
@@ -42,8 +37,6 @@ def prepare(options):
     Raises:
       UserError: for missing or wrong annotation files, naming file and line.
     """
-    import tensorflow_datasets as tfds
-
     from data.charades_sta.builder import CharadesSta, CharadesStaConfig
 
     manual_dir = _manual_dir(options)
@@ -54,18 +47,7 @@ def prepare(options):
         extra_queries=options.extra_queries,
     )
     data_dir = Path(options.data_dir).expanduser()
-    with _quiet():
-        builder = CharadesSta(config=config, data_dir=data_dir)
-        if not builder.data_path.exists():
-            try:
-                builder.download_and_prepare(
-                    download_config=tfds.download.DownloadConfig(manual_dir=str(manual_dir))
-                )
-            except Exception as error:
-                # The rename fails where another process has put the same folder there meanwhile.
-                if not builder.data_path.exists():
-                    raise _explained(error, data_dir) from None
-            builder = CharadesSta(config=config, data_dir=data_dir)
+    builder = prepare_once(lambda: CharadesSta(config=config, data_dir=data_dir), data_dir, manual_dir)
     _report(builder.info.metadata)
     return builder
 
@@ -78,16 +60,6 @@ def features(options) -> FeatureReader:
 def word_vectors(options) -> None:
     """Returns None: the user brings word vectors (config.text.vectors)."""
     del options
-
-
-def _explained(error: Exception, data_dir: Path) -> Exception:
-    """What the user should see of an error of the preparation."""
-    if not isinstance(error, OSError):
-        return error
-    return UserError(
-        f"The records of Charades-STA cannot be written to {data_dir} ({error}). Make room there, or set "
-        "config.dataset.data_dir to another folder."
-    )
 
 
 def _manual_dir(options) -> Path:
@@ -119,19 +91,3 @@ def _report(metadata) -> None:
         extra["dropped"],
         metadata["parser"],
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS's announcements, progress bars and warnings from the console."""
-    import tensorflow_datasets as tfds
-    from absl import logging as absl_logging
-
-    tfds.disable_progress_bar()
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl_logging.set_verbosity(verbosity)

@@ -1,12 +1,10 @@
 """Storyboard: the embedded dataset, generated from a seed. A test bed; see README.md."""
 
-import contextlib
-import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from data.preparing import prepare_once
 from data.storyboard.render import SHAPES
 from data.storyboard.vectors import SENTENCE_DIM, vectors
 from vmr_jax.errors import UserError
@@ -36,9 +34,6 @@ MODALITIES = {
 def prepare(options):
     """Generates the records under `options.data_dir` unless they are there; returns their TFDS builder.
 
-    TFDS writes to a folder of a random name and renames it when it is complete, so what a killed
-    preparation leaves behind is never read, and of two at the same time the first to finish stays.
-
     Args:
       options: has `data_dir`, `seed` (int >= 0) and `train_videos` (int >= 1).
 
@@ -56,17 +51,7 @@ def prepare(options):
 
     config = StoryboardConfig.of(options.seed, options.train_videos)
     data_dir = Path(options.data_dir).expanduser()
-    with _quiet():
-        builder = Storyboard(config=config, data_dir=data_dir)
-        if builder.data_path.exists():
-            return builder
-        try:
-            builder.download_and_prepare()
-        except OSError:
-            # The rename fails where another process has put the same folder there meanwhile.
-            if not builder.data_path.exists():
-                raise
-        return Storyboard(config=config, data_dir=data_dir)
+    return prepare_once(lambda: Storyboard(config=config, data_dir=data_dir), data_dir)
 
 
 def features(options) -> None:
@@ -81,19 +66,3 @@ def word_vectors(options) -> tuple[list[str], np.ndarray]:
     """
     world = vectors(options.seed)
     return list(world.words), world.word_vectors * np.float32(_WORD_LENGTH)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS's announcements, progress bars and warnings from the console."""
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    tfds.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)

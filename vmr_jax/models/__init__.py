@@ -29,7 +29,6 @@ def create(name: str, **hyper_parameters) -> GroundingModel:
     for field in hyper_parameters:
         if field not in fields:
             raise UserError(
-                f'{name} has no hyper-parameter "{field}".{nearest(field, fields)} '
-                f"It has: {', '.join(fields)}."
+                f'{name} has no hyper-parameter "{field}".{nearest(field, fields)} It has: {", ".join(fields)}.'
             )
     return model_class(**hyper_parameters)
