@@ -598,7 +598,7 @@ def test_the_second_of_two_preparations_reads_the_first(prepared, tmp_path, monk
         raise FileExistsError("disk on fire")
 
     monkeypatch.setattr(Storyboard, "download_and_prepare", fail)
-    with pytest.raises(FileExistsError, match="disk on fire"):
+    with pytest.raises(UserError, match="disk on fire"):
         storyboard.prepare(_options(tmp_path / "elsewhere"))
 
 
