@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
     from vmr_jax import experiment, parallel
 
-    if FLAGS["verbosity"].using_default_value:
+    if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
     parallel.initialise_hosts()
     if FLAGS.config is None and FLAGS.workdir is None:

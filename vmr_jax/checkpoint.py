@@ -41,7 +41,8 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
             )
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            handlers = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         return self._manager
 
     def steps(self) -> list[int]:

@@ -32,12 +32,14 @@ def predict(config, workdir: Path, video: str | None, query: str | None, top: in
     experiment = Experiment(config, workdir)
     found, split = _find_video(experiment, video)
     spans, scores = moments_of(experiment, workdir, found, query)
-    table = Table(title=f'"{query}" in {video} ({found.duration:.1f} s, split {split})')
+    table = Table()
     for column in ("rank", "start (s)", "end (s)", "score"):
         table.add_column(column, justify="right")
     for i, ((start, end), score) in enumerate(zip(spans, scores), 1):
         table.add_row(str(i), f"{start:.2f}", f"{end:.2f}", f"{score:.4f}")
-    Console(width=None if Console().is_terminal else 100).print(table)
+    console = Console(width=None if Console().is_terminal else 100, highlight=False)
+    console.print(f'"{query}" in {video} ({found.duration:.1f} s, split {split})', markup=False)
+    console.print(table)
 
 
 def moments_of(
