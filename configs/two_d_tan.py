@@ -55,6 +55,7 @@ def get_config(arg=None):
         config.train_for = "10 epochs"
     else:
         common.charades_sta(config, options)
+        config.text.tokenizer = "whitespace_no_stop"
         if "vgg" in options or not set(options) & set(common.CHARADES_FEATURES):
             config.published = (("test", f"published, vgg, {proposal}", PUBLISHED[proposal]),)
     return config

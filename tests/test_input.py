@@ -202,6 +202,13 @@ def charades_config(root, tmp_path, **fields):
     return config.lock()
 
 
+def test_only_the_word_vectors_of_the_sentences_are_held(charades, tmp_path):
+    config = charades_config(charades, tmp_path)
+    assert not Experiment(config).vectors.known("a")  # no annotated sentence has it
+    asked = Experiment(config, sentences=["A person?"]).vectors
+    assert asked.known("a") and asked.known("opens")
+
+
 def test_missing_features_are_listed(charades, tmp_path):
     (charades / "clip" / "BBBBB.npz").unlink()
     with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*clip: BBBBB\. Bring"):

@@ -165,7 +165,14 @@ def _name(path) -> str:
 def _is_disk_trouble(error: Exception, folder: Path) -> bool:
     text = str(error).lower()
     words = ("no space left", "permission denied", "read-only", "resource_exhausted", "quota")
-    return any(word in text for word in words) or shutil.disk_usage(folder.anchor).free < 1 << 20
+    return any(word in text for word in words) or _free(folder) < 1 << 20
+
+
+def _free(folder: Path) -> int:
+    """Bytes left on the disk that holds `folder`, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,14 @@ class Experiment:
       model: the architecture.
     """
 
-    def __init__(self, config, workdir: Path | None = None):
-        """Opens everything; the vocabulary is read from `workdir` where a run has left one."""
+    def __init__(self, config, workdir: Path | None = None, sentences: Sequence[str] = ()):
+        """Opens everything; the vocabulary is read from `workdir` where a run has left one.
+
+        Args:
+          config: the resolved config.
+          workdir: folder of the run.
+          sentences: queries beyond the dataset's, whose word vectors will be asked for.
+        """
         self.config = config
         self.parallel = Parallel(config.parallel, config.num_devices)
         self.parallel.check_batch_size(config.batch_size, "config.batch_size")
@@ -79,7 +86,7 @@ class Experiment:
         make_model(config)  # a wrong name or hyper-parameter shows before any data is read
         self.dataset = input_lib.Dataset(config.dataset)
         self.vocabulary = self._open_vocabulary(workdir)
-        self.vectors = input_lib.open_word_vectors(config, self.dataset)
+        self.vectors = input_lib.open_word_vectors(config, self.dataset, sentences)
         self.model = make_model(config, len(self.vocabulary) + 2 if config.text.trainable else 0)
         input_lib.check_fields(config, self.model.requires())
         self._loaders: dict[str, input_lib.Loader] = {}

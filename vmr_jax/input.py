@@ -9,6 +9,7 @@ TensorFlow is imported inside functions, so that importing this module does not 
 
 import dataclasses
 import importlib
+import itertools
 import logging
 import pkgutil
 from collections.abc import Iterator, Sequence
@@ -163,6 +164,11 @@ class Dataset:
             raise UserError(f"The split {name} of {self.options.name} is empty; there is nothing to read.")
         return split
 
+    def sentences(self) -> Iterator[str]:
+        """Yields the sentences of every split."""
+        for name in self.split_names:
+            yield from (query.text for query in self._records(name).queries)
+
     def features(self, video: Video) -> np.ndarray:
         """Returns the clip features [n,D] of a video, native rows."""
         if self._store is not None:
@@ -202,10 +208,15 @@ def build_vocabulary(split: Split, tokenizer: str) -> list[str]:
     return sorted({token.text for q in split.queries for token in tokenize(q.text, tokenizer)})
 
 
-def open_word_vectors(config, dataset: Dataset) -> WordVectors:
-    """Opens `config.text.vectors`, or the dataset's own vectors where that is empty."""
+def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] = ()) -> WordVectors:
+    """Opens `config.text.vectors`, or the dataset's own vectors where that is empty.
+
+    Of a file only the words of the dataset and of `sentences` (a user's queries) are kept in memory.
+    """
     if config.text.vectors:
-        vectors = load_word_vectors(Path(config.text.vectors).expanduser())
+        every = itertools.chain(dataset.sentences(), sentences)
+        wanted = {token.text for text in every for token in tokenize(text, config.text.tokenizer)}
+        vectors = load_word_vectors(Path(config.text.vectors).expanduser(), wanted)
     elif dataset.word_vectors_of_dataset is not None:
         vectors = WordVectors(*dataset.word_vectors_of_dataset)
     else:

@@ -29,7 +29,7 @@ def predict(config, workdir: Path, video: str | None, query: str | None, top: in
         raise UserError(f"--top is {top}; it must be at least 1.")
     with config.unlocked():
         config.evaluation.keep = top
-    experiment = Experiment(config, workdir)
+    experiment = Experiment(config, workdir, sentences=[query])
     found, split = _find_video(experiment, video)
     spans, scores = moments_of(experiment, workdir, found, query)
     table = Table()

@@ -30,11 +30,24 @@ def test_words_of_fixed_sentences(sentence, whitespace, words):
     assert _texts(sentence, "words") == words.split()
 
 
+@pytest.mark.parametrize(
+    "sentence, expected",
+    [
+        ("Person opens the door.", "person opens the door"),
+        ("a. b, then c. \n", "a. b, then c"),  # only the last full stop goes; commas stay
+        ("he waits..", "he waits."),
+        ("no stop", "no stop"),
+    ],
+)
+def test_whitespace_no_stop_drops_one_final_full_stop(sentence, expected):
+    assert _texts(sentence, "whitespace_no_stop") == expected.split()
+
+
 def test_default_style_is_words():
     assert tokenize("On.") == [Token("on", 0, 2)]
 
 
-@pytest.mark.parametrize("style", ["whitespace", "words"])
+@pytest.mark.parametrize("style", ["whitespace", "whitespace_no_stop", "words"])
 @pytest.mark.parametrize("sentence", ["A man's dog -- isn’t İN the\u00a0room, 2 times.", "x", " a  b "])
 def test_offsets_point_at_the_word_and_are_in_order(style, sentence):
     tokens = tokenize(sentence, style)

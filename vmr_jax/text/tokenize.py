@@ -35,12 +35,21 @@ def _whitespace(text: str) -> list[Token]:
     return [Token(m.group().lower(), m.start(), m.end()) for m in _WHITESPACE.finditer(text)]
 
 
+def _whitespace_no_stop(text: str) -> list[Token]:
+    """2D-TAN on Charades-STA, where it drops the final full stop before it splits."""
+    return _whitespace(re.sub(r"\.\s*\Z", "", text))
+
+
 def _words(text: str) -> list[Token]:
     """Runs of letters and digits; clitics apart, as GloVe has them: person 's, do n't, they 're."""
     return [Token(m.group().lower().replace("’", "'"), m.start(), m.end()) for m in _WORDS.finditer(text)]
 
 
-STYLES: dict[str, Callable[[str], list[Token]]] = {"whitespace": _whitespace, "words": _words}
+STYLES: dict[str, Callable[[str], list[Token]]] = {
+    "whitespace": _whitespace,
+    "whitespace_no_stop": _whitespace_no_stop,
+    "words": _words,
+}
 
 
 def tokenize(text: str, style: str = "words") -> list[Token]:
@@ -49,8 +58,9 @@ def tokenize(text: str, style: str = "words") -> list[Token]:
     Args:
       text: the sentence.
       style: 'words' (lower-case runs of letters and digits, punctuation dropped, clitics split off as in the
-        Penn Treebank and so in GloVe) or 'whitespace' (2D-TAN, Zhang et al. 2020: lower-case, split at blanks,
-        punctuation stays on its word).
+        Penn Treebank and so in GloVe), 'whitespace' (2D-TAN, Zhang et al. 2020: lower-case, split at blanks,
+        punctuation stays on its word) or 'whitespace_no_stop' (the same after one final full stop is dropped,
+        2D-TAN's reading of Charades-STA).
 
     Returns:
       The words in order; empty for a sentence without any.
