@@ -16,6 +16,8 @@ from vmr_jax.errors import UserError
 MAX_VERBS = 4  # V, of the FVMR paper
 MAX_NOUNS = 6  # N, of the FVMR paper
 MAX_SPANS = 12  # spans of the static query
+MAX_WINDOWS = 32  # annotated moments of one query; QVHighlights has up to 25
+ANNOTATORS = 3  # of saliency, in QVHighlights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,11 @@ class Query:
     Attributes:
       qid: unique within the dataset.
       text: the sentence as annotated.
-      span: (start, end) in seconds, 0 <= start < end <= duration.
+      span: (start, end) in seconds, 0 <= start < end <= duration: the moment to learn.
+      windows: all annotated moments in seconds, for the metrics: the windows of QVHighlights, the
+        annotators of DiDeMo; empty means `span` alone.
+      tags: labels by which results are broken down, such as the query type of TVR; without blanks.
+      saliency: [clips, ANNOTATORS] int scores 0 to 4 of each clip, -1 where none was given, or None.
       verbs: character spans of the predicates, at most MAX_VERBS.
       nouns: character spans of the arguments, at most MAX_NOUNS.
       edges: (verb, noun) index pairs: noun is an argument of verb.
@@ -36,6 +42,9 @@ class Query:
     qid: str
     text: str
     span: tuple[float, float]
+    windows: Sequence[tuple[float, float]] = ()
+    tags: Sequence[str] = ()
+    saliency: np.ndarray | None = None
     verbs: Sequence[tuple[int, int]] = ()
     nouns: Sequence[tuple[int, int]] = ()
     edges: Sequence[tuple[int, int]] = ()
@@ -45,9 +54,15 @@ class Query:
 
 def check_query(query: Query, duration: float, where: str) -> None:
     """Raises UserError, naming `where` (file and row), for an empty sentence or an impossible moment."""
-    start, end = query.span
     if not query.text.strip():
         raise UserError(f"{where}: the sentence is empty. Write one or delete the row.")
+    if len(query.windows) > MAX_WINDOWS:
+        raise UserError(f"{where}: {len(query.windows)} moments; at most {MAX_WINDOWS} are kept for one query.")
+    for start, end in (query.span, *query.windows):
+        _check_moment(start, end, duration, where)
+
+
+def _check_moment(start: float, end: float, duration: float, where: str) -> None:
     if not (math.isfinite(start) and math.isfinite(end)):
         raise UserError(f"{where}: the moment {start} to {end} s is not a pair of finite numbers.")
     if start >= end:
@@ -63,13 +78,16 @@ def check_query(query: Query, duration: float, where: str) -> None:
         )
 
 
-def feature_spec(embedded: Mapping[str, tuple[int | None, ...]], sentence_dim: int = 0):
+def feature_spec(
+    embedded: Mapping[str, tuple[int | None, ...]], sentence_dim: int = 0, saliency_clips: int = 0
+):
     """The TFDS features of a record.
 
     Args:
       embedded: shapes of the arrays stored in the record itself, such as {'rgb': (None, 64)}; empty
         where features are read from the user's files.
       sentence_dim: width of the sentence vector, 0 where the dataset has none.
+      saliency_clips: most clips with saliency scores, 0 where the dataset has none.
     """
     import tensorflow_datasets as tfds
 
@@ -77,6 +95,8 @@ def feature_spec(embedded: Mapping[str, tuple[int | None, ...]], sentence_dim: i
         "qid": tfds.features.Text(),
         "text": tfds.features.Text(),
         "span": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+        "windows": tfds.features.Tensor(shape=(MAX_WINDOWS, 2), dtype=np.float32),
+        "tags": tfds.features.Text(),
         "verbs": tfds.features.Tensor(shape=(MAX_VERBS, 2), dtype=np.int32),
         "nouns": tfds.features.Tensor(shape=(MAX_NOUNS, 2), dtype=np.int32),
         "edges": tfds.features.Tensor(shape=(MAX_VERBS, MAX_NOUNS), dtype=np.uint8),
@@ -84,6 +104,8 @@ def feature_spec(embedded: Mapping[str, tuple[int | None, ...]], sentence_dim: i
     }
     if sentence_dim:
         query["sentence"] = tfds.features.Tensor(shape=(sentence_dim,), dtype=np.float32)
+    if saliency_clips:
+        query["saliency"] = tfds.features.Tensor(shape=(saliency_clips, ANNOTATORS), dtype=np.int32)
     return tfds.features.FeaturesDict(
         {
             "video": tfds.features.Text(),
@@ -121,6 +143,8 @@ def _query_record(query: Query) -> dict:
         "qid": query.qid,
         "text": query.text,
         "span": np.asarray(query.span, np.float32),
+        "windows": _padded(query.windows or (query.span,), MAX_WINDOWS, np.float32),
+        "tags": " ".join(query.tags),
         "verbs": _padded(query.verbs, MAX_VERBS),
         "nouns": _padded(query.nouns, MAX_NOUNS),
         "edges": edges,
@@ -128,12 +152,14 @@ def _query_record(query: Query) -> dict:
     }
     if query.sentence is not None:
         row["sentence"] = np.asarray(query.sentence, np.float32)
+    if query.saliency is not None:
+        row["saliency"] = np.asarray(query.saliency, np.int32)
     return row
 
 
-def _padded(spans: Sequence[tuple[int, int]], size: int) -> np.ndarray:
-    """[size,2] int32, -1 where there is no span."""
-    rows = np.full((size, 2), -1, np.int32)
+def _padded(spans: Sequence[tuple[float, float]], size: int, dtype=np.int32) -> np.ndarray:
+    """[size,2], -1 where there is no span."""
+    rows = np.full((size, 2), -1, dtype)
     for i, span in enumerate(list(spans)[:size]):
         rows[i] = span
     return rows

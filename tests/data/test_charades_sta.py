@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import charades_sta, schema
+from data import charades_sta, records, schema
 from data.charades_sta import annotations
 from data.features import build_feature_store, missing
 from vmr_jax.errors import UserError
@@ -63,6 +63,10 @@ def _options(manual_dir, data_dir, **changes):
     return ml_collections.ConfigDict({**options, **changes})
 
 
+def _annotations(manual_dir, **changes):
+    return records.read(charades_sta.SOURCE, _options(manual_dir, "unused", **changes))
+
+
 def _queries(found):
     """Split -> [(qid, text, span)] in order."""
     return {
@@ -72,7 +76,7 @@ def _queries(found):
 
 
 def test_rows_are_clipped_dropped_and_named_by_their_place_in_the_file(folder):
-    found = annotations.read(folder)
+    found = _annotations(folder)
     assert _queries(found) == {
         "train": [
             ("AAAAA-0", "a person is putting a book on a shelf.", (0.0, 6.9)),
@@ -93,10 +97,10 @@ def test_rows_are_clipped_dropped_and_named_by_their_place_in_the_file(folder):
 
 
 def test_windows_line_ends_and_byte_order_marks(folder):
-    expected = annotations.read(folder)
+    expected = _annotations(folder)
     for path in list(folder.iterdir()):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    found = annotations.read(folder)
+    found = _annotations(folder)
     assert found == expected
 
 
@@ -104,7 +108,7 @@ def test_missing_files_are_listed_at_once(folder):
     (folder / "charades_sta_test.txt").unlink()
     (folder / "Charades_v1_train.csv").unlink()
     with pytest.raises(UserError) as error:
-        annotations.read(folder)
+        _annotations(folder)
     message = str(error.value)
     assert "charades_sta_test.txt, Charades_v1_train.csv missing" in message
     assert "Gao et al." in message and "Allen Institute for AI" in message and "README.md" in message
@@ -113,7 +117,7 @@ def test_missing_files_are_listed_at_once(folder):
 @pytest.mark.parametrize("field", ["split_file", "extra_queries"])
 def test_named_file_that_is_absent(folder, field):
     with pytest.raises(UserError, match=rf"config\.dataset\.{field} names .*nowhere"):
-        annotations.read(folder, **{field: "nowhere"})
+        _annotations(folder, **{field: "nowhere"})
 
 
 @pytest.mark.parametrize(
@@ -136,13 +140,13 @@ def test_defects_of_a_row_name_file_and_line(folder, row, message):
         r"charades_sta_test\.txt, line 1: " if row.startswith("EEEEE") else r"charades_sta_train\.txt, line 8: "
     )
     with pytest.raises(UserError, match=at + ".*" + message):
-        annotations.read(folder)
+        _annotations(folder)
 
 
 def test_text_that_is_not_utf8_names_the_line(folder):
     (folder / "charades_sta_train.txt").write_bytes(TRAIN.encode() + "AAAAA 0 1##café\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"charades_sta_train\.txt, line 7: not UTF-8"):
-        annotations.read(folder)
+        _annotations(folder)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_text_that_is_not_utf8_names_the_line(folder):
 def test_defects_of_the_csv(folder, text, message):
     (folder / "Charades_v1_train.csv").write_text(text)
     with pytest.raises(UserError, match=r"Charades_v1_train\.csv.*" + message):
-        annotations.read(folder)
+        _annotations(folder)
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ def test_defects_of_the_csv(folder, text, message):
 def test_validation_videos_come_from_training_and_depend_on_ids_alone(folder):
     # sha256sum of AAAAA, BBBBB, CCCCC, DDDDD begins with 1177, 0fad, 17b8, 0efd: a quarter of the four training
     # videos is DDDDD.
-    found = annotations.read(folder, val_fraction=0.25)
+    found = _annotations(folder, val_fraction=0.25)
     assert {name: [v.id for v in videos] for name, videos in found.splits.items()} == {
         "train": ["AAAAA", "BBBBB"],
         "val": ["DDDDD"],
@@ -176,24 +180,24 @@ def test_validation_videos_come_from_training_and_depend_on_ids_alone(folder):
     }
     rows = TRAIN.splitlines(keepends=True)
     (folder / "charades_sta_train.txt").write_text("".join(reversed(rows)))
-    assert [v.id for v in annotations.read(folder, val_fraction=0.25).splits["val"]] == ["DDDDD"]
+    assert [v.id for v in _annotations(folder, val_fraction=0.25).splits["val"]] == ["DDDDD"]
     # Half of them: DDDDD and BBBBB, in file order.
-    assert [v.id for v in annotations.read(folder, val_fraction=0.5).splits["val"]] == ["DDDDD", "BBBBB"]
+    assert [v.id for v in _annotations(folder, val_fraction=0.5).splits["val"]] == ["DDDDD", "BBBBB"]
 
 
 def test_any_fraction_takes_at_least_one_video(folder):
-    assert [v.id for v in annotations.read(folder, val_fraction=0.001).splits["val"]] == ["DDDDD"]
+    assert [v.id for v in _annotations(folder, val_fraction=0.001).splits["val"]] == ["DDDDD"]
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_val_fraction_out_of_range(folder, fraction):
     with pytest.raises(UserError, match="config.dataset.val_fraction"):
-        annotations.read(folder, val_fraction=fraction)
+        _annotations(folder, val_fraction=fraction)
 
 
 def _split(folder, splits):
     (folder / "split.json").write_text(splits if isinstance(splits, str) else json.dumps(splits))
-    return annotations.read(folder, "split.json", val_fraction=0.5)
+    return _annotations(folder, split_file="split.json", val_fraction=0.5)
 
 
 def test_split_file_goes_over_both_official_files_and_ignores_val_fraction(folder):
@@ -239,7 +243,7 @@ def test_defects_of_a_split_file(folder, splits, message):
 def _extra(folder, *rows, **options):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / "extra.jsonl").write_text("\n".join(lines) + "\n")
-    return annotations.read(folder, extra_queries="extra.jsonl", **options)
+    return _annotations(folder, extra_queries="extra.jsonl", **options)
 
 
 def test_extra_queries_reach_training_videos_only(folder):
@@ -269,7 +273,9 @@ def test_extra_queries_reach_training_videos_only(folder):
         "EEEEE-0",
         "EEEEE-1",
     ]
-    assert found.extra == {"used": 2, "left_out": 4, "dropped": 1}
+    assert list(found.counts.values()) == [2, 4, 1]  # used, of other videos, empty after clipping
+    tags = {q.qid: q.tags for q in found.splits["train"][1].queries}
+    assert tags == {"BBBBB-0": (), "BBBBB-x0": ("extra",), "BBBBB-x2": ("extra",)}
 
 
 @pytest.mark.parametrize(
@@ -354,7 +360,7 @@ def test_prepared_once_and_anew_after_a_change(folder, tmp_path):
 def test_another_parser_prepares_anew(folder, tmp_path, monkeypatch):
     options = _options(folder, tmp_path / "data")
     first = charades_sta.prepare(options)
-    monkeypatch.setattr(charades_sta, "parser_name", lambda: "another")
+    monkeypatch.setattr(records, "parser_name", lambda: "another")
     assert charades_sta.prepare(options).data_path != first.data_path
 
 
@@ -378,14 +384,13 @@ def test_data_dir_that_cannot_be_written(folder, tmp_path):
 
 _KILLED = """
 import os, sys, ml_collections
-from data import charades_sta
-from data.charades_sta import builder
-original = builder._query
+from data import charades_sta, records
+original = records.query_of
 def dies(sentence):
     if sentence.qid == "EEEEE-1":
         os._exit(9)
     return original(sentence)
-builder._query = dies
+records.query_of = dies
 charades_sta.prepare(ml_collections.ConfigDict(eval(sys.argv[1])))
 """
 
@@ -429,10 +434,10 @@ def _counts(found):
 
 @needs_shared
 def test_official_counts():
-    found = annotations.read(SHARED)
+    found = _annotations(SHARED)
     expected = charades_sta.PUBLISHED_COUNTS
     assert _counts(found) == {name: (c["videos"], c["queries"]) for name, c in expected.items()}
-    assert len(found.dropped) == expected["train"]["rows"] - expected["train"]["queries"] == 4
+    assert len(found.dropped) == 12408 - expected["train"]["queries"] == 4
     assert all(place.startswith("charades_sta_train.txt:") for place in found.dropped)
     # 1,805 + 562 ends lie after the video's end (README of the data); 3 of those rows are among the dropped.
     assert found.clipped == 1805 + 562 - 3
@@ -440,7 +445,7 @@ def test_official_counts():
 
 @needs_shared
 def test_validation_takes_training_queries_only():
-    whole, split = annotations.read(SHARED), annotations.read(SHARED, val_fraction=0.05)
+    whole, split = _annotations(SHARED), _annotations(SHARED, val_fraction=0.05)
     ids = {name: {v.id for v in videos} for name, videos in split.splits.items()}
     assert not ids["train"] & ids["val"]
     assert ids["train"] | ids["val"] == {v.id for v in whole.splits["train"]}
@@ -452,20 +457,20 @@ def test_validation_takes_training_queries_only():
 def test_query_names_are_those_of_published_predictions():
     path = SHARED / "../predictions/cbp_charades_predict_proposals_test_nms_0.55.json"
     published = json.loads(path.read_text())["results"]
-    found = annotations.read(SHARED)
+    found = _annotations(SHARED)
     assert {q.qid for video in found.splits["test"] for q in video.queries} == set(published)
 
 
 @needs_shared
 def test_clip_split_and_its_extra_queries():
-    found = annotations.read(SHARED, "clip_subset_splits.json", extra_queries="action_queries.jsonl")
+    found = _annotations(SHARED, split_file="clip_subset_splits.json", extra_queries="action_queries.jsonl")
     official = [q for videos in found.splits.values() for v in videos for q in v.queries if "-x" not in q.qid]
     assert len(official) == 2412 + 357 + 951
     counts = _counts(found)
     assert (counts["val"], counts["test"]) == ((126, 357), (350, 951))
-    assert counts["train"] == (858, 2412 + found.extra["used"])
+    assert counts["train"] == (858, 2412 + found.counts["extra training queries used"])
     # All rows of the jsonl have one window.
-    assert sum(found.extra.values()) == 13308
+    assert sum(found.counts.values()) == 13308
     reader = charades_sta.features(_options(SHARED, "unused", features="clip_vit_b32_1fps"))
     assert not missing(reader, [v.id for videos in found.splits.values() for v in videos])
     assert len(reader.ids) == 1334

@@ -485,7 +485,7 @@ def test_records_are_the_scenes(prepared, generated):
                 np.testing.assert_array_equal(row[name], arrays[name])
             for field, column in row["queries"].items():
                 expected = [query[field] for query in record["queries"]]
-                if field in ("qid", "text"):
+                if field in ("qid", "text", "tags"):
                     assert [text.decode() for text in column] == expected
                 else:
                     np.testing.assert_array_equal(column, np.stack(expected))

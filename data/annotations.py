@@ -1,0 +1,295 @@
+"""Annotation files: what every dataset reads into, and the reading that they share.
+
+A dataset's own `annotations.py` turns its files into `Annotations`; `data/records.py` turns those into records.
+Rules that all of them follow: times are seconds; a moment is cut to its video and counted; one that is empty
+then is dropped, counted and named; everything else that is wrong is a UserError that names file and row. Files
+are UTF-8, with or without a byte order mark, with either kind of line ends.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmr_jax.errors import UserError, nearest
+
+SPLITS = ("train", "val", "test")  # that a user's split file can name
+
+_WORD = re.compile(r"[^\W_]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """A query before it is parsed; the fields are those of `schema.Query`."""
+
+    qid: str
+    text: str
+    span: tuple[float, float]
+    windows: Sequence[tuple[float, float]] = ()
+    tags: Sequence[str] = ()
+    saliency: np.ndarray | None = None
+
+
+@dataclasses.dataclass
+class Video:
+    """A video with its queries in file order."""
+
+    id: str
+    duration: float
+    source: str  # the file that annotates it
+    queries: list[Sentence] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Annotations:
+    """Videos of each split, and what was put right on the way.
+
+    Attributes:
+      splits: split -> its videos in file order, those without a query left out.
+      dropped: 'file:line' or 'file, video, row' of the rows that are empty after clipping.
+      clipped: number of kept rows whose start or end was cut.
+      counts: other defects and choices, such as {'extra training queries used': 8580}, for the log.
+    """
+
+    splits: dict[str, list[Video]]
+    dropped: list[str] = dataclasses.field(default_factory=list)
+    clipped: int = 0
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def sentence(text: Any, where: str) -> str:
+    """The sentence without blanks around it; UserError where it has no word."""
+    if not isinstance(text, str) or not _WORD.search(text):
+        raise UserError(f"{where}: the sentence is empty. Write one or delete the row.")
+    return text.strip()
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(value if value is not None else "")
+    except (ValueError, TypeError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def clip(start: float, end: float, duration: float) -> tuple[float, float] | None:
+    """The moment within the video, None where nothing of it is left."""
+    start, end = max(start, 0.0), min(end, duration)
+    return (start, end) if start < end else None
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def require_files(manual_dir: Path, names: Iterable[str], dataset: str, source: str) -> list[Path]:
+    """Returns the paths of the files; raises one UserError that lists all that are missing.
+
+    Args:
+      manual_dir: the user's folder.
+      names: files in it.
+      dataset: folder of `data/`, whose README is named.
+      source: from whom the files are, a sentence.
+    """
+    names = list(names)
+    absent = [name for name in names if not (manual_dir / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{dataset} is not complete in {manual_dir.absolute()}: {', '.join(absent)} missing. {source} Set "
+            f"config.dataset.manual_dir to the folder that holds them; see data/{dataset}/README.md."
+        )
+    return [manual_dir / name for name in names]
+
+
+def text_of(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark."""
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from None
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields (number from 1, line without blanks around it) of the lines that are not blank."""
+    for i, line in enumerate(text_of(path).split("\n"), 1):
+        if line.strip():
+            yield i, line.strip()
+
+
+def json_of(path: Path) -> Any:
+    """The content of a JSON file; UserError for an empty or damaged one, and for a key that stands twice."""
+    text = text_of(path)
+    if not text.strip():
+        raise UserError(f"{path} is empty. Get it again.")
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: no valid JSON ({error.msg}). The file is damaged or cut short; get "
+            "it again."
+        ) from None
+
+
+def _unique(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise UserError(f'{path}: the key "{twice}" stands twice. Remove one of the two entries.')
+    return found
+
+
+def jsonl_of(path: Path) -> Iterator[tuple[int, dict]]:
+    """Yields (line from 1, object) of a file with one JSON object a line; UserError where there is none."""
+    found = False
+    for i, line in lines_of(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f'{path}, line {i}: no valid JSON ({error.msg}): "{line[:80]}".') from None
+        if not isinstance(row, dict):
+            raise UserError(f'{path}, line {i}: expected an object {{...}}, found "{line[:80]}".')
+        found = True
+        yield i, row
+    if not found:
+        raise UserError(f"{path} is empty. Get it again.")
+
+
+def video_table(path: Path, dropped: list[str], seconds_of=None, tags_of=None) -> tuple[list[Video], int]:
+    """Reads {"VIDEO": {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}.
+
+    The layout of ActivityNet Captions, TACoS and most out-of-distribution splits. The k-th sentence of a video
+    gets the qid "VIDEO-k", counted from 0 over all of its rows.
+
+    Args:
+      path: the file.
+      dropped: gets the place of every row that is empty after clipping.
+      seconds_of: (entry, where) -> (duration, timestamps) in seconds, where the layout differs.
+      tags_of: (entry, k) -> tags of the k-th sentence.
+
+    Returns:
+      The videos that have a query, and the number of clipped rows.
+    """
+    table = json_of(path)
+    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+        raise UserError(f'{path}: expected {{"VIDEO": {{"timestamps": ..., "sentences": ...}}, ...}}.')
+    videos, clipped = [], 0
+    for video_id, entry in table.items():
+        where = f"{path}, video {video_id}"
+        duration, times = (seconds_of or _seconds)(entry, where)
+        texts = entry.get("sentences")
+        if not isinstance(texts, list) or len(texts) != len(times):
+            raise UserError(
+                f'{where}: {len(times)} "timestamps" and {len(texts) if isinstance(texts, list) else "no"} '
+                '"sentences"; expected one sentence for each moment. Correct the entry.'
+            )
+        video = Video(video_id, duration, path.name)
+        for k, ((start, end), text) in enumerate(zip(times, texts)):
+            span = clip(start, end, duration)
+            if span is None:
+                dropped.append(f"{path.name}, {video_id}, row {k}")
+                continue
+            clipped += span != (start, end)
+            tags = tags_of(entry, k) if tags_of else ()
+            video.queries.append(
+                Sentence(f"{video_id}-{k}", sentence(text, f"{where}, row {k}"), span, tags=tags)
+            )
+        if video.queries:
+            videos.append(video)
+    return videos, clipped
+
+
+def _seconds(entry: Mapping[str, Any], where: str) -> tuple[float, list[tuple[float, float]]]:
+    return positive(entry.get("duration"), f'{where}: "duration"'), moments(entry.get("timestamps"), where)
+
+
+def positive(value: Any, what: str) -> float:
+    """A positive number; UserError naming `what` otherwise."""
+    found = number(value)
+    if found is None or found <= 0:
+        raise UserError(f"{what} is {value!r}; expected a positive number. Correct the entry.")
+    return found
+
+
+def moments(value: Any, where: str) -> list[tuple[float, float]]:
+    """Pairs of finite numbers from [[start, end], ...]; UserError otherwise."""
+    if not isinstance(value, list):
+        raise UserError(f'{where}: "timestamps" is {type(value).__name__}; expected [[start, end], ...].')
+    found = []
+    for k, pair in enumerate(value):
+        ends = [number(t) for t in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
+        if None in ends:
+            raise UserError(f"{where}, row {k}: the moment is {pair!r}; expected [start, end]. Correct it.")
+        found.append((ends[0], ends[1]))
+    return found
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+def hold_out(ids: Iterable[str], fraction: float) -> set[str]:
+    """A part of the ids, those with the smallest SHA-256: the same everywhere, whatever the order."""
+    ids = list(ids)
+    if not 0 <= fraction < 1:
+        raise UserError(f"config.dataset.val_fraction is {fraction}; expected 0 <= val_fraction < 1.")
+    ranked = sorted(ids, key=lambda video_id: hashlib.sha256(video_id.encode()).hexdigest())
+    return set(ranked[: max(1, round(fraction * len(ids)))]) if fraction else set()
+
+
+def refuse_shared_videos(splits: Mapping[str, Iterable[Video]], where: str) -> None:
+    """Raises UserError where a video of the split train is also in another split."""
+    training = {video.id for video in splits.get("train", ())}
+    for name, videos in splits.items():
+        shared = [] if name == "train" else [v.id for v in videos if v.id in training]
+        if shared:
+            raise UserError(
+                f"{where}: {len(shared)} videos of {name} are also in train, such as {shared[0]}; what is "
+                "tested must not be trained on. Remove them from one of the two."
+            )
+
+
+def read_split_file(path: Path, known: Iterable[str]) -> dict[str, list[str]]:
+    """A user's split {"train": [video ids], "val": [...], "test": [...]}; val may be absent.
+
+    Its videos must be in `known`, and in one split each. Splits come in the order of `SPLITS`; an id that
+    stands twice in its list counts once.
+    """
+    splits = json_of(path)
+    if not isinstance(splits, dict) or not all(
+        isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in splits.values()
+    ):
+        raise UserError(f'{path}: expected {{"train": [video ids], "val": [video ids], "test": [video ids]}}.')
+    for name in splits:
+        if name not in SPLITS:
+            raise UserError(
+                f'{path} names a split "{name}".{nearest(name, SPLITS)} Known: {", ".join(SPLITS)}.'
+            )
+    for name in ("train", "test"):
+        if name not in splits:
+            raise UserError(f'{path} has no split "{name}"; at least train and test are needed. Add it.')
+    known, owner = set(known), {}
+    for name, ids in splits.items():
+        unknown = [i for i in ids if i not in known]
+        if unknown:
+            raise UserError(
+                f"{path}: {len(unknown)} videos of {name} have no annotations: {', '.join(unknown[:10])}."
+                f"{nearest(unknown[0], known)} Remove them."
+            )
+        for video_id in ids:
+            if owner.setdefault(video_id, name) != name:
+                raise UserError(
+                    f'{path}: the video "{video_id}" is in {owner[video_id]} and in {name}. A video belongs to '
+                    "one split; remove it from the other."
+                )
+    return {name: list(dict.fromkeys(splits[name])) for name in SPLITS if name in splits}
