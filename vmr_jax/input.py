@@ -67,16 +67,17 @@ class Dataset:
 
     Args:
       options: `config.dataset`; `options.name` is a folder of `data/`.
+      annotations_only: leaves the features alone, which scoring does not need.
     """
 
-    def __init__(self, options):
+    def __init__(self, options, annotations_only: bool = False):
         self.options = options
         self._module = dataset_module(options.name)
         self._builder = self._module.prepare(options)
         self._store = None
         self._read: dict[str, Split] = {}
         self._splits: dict[str, Split] = {}
-        reader = self._module.features(options)
+        reader = None if annotations_only else self._module.features(options)
         if reader is not None:
             self._open_features(reader)
         self.word_vectors_of_dataset = self._module.word_vectors(options)
@@ -185,13 +186,16 @@ def dataset_module(name: str):
 
 
 def _query(row: dict[str, Any]) -> schema.Query:
-    def spans(rows):
-        return [(int(a), int(b)) for a, b in rows if a >= 0]
+    def spans(rows, number=int):
+        return [(number(a), number(b)) for a, b in rows if a >= 0]
 
     return schema.Query(
         qid=row["qid"].decode(),
         text=row["text"].decode(),
         span=(float(row["span"][0]), float(row["span"][1])),
+        windows=spans(row["windows"], float),
+        tags=row["tags"].decode().split(),
+        saliency=row.get("saliency"),
         verbs=spans(row["verbs"]),
         nouns=spans(row["nouns"]),
         edges=[(int(v), int(n)) for v, n in np.argwhere(row["edges"])],
