@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, and damage is noticed."""
 
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -113,3 +114,18 @@ def test_other_shapes_name_the_parameter(tmp_path, parallel):
     with pytest.raises(UserError, match=r"params/a/kernel is \(3, 4\) there and \(5, 4\) in this config"):
         checkpoints.restore(parallel.abstract(state_of(0, width=5)))
     assert checkpoints.steps() == [1]  # not mistaken for damage
+
+
+def test_full_disk_is_told_before_anything_is_written(tmp_path, parallel, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    state = parallel.replicate(state_of(1))
+    checkpoints.save(1, state, {"step": 1})
+    # The arrays take 4 + 3 * 4 * 4 + 2 * 2 = 56 bytes, beside 2**18 for what else a checkpoint holds.
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**18 + 55))
+    with pytest.raises(UserError, match=r"The disk of .*c is full: a checkpoint takes 0\.3 MiB, 0\.3 MiB are"):
+        checkpoints.save(2, state, {"step": 2})
+    assert checkpoints.steps() == [1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**18 + 56))
+    checkpoints.save(2, state, {"step": 2})
+    assert checkpoints.steps() == [1, 2]

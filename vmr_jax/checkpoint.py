@@ -22,6 +22,8 @@ from vmr_jax.writer import disk_error
 
 log = logging.getLogger("vmr_jax")
 
+_SPARE = 1 << 18  # bytes of a checkpoint that are not arrays, and of the run's other files
+
 
 class Checkpoints:
     """The checkpoints of one folder, by step.
@@ -53,6 +55,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Saves a state and a JSON position, replacing a checkpoint of the same step."""
+        self._require_space(state)
         manager = self._open()
         try:
             if step in manager.all_steps():
@@ -75,6 +78,17 @@ class Checkpoints:
                     "command again to resume."
                 ) from None
             raise
+
+    def _require_space(self, state: Any) -> None:
+        """Fails before anything is written, because Orbax reports a full disk in many tracebacks."""
+        needed = sum(leaf.nbytes for _, leaf in _leaves(state)) + _SPARE
+        free = _free(self.folder)
+        if free < needed:
+            raise UserError(
+                f"The disk of {self.folder} is full: a checkpoint takes {needed / 2**20:.1f} MiB, "
+                f"{free / 2**20:.1f} MiB are free. What was saved before is intact; free space and give the "
+                "same command again to resume."
+            )
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
         """Restores the newest good state (of `step`, if given) into an abstract tree with shardings.
