@@ -5,10 +5,12 @@ A config is a locked ConfigDict. Its argument is `dataset[,option...]`: `charade
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import ml_collections
 
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.text import tokenize
 
 
 def base(model: str) -> ml_collections.ConfigDict:
@@ -38,6 +40,7 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.text.dim = 300  # W
     config.text.tokenizer = "words"
     config.text.max_words = 20  # L
+    config.text.characters = tokenize.CHARACTERS  # with ids from 2 on, for architectures that read them
     config.text.trainable = False
 
     config.optimizer = ml_collections.ConfigDict()
@@ -46,6 +49,7 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.0
+    config.optimizer.no_decay = ""  # path regex of the parameters without weight decay
     config.optimizer.clip_norm = 0.0  # 0: off
     config.optimizer.schedule = "constant"  # 'cosine', 'linear', 'step'
     config.optimizer.warmup = "0 steps"
@@ -64,6 +68,8 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.evaluation.strict = False  # True: IoU > m
     config.evaluation.nms_threshold = 0.5
     config.evaluation.keep = 5
+    config.evaluation.discounted = False  # dR@n,IoU=m too, at the end
+    config.evaluation.sanity = ("blind", "shuffled")  # each one more pass over what is evaluated; (): none
 
     config.published = ()  # (split, row name, ((metric, value), ...))
     return config
@@ -114,29 +120,156 @@ def storyboard(config: ml_collections.ConfigDict, options: tuple[str, ...] = ())
     config.text.dim = 50
 
 
-# option -> (file or folder of the field, feature dimension)
-CHARADES_FEATURES = {
-    "vgg": ("vgg_rgb_features.hdf5", 4096),
-    "i3d": ("i3d_finetuned", 1024),
-    "clip": ("clip_vit_b32_1fps", 512),
+class Features(NamedTuple):
+    """A feature variant of a dataset: what an option such as `vgg` stands for."""
+
+    path: str  # file or folder as the field names it; several, with commas between them, are concatenated
+    dim: int  # D
+    stride: float = 0.0  # seconds per row as its source states; 0: not stated
+    key: str = ""  # of the array; '': the usual ones
+
+
+_CHARADES = {
+    "vgg": Features("vgg_rgb_features.hdf5", 4096, 1 / 6),
+    "i3d": Features("i3d_finetuned", 1024),
+    "clip": Features("clip_vit_b32_1fps", 512, 1.0),
 }
-CHARADES_OPTIONS = tuple(CHARADES_FEATURES)
+_ACTIVITYNET = {
+    "c3d": Features("sub_activitynet_v1-3.c3d.hdf5", 500),
+    "i3d": Features("i3d", 1024),
+    "clip": Features("clip_vit_32_features.hdf5", 512),
+}
+# dataset -> option -> variant; the first is the default.
+FEATURES = {
+    "charades_sta": _CHARADES,
+    "charades_cd": _CHARADES,
+    "charades_cg": _CHARADES,
+    "activitynet_captions": _ACTIVITYNET,
+    "activitynet_cd": _ACTIVITYNET,
+    "activitynet_cg": _ACTIVITYNET,
+    "tacos": {"c3d": Features("tall_c3d_features.hdf5", 4096)},
+    "didemo": {
+        "vgg": Features("average_fc7.h5", 4096, 5.0),
+        "flow": Features("average_global_flow.h5", 1024, 5.0),
+    },
+    "tempo": {
+        "rgb": Features("average_rgb_feats.h5", 4096, 5.0),
+        "flow": Features("average_flow_feats.h5", 1024, 5.0),
+    },
+    "tvr": {
+        "resnet_i3d": Features("tvr_resnet152_rgb_max_i3d_rgb600_avg_cat_cl-1.5.h5", 3072, 1.5),
+        "resnet": Features("tvr_resnet152_rgb_max_cl-1.5.h5", 2048, 1.5),
+        "i3d": Features("tvr_i3d_rgb600_avg_cl-1.5.h5", 1024, 1.5),
+    },
+    "qvhighlights": {
+        "slowfast_clip": Features("slowfast_features,clip_features", 2304 + 512, 2.0),
+        "clip": Features("clip_features", 512, 2.0),
+    },
+    "jsonl": {},
+}
+
+# dataset -> options that are not features; the first of each group is the default.
+_CONVENTIONS = ("2d_tan", "vslnet", "lgi")
+_CHOICES = {
+    "activitynet_captions": {"convention": _CONVENTIONS},
+    "tacos": {"version": ("2d_tan", "tall")},
+    "tempo": {"version": ("tl", "hl")},
+}
+
+# dataset -> (clips T of a moment map, offsets kept at each scale of a sparse map). 2D-TAN has published those
+# of Charades-STA, ActivityNet Captions and TACoS; DiDeMo's six chunks give its 21 segments; others are ours.
+MAPS = {
+    "charades_sta": (16, (16,)),
+    "charades_cd": (16, (16,)),
+    "charades_cg": (16, (16,)),
+    "activitynet_captions": (64, (16, 8, 8)),
+    "activitynet_cd": (64, (16, 8, 8)),
+    "activitynet_cg": (64, (16, 8, 8)),
+    "tacos": (128, (16, 8, 8, 8)),
+    "didemo": (6, (6,)),
+    "tempo": (6, (6,)),
+    "tvr": (64, (16, 8, 8)),
+    "qvhighlights": (64, (16, 8, 8)),
+    "jsonl": (32, (16, 8)),
+}
+
+# dataset -> words kept of a sentence. FVMR keeps 20; Charades-STA has at most 10.
+_MAX_WORDS = {"charades_sta": 10, "charades_cd": 10, "charades_cg": 10}
+
+# dataset -> (split to select on, splits to evaluate); the others are 'val' and all but train.
+_SPLITS = {
+    ("activitynet_captions", "2d_tan"): ("anet_val_1", ("anet_val_2",)),
+    ("activitynet_captions", "vslnet"): ("anet_val_2", ("anet_val_1",)),
+    ("activitynet_captions", "lgi"): ("val", ("anet_val_1_and_2",)),
+    ("tvr", ""): ("val", ("val",)),
+}
+
+# dataset -> fields of config.evaluation. DiDeMo and TEMPO rank all 21 segments; QVHighlights' mAP reads ten.
+_EVALUATION = {
+    "didemo": {"keep": 21, "nms_threshold": 1.0},
+    "tempo": {"keep": 21, "nms_threshold": 1.0},
+    "qvhighlights": {"keep": 10},
+    "tacos": {"thresholds": (0.1, 0.3, 0.5)},
+}
+
+# dataset -> its own fields of config.dataset
+_FIELDS = {
+    "charades_sta": {
+        "split_file": "",  # the user's own split; '' is the official one
+        "val_fraction": 0.05,  # of the official training videos, where there is no split file
+        "extra_queries": "",  # more training queries, jsonl
+    },
+    "charades_cg": {"val_fraction": 0.1},
+    "activitynet_cg": {"val_fraction": 0.1},
+    "activitynet_captions": {"val_fraction": 0.05},  # used by the convention lgi alone
+    "jsonl": {"val_fraction": 0.1},  # where there is no val.jsonl
+}
+
+DATASETS = {
+    "storyboard": STORYBOARD_OPTIONS,
+    **{
+        dataset: (*variants, *(o for group in _CHOICES.get(dataset, {}).values() for o in group))
+        for dataset, variants in FEATURES.items()
+    },
+}
 
 
-def charades_sta(config: ml_collections.ConfigDict, options: tuple[str, ...] = ()) -> None:
-    """Charades-STA (Gao et al. 2017) from the user's folder; see data/charades_sta/README.md."""
-    variants = [option for option in options if option in CHARADES_FEATURES] or ["vgg"]
-    if len(variants) > 1:
-        raise UserError(f"Name one feature variant, not {len(variants)}: {', '.join(variants)}.")
+def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tuple[str, ...] = ()) -> str:
+    """A dataset that is read from the user's folder; see data/DATASET/README.md.
+
+    Returns the feature variant that was chosen, an option of the dataset.
+    """
+    variants = FEATURES[dataset] or {"features": Features("features", 512)}
+    named = [option for option in options if option in variants] or list(variants)[:1]
+    if len(named) > 1:
+        raise UserError(f"Name one feature variant, not {len(named)}: {', '.join(named)}.")
+    features = variants[named[0]]
     config.dataset = ml_collections.ConfigDict()
-    config.dataset.name = "charades_sta"
+    config.dataset.name = dataset
     config.dataset.data_dir = "~/.cache/vmr_jax"
-    config.dataset.manual_dir = "charades_sta"
-    config.dataset.features, config.dataset.feature_dim = CHARADES_FEATURES[variants[0]]
-    config.dataset.feature_key = ""
-    config.dataset.split_file = ""  # the user's own split; '' is the official one
-    config.dataset.val_fraction = 0.05  # of the official training videos, where there is no split file
-    config.dataset.extra_queries = ""  # more training queries, jsonl
+    config.dataset.manual_dir = dataset
+    config.dataset.features = features.path
+    config.dataset.feature_dim = features.dim
+    config.dataset.feature_key = features.key
+    config.dataset.feature_stride = features.stride
     config.dataset.on_missing = "error"  # 'drop' goes on without videos that have no features
+    for field, values in _CHOICES.get(dataset, {}).items():
+        chosen = [option for option in options if option in values] or [values[0]]
+        if len(chosen) > 1:
+            raise UserError(f"Name one {field}, not {len(chosen)}: {', '.join(chosen)}.")
+        config.dataset[field] = chosen[0]
+    config.dataset.update(_FIELDS.get(dataset, {}))
+    config.evaluation.update(_EVALUATION.get(dataset, {}))
+    convention = config.dataset.get("convention", "")
+    if (dataset, convention) in _SPLITS:
+        config.evaluation.select_split, config.evaluation.splits = _SPLITS[dataset, convention]
     config.text.vectors = "glove.6B.300d.txt"
-    config.text.max_words = 10
+    config.text.max_words = _MAX_WORDS.get(dataset, 20)
+    return named[0]
+
+
+def map_size(config: ml_collections.ConfigDict) -> None:
+    """The moment map of the dataset (`MAPS`), and clips that the map's side divides."""
+    config.model.num_clips, config.model.scale_layers = MAPS[config.dataset.name]
+    if 256 % config.model.num_clips:
+        config.input.num_clips = config.model.num_clips  # DiDeMo and TEMPO: one row per chunk

@@ -6,22 +6,51 @@
         the paper's setting; DIR as in data/charades_sta/README.md. Needs an accelerator.
     python launch.py --config=configs/two_d_tan.py:charades_sta,clip --config.dataset.manual_dir=DIR ...
         CLIP features; see the README for the small real benchmark.
+    python launch.py --config=configs/two_d_tan.py:jsonl --config.dataset.manual_dir=DIR ...
+        your own data; see data/jsonl/README.md. The other datasets of DATASETS work in the same way.
 
 Options pool (default) and conv choose the moment map. Paper, Charades-STA VGG, R@1 / R@5 (%): pool IoU .5
-39.70 / 80.32, IoU .7 23.31 / 51.26; conv 39.81 / 79.33, 23.25 / 52.15.
+39.70 / 80.32, IoU .7 23.31 / 51.26; conv 39.81 / 79.33, 23.25 / 52.15. ActivityNet Captions C3D, IoU .5: pool
+44.51 / 77.13, conv 44.05 / 76.65. TACoS C3D, IoU .5: pool 25.32 / 45.04, conv 25.17 / 44.24.
 """
 
 from configs import common
 
 _MAPS = ("pool", "conv")
-DATASETS = {
-    "storyboard": (*common.STORYBOARD_OPTIONS, *_MAPS),
-    "charades_sta": (*common.CHARADES_OPTIONS, *_MAPS),
-}
+DATASETS = {dataset: (*options, *_MAPS) for dataset, options in common.DATASETS.items()}
 
+# Kernel, layers, IoU range and NMS threshold (pool, conv) of the official configs.
+_SETTINGS = {
+    "activitynet_captions": (9, 4, (0.5, 1.0), (0.5, 0.5)),
+    "activitynet_cd": (9, 4, (0.5, 1.0), (0.5, 0.5)),
+    "activitynet_cg": (9, 4, (0.5, 1.0), (0.5, 0.5)),
+    "tacos": (5, 8, (0.3, 0.7), (0.4, 0.5)),
+}
+_CHARADES_SETTINGS = (5, 8, (0.5, 1.0), (0.45, 0.5))  # also of datasets that the paper does not have
+
+
+def _row(thresholds, recall_1, recall_5):
+    return tuple(
+        (f"R@{n},IoU={m}", value)
+        for n, values in ((1, recall_1), (5, recall_5))
+        for m, value in zip(thresholds, values)
+    )
+
+
+# (dataset, features, map) -> split and the paper's numbers
 PUBLISHED = {
-    "pool": (("R@1,IoU=0.5", 39.70), ("R@1,IoU=0.7", 23.31), ("R@5,IoU=0.5", 80.32), ("R@5,IoU=0.7", 51.26)),
-    "conv": (("R@1,IoU=0.5", 39.81), ("R@1,IoU=0.7", 23.25), ("R@5,IoU=0.5", 79.33), ("R@5,IoU=0.7", 52.15)),
+    ("charades_sta", "vgg", "pool"): ("test", _row((0.5, 0.7), (39.70, 23.31), (80.32, 51.26))),
+    ("charades_sta", "vgg", "conv"): ("test", _row((0.5, 0.7), (39.81, 23.25), (79.33, 52.15))),
+    ("activitynet_captions", "c3d", "pool"): (
+        "anet_val_2",
+        _row((0.3, 0.5, 0.7), (59.45, 44.51, 26.54), (85.53, 77.13, 61.96)),
+    ),
+    ("activitynet_captions", "c3d", "conv"): (
+        "anet_val_2",
+        _row((0.3, 0.5, 0.7), (58.75, 44.05, 27.38), (85.65, 76.65, 62.26)),
+    ),
+    ("tacos", "c3d", "pool"): ("test", _row((0.1, 0.3, 0.5), (47.59, 37.29, 25.32), (70.31, 57.81, 45.04))),
+    ("tacos", "c3d", "conv"): ("test", _row((0.1, 0.3, 0.5), (46.39, 35.17, 25.17), (74.46, 56.99, 44.24))),
 }
 
 
@@ -29,20 +58,20 @@ def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     proposal = "conv" if "conv" in options else "pool"
+    kernel, layers, iou_range, nms = _SETTINGS.get(dataset, _CHARADES_SETTINGS)
     config = common.base("two_d_tan")
     config.model.num_clips = 16
     config.model.scale_layers = (16,)
     config.model.proposal = proposal
     config.model.features = 512
     config.model.lstm_layers = 3
-    config.model.map_kernel = 5
-    config.model.map_layers = 8
-    config.model.iou_low, config.model.iou_high = 0.5, 1.0
+    config.model.map_kernel, config.model.map_layers = kernel, layers
+    config.model.iou_low, config.model.iou_high = iou_range
     config.optimizer.learning_rate = 1e-4
     config.optimizer.clip_norm = 10.0
     config.text.tokenizer = "whitespace"
     config.evaluation.strict = True
-    config.evaluation.nms_threshold = 0.45 if proposal == "pool" else 0.5
+    config.evaluation.nms_threshold = nms[_MAPS.index(proposal)]
     config.train_for = "100 epochs"
     if dataset == "storyboard":
         common.storyboard(config, options)
@@ -53,9 +82,12 @@ def get_config(arg=None):
         config.model.map_layers = 4
         config.optimizer.learning_rate = 1e-3
         config.train_for = "10 epochs"
-    else:
-        common.charades_sta(config, options)
+        return config
+    variant = common.manual_dataset(config, dataset, options)
+    common.map_size(config)
+    if dataset.startswith("charades"):
         config.text.tokenizer = "whitespace_no_stop"
-        if "vgg" in options or not set(options) & set(common.CHARADES_FEATURES):
-            config.published = (("test", f"published, vgg, {proposal}", PUBLISHED[proposal]),)
+    if (dataset, variant, proposal) in PUBLISHED:
+        split, numbers = PUBLISHED[dataset, variant, proposal]
+        config.published = ((split, f"published, {variant}, {proposal}", numbers),)
     return config

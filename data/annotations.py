@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ class Annotations:
     clipped: int = 0
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    def count(self, what: str, number: int) -> None:
+        """Adds to `counts`; 0 says that it was looked for."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
 
 # --- values ---------------------------------------------------------------------------------------
 
@@ -88,6 +92,15 @@ def clip(start: float, end: float, duration: float) -> tuple[float, float] | Non
     return (start, end) if start < end else None
 
 
+def choice(value: Any, known: Sequence[str], option: str) -> str:
+    """`value` where it is one of the `known`; UserError naming config.dataset.`option` otherwise."""
+    if value not in known:
+        raise UserError(
+            f'config.dataset.{option} is "{value}".{nearest(str(value), known)} Known: {", ".join(known)}.'
+        )
+    return value
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -108,6 +121,11 @@ def require_files(manual_dir: Path, names: Iterable[str], dataset: str, source: 
             f"config.dataset.manual_dir to the folder that holds them; see data/{dataset}/README.md."
         )
     return [manual_dir / name for name in names]
+
+
+def published_folder(manual_dir: Path, name: str) -> Path:
+    """`manual_dir/name`, as its authors publish it, where there is such a folder; else `manual_dir` itself."""
+    return manual_dir / name if (manual_dir / name).is_dir() else manual_dir
 
 
 def text_of(path: Path) -> str:
@@ -166,29 +184,29 @@ def jsonl_of(path: Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path} is empty. Get it again.")
 
 
-def video_table(path: Path, dropped: list[str], seconds_of=None, tags_of=None) -> tuple[list[Video], int]:
+def video_table(
+    path: Path, dropped: list[str], seconds_of=None, tags_of=None, prefix: str = ""
+) -> tuple[list[Video], int]:
     """Reads {"VIDEO": {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}.
 
     The layout of ActivityNet Captions, TACoS and most out-of-distribution splits. The k-th sentence of a video
-    gets the qid "VIDEO-k", counted from 0 over all of its rows.
+    gets the qid "VIDEO-k", counted from 0 over all of its rows, after `prefix`.
 
     Args:
       path: the file.
       dropped: gets the place of every row that is empty after clipping.
       seconds_of: (entry, where) -> (duration, timestamps) in seconds, where the layout differs.
-      tags_of: (entry, k) -> tags of the k-th sentence.
+      tags_of: (entry, k, where) -> tags of the k-th sentence.
+      prefix: starts every qid, where several files have queries of the same videos.
 
     Returns:
       The videos that have a query, and the number of clipped rows.
     """
-    table = json_of(path)
-    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-        raise UserError(f'{path}: expected {{"VIDEO": {{"timestamps": ..., "sentences": ...}}, ...}}.')
     videos, clipped = [], 0
-    for video_id, entry in table.items():
+    for video_id, entry in entries_of(path).items():
         where = f"{path}, video {video_id}"
-        duration, times = (seconds_of or _seconds)(entry, where)
-        texts = entry.get("sentences")
+        duration, times = (seconds_of or seconds)(entry, where)
+        texts = field(entry, "sentences", where)
         if not isinstance(texts, list) or len(texts) != len(times):
             raise UserError(
                 f'{where}: {len(times)} "timestamps" and {len(texts) if isinstance(texts, list) else "no"} '
@@ -201,17 +219,39 @@ def video_table(path: Path, dropped: list[str], seconds_of=None, tags_of=None) -
                 dropped.append(f"{path.name}, {video_id}, row {k}")
                 continue
             clipped += span != (start, end)
-            tags = tags_of(entry, k) if tags_of else ()
+            tags = tags_of(entry, k, where) if tags_of else ()
             video.queries.append(
-                Sentence(f"{video_id}-{k}", sentence(text, f"{where}, row {k}"), span, tags=tags)
+                Sentence(f"{prefix}{video_id}-{k}", sentence(text, f"{where}, row {k}"), span, tags=tags)
             )
         if video.queries:
             videos.append(video)
     return videos, clipped
 
 
-def _seconds(entry: Mapping[str, Any], where: str) -> tuple[float, list[tuple[float, float]]]:
-    return positive(entry.get("duration"), f'{where}: "duration"'), moments(entry.get("timestamps"), where)
+def entries_of(path: Path) -> dict[str, dict[str, Any]]:
+    """The entry of each video in a file {"VIDEO": {...}, ...}; UserError for another layout."""
+    table = json_of(path)
+    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+        raise UserError(f'{path}: expected {{"VIDEO": {{"timestamps": ..., "sentences": ...}}, ...}}.')
+    return table
+
+
+def seconds(
+    entry: Mapping[str, Any], where: str, duration: str = "duration"
+) -> tuple[float, list[tuple[float, float]]]:
+    """Duration and timestamps of an entry that has both in seconds; `duration` names its field."""
+    length = positive(field(entry, duration, where), f'{where}: "{duration}"')
+    return length, moments(field(entry, "timestamps", where), where)
+
+
+def field(entry: Mapping[str, Any], name: str, where: str) -> Any:
+    """The field of an entry; UserError with the nearest name where it is not there."""
+    if name not in entry:
+        raise UserError(
+            f'{where}: no "{name}".{nearest(name, entry)} The entry has: {", ".join(entry) or "nothing"}. '
+            "Correct it."
+        )
+    return entry[name]
 
 
 def positive(value: Any, what: str) -> float:
@@ -222,16 +262,49 @@ def positive(value: Any, what: str) -> float:
     return found
 
 
-def moments(value: Any, where: str) -> list[tuple[float, float]]:
-    """Pairs of finite numbers from [[start, end], ...]; UserError otherwise."""
+def moments(value: Any, where: str, name: str = "timestamps") -> list[tuple[float, float]]:
+    """Pairs of finite numbers from [[start, end], ...], the field `name`; UserError otherwise."""
     if not isinstance(value, list):
-        raise UserError(f'{where}: "timestamps" is {type(value).__name__}; expected [[start, end], ...].')
-    found = []
-    for k, pair in enumerate(value):
-        ends = [number(t) for t in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
-        if None in ends:
-            raise UserError(f"{where}, row {k}: the moment is {pair!r}; expected [start, end]. Correct it.")
-        found.append((ends[0], ends[1]))
+        raise UserError(f'{where}: "{name}" is {type(value).__name__}; expected [[start, end], ...].')
+    return [moment(pair, f"{where}, row {k}") for k, pair in enumerate(value)]
+
+
+def moment(pair: Any, where: str) -> tuple[float, float]:
+    """Two finite numbers from [start, end]; UserError otherwise."""
+    ends = [number(t) for t in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
+    if None in ends:
+        raise UserError(f"{where}: the moment is {pair!r}; expected [start, end]. Correct it.")
+    return ends[0], ends[1]
+
+
+def name_of(entry: Mapping[str, Any], name: str, where: str) -> str:
+    """The field of an entry that names a video; UserError where it is no text or blank."""
+    found = field(entry, name, where)
+    if not isinstance(found, str) or not found.strip():
+        raise UserError(f'{where}: "{name}" is {found!r}; expected the name of a video. Correct it.')
+    return found
+
+
+def query_id(value: Any, places: dict[str, str], where: str) -> str:
+    """The id of a query as text, noted in `places`: 12 and "12" are the same id.
+
+    Args:
+      value: a whole number or a text.
+      places: id -> place of the queries so far; gets this one.
+      where: place of this one.
+
+    Raises:
+      UserError: it is neither, or another query has it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise UserError(f"{where}: the id is {value!r}; expected a whole number or a text. Correct it.")
+    found = str(value).strip()
+    if found in places:
+        raise UserError(
+            f'{where}: the id "{found}" is also that of {places[found]}; ids are unique within a dataset. '
+            "Remove or rename one of the two."
+        )
+    places[found] = where
     return found
 
 
@@ -247,16 +320,39 @@ def hold_out(ids: Iterable[str], fraction: float) -> set[str]:
     return set(ranked[: max(1, round(fraction * len(ids)))]) if fraction else set()
 
 
-def refuse_shared_videos(splits: Mapping[str, Iterable[Video]], where: str) -> None:
-    """Raises UserError where a video of the split train is also in another split."""
-    training = {video.id for video in splits.get("train", ())}
-    for name, videos in splits.items():
-        shared = [] if name == "train" else [v.id for v in videos if v.id in training]
-        if shared:
-            raise UserError(
-                f"{where}: {len(shared)} videos of {name} are also in train, such as {shared[0]}; what is "
-                "tested must not be trained on. Remove them from one of the two."
-            )
+def read_splits(
+    paths: Mapping[str, Path], read_file: Callable[[Path, dict[str, str], Annotations], list[Video]]
+) -> Annotations:
+    """Reads one file a split, of a dataset whose queries have ids of their own.
+
+    Args:
+      paths: split -> file.
+      read_file: (path, places, found) -> videos. `places` are the ids of the queries so far, for `query_id`;
+        what is put right goes to `found`.
+
+    Raises:
+      UserError: for what `read_file` does not accept; for a video of train that is also in another split.
+    """
+    found, places = Annotations({}), {}
+    for split, path in paths.items():
+        found.splits[split] = read_file(path, places, found)
+    refuse_shared_videos(found.splits, ", ".join(map(str, paths.values())))
+    return found
+
+
+def refuse_shared_videos(
+    splits: Mapping[str, Iterable[Video]], where: str, apart: Sequence[str] = ("train",)
+) -> None:
+    """Raises UserError where a video of a split in `apart` is also in another split."""
+    for alone in apart:
+        own = {video.id for video in splits.get(alone, ())}
+        for name, videos in splits.items():
+            shared = [] if name == alone else [v.id for v in videos if v.id in own]
+            if shared:
+                raise UserError(
+                    f"{where}: {len(shared)} videos of {name} are also in {alone}, such as {shared[0]}; what "
+                    "is tested must not be trained on, nor selected by. Remove them from one of the two."
+                )
 
 
 def read_split_file(path: Path, known: Iterable[str]) -> dict[str, list[str]]:

@@ -1,15 +1,20 @@
 """Preextracted features: read them as the field distributes them, keep them where training reads them fast.
 
-A `FeatureReader` opens a file or folder of features, whatever its layout. A `FeatureStore` holds the videos
-of a dataset in one memory-mapped file, checked once. Rows are native: nothing is resampled or normalised.
+A `FeatureReader` opens a file or folder of features, whatever its layout, or several of them side by side;
+its rows are native: nothing is resampled or normalised. A `FeatureStore` holds the videos of a dataset in one
+memory-mapped file as training needs them: checked, normalised, averaged to clips where a video has more rows.
+
+The n rows of a video are taken to cover its whole duration evenly, row i from i/n to (i+1)/n of it, whatever
+n is: no file of the field says at which second a row was taken. Features that end before their video, or
+before the moment that is asked for, are stretched over it; `launch.py --mode=check` names such videos.
 """
 
 import abc
 import contextlib
 import hashlib
 import json
+import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -19,12 +24,18 @@ import numpy as np
 
 from vmr_jax.errors import UserError, nearest
 
+log = logging.getLogger("vmr_jax")
+
 # Names of the array within an .npz file, an HDF5 group or a video's own HDF5 file, where the user gives none.
 KEYS = ("features", "image_embeddings", "feature", "c3d_features")
 _HDF5 = (".h5", ".hdf5", ".hdf")
+RESAMPLE = ("average", "pad")  # what becomes of a video with fewer rows than clips; see `fit_rows`
 _VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
-_FORMAT = 1  # of the cache
+_MOST_APART = 2  # rows by which sources of one video may differ, as the field's extractors round differently
+_FORMAT = 2  # of the cache
+_MAGIC = b"vmrclips"  # the last bytes of a cache
 _ALIGNMENT = 64  # bytes; each video starts at a multiple
+_BLOCK, _BLOCKS = 4096, 8  # bytes and number of the samples by which the content of a source file is known
 
 
 def plain_id(name: str) -> str:
@@ -37,20 +48,23 @@ def plain_id(name: str) -> str:
 
 
 class FeatureReader(abc.ABC):
-    """Features of many videos, by video id. Ids with and without the extension of a video file are the same.
+    """Features of many videos, by video id, with or without the extension of a video file.
+
+    Where two names differ in the extension alone, as DiDeMo has them, each is found by its full name.
 
     Attributes:
-      path: the file or folder.
+      path: the file or folder; a text that names all where there are several.
       key: name of the array within a video's group or file; '' for the usual ones.
     """
 
-    def __init__(self, path: Path, key: str, names: Iterable[str]):
+    def __init__(self, path: Path | str, key: str, names: Iterable[str]):
         self.path, self.key = path, key
-        self._names: dict[str, str] = {}  # plain id -> name in the file or folder
+        self._names: dict[str, list[str]] = {}  # plain id -> names in the file or folder
         for name in sorted(names):
-            other = self._names.setdefault(plain_id(name), name)
-            if other != name:
-                raise UserError(f"{path} has {other} and {name}, which are one video id. Remove one of them.")
+            self._names.setdefault(plain_id(name), []).append(name)
+        for plain, same in self._names.items():
+            if len(same) > 1 and plain in same:
+                raise UserError(f"{path} has {' and '.join(same)}, which are one video id. Remove one of them.")
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -58,7 +72,12 @@ class FeatureReader(abc.ABC):
         return tuple(self._names)
 
     def __contains__(self, video_id: str) -> bool:
-        return plain_id(video_id) in self._names
+        return self._name(video_id) is not None
+
+    def _name(self, video_id: str) -> str | None:
+        """The name in the file or folder; None where there is none, or several and none is exact."""
+        names = self._names.get(plain_id(video_id), [])
+        return video_id if video_id in names else names[0] if len(names) == 1 else None
 
     def read(self, video_id: str) -> np.ndarray:
         """Returns the features [n,D] of a video, float16 or float32, all native rows.
@@ -69,10 +88,8 @@ class FeatureReader(abc.ABC):
           UserError: for an absent video, a damaged file, a wrong key, or an array that is no feature matrix.
         """
         if video_id not in self:
-            raise UserError(
-                f'{self.path} has no features of the video "{video_id}".{nearest(video_id, self.ids)}'
-            )
-        name = self._names[plain_id(video_id)]
+            raise UserError(f'{self.path} has no features of the video "{video_id}".{self.spelling(video_id)}')
+        name = self._name(video_id)
         where = self.where(video_id)
         try:
             rows = self._read(name, where)
@@ -84,6 +101,21 @@ class FeatureReader(abc.ABC):
                 "get or extract it again."
             ) from None
         return _matrix(rows, where)
+
+    def parts(self, video_id: str) -> list[np.ndarray]:
+        """Returns the features of each source, [n,D1], [n,D2], ...; here the one source."""
+        return [self.read(video_id)]
+
+    def spelling(self, video_id: str) -> str:
+        """' Did you mean "x"?' for the id that differs in case alone, else for the nearest, else ''."""
+        wanted = plain_id(video_id).casefold()
+        same = next((known for known in self.ids if known.casefold() == wanted), None)
+        return f' Did you mean "{same}"?' if same else nearest(video_id, self.ids)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from other readers: path and key."""
+        return (str(Path(self.path).resolve()), self.key)
 
     @abc.abstractmethod
     def where(self, video_id: str) -> str:
@@ -130,16 +162,59 @@ class Folder(FeatureReader):
         super().__init__(path, key, (f.stem for f in files))
 
     def where(self, video_id: str) -> str:
-        return str(self._file_of(self._names[plain_id(video_id)]))
+        return str(self._file_of(self._name(video_id)))
 
     def files(self, video_ids: Iterable[str]) -> list[Path]:
-        return [self._file_of(self._names[plain_id(v)]) for v in video_ids]
+        return [self._file_of(self._name(v)) for v in video_ids]
 
     def _file_of(self, name: str) -> Path:
         return self.path / (name + self._suffix)
 
     def _read(self, name: str, where: str) -> np.ndarray:
         return _READ_FILE[self._suffix](self._file_of(name), self.key, where)
+
+
+class Concatenated(FeatureReader):
+    """Several sources side by side: the rows [n,D1+D2+...] of the videos that all of them have.
+
+    Lengths may differ by two rows, as they do in the files of Moment-DETR's family; the longer ones are cut.
+    """
+
+    def __init__(self, readers: Sequence[FeatureReader]):
+        self._readers = tuple(readers)
+        names = set.intersection(*(set(reader.ids) for reader in self._readers))
+        super().__init__(" and ".join(str(reader.path) for reader in self._readers), "", names)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return tuple(part for reader in self._readers for part in reader.identity)
+
+    def where(self, video_id: str) -> str:
+        return " and ".join(reader.where(video_id) for reader in self._readers)
+
+    def files(self, video_ids: Iterable[str]) -> list[Path]:
+        video_ids = list(video_ids)
+        return [file for reader in self._readers for file in reader.files(video_ids)]
+
+    def parts(self, video_id: str) -> list[np.ndarray]:
+        """Returns the features of each source, cut to the shortest.
+
+        Raises:
+          UserError: for what `read` raises; for lengths that differ by more than two rows.
+        """
+        parts = [reader.read(video_id) for reader in self._readers]
+        lengths = [len(part) for part in parts]
+        if max(lengths) - min(lengths) > _MOST_APART:
+            found = ", ".join(f"{reader.path}: {n}" for reader, n in zip(self._readers, lengths))
+            raise UserError(
+                f'The sources of features have different numbers of rows for the video "{video_id}" ({found}); '
+                f"at most {_MOST_APART} rows apart are cut to the shortest. Extract them at the same rate, or "
+                "leave the video out."
+            )
+        return [part[: min(lengths)] for part in parts]
+
+    def _read(self, name: str, where: str) -> np.ndarray:
+        return np.concatenate(self.parts(name), axis=1)
 
 
 def open_features(path: str | Path, key: str = "") -> FeatureReader:
@@ -246,32 +321,147 @@ def _matrix(rows: np.ndarray, where: str) -> np.ndarray:
         raise UserError(
             f"{where} has shape {list(rows.shape)}; expected [clips,dimensions]. Pool the other axes first."
         )
-    rows = rows.reshape(-1, rows.shape[-1])
+    rows = rows.reshape(int(np.prod(rows.shape[:-1])), rows.shape[-1])
     return rows.astype(np.float32) if rows.dtype not in (np.float16, np.float32) else rows
+
+
+# --- clips ----------------------------------------------------------------------------------------
+
+
+def normalize_rows(rows: np.ndarray) -> np.ndarray:
+    """L2-normalises rows [n,D] (2D-TAN and its line; eps 1e-12), float32."""
+    rows = rows.astype(np.float32)
+    return rows / np.maximum(_norms(rows), 1e-12)
+
+
+def _normalize_part(rows: np.ndarray) -> np.ndarray:
+    """L2-normalises one of several sources [n,D] (Moment-DETR and its line: x / (|x| + 1e-5)), float32."""
+    rows = rows.astype(np.float32)
+    return rows / (_norms(rows) + np.float32(1e-5))
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
+    """[n,1]"""
+    return np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
+
+
+def average_rows(rows: np.ndarray, length: int) -> np.ndarray:
+    """Resamples [n,...] to [length,...] float32: the mean of each bucket, a repeated row where n < length.
+
+    Edges are min(round(k/length*n), n-1) in float32, halves to even, as 2D-TAN's
+    `average_to_fixed_length` has them; the last bucket therefore never contains the last row when
+    n > length.
+    """
+    n, rows = rows.shape[0], np.asarray(rows, np.float32)
+    edges = np.round(np.arange(length + 1, dtype=np.float32) / np.float32(length) * np.float32(n))
+    edges = np.minimum(edges, n - 1).astype(np.int64)
+    if n <= length:  # no bucket has more than one row
+        return rows[edges[:-1]]
+    counts = np.maximum(edges[1:] - edges[:-1], 1).astype(np.float32)
+    sums = np.add.reduceat(rows, edges[:-1], axis=0)
+    # The last bucket must stop at the last edge; reduceat runs to the end of the array.
+    sums[-1] = rows[edges[-2] : max(edges[-1], edges[-2] + 1)].sum(0)
+    return sums / counts.reshape(-1, *([1] * (rows.ndim - 1)))
+
+
+def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, np.ndarray]:
+    """Brings [n,...] to [length,...] float32 and its mask [length]; rows already so are not copied.
+
+    'average' resamples every video to `length`; 'pad' keeps the rows of a shorter one and pads. Both average
+    the rows of a longer one, so fitting what `shorten` left is fitting the native rows.
+    """
+    n, rows = rows.shape[0], np.asarray(rows, np.float32)
+    if n == length:
+        return rows, np.ones(length, bool)
+    if resample == "average" or n > length:
+        return average_rows(rows, length), np.ones(length, bool)
+    fitted = np.zeros((length, *rows.shape[1:]), np.float32)
+    fitted[:n] = rows
+    return fitted, np.arange(length) < n
+
+
+def shorten(rows: np.ndarray, num_clips: int) -> np.ndarray:
+    """Averages [n,D] to [num_clips,D] where n is larger."""
+    return average_rows(rows, num_clips) if rows.shape[0] > num_clips else rows
+
+
+def read_rows(reader: FeatureReader, video_id: str, feature_dim: int, normalize: bool) -> np.ndarray:
+    """Returns all native rows [n,D] of a video, float32.
+
+    Args:
+      reader: where the features are.
+      video_id: the video.
+      feature_dim: D that it must have.
+      normalize: whether to L2-normalise each row; each source of a row for itself where there are several.
+
+    Raises:
+      UserError: for what `reader.read` raises; for another dimension, no clips, NaN or infinity (naming the
+        first such row).
+    """
+    parts = reader.parts(video_id)
+    _check(parts, feature_dim, reader.where(video_id))
+    if normalize:
+        parts = [normalize_rows(parts[0])] if len(parts) == 1 else [_normalize_part(part) for part in parts]
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return rows.astype(np.float32, copy=False)
+
+
+def _check(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> None:
+    widths = [part.shape[1] for part in parts]
+    if sum(widths) != feature_dim:
+        raise UserError(
+            f"{where} has features of dimension {' + '.join(map(str, widths))}; config.dataset.feature_dim is "
+            f"{feature_dim}. Set it to {sum(widths)}, or bring the features that the config means."
+        )
+    if not parts[0].shape[0]:
+        raise UserError(
+            f"{where} has no clips (shape {list(parts[0].shape)}). Extract the video again or leave it out."
+        )
+    finite = np.all([np.isfinite(part).all(-1) for part in parts], axis=0)
+    if not finite.all():
+        raise UserError(
+            f"{where} holds NaN or infinity, first in row {int(finite.argmin())} of {len(finite)} (from 0). "
+            "Extract the video again or leave it out."
+        )
 
 
 # --- store ----------------------------------------------------------------------------------------
 
 
 class FeatureStore(Mapping):
-    """Features of a dataset's videos in one memory-mapped file: `store[video_id]` is a view [n,D]."""
+    """Clips of a dataset's videos in one memory-mapped file: `store[video_id]` is a view [n,D] float32.
 
-    def __init__(self, folder: Path):
-        """Opens a finished cache; `build_feature_store` makes one."""
-        self.path = folder
-        self._index = json.loads((folder / "index.json").read_text(encoding="utf-8"))["videos"]
-        self._bytes = np.memmap(folder / "features.bin", np.uint8, "r")
+    The file: the rows of each video, then an index as JSON, its size in 8 bytes, and `_MAGIC`.
+    """
+
+    def __init__(self, path: Path):
+        """Opens a finished cache; `build_feature_store` makes one.
+
+        Raises:
+          ValueError: it is cut short, longer than it was written, or no cache.
+        """
+        self.path = path
+        self._bytes = np.memmap(path, np.uint8, "r")
+        head = len(self._bytes) - 16
+        if head < 0 or self._bytes[head + 8 :].tobytes() != _MAGIC:
+            raise ValueError(f"{path} does not end as a cache")
+        start = head - int.from_bytes(self._bytes[head : head + 8].tobytes(), "little")
+        index = json.loads(self._bytes[max(start, 0) : head].tobytes())
+        if index["start"] != start:
+            raise ValueError(f"{path} has another size than was written")
+        self.source: str = index["source"]  # what the content of the source files was
+        self._videos = index["videos"]
 
     def __getitem__(self, video_id: str) -> np.ndarray:
-        offset, dtype, shape = self._index[video_id]
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self._bytes[offset : offset + size].view(dtype).reshape(shape)
+        offset, shape = self._videos[video_id]
+        size = int(np.prod(shape)) * 4
+        return self._bytes[offset : offset + size].view(np.float32).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
+        return iter(self._videos)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._videos)
 
 
 def build_feature_store(
@@ -279,57 +469,113 @@ def build_feature_store(
     video_ids: Iterable[str],
     feature_dim: int,
     cache_dir: str | Path,
+    num_clips: int,
+    normalize: bool,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FeatureStore:
-    """Copies the features of the listed videos into one memory-mapped file, or opens it where that was done.
+    """Writes the clips of the listed videos to one memory-mapped file, or opens it where that was done.
 
-    The cache lies in cache_dir/<fingerprint>; the fingerprint covers the reader's path and key, the name, size
-    and modification time of every file read, the ids and the format, so a changed source is read anew. It is
-    written under another name and renamed when complete. Several processes may ask at once: one builds, the
-    others wait.
+    A video of n rows takes min(n, num_clips) * feature_dim * 4 bytes: at most 4 MiB for 256 clips of 4096
+    dimensions (0.5 GiB for the 127 videos of TACoS; 18 GiB for the 6,672 of Charades-STA with about 180 rows
+    each). One video at a time is in memory. What a shorter video repeats or pads is added when it is read
+    (`fit_rows`), so the file is the same for both values of config.input.resample.
+
+    The file is cache_dir/<settings>.clips, where the settings are path and key of the reader, the ids and the
+    other arguments. It holds a fingerprint of the source: name, size, modification time and samples of every
+    file read. Where the source has another one now, or the cache is cut short or longer than it was written,
+    it is written anew, under another name and renamed when complete. Several processes may ask at once: one
+    builds, the others wait.
 
     Args:
       reader: where the features are.
       video_ids: the videos wanted, each in the reader; duplicates count once.
       feature_dim: D that every video must have.
       cache_dir: folder of all caches; made if absent.
+      num_clips: longer videos are averaged to so many rows.
+      normalize: whether native rows are L2-normalised, before they are averaged; see `read_rows`.
       on_progress: called with (videos done, videos) after each.
 
     Raises:
-      UserError: for a video of another dimension, without clips, or with NaN or infinity (naming the first such
-        row); where the disk is full or cache_dir cannot be written.
+      UserError: for a video that `read_rows` refuses; where the disk is full or cache_dir cannot be written.
     """
     video_ids = sorted(set(video_ids))
     absent = missing(reader, video_ids)
     if absent:
-        raise UserError(f"{reader.path} has no features of {len(absent)} videos, such as {absent[0]}.")
+        raise UserError(
+            f"{reader.path} has no features of {len(absent)} videos, such as {absent[0]}."
+            f"{reader.spelling(absent[0])}"
+        )
     cache_dir = Path(cache_dir).expanduser()
-    final = cache_dir / _fingerprint(reader, video_ids, feature_dim)
-    if final.is_dir():
-        return FeatureStore(final)
+    settings = _digest([_FORMAT, *reader.identity, feature_dim, num_clips, normalize, *video_ids])
+    path = cache_dir / f"{settings}.clips"
+    source = _source(reader, video_ids)
     try:
+        store = _opened(path, source)
+        if store is not None:
+            return store
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(final.with_suffix(".lock")):
-            if not final.is_dir():
-                with _renamed_when_done(final) as folder:
-                    _write(reader, video_ids, feature_dim, folder, on_progress)
+        with _locked(path.with_suffix(".lock")):
+            store = _opened(path, source)  # another process may have written it meanwhile
+            if store is None:
+                with _renamed_when_done(path) as file:
+                    clips = _clips(reader, video_ids, feature_dim, num_clips, normalize, on_progress)
+                    _write(file, source, clips)
+                store = FeatureStore(path)
     except OSError as error:
         raise UserError(
-            f"The features cannot be written to {cache_dir} ({error.strerror or error}). They take as much "
-            f"room as {reader.path} uncompressed. Make room, or set config.dataset.data_dir to another disk."
+            f"The features cannot be written to {cache_dir} ({error.strerror or error}). They take up to as "
+            f"much room as {reader.path} as uncompressed float32. Make room, or set config.dataset.data_dir to "
+            "another disk."
         ) from None
-    return FeatureStore(final)
+    return store
 
 
-def _fingerprint(reader: FeatureReader, video_ids: Sequence[str], feature_dim: int) -> str:
+def _digest(parts: Iterable) -> str:
     digest = hashlib.sha256()
-    parts = [_FORMAT, str(reader.path.resolve()), reader.key, feature_dim, *video_ids]
-    for file in reader.files(video_ids):
-        stat = file.stat()
-        parts += [file.name, stat.st_size, stat.st_mtime_ns]
     for part in parts:
-        digest.update(f"{part}\0".encode())
+        digest.update(part if isinstance(part, bytes) else f"{part}\0".encode())
     return digest.hexdigest()[:24]
+
+
+def _source(reader: FeatureReader, video_ids: Sequence[str]) -> str:
+    """A fingerprint of the content of the files of these videos."""
+
+    def parts():
+        for path in reader.files(video_ids):
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                yield from (path.name, stat.st_size, stat.st_mtime_ns, _samples(file, stat.st_size))
+
+    try:
+        return _digest(parts())
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or reader.path} cannot be read ({error.strerror or error}). Check the path and "
+            "its permissions."
+        ) from None
+
+
+def _samples(file: IO, size: int) -> bytes:
+    """Blocks from head to tail of a file, all of a small one: a rewritten file can keep its size and time."""
+    if size <= _BLOCK * _BLOCKS:
+        return file.read()
+    blocks = []
+    for k in range(_BLOCKS):
+        file.seek(k * (size - _BLOCK) // (_BLOCKS - 1))
+        blocks.append(file.read(_BLOCK))
+    return b"".join(blocks)
+
+
+def _opened(path: Path, source: str) -> FeatureStore | None:
+    """The cache at `path` where it is whole and of this source."""
+    try:
+        store = FeatureStore(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        log.warning("The cache of features is damaged (%s); it is written anew.", error)
+        return None
+    return store if store.source == source else None
 
 
 @contextlib.contextmanager
@@ -338,68 +584,50 @@ def _locked(path: Path) -> Iterator[None]:
     import fcntl  # not on Windows
 
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("Waiting for another process that writes the same features to %s", path.parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def _renamed_when_done(final: Path) -> Iterator[Path]:
-    """A folder to write in, which gets its final name at the end and is removed after an error."""
-    unfinished = final.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir()
+def _renamed_when_done(path: Path) -> Iterator[IO]:
+    """A file to write, which gets its name at the end and is removed after an error."""
+    unfinished = path.with_suffix(".unfinished")
     try:
-        yield unfinished
-        unfinished.rename(final)
+        with unfinished.open("wb") as file:  # also over that of a process that was killed
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # what has the name must survive a power cut
+        unfinished.replace(path)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 
-def _write(
+def _clips(
     reader: FeatureReader,
     video_ids: Sequence[str],
     feature_dim: int,
-    folder: Path,
+    num_clips: int,
+    normalize: bool,
     on_progress: Callable[[int, int], None] | None,
-) -> None:
-    index, offset = {}, 0
-    with (folder / "features.bin").open("wb") as file:
-        for done, video_id in enumerate(video_ids, 1):
-            rows = reader.read(video_id)
-            _check(rows, feature_dim, reader.where(video_id))
-            index[video_id] = (offset, rows.dtype.name, rows.shape)
-            data = np.ascontiguousarray(rows).tobytes()
-            padding = -len(data) % _ALIGNMENT
-            file.write(data + bytes(padding))
-            offset += len(data) + padding
-            if on_progress is not None:
-                on_progress(done, len(video_ids))
-        _to_disk(file)
-    with (folder / "index.json").open("w", encoding="utf-8") as file:
-        json.dump({"videos": index}, file)
-        _to_disk(file)
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (id, rows as they are kept) of each video."""
+    for done, video_id in enumerate(video_ids, 1):
+        yield video_id, shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips)
+        if on_progress is not None:
+            on_progress(done, len(video_ids))
 
 
-def _to_disk(file: IO) -> None:
-    """Waits until what was written survives a power cut."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _check(rows: np.ndarray, feature_dim: int, where: str) -> None:
-    if rows.shape[1] != feature_dim:
-        raise UserError(
-            f"{where} has features of dimension {rows.shape[1]}; config.dataset.feature_dim is {feature_dim}. "
-            f"Set it to {rows.shape[1]}, or bring the features that the config means."
-        )
-    if not rows.shape[0]:
-        raise UserError(
-            f"{where} has no clips (shape {list(rows.shape)}). Extract the video again or leave it out."
-        )
-    finite = np.isfinite(rows).all(-1)
-    if not finite.all():
-        raise UserError(
-            f"{where} holds NaN or infinity, first in row {int(finite.argmin())} of {len(rows)} (from 0). "
-            "Extract the video again or leave it out."
-        )
+def _write(file: IO, source: str, clips: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes the file that `FeatureStore` reads."""
+    videos = {}
+    for video_id, rows in clips:
+        videos[video_id] = (file.tell(), rows.shape)
+        file.write(np.ascontiguousarray(rows).data)
+        file.write(bytes(-rows.nbytes % _ALIGNMENT))
+    index = json.dumps({"start": file.tell(), "source": source, "videos": videos}).encode()
+    file.write(index + len(index).to_bytes(8, "little") + _MAGIC)

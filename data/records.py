@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data import annotations, schema
-from data.features import FeatureReader, open_features
+from data.features import Concatenated, FeatureReader, open_features
 from data.preparing import prepare_once
 from vmr_jax.errors import UserError
 from vmr_jax.text.parse import parse, parser_name
@@ -48,8 +48,16 @@ def manual_dir(options) -> Path:
 
 
 def open_manual_features(options) -> FeatureReader:
-    """Opens `options.features` (relative to `options.manual_dir`), arrays named `options.feature_key`."""
-    return open_features(manual_dir(options) / Path(options.features).expanduser(), options.feature_key)
+    """Opens the features that the user has.
+
+    Args:
+      options: has `manual_dir`, to which paths are relative; `features`, a path, or several as a tuple or with
+        commas between them, which are concatenated; `feature_key`, the name of the arrays in all of them.
+    """
+    paths = options.features.split(",") if isinstance(options.features, str) else options.features
+    folder = manual_dir(options)
+    readers = [open_features(folder / Path(path.strip()).expanduser(), options.feature_key) for path in paths]
+    return readers[0] if len(readers) == 1 else Concatenated(readers)
 
 
 def prepare(source: Source, options):
@@ -86,6 +94,7 @@ def _fingerprint(source: Source, options) -> str:
     """Of all that decides what the records hold."""
     digest = hashlib.sha256(parser_name().encode())
     for path in source.files(options):
+        digest.update(f"{path.name}\0".encode())  # of a user's own data it is the split
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     digest.update(repr([(field, getattr(options, field)) for field in source.fields]).encode())
     return digest.hexdigest()[:16]

@@ -30,7 +30,15 @@ def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -
         example_index=np.arange(size, dtype=np.int32),
         video_index=np.arange(size, dtype=np.int32),
         tree=_random_tree(rng, lengths, words),
+        query_chars=_random_chars(rng, query_mask),
     )
+
+
+def _random_chars(rng, query_mask, longest=6) -> np.ndarray:
+    """Words of one to `longest` characters."""
+    lengths = rng.integers(1, longest + 1, query_mask.shape) * query_mask
+    ids = rng.integers(1, 40, (*query_mask.shape, longest))
+    return np.where(np.arange(longest) < lengths[..., None], ids, 0).astype(np.int32)
 
 
 def _random_tree(rng, lengths, words) -> Tree:
@@ -66,6 +74,7 @@ def double_padding(batch: Batch) -> Batch:
         query_vectors=second_axis(batch.query_vectors),
         query_mask=second_axis(batch.query_mask),
         tree=tree,
+        query_chars=second_axis(words_last(batch.query_chars)),
     )
     noise = jax.tree.map(lambda x: np.concatenate([x, x[::-1]]), batch)
     size = batch.example_mask.shape[0]

@@ -1,54 +1,21 @@
-"""The input pipeline: resampling by hand, order, exactness, shapes, and errors."""
+"""The input pipeline: order, exactness with and without the cache, shapes, and errors."""
 
 import dataclasses
+import io
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
 
+from data.features import fit_rows, normalize_rows
 from data.schema import Query
 from vmr_jax import input as input_lib
 from vmr_jax.errors import UserError
 from vmr_jax.experiment import Experiment
 from vmr_jax.text.tokenize import tokenize
-
-
-def test_average_rows_shortens_by_hand():
-    # n = 10 rows 0..9 to 4: edges round(k * 2.5) = 0, 2 (2.5 to even), 5, 8 (7.5 to even), min(10, 9) = 9.
-    rows = np.arange(10, dtype=np.float32)[:, None]
-    expected = [(0 + 1) / 2, (2 + 3 + 4) / 3, (5 + 6 + 7) / 3, 8.0]
-    np.testing.assert_allclose(input_lib.average_rows(rows, 4)[:, 0], expected)
-
-
-def test_average_rows_lengthens_by_repeating():
-    # n = 3 rows to 6: edges round(k / 2) = 0, 0, 1, 2 (1.5 to even), 2, 2 (2.5 to even), min(3, 2) = 2.
-    rows = np.array([[10.0], [20.0], [30.0]], np.float32)
-    np.testing.assert_allclose(input_lib.average_rows(rows, 6)[:, 0], [10, 10, 20, 30, 30, 30])
-
-
-@pytest.mark.parametrize("n", [1, 7, 30, 256, 257, 1000])
-def test_average_rows_equals_the_definition(n):
-    rows = np.random.default_rng(n).normal(size=(n, 3)).astype(np.float32)
-    edges = np.round(np.arange(257, dtype=np.float32) / np.float32(256) * np.float32(n)).astype(int)
-    edges = np.minimum(edges, n - 1)
-    expected = [rows[a:b].mean(0) if a < b else rows[a] for a, b in zip(edges[:-1], edges[1:])]
-    np.testing.assert_allclose(input_lib.average_rows(rows, 256), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_normalize_rows_keeps_zero_rows():
-    np.testing.assert_allclose(
-        input_lib.normalize_rows(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6
-    )
-
-
-def test_padded_rows_have_a_mask():
-    rows, mask = input_lib.fit_rows(np.ones((3, 2), np.float32), 5, "pad")
-    np.testing.assert_array_equal(mask, [True, True, True, False, False])
-    np.testing.assert_array_equal(rows.sum(1), [2, 2, 2, 0, 0])
-    rows, mask = input_lib.fit_rows(np.ones((9, 2), np.float32), 5, "pad")
-    assert mask.all() and rows.shape == (5, 2)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +165,8 @@ def charades_config(root, tmp_path, **fields):
     config.evaluation.select_split = ""
     config.text.vectors, config.text.dim = str(root / "vectors.npz"), 5
     for field, value in fields.items():
-        config.dataset[field] = value
+        section = config.input if field in config.input else config.dataset
+        section[field] = value
     return config.lock()
 
 
@@ -211,7 +179,7 @@ def test_only_the_word_vectors_of_the_sentences_are_held(charades, tmp_path):
 
 def test_missing_features_are_listed(charades, tmp_path):
     (charades / "clip" / "BBBBB.npz").unlink()
-    with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*clip: BBBBB\. Bring"):
+    with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*clip: BBBBB\. Check"):
         Experiment(charades_config(charades, tmp_path))
 
 
@@ -220,6 +188,15 @@ def test_missing_features_can_be_dropped_and_are_counted(charades, tmp_path, cap
     experiment = Experiment(charades_config(charades, tmp_path, on_missing="drop"))
     assert [v.id for v in experiment.dataset.split("train").videos] == ["AAAAA"]
     assert "train: 1 of 2 videos (1 of 2 queries) dropped" in caplog.text
+
+
+def test_ids_in_another_case_are_named(charades, tmp_path):
+    for path in list((charades / "clip").iterdir()):
+        path.rename(path.with_stem(path.stem.lower()))
+    message = r'4 of 4 videos have no features in .*: AAAAA, .*DDDDD\. Did you mean "aaaaa"\? Check'
+    for on_missing in ("error", "drop"):  # there is nothing to go on with
+        with pytest.raises(UserError, match=message):
+            Experiment(charades_config(charades, tmp_path, on_missing=on_missing))
 
 
 def test_wrong_feature_dimension(charades, tmp_path):
@@ -258,6 +235,110 @@ def test_bad_annotation_rows_name_file_and_line(charades, tmp_path, row, words):
     with pytest.raises(UserError, match=words) as error:
         Experiment(charades_config(charades, tmp_path))
     assert "charades_sta_train.txt" in str(error.value) and "3" in str(error.value)
+
+
+LENGTHS = {"AAAAA": 1, "BBBBB": 7, "CCCCC": 8, "DDDDD": 21}  # rows; eight clips below
+
+
+def vary(charades, dim=37, folder="clip", more=0):
+    """Gives the four videos noise of different lengths; returns it."""
+    rng = np.random.default_rng(len(folder))
+    (charades / folder).mkdir(exist_ok=True)
+    rows = {v: rng.normal(size=(n + more, dim)).astype(np.float32) for v, n in LENGTHS.items()}
+    for video, values in rows.items():
+        np.savez(charades / folder / f"{video}.npz", features=values)
+    return rows
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("resample", ["average", "pad"])
+def test_batches_of_the_cache_are_bit_equal_to_those_of_native_rows(charades, tmp_path, resample, normalize):
+    rows = vary(charades)
+    config = charades_config(
+        charades, tmp_path, feature_dim=37, num_clips=8, resample=resample, normalize=normalize
+    )
+    experiment = Experiment(config)
+    masks = {"AAAAA": 1, "BBBBB": 7, "CCCCC": 8, "DDDDD": 8} if resample == "pad" else dict.fromkeys(rows, 8)
+    for name in ("train", "test"):
+        loader = experiment.loader(name)
+        for batch in (loader.batch(np.arange(2)), next(loader.evaluation_batches(2))):
+            for i, video in enumerate(loader.split.videos):
+                native = normalize_rows(rows[video.id]) if normalize else rows[video.id]
+                clips, mask = fit_rows(native, 8, resample)
+                assert batch.video[i].tobytes() == clips.tobytes()
+                np.testing.assert_array_equal(batch.video_mask[i], mask)
+                assert mask.sum() == masks[video.id]
+
+
+def test_batches_of_two_sources(charades, tmp_path):
+    clip, flow = vary(charades), vary(charades, dim=5, folder="flow", more=2)
+    config = charades_config(charades, tmp_path, features="clip,flow", feature_dim=42, num_clips=8)
+    loader = Experiment(config).loader("test")
+    batch = loader.batch(np.array([1]))
+    # Two rows of flow are cut; each source is divided by |x| + 1e-5.
+    parts = [clip["DDDDD"], flow["DDDDD"][:21]]
+    expected = np.concatenate([x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x in parts], 1)
+    np.testing.assert_allclose(batch.video[0], fit_rows(expected, 8, "average")[0], rtol=1e-5, atol=1e-7)
+    (charades / "flow" / "BBBBB.npz").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*clip and .*flow: BBBBB\."):
+        Experiment(config)
+
+
+def test_native_rows_can_be_read_beside_the_cache(charades, tmp_path):
+    rows = vary(charades)
+    dataset = Experiment(charades_config(charades, tmp_path, feature_dim=37, num_clips=8)).dataset
+    for video in dataset.split("test").videos:
+        np.testing.assert_array_equal(dataset.features(video), normalize_rows(rows[video.id]))
+        assert len(dataset.clips(video)) == 8
+
+
+@pytest.mark.parametrize("resample", ["average", "pad"])
+def test_sanity_checks_change_native_rows_not_the_cached_ones(charades, tmp_path, resample):
+    rows = vary(charades)
+    config = charades_config(charades, tmp_path, feature_dim=37, num_clips=8, resample=resample)
+    experiment = Experiment(config)
+    for loader in (experiment.loader("train"), experiment.loader("test")):
+        real, blind, shuffled = (
+            loader.showing(shown).batch(np.arange(2)) for shown in ("real", "blind", "shuffled")
+        )
+        assert not blind.video.any()
+        np.testing.assert_array_equal(blind.video_mask, real.video_mask)
+        for i, video in enumerate(loader.split.videos):
+            native = input_lib.show_rows(normalize_rows(rows[video.id]), "shuffled", config.seed, video.id)
+            assert shuffled.video[i].tobytes() == fit_rows(native, 8, resample)[0].tobytes()
+            assert np.array_equal(shuffled.video[i], real.video[i]) == (video.id == "AAAAA")
+
+
+def test_other_clips_are_other_caches(charades, tmp_path):
+    vary(charades)
+    for num_clips, normalize in ((8, True), (4, True), (8, False), (8, True)):
+        fields = {"feature_dim": 37, "num_clips": num_clips, "normalize": normalize}
+        batch = Experiment(charades_config(charades, tmp_path, **fields)).loader("test").batch(np.array([0]))
+        assert batch.video.shape == (1, num_clips, 37)
+        assert np.allclose(np.linalg.norm(batch.video[0, 0]), 1.0, atol=1e-5) == (normalize and num_clips == 8)
+
+
+def test_an_unknown_way_to_resample(data_dir):
+    with pytest.raises(UserError, match=r'config\.input\.resample is "avrage"\. Did you mean "average"\?'):
+        Experiment(tiny_config(data_dir, input__resample="avrage"))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_building_shows_a_bar_on_a_terminal_once(charades, tmp_path, monkeypatch, terminal):
+    shown = []
+    for _ in range(2):
+        out = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setenv("TERM", "xterm")
+        Experiment(charades_config(charades, tmp_path))
+        shown.append("features 1/4 videos" in out.getvalue())
+    monkeypatch.undo()
+    assert shown == [terminal, False]
 
 
 def test_split_file_and_loader_read_the_users_features(charades, tmp_path):

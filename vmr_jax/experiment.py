@@ -84,7 +84,7 @@ class Experiment:
         self.parallel.check_batch_size(config.batch_size, "config.batch_size")
         self.parallel.check_batch_size(config.evaluation.batch_size, "config.evaluation.batch_size")
         make_model(config)  # a wrong name or hyper-parameter shows before any data is read
-        self.dataset = input_lib.Dataset(config.dataset)
+        self.dataset = input_lib.Dataset(config.dataset, config.input)
         self.vocabulary = self._open_vocabulary(workdir)
         self.vectors = input_lib.open_word_vectors(config, self.dataset, sentences)
         self.model = make_model(config, len(self.vocabulary) + 2 if config.text.trainable else 0)

@@ -7,29 +7,35 @@ assembly in the background, fed with step numbers.
 TensorFlow is imported inside functions, so that importing this module does not need it.
 """
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import importlib
 import itertools
 import logging
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import data
 from data import schema
-from data.features import build_feature_store, missing
+from data.features import RESAMPLE, build_feature_store, fit_rows, missing, normalize_rows, read_rows
 from vmr_jax.errors import UserError, nearest
-from vmr_jax.text.tokenize import tokenize
+from vmr_jax.text.tokenize import MAX_CHARACTERS, characters, tokenize
 from vmr_jax.text.vectors import WordVectors, load_word_vectors
 from vmr_jax.types import Batch, Tree
 
 log = logging.getLogger("vmr_jax")
 
 PADDING, UNKNOWN = 0, 1  # vocabulary ids
+_OF_ANY_SENTENCE = ("query_chars",)  # optional fields that every dataset can fill
 _VISUAL = ("flow", "audio", "objects", "subtitles")  # optional fields that follow the clips
 
 
@@ -67,19 +73,23 @@ class Dataset:
 
     Args:
       options: `config.dataset`; `options.name` is a folder of `data/`.
+      clips: `config.input`, how features become clips; None with `annotations_only`.
       annotations_only: leaves the features alone, which scoring does not need.
     """
 
-    def __init__(self, options, annotations_only: bool = False):
-        self.options = options
+    def __init__(self, options, clips=None, annotations_only: bool = False):
+        self.options, self._settings = options, clips
         self._module = dataset_module(options.name)
         self._builder = self._module.prepare(options)
         self._store = None
+        self._native = functools.lru_cache(maxsize=4)(self._read_native)
         self._read: dict[str, Split] = {}
         self._splits: dict[str, Split] = {}
-        reader = None if annotations_only else self._module.features(options)
-        if reader is not None:
-            self._open_features(reader)
+        if not annotations_only:
+            check_resample(clips.resample)
+            reader = self._module.features(options)
+            if reader is not None:
+                self._open_features(reader)
         self.word_vectors_of_dataset = self._module.word_vectors(options)
 
     @property
@@ -88,25 +98,28 @@ class Dataset:
         return tuple(self._builder.info.splits)
 
     def _open_features(self, reader) -> None:
-        videos = [v.id for name in self.split_names for v in self._records(name).videos]
-        absent = set(missing(reader, videos))
-        if absent and self.options.on_missing != "drop":
+        every = (v.id for name in self.split_names for v in self._records(name).videos)
+        videos = list(dict.fromkeys(every))
+        absent = missing(reader, videos)
+        present = [v for v in videos if v in reader]
+        if absent and (self.options.on_missing != "drop" or not present):
             shown = ", ".join(sorted(absent)[:20]) + (", ..." if len(absent) > 20 else "")
             raise UserError(
-                f"{len(absent)} of {len(videos)} videos have no features in {reader.path}: {shown}. Bring "
-                "the missing files, name a split file that leaves these videos out "
-                "(config.dataset.split_file), or set config.dataset.on_missing='drop' to go on without "
-                "them."
+                f"{len(absent)} of {len(videos)} videos have no features in {reader.path}: {shown}."
+                f"{reader.spelling(min(absent))} Check config.dataset.features, and that features have the "
+                "names of the annotated videos; bring the missing ones, or set "
+                "config.dataset.on_missing='drop' to go on with the others."
             )
-        present = [v for v in videos if v not in absent]
-        if not present:
-            raise UserError(
-                f"None of the {len(videos)} annotated videos has features in {reader.path}. Check "
-                "config.dataset.features and that file names are the video ids of the annotations."
+        with _progress("features") as on_progress:
+            self._store = build_feature_store(
+                reader,
+                present,
+                self.options.feature_dim,
+                Path(self.options.data_dir).expanduser() / "features",
+                self._settings.num_clips,
+                self._settings.normalize,
+                on_progress,
             )
-        self._store = build_feature_store(
-            reader, present, self.options.feature_dim, Path(self.options.data_dir).expanduser() / "features"
-        )
 
     def _records(self, name: str) -> Split:
         """All records of a split, read once."""
@@ -170,11 +183,28 @@ class Dataset:
         for name in self.split_names:
             yield from (query.text for query in self._records(name).queries)
 
+    def clips(self, video: Video) -> np.ndarray:
+        """Returns the rows [n,D] float32 of a video for `fit_rows`: normalised, averaged where it has many."""
+        return self.features(video) if self._store is None else self._store[video.id]
+
     def features(self, video: Video) -> np.ndarray:
-        """Returns the clip features [n,D] of a video, native rows."""
+        """Returns all native rows [n,D] float32 of a video, normalised where `config.input.normalize`.
+
+        They are read from the user's files, which takes far longer than `clips`.
+        """
         if self._store is not None:
-            return self._store[video.id]
-        return video.embedded[self.options.features]
+            return self._native(video.id)
+        rows = video.embedded[self.options.features]
+        return normalize_rows(rows) if self._settings.normalize else np.asarray(rows, np.float32)
+
+    def _read_native(self, video_id: str) -> np.ndarray:
+        """Of the few videos read last, as the queries of a video follow each other in evaluation."""
+        return read_rows(self._reader, video_id, self.options.feature_dim, self._settings.normalize)
+
+    @functools.cached_property
+    def _reader(self):
+        """Opened again when native rows are asked for: an open HDF5 file bars others from opening it."""
+        return self._module.features(self.options)
 
 
 def dataset_module(name: str):
@@ -240,41 +270,54 @@ def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] = ()) -
 # --- clips ----------------------------------------------------------------------------------------
 
 
-def normalize_rows(rows: np.ndarray) -> np.ndarray:
-    """L2-normalises rows [n,D] (2D-TAN and its line; eps 1e-12), float32."""
-    rows = rows.astype(np.float32)
-    norm = np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
-    return rows / np.maximum(norm, 1e-12)
+def check_resample(resample: str) -> None:
+    """Raises UserError for a value of `config.input.resample` that `fit_rows` does not know."""
+    if resample not in RESAMPLE:
+        raise UserError(
+            f'config.input.resample is "{resample}".{nearest(resample, RESAMPLE)} Known: {", ".join(RESAMPLE)}.'
+        )
 
 
-def average_rows(rows: np.ndarray, length: int) -> np.ndarray:
-    """Resamples [n,...] to [length,...]: the mean of each bucket, a repeated row where n < length.
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, from the first call of the function it gives; none elsewhere."""
+    console = Console()
+    bar = Progress(
+        TextColumn(what + " {task.completed:.0f}/{task.total:.0f} videos"),
+        BarColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(what)
 
-    Edges are min(round(k/length*n), n-1) in float32, halves to even, as 2D-TAN's
-    `average_to_fixed_length` has them; the last bucket therefore never contains the last row when
-    n > length.
+    def update(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        bar.start()
+
+    try:
+        yield update
+    finally:
+        bar.stop()
+
+
+# --- sanity checks --------------------------------------------------------------------------------
+
+
+def show_rows(rows: np.ndarray, shown: str, seed: int, video_id: str) -> np.ndarray:
+    """Feature rows [n,...] as a sanity check shows them (Otani et al., BMVC 2020).
+
+    'real' leaves them, 'blind' makes them zeros, 'shuffled' puts them into a random temporal order. That
+    order is a function of (seed, video_id, n): the streams of a video that have n rows keep together.
     """
-    n = rows.shape[0]
-    edges = np.round(np.arange(length + 1, dtype=np.float32) / np.float32(length) * np.float32(n))
-    edges = np.minimum(edges, n - 1).astype(np.int64)
-    counts = np.maximum(edges[1:] - edges[:-1], 1).astype(np.float32)
-    # reduceat gives rows[a] alone where the next edge is not larger, which is the repeated row.
-    sums = np.add.reduceat(rows.astype(np.float32), edges[:-1], axis=0)
-    # The last bucket must stop at the last edge; reduceat runs to the end of the array.
-    sums[-1] = rows[edges[-2] : max(edges[-1], edges[-2] + 1)].astype(np.float32).sum(0)
-    return sums / counts.reshape(-1, *([1] * (rows.ndim - 1)))
-
-
-def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, np.ndarray]:
-    """Brings [n,...] to [length,...] and its mask [length].
-
-    'average' resamples every video to `length`; 'pad' keeps the rows of a shorter one and pads.
-    """
-    if resample == "average" or rows.shape[0] > length:
-        return average_rows(rows, length), np.ones(length, bool)
-    fitted = np.zeros((length, *rows.shape[1:]), np.float32)
-    fitted[: rows.shape[0]] = rows
-    return fitted, np.arange(length) < rows.shape[0]
+    if shown == "blind":
+        return np.zeros_like(rows)
+    if shown == "shuffled":
+        digest = hashlib.sha256(f"{seed} {video_id}".encode()).digest()
+        return rows[np.random.default_rng(int.from_bytes(digest[:8], "big")).permutation(len(rows))]
+    return rows
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -290,6 +333,7 @@ class Loader:
       vocabulary: training words, for `Batch.query`.
       vectors: word vectors, for `Batch.query_vectors`.
       fields: optional `Batch` fields to fill (what the architecture requires).
+      shown: what is shown of the videos, as in `show_rows`; their length and mask stay.
     """
 
     def __init__(
@@ -300,15 +344,20 @@ class Loader:
         vocabulary: Sequence[str],
         vectors: WordVectors,
         fields: Sequence[str] = (),
+        shown: str = "real",
     ):
         self.config, self.dataset, self.split, self.vectors = config, dataset, split, vectors
-        self.fields = tuple(fields)
+        self.fields, self.shown = tuple(fields), shown
         self._ids = {word: i + 2 for i, word in enumerate(vocabulary)}
         self._tokens = [tokenize(q.text, config.text.tokenizer) for q in split.queries]
         self._check_words()
 
     def __len__(self) -> int:
         return len(self.split.queries)
+
+    def showing(self, shown: str) -> "Loader":
+        """The same queries with another view of their videos, as in `show_rows`."""
+        return Loader(self.config, self.dataset, self.split, list(self._ids), self.vectors, self.fields, shown)
 
     def _check_words(self) -> None:
         limit = self.config.text.max_words
@@ -319,7 +368,7 @@ class Loader:
                     f'"{self.config.text.tokenizer}". Correct the sentence.'
                 )
         cut = sum(len(tokens) > limit for tokens in self._tokens)
-        if cut:
+        if cut and self.shown == "real":
             log.info("%s: %d of %d queries cut to %d words", self.split.name, cut, len(self), limit)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -413,11 +462,14 @@ class Loader:
             optional["static_words"] = static
         if "dynamic_words" in self.fields:
             optional["dynamic_words"] = ~static & (np.arange(limit) < len(tokens))
+        if "query_chars" in self.fields:
+            optional["query_chars"] = characters(tokens, self.config.text.characters, limit)
         if "sentence" in self.fields:
             optional["sentence"] = query.sentence
         for name in _VISUAL:
             if name in self.fields:
-                optional[name], _ = fit_rows(video.embedded[name], options.num_clips, options.resample)
+                rows = self._show(video.embedded[name], video)
+                optional[name], _ = fit_rows(rows, options.num_clips, options.resample)
         if "objects" in self.fields:
             optional["object_mask"] = np.abs(optional["objects"]).sum(-1) > 0
         if "subtitles" in self.fields:
@@ -438,9 +490,12 @@ class Loader:
 
     def _clips(self, video: Video) -> tuple[np.ndarray, np.ndarray]:
         options = self.config.input
-        rows = self.dataset.features(video)
-        rows = normalize_rows(rows) if options.normalize else np.asarray(rows, np.float32)
-        return fit_rows(rows, options.num_clips, options.resample)
+        # Order matters among the native rows alone, which are read anew; zeros are zeros of either.
+        source = self.dataset.features if self.shown == "shuffled" else self.dataset.clips
+        return fit_rows(self._show(source(video), video), options.num_clips, options.resample)
+
+    def _show(self, rows: np.ndarray, video: Video) -> np.ndarray:
+        return show_rows(rows, self.shown, self.config.seed, video.id)
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -499,6 +554,8 @@ def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
             )
         elif name in ("static_words", "dynamic_words"):
             optional[name] = array(length, dtype=bool)
+        elif name == "query_chars":
+            optional[name] = array(length, MAX_CHARACTERS, dtype=np.int32)
         elif name == "sentence":
             optional[name] = array(*widths[name])
         else:
@@ -526,7 +583,7 @@ def check_fields(config, fields: Sequence[str]) -> None:
     """Raises UserError where the architecture requires what the dataset lacks."""
     available = dataset_module(config.dataset.name).MODALITIES
     for name in fields:
-        if name not in available:
+        if name not in available and name not in _OF_ANY_SENTENCE:
             raise UserError(
                 f'The architecture {config.model.name} needs "{name}", which the dataset '
                 f"{config.dataset.name} does not have (it has: {', '.join(available) or 'none'}). Choose "

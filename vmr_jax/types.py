@@ -63,6 +63,7 @@ class Batch:
     sentence: Array | None = None  # [B,D] float32, one vector for the whole query
     static_words: Array | None = None  # [B,L] bool: words of the static query (noun chunks)
     dynamic_words: Array | None = None  # [B,L] bool: words of the dynamic query (the others)
+    query_chars: Array | None = None  # [B,L,C] int32 ids of the characters: 0 padding, 1 unknown
 
     def check(self) -> None:
         """Asserts that ranks and shared axes agree (at trace time; raises AssertionError)."""
@@ -86,6 +87,8 @@ class Batch:
             chex.assert_shape(self.object_mask, self.objects.shape[:3])
         if self.sentence is not None:
             chex.assert_shape(self.sentence, (b, None))
+        if self.query_chars is not None:
+            chex.assert_shape(self.query_chars, (b, length, None))
         for words in (self.static_words, self.dynamic_words):
             if words is not None:
                 chex.assert_shape(words, (b, length))

@@ -22,11 +22,11 @@ from data.annotations import (
     text_of,
 )
 from data.records import manual_dir
+from data.schema import EXTRA
 from vmr_jax.errors import UserError, nearest
 
 QUERY_FILES = {"train": "charades_sta_train.txt", "test": "charades_sta_test.txt"}
 DURATION_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv")
-EXTRA = "extra"  # the tag of extra training queries
 
 _ROW = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)\s*##(.*)")
 _SOURCE = (

@@ -18,18 +18,46 @@ from vmr_jax.inspect import abstract_variables, parameter_count
 from vmr_jax.train import initial_state, make_step
 from vmr_jax.writer import write_json
 
-GOLDEN = {
-    ("fvmr", "storyboard"): 286_978,
-    ("fvmr", "charades_sta,vgg"): 19_133_442,  # derived in tests/models/test_fvmr.py
-    ("fvmr", "charades_sta,i3d"): 19_133_442 - (4096 - 1024) * 512,
-    ("fvmr", "charades_sta,clip"): 19_133_442 - (4096 - 512) * 512,
-    ("two_d_tan", "storyboard"): 189_953,
-    ("two_d_tan", "charades_sta,vgg"): 60_925_953,  # the official code's
-    ("two_d_tan", "charades_sta,vgg,conv"): 69_060_609,  # the official code's
-    # The frame layer reads D-dimensional clips: 4096 * 512 fewer weights become D * 512.
-    ("two_d_tan", "charades_sta,i3d"): 60_925_953 - (4096 - 1024) * 512,
-    ("two_d_tan", "charades_sta,clip"): 60_925_953 - (4096 - 512) * 512,
-}
+FVMR = 19_133_442  # Charades-STA VGG; derived in tests/models/test_fvmr.py
+# The official code's: Charades-STA VGG (4096-d clips, kernel 5), ActivityNet Captions C3D (500-d, kernel 9).
+CHARADES_POOL, CHARADES_CONV = 60_925_953, 69_060_609
+ACTIVITYNET_POOL, ACTIVITYNET_CONV = 91_588_609, 108_644_353
+
+
+# VSLNet, Charades-STA I3D: the official code has 786,271 with a table of 10 GloVe vectors and one for padding.
+VSLNET = 786_271 - (10 + 1) * 300
+# Characters are 100-d on ActivityNet Captions, not 50-d: 40 of them, and 10, 20, 30, 40 kernels of 1 to 4.
+VSLNET_CHARS = 50 * (40 + 10 * 1 + 20 * 2 + 30 * 3 + 40 * 4)
+
+
+def _other_width(count, published, width, features=512):
+    """The first layer alone reads the D-dimensional clips: `published` * F weights become `width` * F."""
+    return count - (published - width) * features
+
+
+def _golden():
+    counts = {
+        ("fvmr", "storyboard"): 286_978,
+        ("two_d_tan", "storyboard"): 189_953,
+        ("vslnet", "storyboard"): 183_233,
+    }
+    for dataset, variants in {**common.FEATURES, "jsonl": {"": common.Features("features", 512)}}.items():
+        for variant, features in variants.items():
+            arg = f"{dataset},{variant}" if variant else dataset
+            counts["fvmr", arg] = _other_width(FVMR, 4096, features.dim)
+            chars = VSLNET_CHARS if dataset.startswith("activitynet") else 0
+            counts["vslnet", arg] = _other_width(VSLNET, 1024, features.dim, 128) + chars
+            if dataset.startswith("activitynet"):
+                counts["two_d_tan", arg] = _other_width(ACTIVITYNET_POOL, 500, features.dim)
+            else:  # a pooled map has no weights, so its size does not count
+                counts["two_d_tan", arg] = _other_width(CHARADES_POOL, 4096, features.dim)
+    counts["two_d_tan", "charades_sta,vgg,conv"] = CHARADES_CONV
+    counts["two_d_tan", "activitynet_captions,c3d,conv"] = ACTIVITYNET_CONV
+    return counts
+
+
+GOLDEN = _golden()
+SHAPES = ("storyboard", "charades_sta,vgg", "activitynet_captions,c3d", "tacos,c3d", "didemo,vgg", "jsonl")
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "common")
 
@@ -47,7 +75,7 @@ def test_every_config_has_a_golden_count():
     for name in NAMES:
         datasets = importlib.import_module(f"configs.{name}").DATASETS
         for dataset, options in datasets.items():
-            variants = [o for o in options if o in common.CHARADES_FEATURES] or [None]
+            variants = [o for o in options if o in common.FEATURES.get(dataset, ())] or [None]
             for variant in variants:
                 arg = dataset if variant is None else f"{dataset},{variant}"
                 assert (name, arg) in GOLDEN, f"no golden parameter count for {name}:{arg}"
@@ -59,7 +87,8 @@ def test_every_architecture_has_a_config():
     assert set(architectures()) <= set(NAMES)
 
 
-@pytest.mark.parametrize("name,arg", GOLDEN)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("arg", SHAPES)
 def test_training_step_has_consistent_shapes(name, arg):
     config = get_config(name, arg)
     model = make_model(config)
@@ -109,6 +138,7 @@ def test_one_step_of_the_default_config(name, dtype):
         ("storybord", 'no dataset "storybord". Did you mean "storyboard"?'),
         ("charades_sta,vg", 'no option "vg" for charades_sta. Did you mean "vgg"?'),
         ("charades_sta,vgg,clip", "Name one feature variant, not 2: vgg, clip."),
+        ("tacos,2d_tan,tall", "Name one version, not 2: 2d_tan, tall."),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
@@ -116,6 +146,20 @@ def test_wrong_argument_names_the_nearest(name, arg, message):
     with pytest.raises(UserError) as error:
         get_config(name, arg)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "convention,select,evaluated",
+    [
+        ("2d_tan", "anet_val_1", ("anet_val_2",)),
+        ("vslnet", "anet_val_2", ("anet_val_1",)),
+        ("lgi", "val", ("anet_val_1_and_2",)),
+    ],
+)
+def test_conventions_of_activitynet_name_their_splits(convention, select, evaluated):
+    config = get_config("two_d_tan", f"activitynet_captions,{convention}")
+    assert config.dataset.convention == convention
+    assert (config.evaluation.select_split, config.evaluation.splits) == (select, evaluated)
 
 
 @pytest.mark.parametrize("name", NAMES)

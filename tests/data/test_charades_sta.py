@@ -491,6 +491,8 @@ def test_official_records_and_features(tmp_path):
         [r["video"].decode() for r in records["test"]],
         512,
         tmp_path / "features",
+        num_clips=256,
+        normalize=True,
     )
     lengths = [len(store[video_id]) for video_id in store]
     assert (len(lengths), min(lengths), max(lengths)) == (1334, 8, 73)  # README of the data

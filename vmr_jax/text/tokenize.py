@@ -4,8 +4,10 @@ Places are character offsets, so that a semantic role tree (character spans) fit
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from vmr_jax.errors import UserError, nearest
 
@@ -74,3 +76,17 @@ def tokenize(text: str, style: str = "words") -> list[Token]:
             "Set config.text.tokenizer to one of them."
         )
     return STYLES[style](text)
+
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789'-"  # of a lower-case word; id = position + 2
+FIRST_CHARACTER = 2  # ids below are padding and any other character
+MAX_CHARACTERS = 16  # of a word
+
+
+def characters(tokens: Sequence[Token], alphabet: str, words: int) -> np.ndarray:
+    """Returns [words, MAX_CHARACTERS] int32 ids: 0 padding, 1 a character that `alphabet` lacks."""
+    ids = np.zeros((words, MAX_CHARACTERS), np.int32)
+    for row, token in zip(ids, tokens):
+        text = token.text[:MAX_CHARACTERS]
+        row[: len(text)] = [alphabet.find(c) + FIRST_CHARACTER if c in alphabet else 1 for c in text]
+    return ids

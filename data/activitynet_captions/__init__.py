@@ -1,0 +1,38 @@
+"""ActivityNet Captions: sentences and their moments in videos of all kinds of activity; see README.md.
+
+From: Krishna, Hata, Ren, Fei-Fei, Niebles, "Dense-Captioning Events in Videos", ICCV 2017.
+"""
+
+from data import records
+from data.activitynet_captions import annotations
+
+# Of the official files: what is left of 37,421 training rows when the four that are empty are dropped.
+PUBLISHED_COUNTS = {
+    "train": {"queries": 37417, "videos": 10009},
+    "anet_val_1": {"queries": 17505, "videos": 4917},
+    "anet_val_2": {"queries": 17031, "videos": 4885},
+}
+MODALITIES = records.TEXT_MODALITIES
+
+SOURCE = records.Source(
+    name="activitynet_captions",
+    title="ActivityNet Captions (Krishna et al., ICCV 2017)",
+    files=annotations.files,
+    read=annotations.read,
+    fields=("convention", "val_fraction"),
+)
+
+
+def prepare(options):
+    """Returns the TFDS builder of the records, written unless they are there; see `records.prepare`."""
+    return records.prepare(SOURCE, options)
+
+
+def features(options):
+    """Opens the user's features; see `records.open_manual_features`."""
+    return records.open_manual_features(options)
+
+
+def word_vectors(options) -> None:
+    """Returns None: the user brings word vectors (config.text.vectors)."""
+    del options

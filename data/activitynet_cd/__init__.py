@@ -1,0 +1,39 @@
+"""ActivityNet-CD: ActivityNet Captions divided anew, with moments elsewhere in one of its tests; see README.md.
+
+From: Yuan, Lan, Wang, Chen, Wang, Zhu, "A Closer Look at Temporal Sentence Grounding in Videos: Dataset and
+Metric", 2021 (arXiv 2101.09028).
+"""
+
+from data import changing_distribution, records
+
+# Of the published files: what is left when the four rows of test_ood whose moment is empty are dropped.
+PUBLISHED_COUNTS = {
+    "train": {"queries": 51415, "videos": 10984},
+    "val": {"queries": 3521, "videos": 746},
+    "test_iid": {"queries": 3443, "videos": 746},
+    "test_ood": {"queries": 13574, "videos": 2450},
+}
+MODALITIES = records.TEXT_MODALITIES
+
+SOURCE = changing_distribution.source(
+    name="activitynet_cd",
+    title="ActivityNet-CD (Yuan et al., 2021)",
+    folder="ActivityNet-CD",
+    prefix="anet",
+    duration="duration",
+)
+
+
+def prepare(options):
+    """Returns the TFDS builder of the records, written unless they are there; see `records.prepare`."""
+    return records.prepare(SOURCE, options)
+
+
+def features(options):
+    """Opens the user's features; see `records.open_manual_features`."""
+    return records.open_manual_features(options)
+
+
+def word_vectors(options) -> None:
+    """Returns None: the user brings word vectors (config.text.vectors)."""
+    del options

@@ -1,0 +1,51 @@
+"""Changing distributions (CD): re-splits in which the moments of one test set lie elsewhere than in training.
+
+From: Yuan, Lan, Wang, Chen, Wang, Zhu, "A Closer Look at Temporal Sentence Grounding in Videos: Dataset and
+Metric", 2021 (arXiv 2101.09028). `test_iid` has moments distributed as in training, `test_ood` those from
+sparse regions of the distribution of (start, end) / duration.
+"""
+
+import functools
+from pathlib import Path
+
+from data import annotations, records
+
+SPLITS = ("train", "val", "test_iid", "test_ood")
+
+
+def source(name: str, title: str, folder: str, prefix: str, duration: str) -> records.Source:
+    """A re-split that is read from `PREFIX_SPLIT.json`.
+
+    Args:
+      name: folder of `data/`.
+      title: what it is, and where it was published.
+      folder: in which its authors publish the files; they may also lie in `manual_dir` itself.
+      prefix: starts the file names.
+      duration: field of a video's duration in seconds.
+    """
+    files = functools.partial(_files, name, folder, prefix)
+    return records.Source(name=name, title=title, files=files, read=functools.partial(_read, files, duration))
+
+
+def _files(name: str, folder: str, prefix: str, options) -> list[Path]:
+    manual_dir = annotations.published_folder(records.manual_dir(options), folder)
+    needed = [f"{prefix}_{split}.json" for split in SPLITS]
+    return annotations.require_files(
+        manual_dir,
+        needed,
+        name,
+        f"The files are those of Yuan et al. (2021), published in the folder {folder} of their repository "
+        f"grounding_changing_distribution; keep that folder, or put its files into manual_dir.",
+    )
+
+
+def _read(files, duration: str, options) -> annotations.Annotations:
+    """Reads the four files; UserError for malformed ones, and where a video is in two of them."""
+    paths = files(options)
+    seconds_of = functools.partial(annotations.seconds, duration=duration)
+    splits, dropped, clipped = {}, [], 0
+    for split, path in zip(SPLITS, paths):
+        splits[split], cut = annotations.video_table(path, dropped, seconds_of)
+        clipped += cut
+    annotations.refuse_shared_videos(splits, str(paths[0].parent), apart=SPLITS)
+    return annotations.Annotations(splits, dropped, clipped)

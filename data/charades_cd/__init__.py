@@ -1,0 +1,39 @@
+"""Charades-CD: Charades-STA divided anew, with moments elsewhere in one of its tests; see README.md.
+
+From: Yuan, Lan, Wang, Chen, Wang, Zhu, "A Closer Look at Temporal Sentence Grounding in Videos: Dataset and
+Metric", 2021 (arXiv 2101.09028).
+"""
+
+from data import changing_distribution, records
+
+# Of the published files: what is left when the three rows of test_ood that start after their video are dropped.
+PUBLISHED_COUNTS = {
+    "train": {"queries": 11071, "videos": 4564},
+    "val": {"queries": 859, "videos": 333},
+    "test_iid": {"queries": 823, "videos": 333},
+    "test_ood": {"queries": 3372, "videos": 1440},
+}
+MODALITIES = records.TEXT_MODALITIES
+
+SOURCE = changing_distribution.source(
+    name="charades_cd",
+    title="Charades-CD (Yuan et al., 2021)",
+    folder="Charades-CD",
+    prefix="charades",
+    duration="video_duration",
+)
+
+
+def prepare(options):
+    """Returns the TFDS builder of the records, written unless they are there; see `records.prepare`."""
+    return records.prepare(SOURCE, options)
+
+
+def features(options):
+    """Opens the user's features; see `records.open_manual_features`."""
+    return records.open_manual_features(options)
+
+
+def word_vectors(options) -> None:
+    """Returns None: the user brings word vectors (config.text.vectors)."""
+    del options

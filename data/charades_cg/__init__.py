@@ -1,0 +1,37 @@
+"""Charades-CG: Charades-STA divided anew, with tests of new combinations and words; see README.md.
+
+From: Li, Xie, Qian, Zhu, Tang, Wu, Yang, Zhuang, Wang, "Compositional Temporal Grounding with Structured
+Variational Cross-Graph Correspondence Learning", CVPR 2022.
+"""
+
+from data import compositional, records
+
+# Of the published files, before validation videos are taken out of train.
+PUBLISHED_COUNTS = {
+    "train": {"queries": 8281, "videos": 3555},
+    "test_trivial": {"queries": 3096, "videos": 1689},
+    "test_novel_composition": {"queries": 3442, "videos": 2480},
+    "test_novel_word": {"queries": 695, "videos": 580},
+}
+MODALITIES = records.TEXT_MODALITIES
+
+SOURCE = compositional.source(
+    name="charades_cg",
+    title="Charades-CG (Li et al., CVPR 2022)",
+    folder="Charades-CG",
+)
+
+
+def prepare(options):
+    """Returns the TFDS builder of the records, written unless they are there; see `records.prepare`."""
+    return records.prepare(SOURCE, options)
+
+
+def features(options):
+    """Opens the user's features; see `records.open_manual_features`."""
+    return records.open_manual_features(options)
+
+
+def word_vectors(options) -> None:
+    """Returns None: the user brings word vectors (config.text.vectors)."""
+    del options

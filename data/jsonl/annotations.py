@@ -1,0 +1,152 @@
+"""The jsonl files of a user's own data: each line is a sentence and its moments in a video."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.annotations import (
+    Annotations,
+    Sentence,
+    Video,
+    clip,
+    field,
+    hold_out,
+    jsonl_of,
+    moments,
+    name_of,
+    positive,
+    query_id,
+    read_splits,
+    require_files,
+    sentence,
+)
+from data.records import manual_dir
+from vmr_jax.errors import UserError
+
+_SPLIT = re.compile(r"train|val|test|test_\w+", re.ASCII)
+_SOURCE = "Each split is a file: train.jsonl is needed; val.jsonl, test.jsonl and test_NAME.jsonl are read too."
+_OTHER_NAMES = {"video": "vid", "windows": "relevant_windows"}  # of Moment-DETR and its line
+
+
+def files(options) -> list[Path]:
+    """Returns the files that `read` reads: train, then val and test where they are there, then test_*.
+
+    Raises:
+      UserError: there is no train.jsonl; a name cannot be that of a split.
+    """
+    folder = manual_dir(options)
+    there = sorted(path.name for path in folder.glob("*.jsonl"))
+    has = f"The folder has {', '.join(there) or 'no jsonl file'}."
+    require_files(folder, ["train.jsonl"], "jsonl", f"{_SOURCE} {has}")
+    for name in there:
+        if name.startswith("test_") and not _SPLIT.fullmatch(Path(name).stem):
+            raise UserError(
+                f"{folder / name}: a split is named by letters, digits and underscores alone. Rename it."
+            )
+    first = [name for name in ("train.jsonl", "val.jsonl", "test.jsonl") if name in there]
+    return [folder / name for name in (*first, *(n for n in there if n.startswith("test_")))]
+
+
+def read(options) -> Annotations:
+    """Reads the files in `options.manual_dir`.
+
+    Args:
+      options: has `manual_dir`, and `val_fraction`, the share of the videos of train.jsonl that become the
+        split val where there is no val.jsonl: those whose ids have the smallest SHA-256; 0 for no such split.
+
+    Raises:
+      UserError: for missing or malformed files, naming file and line; for a video of two durations, a query id
+        that two lines have, a training video in another split.
+    """
+    paths = {path.stem: path for path in files(options)}
+    durations: dict[str, tuple[float, str]] = {}
+
+    def read_file(path: Path, places: dict[str, str], found: Annotations) -> list[Video]:
+        return _videos(path, places, durations, found)
+
+    found = read_splits(paths, read_file)
+    if "val" not in found.splits:
+        found.splits = _with_val(found.splits, options.val_fraction)
+    unread = [path.name for path in manual_dir(options).glob("*.jsonl") if not _SPLIT.fullmatch(path.stem)]
+    if unread:
+        found.count(f"jsonl files that are no split and not read ({', '.join(sorted(unread))})", len(unread))
+    return found
+
+
+def _with_val(splits: Mapping[str, list[Video]], fraction: float) -> dict[str, list[Video]]:
+    """Moves a part of the training videos to the split val."""
+    train = splits["train"]
+    ids = hold_out([video.id for video in train], fraction)
+    if len(ids) == len(train):
+        raise UserError(
+            f"train.jsonl has {len(train)} videos, and config.dataset.val_fraction={fraction} would leave none "
+            "for training. Bring a val.jsonl, or set val_fraction to 0."
+        )
+    divided = {"train": [video for video in train if video.id not in ids]}
+    if ids:
+        divided["val"] = [video for video in train if video.id in ids]
+    return {**divided, **{name: videos for name, videos in splits.items() if name != "train"}}
+
+
+def _videos(
+    path: Path, places: dict[str, str], durations: dict[str, tuple[float, str]], found: Annotations
+) -> list[Video]:
+    """The videos of one file.
+
+    Args:
+      path: the file; its name is the split.
+      places: ids of the queries so far; gets those of this file.
+      durations: video -> its duration and the place that says so, so far; gets those of this file.
+      found: gets the dropped windows and the clipped rows.
+    """
+    videos: dict[str, Video] = {}
+    for line, row in jsonl_of(path):
+        where = f"{path}, line {line}"
+        name = name_of(row, _name(row, "video"), where)
+        duration = _duration(row, name, durations, where)
+        qid = query_id(row.get("qid", f"{path.stem}-{line}"), places, where)
+        text = sentence(field(row, "query", where), where)
+        windows = _windows(row, duration, path, line, found)
+        if windows:
+            video = videos.setdefault(name, Video(name, duration, path.name))
+            video.queries.append(Sentence(qid, text, windows[0], windows=windows))
+    return list(videos.values())
+
+
+def _name(row: Mapping[str, Any], name: str) -> str:
+    """The name under which a row has a field."""
+    other = _OTHER_NAMES[name]
+    return other if other in row and name not in row else name
+
+
+def _duration(row: Mapping[str, Any], video: str, durations: dict[str, tuple[float, str]], where: str) -> float:
+    duration = positive(field(row, "duration", where), f'{where}: "duration"')
+    known, place = durations.setdefault(video, (duration, where))
+    if known != duration:
+        raise UserError(
+            f'{where}: the video "{video}" lasts {duration:g} s here and {known:g} s in {place}. Correct '
+            "one of the two."
+        )
+    return duration
+
+
+def _windows(
+    row: Mapping[str, Any], duration: float, path: Path, line: int, found: Annotations
+) -> list[tuple[float, float]]:
+    """The windows within the video; what was put right is noted in `found`."""
+    where, name = f"{path}, line {line}", _name(row, "windows")
+    annotated = moments(field(row, name, where), where, name)
+    if not annotated:
+        raise UserError(f'{where}: "{name}" is empty; expected [[start, end], ...]. Correct or delete the row.')
+    cut = [clip(*window, duration) for window in annotated]
+    empty = [k for k, window in enumerate(cut) if window is None]
+    if empty and path.stem != "train":
+        start, end = annotated[empty[0]]
+        raise UserError(
+            f"{where}: nothing of the window [{start:g}, {end:g}] lies within the video, which lasts "
+            f"{duration:g} s. Times are seconds, the start before the end. Correct or delete it."
+        )
+    found.dropped += [f"{path.name}:{line}, window {k}" for k in empty]
+    found.clipped += any(window and window != whole for window, whole in zip(cut, annotated))
+    return [window for window in cut if window]

@@ -1,0 +1,39 @@
+"""QVHighlights: sentences, all their moments and the saliency of clips in YouTube videos; see README.md.
+
+From: Lei, Berg, Bansal, "QVHighlights: Detecting Moments and Highlights in Videos via Natural Language
+Queries", NeurIPS 2021.
+"""
+
+from data import records
+from data.qvhighlights import annotations
+
+# Of the official files, with the ground truth of the test split that was released later.
+PUBLISHED_COUNTS = {
+    "train": {"queries": 7218, "videos": 7100},
+    "val": {"queries": 1550, "videos": 1519},
+    "test": {"queries": 1542, "videos": 1529},
+}
+MODALITIES = records.TEXT_MODALITIES
+
+SOURCE = records.Source(
+    name="qvhighlights",
+    title="QVHighlights (Lei et al., NeurIPS 2021)",
+    files=annotations.files,
+    read=annotations.read,
+    saliency_clips=annotations.CLIPS,
+)
+
+
+def prepare(options):
+    """Returns the TFDS builder of the records, written unless they are there; see `records.prepare`."""
+    return records.prepare(SOURCE, options)
+
+
+def features(options):
+    """Opens the user's features; see `records.open_manual_features`."""
+    return records.open_manual_features(options)
+
+
+def word_vectors(options) -> None:
+    """Returns None: the user brings word vectors (config.text.vectors)."""
+    del options

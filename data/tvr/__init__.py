@@ -1,0 +1,36 @@
+"""TVR: sentences and their moments in clips of TV shows with subtitles; see README.md.
+
+From: Lei, Yu, Berg, Bansal, "TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval", ECCV 2020.
+"""
+
+from data import records
+from data.tvr import annotations
+
+# Of the official files: every video has five queries.
+PUBLISHED_COUNTS = {
+    "train": {"queries": 87175, "videos": 17435},
+    "val": {"queries": 10895, "videos": 2179},
+}
+MODALITIES = records.TEXT_MODALITIES
+
+SOURCE = records.Source(
+    name="tvr",
+    title="TVR (Lei et al., ECCV 2020)",
+    files=annotations.files,
+    read=annotations.read,
+)
+
+
+def prepare(options):
+    """Returns the TFDS builder of the records, written unless they are there; see `records.prepare`."""
+    return records.prepare(SOURCE, options)
+
+
+def features(options):
+    """Opens the user's features; see `records.open_manual_features`."""
+    return records.open_manual_features(options)
+
+
+def word_vectors(options) -> None:
+    """Returns None: the user brings word vectors (config.text.vectors)."""
+    del options

@@ -1,0 +1,113 @@
+"""TVR's annotation files: one query a line, and an index of all videos with their durations."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.annotations import (
+    Annotations,
+    Sentence,
+    Video,
+    clip,
+    field,
+    json_of,
+    jsonl_of,
+    moment,
+    name_of,
+    positive,
+    query_id,
+    read_splits,
+    require_files,
+    sentence,
+)
+from data.records import manual_dir
+from vmr_jax.errors import UserError, nearest
+
+QUERY_FILES = {"train": "tvr_train_release.jsonl", "val": "tvr_val_release.jsonl"}
+INDEX_FILE = "tvr_video2dur_idx.json"
+TYPES = ("v", "t", "vt")  # a query needs the video, the subtitles (text), or both
+
+_SOURCE = "All three are in the repository TVRetrieval of Lei et al., folder data (TVR, ECCV 2020)."
+_DIFFER = "rows whose duration is not that of the index, which is taken"
+
+
+def files(options) -> list[Path]:
+    """Returns the files that `read` reads; raises one UserError that lists all that are missing."""
+    return require_files(manual_dir(options), [*QUERY_FILES.values(), INDEX_FILE], "tvr", _SOURCE)
+
+
+def read(options) -> Annotations:
+    """Reads the three files in `options.manual_dir`.
+
+    Raises:
+      UserError: for missing or malformed files, naming file and line; for an id that two rows have; for a
+        training video in another split.
+    """
+    *queries, index = files(options)
+    return read_splits(
+        dict(zip(QUERY_FILES, queries)), functools.partial(read_file, durations=durations_of(index))
+    )
+
+
+def durations_of(path: Path) -> dict[str, float]:
+    """Seconds of all videos, from the index {split: {video: [duration, number]}}."""
+    index = json_of(path)
+    splits = list(index.values()) if isinstance(index, dict) else [None]
+    if not all(isinstance(videos, dict) for videos in splits):
+        raise UserError(f'{path}: expected {{"train": {{"VIDEO": [duration, number], ...}}, ...}}.')
+    return {
+        name: _duration(entry, f"{path}, video {name}") for videos in splits for name, entry in videos.items()
+    }
+
+
+def _duration(entry: Any, where: str) -> float:
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise UserError(f"{where}: found {entry!r}; expected [duration, number]. Correct it.")
+    return positive(entry[0], f"{where}: the duration")
+
+
+def read_file(
+    path: Path, places: dict[str, str], found: Annotations, durations: Mapping[str, float]
+) -> list[Video]:
+    """Reads one file, a line {"vid_name", "duration", "ts": [start, end], "desc", "type", "desc_id"} a query.
+
+    Args:
+      path: the file.
+      places: ids of the queries so far; gets those of this file.
+      found: gets the dropped rows, the clipped ones, and those of another duration.
+      durations: video -> seconds (`durations_of`).
+
+    Returns:
+      The videos that have a query; the type of the query is its tag.
+    """
+    videos: dict[str, Video] = {}
+    for line, row in jsonl_of(path):
+        where = f"{path}, line {line}"
+        name = name_of(row, "vid_name", where)
+        if name not in durations:
+            raise UserError(
+                f'{where}: {INDEX_FILE} has no video "{name}".{nearest(name, durations)} Correct '
+                "the row or the index."
+            )
+        told = positive(field(row, "duration", where), f'{where}: "duration"')
+        found.count(_DIFFER, round(told, 2) != round(durations[name], 2))  # the files have two decimals
+        qid = query_id(field(row, "desc_id", where), places, where)
+        text = sentence(field(row, "desc", where), where)
+        tags = (_type(field(row, "type", where), where),)
+        start, end = moment(field(row, "ts", where), where)
+        span = clip(start, end, durations[name])
+        if span is None:
+            found.dropped.append(f"{path.name}:{line}")
+            continue
+        found.clipped += span != (start, end)
+        video = videos.setdefault(name, Video(name, durations[name], path.name))
+        video.queries.append(Sentence(qid, text, span, tags=tags))
+    return list(videos.values())
+
+
+def _type(value: Any, where: str) -> str:
+    if value not in TYPES:
+        expected = f"{', '.join(TYPES[:-1])} or {TYPES[-1]}"
+        raise UserError(f'{where}: "type" is {value!r}; expected {expected}. Correct it.')
+    return value
