@@ -15,20 +15,31 @@ from vmr_jax.train import initial_state, make_step
 SMALL = {
     "fvmr": dict(num_clips=8, scale_layers=(8,), features=8, common=8, warmup_epochs=0),
     "two_d_tan": dict(num_clips=8, scale_layers=(8,), features=8, lstm_layers=1, map_kernel=3, map_layers=2),
+    "vslnet": dict(
+        features=8,
+        heads=2,
+        conv_layers=2,
+        conv_kernel=3,
+        max_positions=32,
+        char_features=5,
+        highlight_weight=1.0,
+    ),
 }
+# Attention weights [T,L] have two padded axes, so the draws of dropout depend on padding.
+NO_DROPOUT = {"vslnet": dict(dropout=0.0)}
 
 
-def step_of(name, seed=0):
+def step_of(name, seed=0, **fields):
     """A step whose update is the gradient itself (SGD, rate 1), and its initial state."""
-    model = models.create(name, **SMALL[name])
+    model = models.create(name, **{**SMALL[name], **fields})
     variables = initial_variables(model, random_batch(), seed)
     optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
     state = jax.tree.map(np.asarray, initial_state(variables, optimizer))
     return make_step(model, optimizer, schedule, steps_per_epoch=10, seed=seed), state
 
 
-def run(name, parallel, batch, steps=1):
-    step, state = step_of(name)
+def run(name, parallel, batch, steps=1, **fields):
+    step, state = step_of(name, **fields)
     mapped, placed = parallel.map_step(step), parallel.replicate(state)
     for _ in range(steps):
         placed, scalars = mapped(placed, parallel.put_batch(batch))
@@ -55,9 +66,10 @@ def test_same_on_any_devices(name, mode, devices):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_doubling_every_padded_axis_changes_nothing(name):
-    batch = random_batch()
+    batch, fields = random_batch(), NO_DROPOUT.get(name, {})
     parallel = Parallel("jit", 1)
-    assert_close(run(name, parallel, double_padding(batch)), run(name, parallel, batch))
+    doubled = run(name, parallel, double_padding(batch), **fields)
+    assert_close(doubled, run(name, parallel, batch, **fields))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -82,8 +94,8 @@ class Options(dict):
 
 
 OPTIMIZER = Options(
-    name="adam", learning_rate=0.1, b1=0.9, b2=0.999, weight_decay=0.0, clip_norm=0.0, schedule="constant",
-    warmup="0 steps", decay_at=(), decay_by=0.1, rules=((".*", 1.0),),
+    name="adam", learning_rate=0.1, b1=0.9, b2=0.999, weight_decay=0.0, no_decay="", clip_norm=0.0,
+    schedule="constant", warmup="0 steps", decay_at=(), decay_by=0.1, rules=((".*", 1.0),),
 )  # fmt: skip
 
 
@@ -99,6 +111,17 @@ def test_rules_freeze_and_scale_by_path():
     np.testing.assert_allclose(updates["text"]["kernel"], 0.0)
     np.testing.assert_allclose(updates["head"]["kernel"], -0.05)
     np.testing.assert_allclose(updates["video"]["bias"], -0.1)
+
+
+def test_weight_decay_leaves_out_what_the_config_says():
+    params = {"head": {"kernel": np.ones(2), "bias": np.ones(2)}, "norm": {"scale": np.ones(2)}}
+    options = Options(OPTIMIZER, name="adamw", weight_decay=0.5, no_decay=r".*bias|norm/scale")
+    optimizer = make_optimizer(options, learning_rate(options, 10, 5), params)
+    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    # No gradient, so the update is -rate * decay * parameter = -.1 * .5 * 1, where there is decay.
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["head"]["bias"], 0.0)
+    np.testing.assert_array_equal(updates["norm"]["scale"], 0.0)
 
 
 def test_schedules_by_hand():

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import flax
+import jax
 import optax
 
 from vmr_jax.errors import UserError, nearest
@@ -75,12 +76,25 @@ def _one_optimizer(options, schedule, multiplier: float) -> optax.GradientTransf
     if options.name == "adam":
         return optax.adam(rate, options.b1, options.b2)
     if options.name == "adamw":
-        return optax.adamw(rate, options.b1, options.b2, weight_decay=options.weight_decay)
+        return optax.adamw(
+            rate,
+            options.b1,
+            options.b2,
+            weight_decay=options.weight_decay,
+            mask=lambda params: _decayed(params, options.no_decay),
+        )
     if options.name == "sgd":
         return optax.sgd(rate, momentum=options.b1)
     raise UserError(
         f'config.optimizer.name is "{options.name}".{nearest(options.name, _ALGORITHMS)} '
         f"Known: {', '.join(_ALGORITHMS)}."
+    )
+
+
+def _decayed(params: Any, exempt: str) -> Any:
+    """True for every parameter whose path the regex `exempt` does not match."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not re.fullmatch(exempt, "/".join(str(key.key) for key in path)), params
     )
 
 

@@ -31,7 +31,7 @@ class Entry:
 
     Attributes:
       key: its official name.
-      path: where it goes, such as 'params/clips/linear/kernel'.
+      path: where it goes, such as 'params/clips/linear/kernel'; '' leaves it out.
       shape: the shape it must have in the checkpoint.
       layout: turns it into ours, one of the functions below.
     """
@@ -57,6 +57,14 @@ def linear(key: str, path: str, shape: tuple[int, ...], layout: Callable = kerne
     return [
         Entry(f"{key}.weight", f"{path}/kernel", shape, layout),
         Entry(f"{key}.bias", f"{path}/bias", shape[:1]),
+    ]
+
+
+def norm(key: str, path: str, features: int) -> list[Entry]:
+    """Weight and bias of a layer normalisation."""
+    return [
+        Entry(f"{key}.weight", f"{path}/scale", (features,)),
+        Entry(f"{key}.bias", f"{path}/bias", (features,)),
     ]
 
 
@@ -129,7 +137,7 @@ def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     shapes = {key: tuple(x.shape) for key, x in tensors.items()}
     entries = importlib.import_module(f"{__name__}.{name}").entries(shapes)
     _check(name, entries, shapes)
-    leaves = {entry.path: entry.layout(_numpy(tensors[entry.key])) for entry in entries}
+    leaves = {entry.path: entry.layout(_numpy(tensors[entry.key])) for entry in entries if entry.path}
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 

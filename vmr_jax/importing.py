@@ -1,0 +1,56 @@
+"""`--mode=import`: an official PyTorch checkpoint becomes a run that can be evaluated and asked."""
+
+from pathlib import Path
+
+import flax
+import numpy as np
+
+from vmr_jax.checkpoint import Checkpoints
+from vmr_jax.errors import UserError
+from vmr_jax.experiment import BEST, CONFIG, Experiment, config_as_dict
+from vmr_jax.inspect import abstract_variables
+from vmr_jax.torch_import import load, read_checkpoint
+from vmr_jax.writer import prepare_workdir, write_json
+
+
+def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
+    """Turns the official `checkpoint` of `config.model.name` into the best checkpoint of `workdir`.
+
+    Nothing is written before the file has been read and fits the config.
+
+    Raises:
+      UserError: without a file, for a folder that holds a run, for a file that is damaged, of another
+        architecture, or of other sizes than the config's.
+    """
+    if not checkpoint:
+        raise UserError("--mode=import needs --checkpoint=FILE, an official checkpoint of the architecture.")
+    if (workdir / CONFIG).exists():
+        raise UserError(f"{workdir} already holds a run. Choose another --workdir.")
+    variables = load(config.model.name, read_checkpoint(checkpoint))
+    _check_sizes(config, variables, checkpoint)
+    prepare_workdir(workdir)
+    experiment = Experiment(config, workdir)
+    best = Checkpoints(workdir / BEST, keep=1)
+    position = {"step": 0, "value": 0.0, "imported": Path(checkpoint).name}
+    best.save(0, experiment.parallel.replicate(variables), position)
+    best.close()
+    write_json(workdir / CONFIG, config_as_dict(config))
+    count = sum(int(np.prod(leaf.shape)) for leaf in flax.traverse_util.flatten_dict(variables).values())
+    print(
+        f"{count:,} numbers of {checkpoint} are the checkpoint of {workdir}. Evaluate it with: "
+        f"python launch.py --mode=evaluate --workdir={workdir}"
+    )
+
+
+def _check_sizes(config, variables, checkpoint: str) -> None:
+    """Raises UserError where the checkpoint is of another size than the config."""
+    wanted = flax.traverse_util.flatten_dict(abstract_variables(config), sep="/")
+    found = flax.traverse_util.flatten_dict(variables, sep="/")
+    for path in sorted(wanted.keys() | found.keys()):
+        ours = wanted[path].shape if path in wanted else "absent"
+        theirs = found[path].shape if path in found else "absent"
+        if ours != theirs:
+            raise UserError(
+                f"{checkpoint} does not fit the config: {path} is {theirs} in it and {ours} in the config. "
+                "Choose the dataset and options that it was trained with, or set the fields of config.model."
+            )
