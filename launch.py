@@ -4,6 +4,10 @@ python launch.py --config=configs/fvmr.py --workdir=runs/fvmr
 python launch.py --mode=evaluate --workdir=runs/fvmr
 python launch.py --mode=predict --workdir=runs/fvmr --video=ID --query="a person opens the door"
 python launch.py --mode=inspect --config=configs/two_d_tan.py
+python launch.py --mode=import --config=configs/two_d_tan.py:tacos --checkpoint=official.pth --workdir=DIR
+python launch.py --mode=compare runs/fvmr runs/two_d_tan
+python launch.py --mode=score --predictions=FILE --config=configs/fvmr.py:charades_sta
+python launch.py --mode=check --config=configs/fvmr.py:charades_sta,clip --config.dataset.manual_dir=DIR
 """
 
 import importlib
@@ -27,6 +31,10 @@ MODES = {
     "evaluate": ("train", "evaluate", ()),
     "predict": ("predict", "predict", ("video", "query", "top")),
     "inspect": ("inspect", "inspect", ()),
+    "import": ("importing", "import_checkpoint", ("checkpoint",)),
+    "check": ("check", "check", ()),
+    "score": ("score", "score", ("predictions",)),
+    "compare": ("compare", "compare", ()),  # (folders of runs, workdir)
 }
 
 FLAGS = flags.FLAGS
@@ -36,25 +44,27 @@ flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("video", None, "predict: id of a video of the dataset.")
 flags.DEFINE_string("query", None, "predict: the sentence.")
 flags.DEFINE_integer("top", 5, "predict: how many moments to print.")
+flags.DEFINE_string("checkpoint", None, "import: official PyTorch checkpoint.")
+flags.DEFINE_string("predictions", None, "score: file of Moment-DETR's, TVR's or CBP's format.")
 
 
 def main(argv: list[str]) -> None:
     """Resolves config and folder, then calls the one function of the mode."""
-    if len(argv) > 1:
+    if len(argv) > 1 and FLAGS.mode != "compare":
         raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
     from vmr_jax import experiment, parallel
 
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
     parallel.initialise_hosts()
-    if FLAGS.config is None and FLAGS.workdir is None:
-        raise UserError(
-            "Give --config=configs/NAME.py to train, or --workdir=DIR of a run with another --mode."
-        )
-    config = experiment.load_config(Path(FLAGS.workdir)) if FLAGS.config is None else _given_config()
-    workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
     module, function, names = MODES[FLAGS.mode]
     run = getattr(importlib.import_module(f"vmr_jax.{module}"), function)
+    if FLAGS.mode == "compare":
+        return run(argv[1:], FLAGS.workdir and Path(FLAGS.workdir))
+    if FLAGS.config is None and FLAGS.workdir is None:
+        raise UserError("Give --config=configs/NAME.py to train, or --workdir=DIR of a run.")
+    config = experiment.load_config(Path(FLAGS.workdir)) if FLAGS.config is None else _given_config()
+    workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
     run(config, workdir, **{name: FLAGS[name].value for name in names})
 
 

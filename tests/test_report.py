@@ -375,6 +375,85 @@ def test_table_holds_the_figures_of_results_json(run):
     assert kinds == ["split", "ours", "trivial", "trivial", "trivial", "published"]
 
 
+def add_sanity(results, blind, shuffled, low, high):
+    """Gives the test split rows of the sanity checks, and this run an interval of R@1,IoU=0.5."""
+    rows = results["splits"]["test"]["rows"]
+    rows[0]["intervals"] = {"R@1,IoU=0.5": [low, high]}
+    rows[1:1] = [
+        {"name": name, "metrics": {"R@1,IoU=0.5": value}}
+        for name, value in (("blind (no video)", blind), ("shuffled video", shuffled))
+    ]
+
+
+def test_sanity_rows_and_intervals_are_shown_and_explained(run):
+    edit_results(run, lambda results: add_sanity(results, 12.5, 30.25, 40.123, 48.5))
+    page = report_of(run)
+    body = list(page.one("table", class_="results").all("tbody"))[1]
+    assert [node.attributes["class"] for node in body.all("tr")][1:4] == ["ours", "sanity", "sanity"]
+    assert body.one("tr", class_="ours").one("small").text == "40.12–48.50"
+    text = page.one("section", id="results").text
+    assert (
+        "95% bootstrap intervals" in text and "Shuffled video: the features in a random temporal order" in text
+    )
+    # The best trivial answer is none of them, and both lie below the interval: nothing to be found fault with.
+    header = next(page.all("header")).text
+    assert "blind" not in header and "shuffled" not in header
+
+
+def test_without_sanity_rows_or_intervals_nothing_is_explained(run):
+    text = report_of(run).one("section", id="results").text
+    assert "bootstrap" not in text and "Shuffled" not in text
+
+
+@pytest.mark.parametrize(
+    ("blind", "shuffled", "found"),
+    [
+        (40.0, 39.9, ["blind (no video)"]),  # the low end itself is not below
+        (10.0, 47.0, ["shuffled video"]),
+        (60.0, 60.0, ["blind (no video)", "shuffled video"]),
+    ],
+)
+def test_sanity_rows_that_are_not_below_the_interval_are_named(run, blind, shuffled, found):
+    edit_results(run, lambda results: add_sanity(results, blind, shuffled, 40.0, 48.0))
+    notes = [node.text for node in report_of(run).all("p", class_="note")][:-1]
+    assert [re.search("“(.*)”", note)[1] for note in notes] == found
+    for note in notes:
+        assert "not below the 95\xa0% interval of this run, 40.00 to 48.00" in note
+
+
+@pytest.mark.parametrize(("splits", "shown"), [(("val", "test"), False), (("val", "test", "test_ood"), True)])
+def test_overview_of_more_than_two_splits(tmp_path, splits, shown):
+    folder = write_run(tmp_path / "run", splits)
+    tables = list(report_of(folder).one("section", id="results").all("table"))
+    assert ["overview" in table.attributes["class"].split() for table in tables] == [True, False][1 - shown :]
+    if shown:
+        results = json.loads((folder / "results.json").read_text())
+        for node, (name, split) in zip(
+            tables[0].one("tbody").all("tr"), results["splits"].items(), strict=True
+        ):
+            assert node.one("th").text == f"{name} {split['count']} queries"
+            ours = split["rows"][0]["metrics"]
+            columns = ("R@1,IoU=0.3", "R@1,IoU=0.5", "R@1,IoU=0.7", "mIoU")
+            assert [cell.text for cell in node.all("td")] == [f"{ours[column]:.2f}" for column in columns]
+
+
+def test_tags_are_a_part_of_the_breakdown(run):
+    groups = [{"label": "after", "count": 7, "metrics": metrics_near(20, 0)}]
+    edit_results(run, lambda results: results["splits"]["test"].update(by_tag=groups))
+    panels = list(report_of(run).one("section", id="breakdown").all("table", class_="bars"))
+    assert [panel.one("tbody").all("tr").__next__().one("th").text for panel in panels[:4]][3] == "after"
+    assert panels[3].one("thead").one("tr").text.startswith("Tag")
+
+
+def test_counts_of_the_splits_are_written_out(run):
+    def change(results):
+        results["protocol"].update(splits={"val": 400, "test": 360}, selected_on_test=True)
+
+    edit_results(run, change)
+    last = list(report_of(run).one("dl", class_="stamp").all("div"))[-1]
+    assert (last.one("dt").text, last.one("dd").text) == ("splits", "val 400, test 360")
+
+
 def test_table_heading_spans_every_column(run):
     edit_results(run, lambda r: r["splits"]["val"]["rows"][0]["metrics"].update({"R@1,IoU=0.1": 80, "mAP": 30}))
     above, below = report_of(run).one("table", class_="results").one("thead").all("tr")
@@ -881,6 +960,45 @@ def test_text_table_holds_the_figures(run):
     lines = text.splitlines()
     published = next(i for i, line in enumerate(lines) if "published" in line)
     assert lines[published - 1] == "" and "random span" in lines[published - 2]
+
+
+def test_text_table_has_the_interval_under_this_run(run):
+    edit_results(run, lambda results: add_sanity(results, 12.5, 30.25, 40.123, 48.5))
+    lines = results_table(json.loads((run / "results.json").read_text())).splitlines()
+    assert max(map(len, lines)) <= 100
+    ours = max(i for i, line in enumerate(lines) if "(this run)" in line)
+    # R@1,IoU=0.5 is the second of seven columns.
+    assert lines[ours + 1].split("from")[1].split() == ["—", "40.12", *"—————"]
+    assert lines[ours + 2].split() == ["to", "—", "48.50", *"—————"]
+    assert lines[ours + 3].split()[:3] == ["blind", "(no", "video)"]
+
+
+def test_text_table_has_no_interval_in_a_block_without_one(run):
+    def change(results):
+        add_sanity(results, 12.5, 30.25, 40.123, 48.5)
+        results["splits"]["test"]["rows"][0]["metrics"]["dR@1,IoU=0.5"] = 33.0
+
+    edit_results(run, change)
+    text = results_table(json.loads((run / "results.json").read_text()))
+    assert text.count("test, 360 queries") == 2 and text.count("95% interval") == 1
+    assert "dR@n" in report_of(run).one("section", id="results").text
+
+
+def test_text_table_ends_with_the_protocol(run):
+    def change(results):
+        results["protocol"].update(splits={"val": 400, "test": 360}, convention="lgi", feature_dim=64)
+
+    edit_results(run, change)
+    results = json.loads((run / "results.json").read_text())
+    text = " ".join(results_table(results).split())
+    assert (
+        "Protocol: moment_retrieval; IoU >= m; NMS 0.5; kept 5; val 400, test 360; "
+        "selected by val R@1,IoU=0.5. "
+        "Data: dataset storyboard; convention lgi; features rgb; feature dim 64; seed 0; version 0.1.0. "
+    ) in text
+    assert text.endswith(results["note"])
+    results["protocol"].update(selected_on_test=True, selection="test R@1,IoU=0.5")
+    assert "SELECTED ON TEST: test R@1,IoU=0.5." in " ".join(results_table(results).split())
 
 
 def test_text_table_columns_are_aligned(run):

@@ -5,8 +5,10 @@ runs inside jit on the devices, `finish` turns what was collected into metrics a
 of the spine is moment retrieval in a given video; `config.evaluation.protocol` names it.
 """
 
+import collections
 import dataclasses
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import jax
 import numpy as np
 
 import vmr_jax
-from vmr_jax import metrics
+from data.schema import EXTRA
+from vmr_jax import metrics, significance, tables
 from vmr_jax import moments as moments_lib
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.input import Loader, Split
@@ -26,22 +29,23 @@ from vmr_jax.writer import disk_error, write_json
 log = logging.getLogger("vmr_jax")
 
 PRIOR_GRID = 16  # cells per side for the best single span of the training prior
+MOST_TAGS = 20  # rows of the breakdown by tag
 
 
 @dataclasses.dataclass
 class Predictions:
     """Ranked moments of every query of a split, after NMS."""
 
-    spans: np.ndarray  # [Q,K,2] float32 seconds
+    spans: np.ndarray  # [Q,K,2] float64 seconds, whole milliseconds
     scores: np.ndarray  # [Q,K] float32, -inf past the last moment
     ious: np.ndarray  # [Q,K] float64, 0 past the last moment
 
 
 class MomentRetrieval:
-    """Moments in a given video: R@n,IoU=m and mIoU.
+    """Moments in a given video: R@n,IoU=m and mIoU; at the end of a run dR@n,IoU=m too, where asked for.
 
     Args:
-      options: `config.evaluation`: top_n, thresholds, strict, nms_threshold, keep.
+      options: `config.evaluation`: top_n, thresholds, strict, nms_threshold, keep, discounted.
     """
 
     name = "moment_retrieval"
@@ -65,15 +69,40 @@ class MomentRetrieval:
         return {"spans": kept.spans, "scores": kept.scores}
 
     def finish(self, split: Split, collected: dict[str, np.ndarray]) -> Predictions:
-        """Adds the IoUs. Times are clamped to the video, as every demo of the field needs them."""
+        """Adds the IoUs, with the nearest of the annotated moments where a query has several.
+
+        Times are cut to the video and to milliseconds, as predictions.jsonl holds them: who scores that file
+        finds the same numbers.
+        """
         spans = np.clip(collected["spans"], 0.0, split.durations[:, None, None])
-        ious = metrics.ranked_iou(spans, collected["scores"], split.spans)
-        return Predictions(spans, collected["scores"], ious)
+        spans, scores = milliseconds(spans), collected["scores"]
+        return Predictions(spans, scores, nearest_iou(spans, scores, annotated_windows(split)))
+
+    def per_query(self, ious: np.ndarray) -> dict[str, np.ndarray]:
+        """What each metric is the mean of: a hit as 0 or 1, or the IoU; [Q] each, of IoUs [Q,K]."""
+        options, values = self.options, {}
+        for n in options.top_n:
+            best = ious[:, :n].max(axis=1, initial=0.0)
+            for m in options.thresholds:
+                values[metrics.recall_name(n, m)] = metrics.hit(best, m, options.strict)
+        return {**values, "mIoU": ious[:, 0]}
 
     def metrics(self, ious: np.ndarray) -> dict[str, float]:
         """The protocol's metrics, in percent, of IoUs [Q,K] in rank order."""
         options = self.options
         return metrics.retrieval_metrics(ious, tuple(options.top_n), tuple(options.thresholds), options.strict)
+
+    def score(self, split: Split, found: Predictions) -> dict[str, float]:
+        """`metrics`, and the discounted recalls (with the moment to learn) where `options.discounted`."""
+        values, options = self.metrics(found.ious), self.options
+        if not options.discounted:
+            return values
+        truth, durations = milliseconds(split.spans), milliseconds(split.durations)
+        counted = (tuple(options.top_n), tuple(options.thresholds), options.strict)
+        return {
+            **values,
+            **metrics.discounted_recall(found.spans, found.ious, truth, durations, *counted),
+        }
 
     def stamp(self) -> dict[str, Any]:
         """What must be printed beside the numbers for them to mean something."""
@@ -84,6 +113,29 @@ class MomentRetrieval:
             "nms_threshold": float(self.options.nms_threshold),
             "kept": int(self.options.keep),
         }
+
+
+def milliseconds(seconds: np.ndarray) -> np.ndarray:
+    """Seconds as float64, rounded to milliseconds."""
+    return np.round(np.asarray(seconds, np.float64), 3)
+
+
+def annotated_windows(split: Split) -> np.ndarray:
+    """[Q,W,2] float64 seconds, in milliseconds: all annotated moments of each query; [0,0] fills."""
+    windows = [query.windows or [query.span] for query in split.queries]
+    filled = np.zeros((len(windows), max(map(len, windows), default=1), 2))
+    for row, moments in zip(filled, windows):
+        row[: len(moments)] = moments
+    return milliseconds(filled)
+
+
+def nearest_iou(spans: np.ndarray, scores: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """IoU [Q,K] of ranked moments [Q,K,2] with the nearest of the annotated [Q,W,2]; 0 where score is -inf.
+
+    One annotated moment is the rule of the field; of several, QVHighlights takes the one with the highest IoU.
+    """
+    each = [metrics.ranked_iou(spans, scores, windows[:, w]) for w in range(windows.shape[1])]
+    return np.max(each, axis=0)
 
 
 PROTOCOLS = {protocol.name: protocol for protocol in (MomentRetrieval,)}
@@ -107,6 +159,7 @@ class Evaluator:
         self.protocol = make_protocol(config.evaluation)
         self.batch_size = config.evaluation.batch_size
         parallel.check_batch_size(self.batch_size, "config.evaluation.batch_size")
+        _check_sanity(config.evaluation.sanity)
         self._score = parallel.map_examples(
             lambda variables, batch: self.protocol.score_batch(model, variables, batch)
         )
@@ -132,12 +185,28 @@ class Evaluator:
         """The protocol's metrics in percent on the loader's split."""
         return self.protocol.metrics(self.run(variables, loader).ious)
 
+    def sanity(self, variables: Any, loader: Loader) -> dict[str, dict[str, float]]:
+        """Metrics of the same variables on videos that are hidden or shuffled: a row of each check."""
+        return {
+            tables.SANITY[shown]: self.protocol.score(loader.split, self.run(variables, loader.showing(shown)))
+            for shown in self.config.evaluation.sanity
+        }
+
     def pictures(self, variables: Any, loader: Loader, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The architecture's pictures ([len(rows),...]) of the queries at `rows`."""
         size = -(-len(rows) // len(self.parallel.devices)) * len(self.parallel.devices)
         filled = np.concatenate([rows, np.full(size - len(rows), -1, rows.dtype)])
         drawn = self._explain(variables, self.parallel.put_batch(loader.batch(filled)))
         return {name: picture[: len(rows)] for name, picture in drawn.items()}
+
+
+def _check_sanity(checks) -> None:
+    for shown in checks:
+        if shown not in tables.SANITY:
+            raise UserError(
+                f'config.evaluation.sanity names "{shown}".{nearest(shown, tables.SANITY)} Known: '
+                f"{', '.join(tables.SANITY)}; () runs none."
+            )
 
 
 # --- trivial rows ---------------------------------------------------------------------------------
@@ -148,7 +217,8 @@ def trivial_rows(protocol: MomentRetrieval, train: Split, split: Split, seed: in
 
     - 'whole video': [0, duration];
     - 'best span of the training prior': the cells of a 16 x 16 map ranked by how many training moments
-      they hit at IoU 0.5, then by their mean IoU; after the protocol's NMS;
+      they hit at IoU 0.5, then by their mean IoU; after the protocol's NMS. Queries that a user added
+      (tagged 'extra') do not count, so that the row is the dataset's own;
     - 'random span': spans between two uniform points, drawn from the seed.
     """
     keep = protocol.options.keep
@@ -160,17 +230,19 @@ def trivial_rows(protocol: MomentRetrieval, train: Split, split: Split, seed: in
         ),
     }
     durations = split.durations[:, None, None]
-    return {
-        name: protocol.metrics(metrics.ranked_iou(spans * durations, np.zeros(spans.shape[:2]), split.spans))
+    found = {
+        name: protocol.finish(split, {"spans": spans * durations, "scores": np.zeros(spans.shape[:2])})
         for name, spans in rows.items()
     }
+    return {name: protocol.score(split, predictions) for name, predictions in found.items()}
 
 
 def _prior_spans(protocol: MomentRetrieval, train: Split) -> np.ndarray:
     """[K,2] spans as fractions of the video, best first."""
     starts, ends = np.triu_indices(PRIOR_GRID)
     cells = np.stack([starts, ends + 1], axis=1) / PRIOR_GRID  # [N,2]
-    truth = train.spans / train.durations[:, None]
+    own = np.asarray([EXTRA not in query.tags for query in train.queries])
+    truth = (train.spans / train.durations[:, None])[own]
     ious = metrics.iou(cells[:, None, :], truth[None, :, :])  # [N,Q]
     quality = (ious >= 0.5).mean(1) + 1e-3 * ious.mean(1)
     order = np.argsort(-quality, kind="stable")
@@ -189,7 +261,7 @@ _WORDS = ((1, 4), (5, 8), (9, 12), (13, 10**6))
 
 
 def breakdown(protocol: MomentRetrieval, split: Split, ious: np.ndarray) -> dict[str, list[dict]]:
-    """Metrics by moment length (s), by position of its centre (thirds), and by query length."""
+    """Metrics by moment length (s), position of its centre (thirds), query length, and frequent tag."""
     spans, durations = split.spans, split.durations
     length = spans[:, 1] - spans[:, 0]
     centre = spans.mean(1) / durations
@@ -217,14 +289,55 @@ def breakdown(protocol: MomentRetrieval, split: Split, ious: np.ndarray) -> dict
             if member.any()
         ]
 
-    return {"by_length": rows(by_length), "by_position": rows(by_position), "by_words": rows(by_words)}
+    return {
+        "by_length": rows(by_length),
+        "by_position": rows(by_position),
+        "by_words": rows(by_words),
+        "by_tag": rows(_tag_members(split)),
+    }
 
 
-def split_results(config, protocol: MomentRetrieval, train: Split, split: Split, ious: np.ndarray) -> dict:
-    """One entry of results.json: ours, the trivial rows, the published ones, the breakdown."""
-    rows = [{"name": f"{config.model.name} (this run)", "metrics": protocol.metrics(ious)}]
-    trivial = trivial_rows(protocol, train, split, config.seed)
-    rows += [{"name": name, "metrics": values} for name, values in trivial.items()]
+def _tag_members(split: Split) -> list[tuple[str, np.ndarray]]:
+    """(tag, [Q] bool: which queries have it) of the most frequent tags."""
+    counts = collections.Counter(tag for query in split.queries for tag in set(query.tags))
+    ranked = sorted(counts, key=lambda tag: (-counts[tag], tag))
+    if len(ranked) > MOST_TAGS:
+        log.info("%s: results by the %d most frequent of %d tags", split.name, MOST_TAGS, len(ranked))
+    return [(tag, np.asarray([tag in query.tags for query in split.queries])) for tag in ranked[:MOST_TAGS]]
+
+
+def intervals(protocol: MomentRetrieval, split: Split, ious: np.ndarray, seed: int) -> dict[str, list[float]]:
+    """[low, high] of each metric in percent: 95% bootstrap intervals over videos."""
+    values = protocol.per_query(ious)
+    ends = 100.0 * significance.bootstrap_interval(np.stack([*values.values()], axis=1), split.owner, seed)
+    return {name: [float(low), float(high)] for name, low, high in zip(values, *ends)}
+
+
+def split_results(
+    config,
+    protocol: MomentRetrieval,
+    train: Split,
+    split: Split,
+    predictions: Predictions,
+    sanity: dict[str, dict[str, float]],
+) -> dict:
+    """One entry of results.json: ours, the sanity and trivial rows, the published ones, the breakdown.
+
+    Args:
+      config: the resolved config.
+      protocol: what is measured.
+      train: whose moments are the prior.
+      split: what was evaluated.
+      predictions: of this run on the split.
+      sanity: row name -> metrics, of `Evaluator.sanity`.
+    """
+    ours = {
+        "name": f"{config.model.name} (this run)",
+        "metrics": protocol.score(split, predictions),
+        "intervals": intervals(protocol, split, predictions.ious, config.seed),
+    }
+    others = {**sanity, **trivial_rows(protocol, train, split, config.seed)}
+    rows = [ours, *({"name": name, "metrics": values} for name, values in others.items())]
     rows += [
         {"name": name, "metrics": dict(values)}
         for where, name, values in config.published
@@ -233,7 +346,7 @@ def split_results(config, protocol: MomentRetrieval, train: Split, split: Split,
     return {
         "count": len(split.queries),
         "rows": rows,
-        **breakdown(protocol, split, ious),
+        **breakdown(protocol, split, predictions.ious),
     }
 
 
@@ -243,7 +356,7 @@ def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
     for i, query in enumerate(split.queries):
         real = np.isfinite(predictions.scores[i])
         windows = [
-            [round(float(s), 3), round(float(e), 3), round(float(p), 6)]
+            [float(s), float(e), round(float(p), 6)]
             for (s, e), p in zip(predictions.spans[i][real], predictions.scores[i][real])
         ]
         video = split.videos[split.owner[i]]
@@ -254,7 +367,7 @@ def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
                 "vid": video.id,
                 "query": query.text,
                 "duration": round(video.duration, 3),
-                "relevant_windows": [[round(float(t), 3) for t in query.span]],
+                "relevant_windows": milliseconds(query.windows or [query.span]).tolist(),
                 "pred_relevant_windows": windows,
                 "iou": round(float(predictions.ious[i, 0]), 6),
             }
@@ -296,13 +409,34 @@ def save_examples(workdir: Path, split: Split, chosen, pictures: dict[str, np.nd
     write_json(workdir / "examples.json", rows)
 
 
-def protocol_stamp(config, protocol: MomentRetrieval) -> dict[str, Any]:
-    """The protocol, what the checkpoint was selected on, features, seed and version."""
+def selected_on_test(config, splits: Collection[str]) -> bool:
+    """True where the checkpoint was chosen by a test split, or by the only one of the evaluated `splits`."""
+    chosen_by = config.evaluation.select_split
+    return chosen_by.startswith("test") or set(splits) == {chosen_by}
+
+
+def protocol_stamp(config, protocol: MomentRetrieval, splits: dict[str, int]) -> dict[str, Any]:
+    """All that must be known to compare the numbers with others.
+
+    Args:
+      config: the resolved config.
+      protocol: what is measured.
+      splits: evaluated split -> number of its queries.
+    """
+    options, dataset = config.evaluation, config.dataset
+    selection = f"{options.select_split} {options.select_by}" if options.select_split else "none, the last step"
     return {
         **protocol.stamp(),
-        "selection": f"{config.evaluation.select_split} {config.evaluation.select_by}",
-        "dataset": config.dataset.name,
-        "features": str(config.dataset.features),
+        "splits": splits,
+        "selection": selection,
+        "selected_on_test": selected_on_test(config, splits),
+        "dataset": dataset.name,
+        **({"convention": dataset.convention} if "convention" in dataset else {}),
+        **({"dataset_version": dataset.version} if "version" in dataset else {}),
+        "features": str(dataset.features),
+        "feature_dim": int(dataset.feature_dim),
+        "vectors": config.text.vectors or "of the dataset",
+        "tokenizer": config.text.tokenizer,
         "seed": int(config.seed),
         "version": vmr_jax.__version__,
     }

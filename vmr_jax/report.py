@@ -37,7 +37,7 @@ __all__ = ["results_table", "write_report"]
 MAX_POINTS = 150  # of a curve; more are averaged, so that the page stays small and its titles can be hit
 DRAWN = 3  # queries of each kind, where examples.json does not choose them
 _TRAIN = "python launch.py --config=configs/<architecture>.py --workdir=DIR"
-_EVALUATE = "python launch.py --mode=evaluate --workdir=DIR"
+EVALUATE = "python launch.py --mode=evaluate --workdir=DIR"
 _PERCENT = "\N{NO-BREAK SPACE}%"
 _FILES = {
     "config.json": "the configuration, resolved",
@@ -89,13 +89,10 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _read(workdir: pathlib.Path) -> Run:
-    results = _required(workdir / "results.json", _EVALUATE)
-    metrics = _required(workdir / "metrics.jsonl", _TRAIN)
-    _check_results(workdir / "results.json", results)
+    results = read_results(workdir)
+    metrics = read_file(workdir / "metrics.jsonl", _TRAIN)
     _check_rows(workdir / "metrics.jsonl", metrics, ("step",))
-    predictions = _optional(workdir / "predictions.jsonl", [])
-    needed = ("split", "qid", "vid", "query", "duration", "relevant_windows", "pred_relevant_windows")
-    _check_rows(workdir / "predictions.jsonl", predictions, needed)
+    predictions = read_predictions(workdir) if (workdir / "predictions.jsonl").exists() else []
     examples = _optional(workdir / "examples.json", [])
     _check_rows(workdir / "examples.json", examples, ("split", "qid", "kind"))
     pictures = {}
@@ -114,9 +111,25 @@ def _read(workdir: pathlib.Path) -> Run:
     )
 
 
-def _required(path: pathlib.Path, command: str):
+def read_results(workdir: pathlib.Path) -> dict:
+    """The content of results.json; UserError where it is missing or not what the evaluation writes."""
+    results = read_file(workdir / "results.json", EVALUATE)
+    _check_results(workdir / "results.json", results)
+    return results
+
+
+def read_predictions(workdir: pathlib.Path) -> list[dict]:
+    """The rows of predictions.jsonl; UserError where it is missing or a row lacks a field."""
+    rows = read_file(workdir / "predictions.jsonl", EVALUATE)
+    needed = ("split", "qid", "vid", "query", "duration", "relevant_windows", "pred_relevant_windows")
+    _check_rows(workdir / "predictions.jsonl", rows, needed)
+    return rows
+
+
+def read_file(path: pathlib.Path, command: str):
+    """The content of a .json or .jsonl file of a run; UserError naming `command` where it is missing."""
     if not path.exists():
-        raise UserError(f"{path} is missing, and the report is made of it. It is written by: {command}")
+        raise UserError(f"{path} is missing, and is needed here. It is written by: {command}")
     return _parse(path)
 
 
@@ -143,7 +156,7 @@ def _value(text: str, where: str):
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where}: this is not JSON ({error}). Delete it and write the file again with: {_EVALUATE}"
+            f"{where}: this is not JSON ({error}). Delete it and write the file again with: {EVALUATE}"
         ) from error
 
 
@@ -152,13 +165,13 @@ def _check_results(path: pathlib.Path, results) -> None:
     if not isinstance(splits, dict) or not splits:
         raise UserError(
             f'{path}: the field "splits" must hold at least one evaluated split. Write the file again '
-            f"with: {_EVALUATE}"
+            f"with: {EVALUATE}"
         )
     for name, split in splits.items():
         _check_rows(path, [split], ("count", "rows"), f'split "{name}"')
         _check_rows(path, split["rows"], ("name", "metrics"), f'split "{name}", row')
         if not split["rows"]:
-            raise UserError(f'{path}, split "{name}": it has no row. Write the file again with: {_EVALUATE}')
+            raise UserError(f'{path}, split "{name}": it has no row. Write the file again with: {EVALUATE}')
 
 
 def _check_rows(path: pathlib.Path, rows: Sequence, fields: Sequence[str], what: str = "record") -> None:
@@ -166,8 +179,7 @@ def _check_rows(path: pathlib.Path, rows: Sequence, fields: Sequence[str], what:
         for field in fields:
             if not isinstance(row, dict) or field not in row:
                 raise UserError(
-                    f'{path}, {what} {i}: the field "{field}" is missing. Write the file again with: '
-                    f"{_EVALUATE}"
+                    f'{path}, {what} {i}: the field "{field}" is missing. Write the file again with: {EVALUATE}'
                 )
 
 
@@ -257,16 +269,40 @@ def _summary(run: Run) -> Markup:
         tag("strong", f"{ours['metrics'][metric]:.2f}{_PERCENT}"),
         f" in {metric}",
     ]
-    trivial = [
-        row for row in others if not tables.is_published(row) and tables.is_number(row["metrics"].get(metric))
-    ]
+    others = [row for row in others if tables.is_number(row["metrics"].get(metric))]
+    trivial = [row for row in others if not tables.is_published(row) and not tables.is_sanity(row)]
     if trivial:
         best = max(trivial, key=lambda row: row["metrics"][metric])
         parts += [
             f"; the best trivial answer ({best['name']}) reaches ",
             tag("strong", f"{best['metrics'][metric]:.2f}{_PERCENT}"),
         ]
-    return join([tag("p", *parts, ".", class_="lede"), _note(run)])
+    findings = [
+        tag("p", _finding(row, ours, metric), class_="note")
+        for row in others
+        if tables.is_sanity(row) and _reaches(row, ours, metric)
+    ]
+    return join([tag("p", *parts, ".", class_="lede"), *findings, _note(run)])
+
+
+def _reaches(row: Mapping, ours: Mapping, metric: str) -> bool:
+    """Whether a row's figure lies within the interval of ours, or above it."""
+    low, _ = (ours.get("intervals") or {}).get(metric, (math.inf, math.inf))
+    return row["metrics"][metric] >= low
+
+
+def _finding(row: Mapping, ours: Mapping, metric: str) -> str:
+    low, high = ours["intervals"][metric]
+    meaning = {
+        "blind": "it is not shown that the video helps; the sentence and the habits of the data explain it",
+        "shuffled": "it is not shown that the order of the clips is used",
+    }
+    check = next(check for check, name in tables.SANITY.items() if name == row["name"])
+    return (
+        f"The row \N{LEFT DOUBLE QUOTATION MARK}{row['name']}\N{RIGHT DOUBLE QUOTATION MARK} reaches "
+        f"{row['metrics'][metric]:.2f}{_PERCENT}, not below the 95{_PERCENT} interval of this run, "
+        f"{low:.2f} to {high:.2f}: {meaning[check]}."
+    )
 
 
 def _note(run: Run) -> Markup | None:
@@ -277,22 +313,75 @@ def _note(run: Run) -> Markup | None:
 
 
 def _results(run: Run) -> list[Markup]:
-    columns = tables.metric_columns(run.results)
+    columns, splits = tables.metric_columns(run.results), run.results["splits"]
     table = tag(
         "table",
         tag("thead", *_heading_rows(columns)),
-        *(_split_body(name, split, columns) for name, split in run.results["splits"].items()),
-        class_="results",
+        *(_split_body(name, split, columns) for name, split in splits.items()),
+        class_="metrics results",
     )
+    overview = _overview(splits, columns) if len(splits) > 2 else []
     sign = ">" if _protocol_of(run).get("strict") else "≥"
     meaning = (
         f"All in percent. R@n, IoU = m: share of queries for which one of the first n moments has IoU {sign} m "
         "with the annotated one. mIoU: mean IoU of the first moment. Trivial answers see neither video nor "
         "sentence."
     )
-    # Focusable, so that a table wider than the page can be scrolled from the keyboard.
-    frame = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Results")
-    return [frame, tag("p", meaning, class_="caption")]
+    rows = [row for split in splits.values() for row in split["rows"]]
+    return [
+        *overview,
+        _frame(table, "Results"),
+        tag("p", meaning, class_="caption"),
+        tag("p", _DISCOUNTED, class_="caption") if any(name.startswith("dR@") for name in columns) else None,
+        tag("p", _INTERVALS, class_="caption") if any(row.get("intervals") for row in rows) else None,
+        tag("p", _SANITY, class_="caption") if any(tables.is_sanity(row) for row in rows) else None,
+    ]
+
+
+_DISCOUNTED = (
+    "dR@n: R@n in which a hit counts the less, the farther its start and end lie from the annotated ones, as "
+    "shares of the video (Yuan et al. 2021)."
+)
+_INTERVALS = (
+    "Under the figures of this run: 95% bootstrap intervals, videos resampled with all their queries 1,000 "
+    "times. They cover the choice of the videos, not that of the training seed."
+)
+_SANITY = (
+    f"{tables.SANITY['blind'].capitalize()}: the same checkpoint, with the features of the video made zero and "
+    "its length kept. Where it comes near this run, the sentence and the habits of the data explain the "
+    f"figure, not the video. {tables.SANITY['shuffled'].capitalize()}: the features in a random temporal "
+    "order. Where it equals this run, the model does not use temporal content."
+)
+
+
+def _overview(splits: Mapping, columns: Sequence[str]) -> list[Markup]:
+    """A row of this run for every split, so that ordinary and shifted ones stand beside each other."""
+    headline = [name for name in columns if name == "mIoU" or re.match(r"d?R@1,", name)] or columns
+    rows = [
+        tag(
+            "tr",
+            tag("th", name, tag("small", f" {split['count']} queries"), scope="row"),
+            *_cells(split["rows"][0], headline),
+        )
+        for name, split in splits.items()
+    ]
+    table = tag("table", tag("thead", *_heading_rows(headline)), tag("tbody", *rows), class_="metrics overview")
+    return [tag("h3", "This run on every split"), _frame(table, "Overview"), tag("h3", "Split by split")]
+
+
+def _frame(table: Markup, label: str) -> Markup:
+    """Focusable, so that a table wider than the page can be scrolled from the keyboard."""
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
+
+
+def _cells(row: Mapping, columns: Sequence[str]) -> list[Markup]:
+    """The figures of a row, with its intervals below them where it has some."""
+    cells = []
+    for column in columns:
+        ends = (row.get("intervals") or {}).get(column, ())
+        interval = tag("small", "–".join(map(tables.percent, ends))) if ends else None
+        cells.append(tag("td", tables.percent(row["metrics"].get(column)), interval))
+    return cells
 
 
 def _heading_rows(columns: Sequence[str]) -> list[Markup]:
@@ -321,18 +410,30 @@ def _split_body(name: str, split: Mapping, columns: Sequence[str]) -> Markup:
     title = tag("th", tag("span", name), f" {split['count']} queries", scope="rowgroup")
     rows = [tag("tr", title, tag("td", colspan=len(columns)) if columns else None, class_="split")]
     for i, row in enumerate(split["rows"]):
-        kind = "ours" if i == 0 else "published" if tables.is_published(row) else "trivial"
-        cells = [tag("td", tables.percent(row["metrics"].get(column))) for column in columns]
-        rows.append(tag("tr", tag("th", row["name"], scope="row"), *cells, class_=kind))
+        cells = _cells(row, columns)
+        rows.append(tag("tr", tag("th", row["name"], scope="row"), *cells, class_=_kind(i, row)))
     return tag("tbody", *rows)
+
+
+def _kind(place: int, row: Mapping) -> str:
+    if place == 0:
+        return "ours"
+    if tables.is_sanity(row):
+        return "sanity"
+    return "published" if tables.is_published(row) else "trivial"
 
 
 def _protocol(run: Run) -> list[Markup]:
     steps = {"step": run.results.get("step"), "best step": run.results.get("best_step")}
     stamp = {**_protocol_of(run), **{k: v for k, v in steps.items() if v is not None}}
     pairs = [
-        tag("div", tag("dt", str(key).replace("_", " ")), tag("dd", _written(value)))
-        for key, value in stamp.items()
+        tag(
+            "div",
+            tag("dt", str(key).replace("_", " ")),
+            tag("dd", _written(value)),
+            class_="wide" if isinstance(value, dict) else None,
+        )
+        for key, value in sorted(stamp.items(), key=lambda pair: isinstance(pair[1], dict))
     ]
     return [tag("dl", *pairs, class_="stamp")] if pairs else []
 
@@ -342,6 +443,8 @@ def _written(value: object) -> str:
         return tables.MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_written(part)}" for key, part in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -460,7 +563,12 @@ def _training_notes(run: Run, curves: Mapping) -> list[Markup]:
 
 # --- Breakdown ----------------------------------------------------------------------------------------
 
-_DIVISIONS = {"by_length": "Moment length", "by_position": "Moment position", "by_words": "Query length"}
+_DIVISIONS = {
+    "by_length": "Moment length",
+    "by_position": "Moment position",
+    "by_words": "Query length",
+    "by_tag": "Tag",
+}
 
 
 def _breakdown(run: Run) -> list[Markup]:
@@ -624,26 +732,31 @@ code,.config{
 font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;font-size:13px}
 table{border-collapse:collapse}
 .scroll{overflow-x:auto}
-.results{width:100%;font-size:15px}
-.results th,.results td{padding:6px 10px;text-align:right;white-space:nowrap;font-weight:400}
-.results tr>:first-child{text-align:left;padding-left:12px;position:sticky;left:0;background:var(--bg);
+.metrics{width:100%;font-size:15px}
+.metrics th,.metrics td{padding:6px 10px;text-align:right;white-space:nowrap;font-weight:400}
+.metrics tr>:first-child{text-align:left;padding-left:12px;position:sticky;left:0;background:var(--bg);
 white-space:normal;min-width:130px}
-.results thead th{color:var(--muted);font-size:13px;padding-top:2px;padding-bottom:2px}
-.results td{width:9%}
-.results .group{text-align:center;box-shadow:inset -10px 0 var(--bg),inset 0 -1px var(--rule)}
-.results thead tr:last-child>*{border-bottom:1px solid var(--rule);padding-bottom:6px}
-.results .split th,.results .split td{padding-top:20px;color:var(--muted);font-size:13px;white-space:nowrap}
-.results .split span{color:var(--ink);font-weight:650;font-size:15px;margin-right:4px}
-.results .ours>*,.results tr.ours>:first-child{background:var(--tint);font-weight:650}
-.results .ours>:first-child{box-shadow:inset 3px 0 var(--accent)}
-.results .trivial th{color:var(--muted)}
-.results .published th{color:var(--muted);font-style:italic}
-.results .trivial+.published>*,.results .ours+.published>*{border-top:1px solid var(--rule)}
+.metrics thead th{color:var(--muted);font-size:13px;padding-top:2px;padding-bottom:2px}
+.metrics td{width:9%}
+.metrics .group{text-align:center;box-shadow:inset -10px 0 var(--bg),inset 0 -1px var(--rule)}
+.metrics thead tr:last-child>*{border-bottom:1px solid var(--rule);padding-bottom:6px}
+.metrics .split th,.metrics .split td{padding-top:20px;color:var(--muted);font-size:13px;white-space:nowrap}
+.metrics .split span{color:var(--ink);font-weight:650;font-size:15px;margin-right:4px}
+.metrics .ours>*,.metrics tr.ours>:first-child{background:var(--tint);font-weight:650}
+.metrics .ours>:first-child{box-shadow:inset 3px 0 var(--accent)}
+.metrics .trivial th,.metrics .sanity th{color:var(--muted)}
+.metrics small{display:block;font-size:12px;font-weight:400;color:var(--muted)}
+.overview{margin-bottom:8px}
+.metrics.overview tr>:first-child{overflow-wrap:anywhere}
+.overview tbody tr>*{border-bottom:1px solid var(--rule)}
+.metrics .published th{color:var(--muted);font-style:italic}
+.metrics :not(.published)+.published>*{border-top:1px solid var(--rule)}
 dl{margin:0}
 dd{margin:0;overflow-wrap:anywhere}
 dt{color:var(--muted);font-size:13px}
 .stamp{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:16px 24px}
 .stamp dd{font-size:15px}
+.stamp .wide{grid-column:1/-1}
 .files div{display:grid;grid-template-columns:180px 1fr;gap:0 16px;padding:4px 0;font-size:14px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:32px 40px}
 .charts.three{grid-template-columns:repeat(auto-fit,minmax(min(100%,310px),1fr))}
@@ -675,6 +788,7 @@ circle.line{fill:var(--bg);stroke-dasharray:none}
 .bars col.label{width:104px}
 .bars col.value{width:56px}
 .bars th,.bars td{font-weight:400;text-align:left;padding:4px 0}
+.bars tbody th{overflow-wrap:anywhere;padding-right:8px}
 .bars thead th{color:var(--muted);font-size:13px}
 .bars thead th:first-child{color:var(--ink);font-weight:650;font-size:15px}
 .bars .figure{text-align:right}
@@ -710,10 +824,11 @@ main{padding:28px 16px 48px}
 h1{font-size:26px}
 .lede{font-size:17px}
 section{margin-top:36px;padding-top:20px}
-.results{font-size:13px}
-.results th,.results td{padding:6px 6px}
-.results tr>:first-child{min-width:104px;padding-left:8px;max-width:120px}
+.metrics{font-size:13px}
+.metrics th,.metrics td{padding:6px 6px}
+.metrics tr>:first-child{min-width:104px;padding-left:8px;max-width:120px}
 h3 span{display:block;margin:0}
+.metrics small{font-size:11px}
 article{margin-left:-16px;margin-right:-16px;border-radius:0;padding:16px}
 .timeline{padding:28px 84px 28px 68px;flex-basis:100%}
 .stamp{grid-template-columns:1fr 1fr}

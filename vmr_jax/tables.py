@@ -16,6 +16,19 @@ STANDARD = (
     "mIoU",
 )
 MISSING = "—"
+INTERVAL_ENDS = ("  95% interval over videos, from", "                              to")
+SANITY = {"blind": "blind (no video)", "shuffled": "shuffled video"}  # check -> name of its row
+_DATA = (
+    "dataset",
+    "convention",
+    "dataset_version",
+    "features",
+    "feature_dim",
+    "vectors",
+    "tokenizer",
+    "seed",
+    "version",
+)
 _WIDTH = 100
 _PER_BLOCK = 7  # metric columns that fit beside a name in _WIDTH
 
@@ -47,6 +60,11 @@ def percent(value: float | None) -> str:
     return f"{value:.2f}" if is_number(value) else MISSING
 
 
+def is_sanity(row: Mapping) -> bool:
+    """True for a row of this run's checkpoint on videos that were hidden or shuffled."""
+    return row["name"] in SANITY.values()
+
+
 def is_published(row: Mapping) -> bool:
     """True for a row of `results` that quotes a paper."""
     return row["name"].startswith("published")
@@ -55,28 +73,87 @@ def is_published(row: Mapping) -> bool:
 def results_table(results: Mapping) -> str:
     """The plain-text table printed at the end of a run, at most 100 columns wide.
 
-    One block per split; in it this run, the trivial rows, a blank line, the published rows. More than
-    seven metrics continue in a further block. Bold and colour only where standard output is a terminal.
+    One block per split; in it this run with its intervals, the sanity and trivial rows, a blank line, the
+    published rows. More than seven metrics continue in a further block. Below, the protocol and the note. Bold
+    and colour only where standard output is a terminal.
 
     Args:
-      results: the content of results.json: {'splits': {name: {'count', 'rows': [{'name', 'metrics'}]}}}.
+      results: the content of results.json: {'splits': {name: {'count', 'rows': [{'name', 'metrics'}]}}},
+        where a row may have 'intervals' {metric: [low, high]}; 'protocol' and 'note' may be absent.
     """
+    console = _console()
+    columns = metric_columns(results)
+    for name, split in results["splits"].items():
+        for first in range(0, max(len(columns), 1), _PER_BLOCK):
+            console.print(_block(name, split, columns[first : first + _PER_BLOCK]))
+    for line in (*protocol_lines(results.get("protocol") or {}), results.get("note")):
+        if line:
+            console.print(line, markup=False, highlight=False)
+    return _printed(console)
+
+
+def differences_table(name: str, split: Mapping) -> str:
+    """The plain-text table of how runs differ from the first of them, at most 100 columns wide.
+
+    Args:
+      name: of the split.
+      split: of compare.json: {'count', 'videos', 'differences': [{'run', 'against', 'difference', 'interval',
+        'p'}]}, the last three {metric: ...}; 'p_holm' where p was corrected.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    differences = split["differences"]
+    title = (
+        f"{name}, {split['count']} queries of {split['videos']} videos: difference from "
+        f"{differences[0]['against']}, %"
+    )
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title, style="bold"), title_justify="left"
+    )
+    headings = [
+        "",
+        "",
+        "difference",
+        "95% interval",
+        "p",
+        *(["p (Holm)"] if "p_holm" in differences[0] else []),
+    ]
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < 2 else "right")
+    for row in differences:
+        for i, (metric, gain) in enumerate(row["difference"].items()):
+            low, high = row["interval"][metric]
+            chances = [f"{row[p][metric]:.4f}" for p in ("p", "p_holm") if p in row]
+            cells = [
+                row["run"] if i == 0 else "",
+                metric,
+                f"{gain:+.2f}",
+                f"{low:+.2f} to {high:+.2f}",
+                *chances,
+            ]
+            last = i == len(row["difference"]) - 1
+            table.add_row(*map(Text, cells), end_section=last and row is not differences[-1])
+    console = _console()
+    console.print(table)
+    return _printed(console)
+
+
+def _console():
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    console = Console(
+    return Console(
         file=io.StringIO(),
         width=_WIDTH,
         force_terminal=terminal,
         color_system="standard" if terminal else None,
         legacy_windows=False,
     )
-    columns = metric_columns(results)
-    for name, split in results["splits"].items():
-        for first in range(0, max(len(columns), 1), _PER_BLOCK):
-            console.print(_block(name, split, columns[first : first + _PER_BLOCK]))
-    if results.get("note"):
-        console.print(results["note"], markup=False, highlight=False)
+
+
+def _printed(console) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
@@ -101,4 +178,31 @@ def _block(name: str, split: Mapping, columns: Sequence[str]):
             style="bold" if i == 0 else None,
             end_section=bool(following) and is_published(following[0]) and not is_published(row),
         )
+        intervals = row.get("intervals") or {}
+        for end, label in enumerate(INTERVAL_ENDS if set(intervals) & set(columns) else ()):
+            ends = [percent(intervals.get(column, (None, None))[end]) for column in columns]
+            table.add_row(*(Text(text) for text in (label, *ends)))
     return table
+
+
+def protocol_lines(protocol: Mapping) -> list[str]:
+    """Two lines that say what the numbers were measured with: of the protocol, and of the data.
+
+    Args:
+      protocol: 'protocol' of results.json; what it lacks is left out.
+    """
+    splits = protocol.get("splits") or {}
+    measured = (
+        ("", protocol.get("name")),
+        ("", protocol.get("comparison")),
+        ("NMS", protocol.get("nms_threshold")),
+        ("kept", protocol.get("kept")),
+        ("", ", ".join(f"{name} {count}" for name, count in splits.items())),
+        ("SELECTED ON TEST:" if protocol.get("selected_on_test") else "selected by", protocol.get("selection")),
+    )
+    data = [(field.replace("_", " "), protocol.get(field)) for field in _DATA]
+    lines = [
+        "; ".join(f"{label} {value}".strip() for label, value in pairs if value not in (None, ""))
+        for pairs in (measured, data)
+    ]
+    return [f"{title}: {line}." for title, line in zip(("Protocol", "Data"), lines) if line]

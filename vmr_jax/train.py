@@ -406,20 +406,24 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path) -> None:
     config = experiment.config
     variables, position = experiment.best_variables(workdir)
     train = experiment.dataset.split("train")
+    splits = experiment.evaluation_splits()
+    counts = {name: len(experiment.loader(name)) for name in splits}
     results = {
         "step": position["step"],
         "best_step": position["step"],
-        "protocol": evaluate_lib.protocol_stamp(config, evaluator.protocol),
-        "note": _note(config),
+        "protocol": evaluate_lib.protocol_stamp(config, evaluator.protocol, counts),
+        "note": _note(config, splits),
         "splits": {},
     }
     lines = []
-    splits = experiment.evaluation_splits()
     for name in splits:
         loader = experiment.loader(name)
+        passes = ("this run", *config.evaluation.sanity)
+        log.info("%s: %d queries, passes over them: %s", name, len(loader), ", ".join(passes))
         predictions = evaluator.run(variables, loader)
+        sanity = evaluator.sanity(variables, loader)
         results["splits"][name] = evaluate_lib.split_results(
-            config, evaluator.protocol, train, loader.split, predictions.ious
+            config, evaluator.protocol, train, loader.split, predictions, sanity
         )
         lines += evaluate_lib.prediction_rows(loader.split, predictions)
         if name == ("test" if "test" in splits else splits[-1]):
@@ -449,10 +453,13 @@ def _json_line(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _note(config) -> str:
+def _note(config, splits: list[str]) -> str:
     notes = [config.note] if config.note else []
-    if config.evaluation.select_split.startswith("test"):
-        notes.append("The checkpoint was selected on the test split; its numbers are optimistic.")
+    if evaluate_lib.selected_on_test(config, splits):
+        notes.append(
+            f"The checkpoint was selected on {config.evaluation.select_split}, which is reported as a test: "
+            "its numbers there are optimistic."
+        )
     return " ".join(notes)
 
 
