@@ -1,0 +1,151 @@
+"""VSLNet: labels by hand, prediction, and what must not change either."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from batches import random_batch
+
+from vmr_jax.errors import UserError
+from vmr_jax.layers.attention import MASKED
+from vmr_jax.models import create
+from vmr_jax.models.vslnet import Outputs, highlight_labels, span_labels
+
+SMALL = dict(features=8, heads=2, conv_layers=2, conv_kernel=3, max_positions=40, char_features=5)
+
+
+def outputs_of(model, variables, batch, train=False, key=0):
+    rngs = {"dropout": jax.random.key(key)}
+    return jax.jit(lambda v, b: model.apply(v, b, train=train, rngs=rngs))(variables, batch)
+
+
+@pytest.fixture(scope="module", params=["rnn", "transformer"])
+def pair(request):
+    model = create("vslnet", predictor=request.param, **SMALL)
+    return model, jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(random_batch())
+
+
+def test_labels_are_the_pair_of_highest_iou():
+    # Five clips of 2 s; [3, 7] has IoU 4/6 with clips 1..3 = [2, 8], 3/5 with 1..2 and 2..3, 2/4 with 2.
+    mask = np.array([[True] * 5, [True] * 3 + [False] * 2])
+    # Three real clips of 2 s, two of padding; [0, 1] has IoU 1/2 with clip 0, and less with any other.
+    first, last = span_labels(jnp.float32([[3, 7], [0, 1]]), jnp.float32([10, 6]), mask)
+    assert (first.tolist(), last.tolist()) == ([1, 0], [3, 0])
+
+
+def test_a_moment_across_a_boundary_takes_both_clips():
+    # Two clips of 2 s, two of padding. [1, 3] has IoU 2/4 with both, 1/3 with either; [1.5, 2.5] has 1/4 with
+    # both and .5/2.5 with either.
+    mask = np.array([[True, True, False, False]] * 2)
+    first, last = span_labels(jnp.float32([[1, 3], [1.5, 2.5]]), jnp.float32([4, 4]), mask)
+    assert (first.tolist(), last.tolist()) == ([0, 0], [1, 1])
+
+
+@pytest.mark.parametrize(
+    "first,last,expected",
+    [
+        (4, 8, (4, 8)),  # 5 clips: round(0.5) = 0, halves to even
+        (2, 16, (0, 18)),  # 15 clips: round(1.5) = 2
+        (0, 9, (0, 10)),  # 10 clips: 1 on each side, cut at the start
+        (14, 19, (13, 19)),  # 6 clips: round(0.6) = 1, cut at the end
+    ],
+)
+def test_highlight_goes_a_tenth_beyond_the_moment(first, last, expected):
+    mask = np.ones((1, 20), bool)
+    inside = highlight_labels(jnp.array([first]), jnp.array([last]), mask, 0.1)[0]
+    assert np.flatnonzero(inside).tolist() == list(range(expected[0], expected[1] + 1))
+
+
+def test_loss_by_hand():
+    model = create("vslnet", **SMALL)
+    batch = jax.tree.map(lambda x: x[:1], random_batch(clips=2, fill=0))
+    batch = dataclasses.replace(
+        batch, video_mask=np.ones((1, 2), bool), duration=np.float32([4]), span=np.float32([[2, 4]])
+    )
+    outputs = Outputs(
+        start=jnp.float32([[0.0, 0.0]]), end=jnp.float32([[0.0, np.log(3)]]), highlight=jnp.zeros((1, 2))
+    )
+    terms = {name: float(term.value()) for name, term in model.loss(outputs, batch, epoch=jnp.int32(0)).items()}
+    # The moment is clip 1. Start: log 2; end: -log(3 / 4). Highlight: round(0.1) = 0, so clip 1 alone is
+    # inside, with weight 2; each clip costs log 2: 5 * (1 + 2) * log 2 / 2.
+    expected = {"start": np.log(2), "end": np.log(4 / 3), "highlight": 7.5 * np.log(2)}
+    assert terms == pytest.approx(expected, rel=1e-6)
+
+
+def test_prediction_is_the_product_of_start_and_end():
+    model = create("vslnet", **SMALL)
+    batch = jax.tree.map(lambda x: x[:1], random_batch(clips=3, fill=0))
+    batch = dataclasses.replace(batch, video_mask=np.array([[True, True, False]]), duration=np.float32([10]))
+    # Softmax over two real clips: start .75, .25; end .4, .6. Pairs: (0,0) .3, (0,1) .45, (1,1) .15.
+    outputs = Outputs(
+        start=jnp.log(jnp.float32([[0.75, 0.25, 1.0]])).at[:, 2].set(MASKED),
+        end=jnp.log(jnp.float32([[0.4, 0.6, 1.0]])).at[:, 2].set(MASKED),
+        highlight=None,
+    )
+    moments = model.predict(outputs, batch)
+    np.testing.assert_allclose(moments.scores[0, :3], [0.45, 0.3, 0.15], rtol=1e-6)
+    np.testing.assert_allclose(moments.spans[0, :3], [[0, 10], [0, 5], [5, 10]])
+    assert not np.isfinite(moments.scores[0, 3:]).any()
+
+
+def test_padded_clips_and_characters_change_nothing(pair):
+    model, variables = pair
+    batch = random_batch()
+
+    def padded(x, axis, fill=0):
+        return np.concatenate([x, np.full_like(x, fill)], axis=axis)
+
+    longer = dataclasses.replace(
+        batch,
+        video=padded(batch.video, 1, 7.0),
+        video_mask=padded(batch.video_mask, 1),
+        query_chars=padded(batch.query_chars, 2),
+    )
+    expected, found = outputs_of(model, variables, batch), outputs_of(model, variables, longer)
+    clips = batch.video.shape[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[:, :clips], atol=2e-5), expected, found)
+
+
+def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
+    model, variables = pair
+    batch = random_batch()
+    order = np.arange(8)[::-1]
+    found = outputs_of(model, variables, jax.tree.map(lambda x: x[order], batch), train=True)
+    expected = outputs_of(model, variables, batch, train=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[order], atol=2e-5), expected, found)
+    other = outputs_of(model, variables, batch, train=True, key=1)
+    assert np.abs(other.start - expected.start)[batch.video_mask].max() > 1e-3
+
+
+def test_base_has_no_highlight():
+    model = create("vslnet", highlight=False, **SMALL)
+    batch = random_batch()
+    variables = jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(batch)
+    outputs = outputs_of(model, variables, batch)
+    assert outputs.highlight is None and "highlight_logit" not in variables["params"]
+    assert set(model.loss(outputs, batch, epoch=jnp.int32(0))) == {"start", "end"}
+
+
+@pytest.mark.parametrize(
+    "fields,change,message",
+    [
+        (dict(predictor="lstm"), {}, 'predictor is "lstm"; VSLNet has rnn and transformer'),
+        (dict(max_positions=4), {}, "positions for 4 clips and words, and the batch has 16"),
+        ({}, dict(query_chars=None), "reads the characters of the query"),
+    ],
+)
+def test_wrong_settings_are_told(fields, change, message):
+    model = create("vslnet", **{**SMALL, **fields})
+    batch = dataclasses.replace(random_batch(), **change)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
+
+
+def test_wrong_shapes_are_refused():
+    batch = random_batch()
+    model = create("vslnet", **SMALL)
+    with pytest.raises(AssertionError):
+        wrong = dataclasses.replace(batch, query_chars=batch.query_chars[:, :-1])
+        jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), wrong)
