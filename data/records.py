@@ -78,6 +78,15 @@ def prepare(source: Source, options):
     return builder
 
 
+def entry_points(source: Source) -> tuple[Callable, Callable, Callable]:
+    """`prepare`, `features` and `word_vectors` of a dataset's module, functions of `config.dataset`.
+
+    They are `prepare` with this source, `open_manual_features`, and one that returns None: the user brings word
+    vectors (config.text.vectors).
+    """
+    return functools.partial(prepare, source), open_manual_features, lambda options: None
+
+
 def read(source: Source, options) -> annotations.Annotations:
     """Reads the annotations; UserError also for a split without queries."""
     found = source.read(options)

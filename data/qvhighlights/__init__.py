@@ -22,18 +22,4 @@ SOURCE = records.Source(
     read=annotations.read,
     saliency_clips=annotations.CLIPS,
 )
-
-
-def prepare(options):
-    """Returns the TFDS builder of the records, written unless they are there; see `records.prepare`."""
-    return records.prepare(SOURCE, options)
-
-
-def features(options):
-    """Opens the user's features; see `records.open_manual_features`."""
-    return records.open_manual_features(options)
-
-
-def word_vectors(options) -> None:
-    """Returns None: the user brings word vectors (config.text.vectors)."""
-    del options
+prepare, features, word_vectors = records.entry_points(SOURCE)
