@@ -63,6 +63,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.layers import map2d
+from vmr_jax.layers.attention import masked_softmax
 from vmr_jax.layers.clips import ClipPool
 from vmr_jax.layers.norm import MaskedBatchNorm, l2_normalize
 from vmr_jax.layers.recurrent import GRU, LSTM, first_state, last_state
@@ -211,12 +212,6 @@ class HierarchicalAttention(nn.Module):
 
     def _matrix(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
-
-
-def masked_softmax(scores: Array, mask: Array) -> Array:
-    """Softmax over the last axis where `mask` is True, 0 elsewhere; all 0 where nothing is True."""
-    weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)
-    return jnp.where(mask, weights, 0.0)
 
 
 # Section 3.3: the common space.
