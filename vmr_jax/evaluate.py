@@ -80,12 +80,8 @@ class MomentRetrieval:
 
     def per_query(self, ious: np.ndarray) -> dict[str, np.ndarray]:
         """What each metric is the mean of: a hit as 0 or 1, or the IoU; [Q] each, of IoUs [Q,K]."""
-        options, values = self.options, {}
-        for n in options.top_n:
-            best = ious[:, :n].max(axis=1, initial=0.0)
-            for m in options.thresholds:
-                values[metrics.recall_name(n, m)] = metrics.hit(best, m, options.strict)
-        return {**values, "mIoU": ious[:, 0]}
+        options = self.options
+        return metrics.retrieval_values(ious, tuple(options.top_n), tuple(options.thresholds), options.strict)
 
     def metrics(self, ious: np.ndarray) -> dict[str, float]:
         """The protocol's metrics, in percent, of IoUs [Q,K] in rank order."""

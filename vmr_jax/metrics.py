@@ -53,7 +53,15 @@ def hit(ious: np.ndarray, threshold: float, strict: bool) -> np.ndarray:
 def retrieval_metrics(
     ious: np.ndarray, top_n: tuple[int, ...], thresholds: tuple[float, ...], strict: bool
 ) -> dict[str, float]:
-    """R@n,IoU=m and mIoU in percent.
+    """R@n,IoU=m and mIoU in percent: the means of `retrieval_values`, which has the arguments."""
+    values = retrieval_values(ious, top_n, thresholds, strict)
+    return {name: 100.0 * _mean(column) for name, column in values.items()}
+
+
+def retrieval_values(
+    ious: np.ndarray, top_n: tuple[int, ...], thresholds: tuple[float, ...], strict: bool
+) -> dict[str, np.ndarray]:
+    """What R@n,IoU=m and mIoU are the means of: a hit, or the IoU of the first moment; [Q] each.
 
     Args:
       ious: [Q,K] IoU of the moments of each query, best-scored first. A query with fewer than n moments
@@ -62,13 +70,12 @@ def retrieval_metrics(
       thresholds: the m of IoU=m.
       strict: whether a hit needs IoU > m instead of IoU >= m.
     """
-    metrics = {}
+    values = {}
     for n in top_n:
         best = ious[:, :n].max(axis=1, initial=0.0)
         for m in thresholds:
-            metrics[recall_name(n, m)] = 100.0 * _mean(hit(best, m, strict))
-    metrics["mIoU"] = 100.0 * _mean(ious[:, 0])
-    return metrics
+            values[recall_name(n, m)] = hit(best, m, strict)
+    return {**values, "mIoU": ious[:, 0]}
 
 
 def recall_name(n: int, threshold: float) -> str:
