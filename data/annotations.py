@@ -320,6 +320,15 @@ def hold_out(ids: Iterable[str], fraction: float) -> set[str]:
     return set(ranked[: max(1, round(fraction * len(ids)))]) if fraction else set()
 
 
+def with_val(training: Sequence[Video], fraction: float) -> dict[str, list[Video]]:
+    """The splits train and val, the latter being what `hold_out` takes; no val where that is nothing."""
+    held = hold_out([video.id for video in training], fraction)
+    splits = {"train": [video for video in training if video.id not in held]}
+    if held:
+        splits["val"] = [video for video in training if video.id in held]
+    return splits
+
+
 def read_splits(
     paths: Mapping[str, Path], read_file: Callable[[Path, dict[str, str], Annotations], list[Video]]
 ) -> Annotations:

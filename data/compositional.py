@@ -59,11 +59,7 @@ def _read(files, options) -> annotations.Annotations:
         official[split], cut = annotations.video_table(path, dropped, tags_of=tags_of, prefix=f"{path.stem}/")
         clipped += cut
     annotations.refuse_shared_videos(official, str(paths[0].parent))
-    training = official.pop("train")
-    val = annotations.hold_out([video.id for video in training], options.val_fraction)
-    splits = {"train": [video for video in training if video.id not in val]}
-    if val:
-        splits["val"] = [video for video in training if video.id in val]
+    splits = annotations.with_val(official.pop("train"), options.val_fraction)
     return annotations.Annotations(splits | official, dropped, clipped)
 
 

@@ -7,10 +7,10 @@ from data.annotations import (
     Annotations,
     Video,
     choice,
-    hold_out,
     refuse_shared_videos,
     require_files,
     video_table,
+    with_val,
 )
 from data.records import manual_dir
 from vmr_jax.errors import UserError
@@ -98,10 +98,7 @@ def _refuse_swapped(val_1: Sequence[Video], val_2: Sequence[Video], paths: Seque
 
 def _lgi(splits: Mapping[str, Sequence[Video]], val_fraction: float, where: str) -> dict[str, list[Video]]:
     """Both validation files as one test split, and a part of train for validation."""
-    held = hold_out([video.id for video in splits["train"]], val_fraction)
-    found = {"train": [video for video in splits["train"] if video.id not in held]}
-    if held:
-        found["val"] = [video for video in splits["train"] if video.id in held]
+    found = with_val(splits["train"], val_fraction)
     merged: dict[str, Video] = {}
     for video in (*splits["anet_val_1"], *splits["anet_val_2"]):
         first = merged.setdefault(video.id, Video(video.id, video.duration, "val_1 and val_2"))

@@ -11,7 +11,6 @@ from data.annotations import (
     Video,
     clip,
     field,
-    hold_out,
     jsonl_of,
     moments,
     name_of,
@@ -20,6 +19,7 @@ from data.annotations import (
     read_splits,
     require_files,
     sentence,
+    with_val,
 )
 from data.records import manual_dir
 from vmr_jax.errors import UserError
@@ -76,16 +76,12 @@ def read(options) -> Annotations:
 
 def _with_val(splits: Mapping[str, list[Video]], fraction: float) -> dict[str, list[Video]]:
     """Moves a part of the training videos to the split val."""
-    train = splits["train"]
-    ids = hold_out([video.id for video in train], fraction)
-    if len(ids) == len(train):
+    divided = with_val(splits["train"], fraction)
+    if not divided["train"]:
         raise UserError(
-            f"train.jsonl has {len(train)} videos, and config.dataset.val_fraction={fraction} would leave none "
-            "for training. Bring a val.jsonl, or set val_fraction to 0."
+            f"train.jsonl has {len(splits['train'])} videos, and config.dataset.val_fraction={fraction} would "
+            "leave none for training. Bring a val.jsonl, or set val_fraction to 0."
         )
-    divided = {"train": [video for video in train if video.id not in ids]}
-    if ids:
-        divided["val"] = [video for video in train if video.id in ids]
     return {**divided, **{name: videos for name, videos in splits.items() if name != "train"}}
 
 
