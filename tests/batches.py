@@ -8,6 +8,12 @@ import numpy as np
 from data import schema
 from vmr_jax.types import Batch, Tree
 
+_OF_WORDS = (
+    "static_words", "dynamic_words", "content_words",
+    "subwords", "subword_mask", "subword_static", "subword_dynamic",
+)  # fmt: skip
+_OF_MOMENTS = ("windows", "window_mask")
+
 
 def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -> Batch:
     """Host batch with masks; filling rows hold noise, which must not matter."""
@@ -31,7 +37,49 @@ def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -
         video_index=np.arange(size, dtype=np.int32),
         tree=_random_tree(rng, lengths, words),
         query_chars=_random_chars(rng, query_mask),
+        **_random_modalities(np.random.default_rng([seed, 1]), video_mask, query_mask, span),
     )
+
+
+def _random_modalities(rng, video_mask, query_mask, span, width=4) -> dict[str, np.ndarray]:
+    """The other optional fields: streams of `width` features, up to two more moments than the one to learn."""
+    (size, clips), (_, words) = video_mask.shape, query_mask.shape
+
+    def stream(*shape):
+        rows = rng.normal(size=(size, clips, *shape, width)).astype(np.float32)
+        return rows * video_mask.reshape(size, clips, *(1 for _ in shape), 1)
+
+    first = np.argmax(query_mask, axis=1)  # a special token at both ends
+    special = np.zeros_like(query_mask)
+    special[np.arange(size), first] = special[np.arange(size), query_mask.sum(1) - 1] = True
+    static = (rng.random((size, words)) < 0.5) & query_mask
+    heads = rng.integers(0, 41, (size, words, words)) * (rng.random((size, words, words)) < 0.2)
+    pairs = query_mask[:, :, None] & query_mask[:, None, :]
+    others = np.tile(span[:, None], (1, 3, 1))
+    others[:, 1:] *= rng.uniform(0.2, 0.9, (size, 2, 1))
+    window_mask = np.arange(3) < rng.integers(1, 4, size)[:, None]
+    return {
+        "flow": stream(),
+        "audio": stream(),
+        "objects": stream(2),
+        "object_mask": np.tile(video_mask[..., None], (1, 1, 2)),
+        "subtitles": stream(),
+        "subtitle_mask": video_mask & (rng.random((size, clips)) < 0.7),
+        "sentence": rng.normal(size=(size, width)).astype(np.float32),
+        "static_words": static,
+        "dynamic_words": query_mask & ~static,
+        "content_words": query_mask & (rng.random((size, words)) < 0.6),
+        "dependencies": (np.where(np.eye(words, dtype=bool), 1, np.where(heads == 1, 2, heads)) * pairs).astype(
+            np.int32
+        ),
+        "subwords": (rng.integers(1, 20, (size, words)) * query_mask).astype(np.int32),
+        "subword_mask": query_mask,
+        "subword_static": static | special,
+        "subword_dynamic": (query_mask & ~static) | special,
+        "windows": np.where(window_mask[..., None], others, 0).astype(np.float32),
+        "window_mask": window_mask,
+        "saliency": (rng.integers(0, 13, (size, clips)) * video_mask).astype(np.float32),
+    }
 
 
 def _random_chars(rng, query_mask, longest=6) -> np.ndarray:
@@ -55,7 +103,7 @@ def _random_tree(rng, lengths, words) -> Tree:
 
 
 def double_padding(batch: Batch) -> Batch:
-    """The same examples with twice the clips, words, verbs, nouns and rows, all of it padding."""
+    """The same examples with twice the words, verbs, nouns, moments and rows, all of it padding."""
 
     def words_last(x):
         return np.concatenate([x, np.zeros_like(x)], axis=-1)
@@ -75,6 +123,8 @@ def double_padding(batch: Batch) -> Batch:
         query_mask=second_axis(batch.query_mask),
         tree=tree,
         query_chars=second_axis(words_last(batch.query_chars)),
+        dependencies=second_axis(words_last(batch.dependencies)),
+        **{name: second_axis(getattr(batch, name)) for name in _OF_WORDS + _OF_MOMENTS},
     )
     noise = jax.tree.map(lambda x: np.concatenate([x, x[::-1]]), batch)
     size = batch.example_mask.shape[0]

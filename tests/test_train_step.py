@@ -1,5 +1,6 @@
 """The training step gives the same numbers however it is mapped, padded or batched."""
 
+import cases
 import jax
 import numpy as np
 import optax
@@ -12,26 +13,10 @@ from vmr_jax.optimizer import learning_rate, make_optimizer
 from vmr_jax.parallel import Parallel
 from vmr_jax.train import initial_state, make_step
 
-SMALL = {
-    "fvmr": dict(num_clips=8, scale_layers=(8,), features=8, common=8, warmup_epochs=0),
-    "two_d_tan": dict(num_clips=8, scale_layers=(8,), features=8, lstm_layers=1, map_kernel=3, map_layers=2),
-    "vslnet": dict(
-        features=8,
-        heads=2,
-        conv_layers=2,
-        conv_kernel=3,
-        max_positions=32,
-        char_features=5,
-        highlight_weight=1.0,
-    ),
-}
-# Attention weights [T,L] have two padded axes, so the draws of dropout depend on padding.
-NO_DROPOUT = {"vslnet": dict(dropout=0.0)}
-
 
 def step_of(name, seed=0, **fields):
     """A step whose update is the gradient itself (SGD, rate 1), and its initial state."""
-    model = models.create(name, **{**SMALL[name], **fields})
+    model = models.create(name, **{**cases.ALL[name].SMALL, **fields})
     variables = initial_variables(model, random_batch(), seed)
     optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
     state = jax.tree.map(np.asarray, initial_state(variables, optimizer))
@@ -55,7 +40,7 @@ def assert_close(a, b, tolerance=1e-6):
     jax.tree.map(check, a, b)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", cases.ALL)
 @pytest.mark.parametrize("mode,devices", [("pmap", 8), ("jit", 1), ("jit", 8)])
 def test_same_on_any_devices(name, mode, devices):
     # Eight rows, the last two filling: six devices have one real example each and two have none.
@@ -64,15 +49,15 @@ def test_same_on_any_devices(name, mode, devices):
     assert_close(run(name, Parallel(mode, devices), batch), expected)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", cases.ALL)
 def test_doubling_every_padded_axis_changes_nothing(name):
-    batch, fields = random_batch(), NO_DROPOUT.get(name, {})
+    batch, fields = random_batch(), getattr(cases.ALL[name], "WITHOUT_DRAWS", {})
     parallel = Parallel("jit", 1)
     doubled = run(name, parallel, double_padding(batch), **fields)
     assert_close(doubled, run(name, parallel, batch, **fields))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", cases.ALL)
 def test_steps_are_repeatable_bit_by_bit(name):
     parallel = Parallel("pmap")
     first, second = (run(name, parallel, random_batch(), steps=3) for _ in range(2))

@@ -2,7 +2,7 @@
 
 Axis letters, everywhere: B batch, T clips, L words, O objects per clip, V verbs, N nouns (of a
 semantic role tree; elsewhere N is candidate moments), K returned moments, D features, W word-vector
-width, H heads. Every padded axis has a mask; True marks what is real.
+width, H heads, S subwords, M annotated moments. Every padded axis has a mask; True marks what is real.
 """
 
 import chex
@@ -63,7 +63,16 @@ class Batch:
     sentence: Array | None = None  # [B,D] float32, one vector for the whole query
     static_words: Array | None = None  # [B,L] bool: words of the static query (noun chunks)
     dynamic_words: Array | None = None  # [B,L] bool: words of the dynamic query (the others)
+    content_words: Array | None = None  # [B,L] bool: nouns, verbs, adjectives, adverbs
+    dependencies: Array | None = None  # [B,L,L] int32 relation of column to its head, the row: 1 self, 0 none
     query_chars: Array | None = None  # [B,L,C] int32 ids of the characters: 0 padding, 1 unknown
+    subwords: Array | None = None  # [B,S] int32 ids of a text encoder's own tokens, special ones included
+    subword_mask: Array | None = None  # [B,S] bool
+    subword_static: Array | None = None  # [B,S] bool: of the static query, and the special ones
+    subword_dynamic: Array | None = None  # [B,S] bool: of the dynamic query, and the special ones
+    windows: Array | None = None  # [B,M,2] float32 seconds, every annotated moment of the query
+    window_mask: Array | None = None  # [B,M] bool
+    saliency: Array | None = None  # [B,T] float32, annotators' scores of a clip, summed; 0 where irrelevant
 
     def check(self) -> None:
         """Asserts that ranks and shared axes agree (at trace time; raises AssertionError)."""
@@ -89,9 +98,18 @@ class Batch:
             chex.assert_shape(self.sentence, (b, None))
         if self.query_chars is not None:
             chex.assert_shape(self.query_chars, (b, length, None))
-        for words in (self.static_words, self.dynamic_words):
+        for words in (self.static_words, self.dynamic_words, self.content_words):
             if words is not None:
                 chex.assert_shape(words, (b, length))
+        if self.dependencies is not None:
+            chex.assert_shape(self.dependencies, (b, length, length))
+        if self.subwords is not None:
+            masks = (self.subword_mask, self.subword_static, self.subword_dynamic)
+            chex.assert_equal_shape([self.subwords, *masks])
+        if self.windows is not None:
+            chex.assert_shape(self.windows, (*self.window_mask.shape, 2))
+        if self.saliency is not None:
+            chex.assert_shape(self.saliency, (b, t))
 
     @property
     def size(self) -> int:

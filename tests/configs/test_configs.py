@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,48 +19,19 @@ from vmr_jax.inspect import abstract_variables, parameter_count
 from vmr_jax.train import initial_state, make_step
 from vmr_jax.writer import write_json
 
-FVMR = 19_133_442  # Charades-STA VGG; derived in tests/models/test_fvmr.py
-# The official code's: Charades-STA VGG (4096-d clips, kernel 5), ActivityNet Captions C3D (500-d, kernel 9).
-CHARADES_POOL, CHARADES_CONV = 60_925_953, 69_060_609
-ACTIVITYNET_POOL, ACTIVITYNET_CONV = 91_588_609, 108_644_353
-
-
-# VSLNet, Charades-STA I3D: the official code has 786,271 with a table of 10 GloVe vectors and one for padding.
-VSLNET = 786_271 - (10 + 1) * 300
-# Characters are 100-d on ActivityNet Captions, not 50-d: 40 of them, and 10, 20, 30, 40 kernels of 1 to 4.
-VSLNET_CHARS = 50 * (40 + 10 * 1 + 20 * 2 + 30 * 3 + 40 * 4)
-
-
-def _other_width(count, published, width, features=512):
-    """The first layer alone reads the D-dimensional clips: `published` * F weights become `width` * F."""
-    return count - (published - width) * features
-
-
-def _golden():
-    counts = {
-        ("fvmr", "storyboard"): 286_978,
-        ("two_d_tan", "storyboard"): 189_953,
-        ("vslnet", "storyboard"): 183_233,
-    }
-    for dataset, variants in {**common.FEATURES, "jsonl": {"": common.Features("features", 512)}}.items():
-        for variant, features in variants.items():
-            arg = f"{dataset},{variant}" if variant else dataset
-            counts["fvmr", arg] = _other_width(FVMR, 4096, features.dim)
-            chars = VSLNET_CHARS if dataset.startswith("activitynet") else 0
-            counts["vslnet", arg] = _other_width(VSLNET, 1024, features.dim, 128) + chars
-            if dataset.startswith("activitynet"):
-                counts["two_d_tan", arg] = _other_width(ACTIVITYNET_POOL, 500, features.dim)
-            else:  # a pooled map has no weights, so its size does not count
-                counts["two_d_tan", arg] = _other_width(CHARADES_POOL, 4096, features.dim)
-    counts["two_d_tan", "charades_sta,vgg,conv"] = CHARADES_CONV
-    counts["two_d_tan", "activitynet_captions,c3d,conv"] = ACTIVITYNET_CONV
-    return counts
-
-
-GOLDEN = _golden()
+GOLDEN = {(name, arg): count for name, case in cases.ALL.items() for arg, count in case.golden().items()}
 SHAPES = ("storyboard", "charades_sta,vgg", "activitynet_captions,c3d", "tacos,c3d", "didemo,vgg", "jsonl")
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "common")
+
+
+def datasets_of(name):
+    return importlib.import_module(f"configs.{name}").DATASETS
+
+
+def with_datasets(args):
+    """(architecture, argument) of those whose config has the argument's dataset."""
+    return [(name, arg) for name in NAMES for arg in args if arg.split(",")[0] in datasets_of(name)]
 
 
 def get_config(name, arg):
@@ -73,8 +45,7 @@ def test_golden_parameter_count(name, arg):
 
 def test_every_config_has_a_golden_count():
     for name in NAMES:
-        datasets = importlib.import_module(f"configs.{name}").DATASETS
-        for dataset, options in datasets.items():
+        for dataset, options in datasets_of(name).items():
             variants = [o for o in options if o in common.FEATURES.get(dataset, ())] or [None]
             for variant in variants:
                 arg = dataset if variant is None else f"{dataset},{variant}"
@@ -87,8 +58,7 @@ def test_every_architecture_has_a_config():
     assert set(architectures()) <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("arg", SHAPES)
+@pytest.mark.parametrize("name,arg", with_datasets(SHAPES))
 def test_training_step_has_consistent_shapes(name, arg):
     config = get_config(name, arg)
     model = make_model(config)
@@ -132,20 +102,25 @@ def test_one_step_of_the_default_config(name, dtype):
     )
 
 
-@pytest.mark.parametrize(
-    "arg,message",
-    [
-        ("storybord", 'no dataset "storybord". Did you mean "storyboard"?'),
-        ("charades_sta,vg", 'no option "vg" for charades_sta. Did you mean "vgg"?'),
-        ("charades_sta,vgg,clip", "Name one feature variant, not 2: vgg, clip."),
-        ("tacos,2d_tan,tall", "Name one version, not 2: 2d_tan, tall."),
-    ],
-)
-@pytest.mark.parametrize("name", NAMES)
-def test_wrong_argument_names_the_nearest(name, arg, message):
+WRONG = {
+    "charades_sta,vg": 'no option "vg" for charades_sta. Did you mean "vgg"?',
+    "charades_sta,vgg,clip": "Name one feature variant, not 2: vgg, clip.",
+    "tacos,2d_tan,tall": "Name one version, not 2: 2d_tan, tall.",
+}
+
+
+@pytest.mark.parametrize("name,arg", with_datasets(WRONG))
+def test_wrong_option_names_the_nearest(name, arg):
     with pytest.raises(UserError) as error:
         get_config(name, arg)
-    assert message in str(error.value)
+    assert WRONG[arg] in str(error.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_dataset_names_the_nearest(name):
+    with pytest.raises(UserError) as error:
+        get_config(name, "storybord")
+    assert 'no dataset "storybord". Did you mean "storyboard"?' in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""What the tests that serve every architecture must know of each: one module per architecture, found by name.
+
+A module has SMALL, hyper-parameters for `batches.random_batch`; `golden()`, the parameter count of every
+'dataset,variant' of its config; and, where random draws depend on the padding, WITHOUT_DRAWS, the fields that
+switch them off.
+"""
+
+import importlib
+import pkgutil
+
+
+def other_width(count: int, published: int, width: int, features: int) -> int:
+    """`count`, with `width` instead of `published` columns in a first linear layer of `features` outputs."""
+    return count - (published - width) * features
+
+
+def manual_variants(datasets) -> list[tuple[str, str, int]]:
+    """(argument, dataset, D) of every feature variant of the manual datasets among `datasets`."""
+    from configs import common
+
+    found = []
+    for dataset, variants in {**common.FEATURES, "jsonl": {"": common.Features("features", 512)}}.items():
+        for variant, features in variants.items():
+            if dataset in datasets:
+                found.append((f"{dataset},{variant}" if variant else dataset, dataset, features.dim))
+    return found
+
+
+ALL = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
