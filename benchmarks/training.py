@@ -64,7 +64,7 @@ def measure(name, dtype):
     spec = input_lib.batch_spec(config, config.batch_size, model.requires())
     schedule = optimizer_lib.learning_rate(config.optimizer, 1000, 100)
     variables = initial_variables(model, spec, 0)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"])
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 100)
     state = parallel.replicate(initial_state(variables, optimizer))
     step = parallel.map_step(make_step(model, optimizer, schedule, 100, 0))
     batch = parallel.put_batch(random_batch(spec))

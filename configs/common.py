@@ -44,18 +44,22 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.text.trainable = False
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "adam"
+    config.optimizer.name = "adam"  # 'adamw', 'bert_adam', 'sgd' (momentum b1)
     config.optimizer.learning_rate = 1e-4
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.0
     config.optimizer.no_decay = ""  # path regex of the parameters without weight decay
+    config.optimizer.eps = 1e-8
     config.optimizer.clip_norm = 0.0  # 0: off
-    config.optimizer.schedule = "constant"  # 'cosine', 'linear', 'step'
+    config.optimizer.clip_each = False  # True: the norm of each parameter, not of all
+    config.optimizer.clip_value = 0.0  # of each number; 0: off
+    config.optimizer.schedule = "constant"  # 'cosine', 'linear', 'step', 'inverse_sqrt'
     config.optimizer.warmup = "0 steps"
+    config.optimizer.warmup_from = 0.0  # learning rate of the first step
     config.optimizer.decay_at = ()  # durations, for 'step'
     config.optimizer.decay_by = 0.1
-    config.optimizer.rules = ((".*", 1.0),)  # (parameter path regex, learning-rate multiplier)
+    config.optimizer.rules = ((".*", 1.0),)  # (parameter path regex, learning-rate multiplier[, when])
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.protocol = "moment_retrieval"

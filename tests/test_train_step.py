@@ -9,7 +9,6 @@ from batches import double_padding, random_batch
 
 from vmr_jax import models
 from vmr_jax.experiment import initial_variables
-from vmr_jax.optimizer import learning_rate, make_optimizer
 from vmr_jax.parallel import Parallel
 from vmr_jax.train import initial_state, make_step
 
@@ -70,52 +69,3 @@ def test_loss_is_the_sum_of_its_terms():
     terms = [value for name, value in scalars.items() if name not in known]
     assert len(terms) >= 2
     np.testing.assert_allclose(scalars["train/loss"], sum(terms), rtol=1e-6)
-
-
-class Options(dict):
-    """Attribute access, as a config has."""
-
-    __getattr__ = dict.__getitem__
-
-
-OPTIMIZER = Options(
-    name="adam", learning_rate=0.1, b1=0.9, b2=0.999, weight_decay=0.0, no_decay="", clip_norm=0.0,
-    schedule="constant", warmup="0 steps", decay_at=(), decay_by=0.1, rules=((".*", 1.0),),
-)  # fmt: skip
-
-
-def test_rules_freeze_and_scale_by_path():
-    params = {"text": {"kernel": np.ones(2)}, "head": {"kernel": np.ones(2)}, "video": {"bias": np.ones(2)}}
-    options = Options(OPTIMIZER, name="sgd", b1=0.0)
-    options["rules"] = (("text/.*", 0.0), ("head/.*", 0.5), (".*", 1.0))
-    schedule = learning_rate(options, 10, 5)
-    optimizer = make_optimizer(options, schedule, params)
-    gradients = jax.tree.map(np.ones_like, params)
-    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    # Update = -rate * multiplier * gradient, rate .1.
-    np.testing.assert_allclose(updates["text"]["kernel"], 0.0)
-    np.testing.assert_allclose(updates["head"]["kernel"], -0.05)
-    np.testing.assert_allclose(updates["video"]["bias"], -0.1)
-
-
-def test_weight_decay_leaves_out_what_the_config_says():
-    params = {"head": {"kernel": np.ones(2), "bias": np.ones(2)}, "norm": {"scale": np.ones(2)}}
-    options = Options(OPTIMIZER, name="adamw", weight_decay=0.5, no_decay=r".*bias|norm/scale")
-    optimizer = make_optimizer(options, learning_rate(options, 10, 5), params)
-    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
-    # No gradient, so the update is -rate * decay * parameter = -.1 * .5 * 1, where there is decay.
-    np.testing.assert_allclose(updates["head"]["kernel"], -0.05, rtol=1e-6)
-    np.testing.assert_array_equal(updates["head"]["bias"], 0.0)
-    np.testing.assert_array_equal(updates["norm"]["scale"], 0.0)
-
-
-def test_schedules_by_hand():
-    # Warm-up of one epoch = 5 steps: 0, .02, ..., then cosine over the 15 that remain: half at 5 + 7.5.
-    options = Options(OPTIMIZER, schedule="cosine", warmup="1 epochs")
-    rate = learning_rate(options, 20, 5)
-    np.testing.assert_allclose([rate(0), rate(1), rate(5), rate(20)], [0, 0.02, 0.1, 0.0], atol=1e-7)
-    np.testing.assert_allclose((rate(12) + rate(13)) / 2, 0.05, atol=1e-7)
-    # Steps at 10 and 15 of 20, each times .1; warm-up 0.
-    options = Options(OPTIMIZER, schedule="step", decay_at=("2 epochs", "15 steps"))
-    rate = learning_rate(options, 20, 5)
-    np.testing.assert_allclose([rate(9), rate(10), rate(14), rate(15)], [0.1, 0.01, 0.01, 0.001], rtol=1e-5)

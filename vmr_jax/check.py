@@ -656,7 +656,7 @@ def _architecture(config, model: GroundingModel) -> str:
     """Its size, after its parameters were found to be covered by the optimiser's rules."""
     variables = abstract_variables(config, vocab_size=2 if config.text.trainable else 0)
     schedule = optimizer_lib.learning_rate(config.optimizer, 1, 1)
-    optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"])
+    optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 1)
     needs = f"; needs {', '.join(model.requires())}" if model.requires() else ""
     return f"{config.model.name}, {parameter_count(variables):,} parameters{needs}"
 

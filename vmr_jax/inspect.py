@@ -72,7 +72,7 @@ def _cost_table(config, model, batch) -> Table:
     """Compiles one step for one device and asks the compiler."""
     schedule = optimizer_lib.learning_rate(config.optimizer, 1000, 100)
     variables = jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"])
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 100)
     state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
     step = jax.jit(make_step(model, optimizer, schedule, 100, config.seed), donate_argnums=0)
     compiled = step.lower(state, batch).compile()

@@ -1,16 +1,18 @@
 """The optimiser of a config: schedule, clipping, and rules by parameter path."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import optax
 
 from vmr_jax.errors import UserError, nearest
 
-_ALGORITHMS = ("adam", "adamw", "sgd")
-_SCHEDULES = ("constant", "cosine", "linear", "step")
+_ALGORITHMS = ("adam", "adamw", "bert_adam", "sgd")
+_SCHEDULES = ("constant", "cosine", "linear", "step", "inverse_sqrt")
 
 
 def duration(text: str, steps_per_epoch: int, field: str) -> int:
@@ -23,7 +25,11 @@ def duration(text: str, steps_per_epoch: int, field: str) -> int:
 
 
 def learning_rate(options, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
-    """The schedule of `config.optimizer`: warm-up to `learning_rate`, then `schedule` to the end."""
+    """The schedule of `config.optimizer`: warm-up from `warmup_from` to `learning_rate`, then `schedule`.
+
+    'cosine' and 'linear' reach zero at the end; 'inverse_sqrt' is learning_rate * sqrt(warmup / step) (Vaswani
+    et al., 2017; UserError without a warm-up).
+    """
     if options.schedule not in _SCHEDULES:
         raise UserError(
             f'config.optimizer.schedule is "{options.schedule}".{nearest(options.schedule, _SCHEDULES)} '
@@ -38,57 +44,125 @@ def learning_rate(options, total_steps: int, steps_per_epoch: int) -> optax.Sche
         main = optax.cosine_decay_schedule(peak, rest)
     elif options.schedule == "linear":
         main = optax.linear_schedule(peak, 0.0, rest)
+    elif options.schedule == "inverse_sqrt":
+        main = _inverse_sqrt(peak, warmup)
     else:
         at = [duration(d, steps_per_epoch, "config.optimizer.decay_at") for d in options.decay_at]
         main = optax.piecewise_constant_schedule(peak, {max(s - warmup, 0): options.decay_by for s in at})
     if not warmup:
         return main
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+    return optax.join_schedules([optax.linear_schedule(options.warmup_from, peak, warmup), main], [warmup])
 
 
-def make_optimizer(options, schedule: optax.Schedule, params: Any) -> optax.GradientTransformation:
+def _inverse_sqrt(peak: float, warmup: int) -> optax.Schedule:
+    """Of the steps after the warm-up."""
+    if not warmup:
+        raise UserError(
+            "config.optimizer.schedule='inverse_sqrt' falls from the end of a warm-up, but "
+            "config.optimizer.warmup is 0. Set it, such as '400 steps'."
+        )
+    # join_schedules asks for steps before the end of the warm-up too.
+    return lambda step: peak * jnp.sqrt(warmup / jnp.maximum(step + warmup, 1))
+
+
+def make_optimizer(
+    options, schedule: optax.Schedule, params: Any, steps_per_epoch: int
+) -> optax.GradientTransformation:
     """Builds the optimiser of `config.optimizer`.
 
-    `options.rules` is a sequence of (path regex, learning-rate multiplier); the first whose regex matches
-    the whole of 'a/b/kernel' holds, 0 freezes. A parameter that no rule covers is a UserError.
+    `options.rules` is a sequence of (path regex, learning-rate multiplier[, when]); the first whose regex
+    matches the whole of 'a/b/kernel' holds, 0 freezes. `when` says at which steps these parameters and their
+    moments change: 'from 4 epochs', or 'phase 0 of 2, 200 steps' (in every second block of 200 steps, the
+    first one included). A parameter that no rule covers is a UserError.
     """
     paths = flax.traverse_util.flatten_dict(params, sep="/")
     labels = {path: _rule_of(path, options.rules) for path in paths}
     transforms = {
-        index: _one_optimizer(options, schedule, multiplier)
-        for index, (_, multiplier) in enumerate(options.rules)
+        index: _one_optimizer(options, schedule, rule, steps_per_epoch)
+        for index, rule in enumerate(options.rules)
         if index in labels.values()
     }
     label_tree = flax.traverse_util.unflatten_dict(labels, sep="/")
-    optimizer = optax.multi_transform(transforms, label_tree)
-    if options.clip_norm:
-        optimizer = optax.chain(optax.clip_by_global_norm(options.clip_norm), optimizer)
-    return optimizer
+    return optax.chain(*_clipping(options), optax.multi_transform(transforms, label_tree))
 
 
-def _one_optimizer(options, schedule, multiplier: float) -> optax.GradientTransformation:
+def _clipping(options) -> list[optax.GradientTransformation]:
+    clips = []
+    if options.clip_value:
+        clips.append(optax.clip(options.clip_value))
+    if options.clip_norm and options.clip_each:
+        clips.append(_clip_each_norm(options.clip_norm))
+    elif options.clip_norm:
+        clips.append(optax.clip_by_global_norm(options.clip_norm))
+    return clips
+
+
+def _clip_each_norm(limit: float) -> optax.GradientTransformation:
+    """Clips every parameter's gradient by its own norm."""
+
+    def clip(gradient):
+        return gradient * jnp.minimum(1.0, limit / jnp.maximum(jnp.linalg.norm(gradient.ravel()), 1e-12))
+
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
+
+
+def _one_optimizer(options, schedule, rule, steps_per_epoch: int) -> optax.GradientTransformation:
+    _, multiplier, *when = rule
     if multiplier == 0:
         return optax.set_to_zero()
+    direction = _direction(options)
+    if when:
+        direction = optax.conditionally_mask(direction, _active(when[0], steps_per_epoch))
+    # The rate stands outside, so that the schedule goes on while parameters are frozen.
+    return optax.chain(direction, optax.scale_by_learning_rate(lambda step: multiplier * schedule(step)))
 
-    def rate(step):
-        return multiplier * schedule(step)
 
+def _direction(options) -> optax.GradientTransformation:
+    """The update for a learning rate of 1."""
+    decay = optax.add_decayed_weights(
+        options.weight_decay, mask=lambda params: _decayed(params, options.no_decay)
+    )
     if options.name == "adam":
-        return optax.adam(rate, options.b1, options.b2)
+        return optax.scale_by_adam(options.b1, options.b2, options.eps)
     if options.name == "adamw":
-        return optax.adamw(
-            rate,
-            options.b1,
-            options.b2,
-            weight_decay=options.weight_decay,
-            mask=lambda params: _decayed(params, options.no_decay),
-        )
+        return optax.chain(optax.scale_by_adam(options.b1, options.b2, options.eps), decay)
+    if options.name == "bert_adam":
+        return optax.chain(_scale_by_bert_adam(options.b1, options.b2, options.eps), decay)
     if options.name == "sgd":
-        return optax.sgd(rate, momentum=options.b1)
+        return optax.trace(options.b1)
     raise UserError(
         f'config.optimizer.name is "{options.name}".{nearest(options.name, _ALGORITHMS)} '
         f"Known: {', '.join(_ALGORITHMS)}."
     )
+
+
+def _scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam without bias correction, as BERT was trained (Devlin et al., 2019)."""
+
+    def init(params):
+        return optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+
+    def update(updates, state, params=None):
+        del params
+        first = optax.tree.update_moment(updates, state[0], b1, 1)
+        second = optax.tree.update_moment(updates, state[1], b2, 2)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), first, second), (first, second)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _active(when: str, steps_per_epoch: int) -> Callable[[jax.Array], jax.Array]:
+    """The condition, a function of the step, that a rule's `when` describes; else UserError."""
+    field = "`when` of a rule in config.optimizer.rules"
+    later = re.fullmatch(r"from (.+)", when)
+    if later:
+        start = duration(later[1], steps_per_epoch, field)
+        return lambda step: step >= start
+    phase = re.fullmatch(r"phase (\d+) of (\d+), (.+)", when)
+    if phase and int(phase[1]) < int(phase[2]):
+        index, count, block = int(phase[1]), int(phase[2]), duration(phase[3], steps_per_epoch, field)
+        return lambda step: (step // block) % count == index
+    raise UserError(f"{field} is \"{when}\"; write 'from 4 epochs' or 'phase 0 of 2, 200 steps'.")
 
 
 def _decayed(params: Any, exempt: str) -> Any:
@@ -99,7 +173,7 @@ def _decayed(params: Any, exempt: str) -> Any:
 
 
 def _rule_of(path: str, rules) -> int:
-    for index, (pattern, _) in enumerate(rules):
+    for index, (pattern, *_) in enumerate(rules):
         if re.fullmatch(pattern, path):
             return index
     raise UserError(

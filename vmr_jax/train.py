@@ -181,7 +181,9 @@ class Trainer:
 
     def _restore_or_start(self) -> TrainState:
         variables = self.experiment.initial_variables()
-        self.optimizer = optimizer_lib.make_optimizer(self.config.optimizer, self.schedule, variables["params"])
+        self.optimizer = optimizer_lib.make_optimizer(
+            self.config.optimizer, self.schedule, variables["params"], self.steps_per_epoch
+        )
         state = initial_state(variables, self.optimizer)
         restored = self.checkpoints.restore(self.parallel.abstract(state))
         if restored is None:

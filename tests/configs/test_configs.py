@@ -64,7 +64,7 @@ def test_training_step_has_consistent_shapes(name, arg):
     model = make_model(config)
     schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
     variables = abstract_variables(config)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"])
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
     state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
     batch = input_lib.batch_spec(config, config.batch_size, model.requires())
     after, scalars = jax.eval_shape(make_step(model, optimizer, schedule, 10, 0), state, batch)
@@ -89,7 +89,7 @@ def test_one_step_of_the_default_config(name, dtype):
     ).replace(span=np.tile(np.float32([0.2, 0.6]), (4, 1)), duration=np.ones(4, np.float32))
     schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
     variables = initial_variables(model, spec, 0)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"])
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
     step = jax.jit(make_step(model, optimizer, schedule, 10, 0))
     state = initial_state(variables, optimizer)
     for _ in range(2):  # the first step of a warm-up has rate 0
