@@ -47,16 +47,19 @@ def manual_dir(options) -> Path:
     return Path(options.manual_dir).expanduser()
 
 
-def open_manual_features(options) -> FeatureReader:
+def open_manual_features(options, stream: str = "") -> FeatureReader:
     """Opens the features that the user has.
 
     Args:
       options: has `manual_dir`, to which paths are relative; `features`, a path, or several as a tuple or with
-        commas between them, which are concatenated; `feature_key`, the name of the arrays in all of them.
+        commas between them, which are concatenated; `feature_key`, the name of the arrays in all of them;
+        `streams`, further streams by name: the path, then the shape of a row.
+      stream: the one to open, '' for `features`.
     """
-    paths = options.features.split(",") if isinstance(options.features, str) else options.features
+    named, key = (options.streams[stream][0], "") if stream else (options.features, options.feature_key)
+    paths = named.split(",") if isinstance(named, str) else named
     folder = manual_dir(options)
-    readers = [open_features(folder / Path(path.strip()).expanduser(), options.feature_key) for path in paths]
+    readers = [open_features(folder / Path(path.strip()).expanduser(), key) for path in paths]
     return readers[0] if len(readers) == 1 else Concatenated(readers)
 
 

@@ -18,6 +18,7 @@ MAX_NOUNS = 6  # N, of the FVMR paper
 MAX_SPANS = 12  # spans of the static query
 MAX_WINDOWS = 32  # annotated moments of one query; QVHighlights has up to 25
 ANNOTATORS = 3  # of saliency, in QVHighlights
+SALIENCY_SECONDS = 2.0  # of a clip with saliency scores
 EXTRA = "extra"  # tag of training queries that a user added to those of the dataset
 
 

@@ -13,6 +13,7 @@ from tiny import tiny_config
 from data.features import fit_rows, normalize_rows
 from data.schema import Query
 from vmr_jax import input as input_lib
+from vmr_jax import query_input
 from vmr_jax.errors import UserError
 from vmr_jax.experiment import Experiment
 from vmr_jax.text.tokenize import tokenize
@@ -87,13 +88,13 @@ def test_tree_follows_the_tokeniser():
     # Characters: "a man" 0-5, "opens" 6-11, "the door." 12-21.
     text = "a man opens the door."
     query = Query("q", text, (0, 1), verbs=[(6, 11)], nouns=[(0, 5), (16, 20)], edges=[(0, 0), (0, 1)])
-    tree = input_lib._tree(query, tokenize(text, "words"), 8)
+    tree = query_input._tree(query, tokenize(text, "words"), 8)
     np.testing.assert_array_equal(np.flatnonzero(tree.verb_words[0]), [2])
     np.testing.assert_array_equal(np.flatnonzero(tree.noun_words[0]), [0, 1])
     np.testing.assert_array_equal(np.flatnonzero(tree.noun_words[1]), [4])
     np.testing.assert_array_equal(np.argwhere(tree.edges), [[0, 0], [0, 1]])
     # Cut at four words, the door and its edge are gone.
-    cut = input_lib._tree(query, tokenize(text, "words")[:4], 4)
+    cut = query_input._tree(query, tokenize(text, "words")[:4], 4)
     np.testing.assert_array_equal(np.argwhere(cut.edges), [[0, 0]])
 
 
@@ -354,3 +355,120 @@ def test_split_file_and_loader_read_the_users_features(charades, tmp_path):
     np.testing.assert_allclose(batch.duration, [10.0])
     np.testing.assert_array_equal(batch.query_mask.sum(1), [2])
     np.testing.assert_array_equal(batch.query_vectors[0, 0], [0, 1, 0, 0, 0])  # "person"
+
+
+def test_training_batches_of_whole_videos(data_dir):
+    # Three rows a video: each batch of twelve rows shows four videos, every query of the epoch once.
+    experiment = Experiment(tiny_config(data_dir, input__queries_per_video=3, batch_size=24))
+    loader = experiment.loader("train")
+    owner = loader.split.owner
+    steps = loader.steps_per_epoch(24)
+    epochs = [[loader.training_rows(0, e * steps + s, 24) for s in range(steps)] for e in (0, 1, 0)]
+    for epoch in epochs:
+        rows = np.concatenate(epoch)
+        np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.arange(len(loader)))
+        shown = np.where(rows >= 0, rows, -1 - rows)
+        groups = owner[shown].reshape(-1, 3)
+        full = rows.reshape(-1, 3)[:, 0] >= 0  # the last batch is filled up with groups that stand for nothing
+        assert (groups[full] == groups[full][:, :1]).all()
+        # As few groups as the queries of each video allow: ceil(queries / 3).
+        assert full.sum() == sum(-(-n // 3) for n in np.bincount(owner))
+    assert not np.array_equal(epochs[0], epochs[1])
+    np.testing.assert_array_equal(epochs[0], epochs[2])
+    batch = loader.batch(epochs[0][0])
+    np.testing.assert_array_equal(batch.video[::3], batch.video[2::3])
+    assert (batch.example_index[~batch.example_mask] == -1).all()
+
+
+def test_a_batch_of_a_broken_number_of_videos(data_dir):
+    with pytest.raises(UserError, match=r"config.batch_size is 16 rows.* Use a multiple of 3"):
+        Experiment(tiny_config(data_dir, input__queries_per_video=3))
+
+
+def test_fields_that_any_sentence_has(charades, tmp_path):
+    experiment = Experiment(charades_config(charades, tmp_path))
+    fields = ("content_words", "dependencies", "windows")
+    loader = input_lib.Loader(
+        experiment.config, experiment.dataset, experiment.dataset.split("train"), [], experiment.vectors, fields
+    )
+    batch = loader.batch(np.arange(2))
+    batch.check()
+    words = [token.text for token in loader._tokens[0]]
+    for i, word in enumerate(words):
+        assert batch.content_words[0, i] == (word not in ("a", "the"))
+    np.testing.assert_array_equal(np.diagonal(batch.dependencies[0]), batch.query_mask[0])
+    assert (batch.dependencies[0] > 1).any()
+    np.testing.assert_array_equal(batch.window_mask.sum(1), 1)
+    np.testing.assert_array_equal(batch.windows[:, 0], batch.span)
+
+
+def test_further_streams_of_the_users_files(charades, tmp_path):
+    flow = vary(charades, dim=4, folder="flow")
+    config = charades_config(charades, tmp_path, num_clips=8, normalize=False)
+    with config.unlocked():
+        config.dataset.streams = {"flow": ("flow", 4), "objects": ("flow", 2, 2)}
+    experiment = Experiment(config)
+    loader = input_lib.Loader(
+        config,
+        experiment.dataset,
+        experiment.dataset.split("test"),
+        [],
+        experiment.vectors,
+        ("flow", "objects"),
+    )
+    batch = loader.batch(np.array([1]))
+    np.testing.assert_array_equal(batch.flow[0], fit_rows(flow["DDDDD"], 8, "average")[0])
+    np.testing.assert_array_equal(batch.objects[0].reshape(8, 4), batch.flow[0])
+    assert batch.object_mask.all()
+    spec = input_lib.batch_spec(config, 1, ("flow", "objects"))
+    assert jax.tree.map(lambda x: x.shape, batch) == jax.tree.map(lambda x: x.shape, spec)
+    # Shuffled, the streams keep together: the same rows of flow stand beside the same rows of objects.
+    shuffled = loader.showing("shuffled").batch(np.array([1]))
+    assert not np.array_equal(shuffled.flow, batch.flow)
+    np.testing.assert_array_equal(shuffled.objects[0].reshape(8, 4), shuffled.flow[0])
+    (charades / "flow" / "AAAAA.npz").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*flow: AAAAA"):
+        Experiment(config)
+
+
+def test_token_features_take_the_place_of_word_vectors(charades, tmp_path):
+    config = charades_config(charades, tmp_path)
+    qids = [q.qid for q in Experiment(config).dataset.split("train").queries]
+    (charades / "tokens").mkdir()
+    for i, qid in enumerate(qids):
+        np.savez(
+            charades / "tokens" / f"qid{qid}.npz", last_hidden_state=np.full((3 + i, 6), i + 1, np.float32)
+        )
+    with config.unlocked():
+        config.text.features, config.text.feature_key = str(charades / "tokens"), "last_hidden_state"
+        config.text.sentence_features, config.text.sentence_dim = str(charades / "tokens"), 6
+        config.text.vectors, config.text.dim, config.text.max_words = "", 6, 4
+    dataset = input_lib.Dataset(config.dataset, config.input)
+    loader, other = (
+        input_lib.Loader(config, dataset, dataset.split(name), [], None, ("sentence",))
+        for name in ("train", "test")
+    )
+    batch = loader.batch(np.arange(2))
+    np.testing.assert_array_equal(batch.query_mask.sum(1), [3, 4])
+    np.testing.assert_array_equal(batch.query_vectors[1], 2.0)
+    np.testing.assert_array_equal(batch.sentence, [[1.0] * 6, [2.0] * 6])
+    with pytest.raises(UserError, match=r'has no features of the query "'):
+        other.batch(np.arange(1))
+    with pytest.raises(UserError, match=r"tree.*follow the words"):
+        query_input.check_text(config, ("tree",))
+
+
+def test_saliency_follows_the_clips():
+    # Clips of 2 s with scores 0..3 in all; a video of 8 s seen as two rows has centres 2 s and 6 s.
+    scores = np.array([[0, 0, -1], [1, 1, -1], [-1, -1, -1], [1, 1, 1]])
+    found = input_lib._saliency(scores, np.array([True, True, False]), 8.0)
+    np.testing.assert_array_equal(found, [2.0, 3.0, 0.0])
+
+
+def test_a_given_vocabulary(data_dir, tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps({"<PAD>": 0, "<UNK>": 1, "door": 3, "opens": 2}))
+    assert Experiment(tiny_config(data_dir, text__vocabulary=str(path))).vocabulary == ["opens", "door"]
+    path.write_text('"door"')
+    with pytest.raises(UserError, match=r"config.text.vocabulary\) holds no vocabulary"):
+        Experiment(tiny_config(data_dir, text__vocabulary=str(path)))

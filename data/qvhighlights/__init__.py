@@ -13,7 +13,7 @@ PUBLISHED_COUNTS = {
     "val": {"queries": 1550, "videos": 1519},
     "test": {"queries": 1542, "videos": 1529},
 }
-MODALITIES = records.TEXT_MODALITIES
+MODALITIES = {**records.TEXT_MODALITIES, "saliency": ()}
 
 SOURCE = records.Source(
     name="qvhighlights",

@@ -22,7 +22,7 @@ from data.annotations import (
     sentence,
 )
 from data.records import manual_dir
-from data.schema import ANNOTATORS
+from data.schema import ANNOTATORS, SALIENCY_SECONDS
 from vmr_jax.errors import UserError
 
 QUERY_FILES = {
@@ -30,7 +30,7 @@ QUERY_FILES = {
     "val": "highlight_val_release.jsonl",
     "test": "highlight_test_with_gt.jsonl",
 }
-CLIP_SECONDS = 2
+CLIP_SECONDS = int(SALIENCY_SECONDS)
 CLIPS = 75  # of the longest video, 150 s
 BEST_SCORE = 4  # "very good"; 0 is "very bad"
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from vmr_jax.text import parse as parse_lib
-from vmr_jax.text.parse import Roles, parse, parser_name
+from vmr_jax.text.parse import Roles, content_words, parse, parser_name
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data"
@@ -109,6 +109,36 @@ def _check(text, roles):
 )
 def test_invariants_on_odd_text(text):
     _check(text, parse(text))
+
+
+def _content(text):
+    return [text[slice(*span)] for span in content_words(text)]
+
+
+@rules_only
+@pytest.mark.parametrize(
+    "text, content",
+    [
+        ("a guy is pulling open the doorway in the kitchen.", "guy is pulling open doorway kitchen"),
+        # Neither pronouns, numbers, modals nor the prepositions and determiners.
+        ("  she can quickly put 3 red cups on it!", "quickly put red cups"),
+        # A wh-adverb is an adverb.
+        ("person washes a mirror where they sit", "person washes mirror where sit"),
+        ("", ""),
+        ("of the", ""),
+    ],
+)
+def test_content_words_are_nouns_verbs_adjectives_and_adverbs(text, content):
+    assert _content(text) == content.split()
+
+
+def test_predicates_and_heads_of_noun_chunks_are_content_words():
+    text = "A person, who wears a hat, then throws the bag into the box."
+    roles, content = parse(text), content_words(text)
+    assert set(roles.verbs) <= set(content)
+    heads = [max(span for span in content if a <= span[0] and span[1] <= b) for a, b in roles.chunks]
+    assert [text[slice(*span)] for span in heads] == ["person", "hat", "bag", "box"]
+    assert list(content) == sorted(content)
 
 
 @needs_shared
@@ -227,3 +257,12 @@ def test_roles_of_a_spacy_doc():
     ]
     # "leaves" has no subject of its own and takes that of "putting".
     assert roles.edges == ((0, 0), (0, 1), (0, 2), (1, 0))
+
+
+def test_content_words_of_a_spacy_doc():
+    spacy = pytest.importorskip("spacy")
+    words = "A person quickly puts two red books where she can .".split()
+    tags = "DT NN RB VBZ CD JJ NNS WRB PRP MD .".split()
+    doc = spacy.tokens.Doc(spacy.blank("en").vocab, words=words, tags=tags)
+    cut = [doc.text[slice(*span)] for span in parse_lib.content_of_doc(doc)]
+    assert cut == "person quickly puts red books where".split()

@@ -1,4 +1,4 @@
-"""Who does what in a caption: predicates, their arguments, and noun chunks.
+"""Who does what in a caption: predicates, their arguments, noun chunks; and its content words.
 
 FVMR (Gao & Xu, ICCV 2021) hangs the arguments of a sentence below its predicates; VDI (Luo et al., CVPR
 2023) splits a query into its noun chunks and the rest. Both papers took these from trained parsers. Here
@@ -16,6 +16,7 @@ import importlib.metadata
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from vmr_jax.text.tokenize import Token, tokenize
 
@@ -47,17 +48,34 @@ def parse(text: str) -> Roles:
 
     Their number is not limited here; a record keeps the first `data.schema.MAX_VERBS` and so on.
     """
-    return _backend()[1](text)
+    return _backend().parse(text)
+
+
+def content_words(text: str) -> tuple[Span, ...]:
+    """Returns the nouns, verbs, adjectives and adverbs of a sentence, in order.
+
+    They are the words that SCN (Lin et al., AAAI 2020) prefers to hide: those with NN, VB, JJ or RB in their
+    Penn Treebank tag. Auxiliaries and wh-adverbs are among them, pronouns, modals and numbers are not.
+    """
+    return _backend().content_words(text)
 
 
 def parser_name() -> str:
     """Names the parser in use, with its version: it goes into the log and the key of prepared datasets."""
-    return _backend()[0]
+    return _backend().name
+
+
+class _Backend(NamedTuple):
+    """What reads a sentence: spaCy or TextBlob with rules."""
+
+    name: str
+    parse: Callable[[str], Roles]
+    content_words: Callable[[str], tuple[Span, ...]]
 
 
 @functools.cache
-def _backend() -> tuple[str, Callable[[str], Roles]]:
-    """(name, parser), chosen once per process."""
+def _backend() -> _Backend:
+    """Chosen once per process."""
     try:
         import spacy
     except ImportError:
@@ -71,8 +89,22 @@ def _backend() -> tuple[str, Callable[[str], Roles]]:
 # --- spaCy ----------------------------------------------------------------------------------------
 
 
-def _spacy_backend(pipeline, model: str) -> tuple[str, Callable[[str], Roles]]:
-    return f"spacy {model} {pipeline.meta['version']}", lambda text: roles_of_doc(pipeline(text))
+def _spacy_backend(pipeline, model: str) -> _Backend:
+    return _Backend(
+        f"spacy {model} {pipeline.meta['version']}",
+        lambda text: roles_of_doc(pipeline(text)),
+        lambda text: content_of_doc(pipeline(text)),
+    )
+
+
+def content_of_doc(doc) -> tuple[Span, ...]:
+    """Reads the content words off the tags of a `spacy.tokens.Doc`."""
+    return tuple((t.idx, t.idx + len(t)) for t in doc if _is_content(t.tag_))
+
+
+def _is_content(tag: str) -> bool:
+    """Whether a Penn Treebank tag is that of a noun, verb, adjective or adverb."""
+    return any(part in tag for part in ("NN", "VB", "JJ", "RB"))
 
 
 def roles_of_doc(doc) -> Roles:
@@ -115,7 +147,7 @@ def _roles(verbs: Sequence[Span], edges: set[tuple[int, int]], chunks: Sequence[
 # --- TextBlob: tags -------------------------------------------------------------------------------
 
 
-def _textblob_backend() -> tuple[str, Callable[[str], Roles]]:
+def _textblob_backend() -> _Backend:
     with warnings.catch_warnings():
         # TextBlob leaves the file of its lexicon open, once, at the first sentence.
         warnings.simplefilter("ignore", ResourceWarning)
@@ -123,7 +155,11 @@ def _textblob_backend() -> tuple[str, Callable[[str], Roles]]:
 
         tag("a zqx warms up", tokenize=False)  # opens each of its tables
     version = importlib.metadata.version("textblob")
-    return f"textblob {version} + rules {RULES_VERSION}", lambda text: _frames(text, tag)
+    return _Backend(
+        f"textblob {version} + rules {RULES_VERSION}",
+        lambda text: _frames(text, tag),
+        lambda text: _content(text, tag),
+    )
 
 
 _PUNCTUATION = re.compile(r"[.,;:!?()]")
@@ -352,10 +388,20 @@ def _tags(words: list[str], tag: Callable[..., str]) -> _Tagged:
 # --- TextBlob: chunks and frames --------------------------------------------------------------------
 
 
-def _frames(text: str, tag: Callable[..., str]) -> Roles:
+def _tagged_tokens(text: str, tag: Callable[..., str]) -> tuple[list[Token], _Tagged]:
+    """The words and punctuation marks of a sentence, and their tags."""
     marks = [Token(m.group(), m.start(), m.end()) for m in _PUNCTUATION.finditer(text)]
     tokens = sorted(tokenize(text, "words") + marks, key=lambda token: token.start)
-    tags = _tags([text[t.start : t.end].replace("’", "'") for t in tokens], tag)
+    return tokens, _tags([text[t.start : t.end].replace("’", "'") for t in tokens], tag)
+
+
+def _content(text: str, tag: Callable[..., str]) -> tuple[Span, ...]:
+    tokens, tags = _tagged_tokens(text, tag)
+    return tuple((token.start, token.end) for token, found in zip(tokens, tags) if _is_content(found))
+
+
+def _frames(text: str, tag: Callable[..., str]) -> Roles:
+    tokens, tags = _tagged_tokens(text, tag)
     chunks = _chunks(tags)
     verbs = [i for i in range(len(tags)) if _is_predicate(tags, i)]
     return _roles(
