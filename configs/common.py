@@ -34,6 +34,7 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.input.num_clips = 256  # T
     config.input.resample = "average"  # every video to T rows; 'pad' keeps the rows of shorter ones
     config.input.normalize = True  # L2, each feature row
+    config.input.queries_per_video = 1  # S > 1: every S training rows are queries of one video
 
     config.text = ml_collections.ConfigDict()
     config.text.vectors = ""  # GloVe .txt or .npz; empty: the dataset's own
@@ -42,6 +43,14 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.text.max_words = 20  # L
     config.text.characters = tokenize.CHARACTERS  # with ids from 2 on, for architectures that read them
     config.text.trainable = False
+    config.text.vocabulary = ""  # JSON of words, such as an official checkpoint was trained with; '': of train
+    config.text.features = ""  # token features by query id, file or folder, in place of word vectors
+    config.text.feature_key = ""  # of the arrays in it
+    config.text.sentence_features = ""  # one vector by query id, file or folder
+    config.text.sentence_dim = 0
+    config.text.encoder = ""  # 'distilbert' or 'clip'
+    config.text.encoder_dir = ""  # folder with its vocabulary and weights
+    config.text.max_subwords = 32  # S
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adam"  # 'adamw', 'bert_adam', 'sgd' (momentum b1)
@@ -71,6 +80,9 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.evaluation.thresholds = (0.3, 0.5, 0.7)
     config.evaluation.strict = False  # True: IoU > m
     config.evaluation.nms_threshold = 0.5
+    config.evaluation.nms_margin = 0.0  # > 0: NMS at m - nms_margin for each m instead
+    config.evaluation.corpus_videos = 100  # of the protocol 'corpus': the best ones, which are searched
+    config.evaluation.corpus_top_n = (1, 10, 100)
     config.evaluation.keep = 5
     config.evaluation.discounted = False  # dR@n,IoU=m too, at the end
     config.evaluation.sanity = ("blind", "shuffled")  # each one more pass over what is evaluated; (): none
@@ -256,6 +268,7 @@ def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tup
     config.dataset.feature_dim = features.dim
     config.dataset.feature_key = features.key
     config.dataset.feature_stride = features.stride
+    config.dataset.streams = ml_collections.ConfigDict()  # field of the batch -> (path, *shape of a row)
     config.dataset.on_missing = "error"  # 'drop' goes on without videos that have no features
     for field, values in _CHOICES.get(dataset, {}).items():
         chosen = [option for option in options if option in values] or [values[0]]

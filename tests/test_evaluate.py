@@ -1,7 +1,6 @@
 """Evaluation: what is counted, the sanity and trivial rows, intervals, breakdown and stamp."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,12 +15,8 @@ from vmr_jax import evaluate
 from vmr_jax.errors import UserError
 from vmr_jax.evaluate import (
     Evaluator,
-    MomentRetrieval,
-    annotated_windows,
     breakdown,
     intervals,
-    nearest_iou,
-    prediction_rows,
     protocol_stamp,
     selected_on_test,
     trivial_rows,
@@ -29,6 +24,7 @@ from vmr_jax.evaluate import (
 from vmr_jax.experiment import Experiment
 from vmr_jax.input import Split, Video, show_rows
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.protocols import MomentRetrieval, Predictions, means
 from vmr_jax.types import Moments
 
 CHARADES = Path(__file__).resolve().parents[1] / "../shared/data/charades_sta"
@@ -38,6 +34,7 @@ OPTIONS = ConfigDict(
         "thresholds": (0.5,),
         "strict": False,
         "nms_threshold": 0.5,
+        "nms_margin": 0.0,
         "keep": 2,
         "sanity": (),
         "discounted": False,
@@ -56,75 +53,6 @@ def split_of(moments, durations=None, name="test", **fields):
     ]
     videos = [Video(f"v{i}", duration, {}) for i, duration in enumerate(durations)]
     return Split(name, videos, queries, np.arange(len(queries), dtype=np.int32))
-
-
-# --- what is counted ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_metrics_are_the_means_of_what_is_counted_per_query(strict):
-    protocol = MomentRetrieval(ConfigDict({**OPTIONS.to_dict(), "thresholds": (0.3, 0.5), "strict": strict}))
-    # Quarters, so that IoU 0.5 itself occurs.
-    ious = np.random.default_rng(0).integers(0, 5, (40, 2)) / 4
-    means = {name: 100 * np.mean(values) for name, values in protocol.per_query(ious).items()}
-    assert means == pytest.approx(protocol.metrics(ious)) and set(means) == set(protocol.metrics(ious))
-    reached = ious.max(1) > 0.5 if strict else ious.max(1) >= 0.5
-    assert means["R@2,IoU=0.5"] == pytest.approx(100 * reached.mean())
-
-
-def test_of_several_annotated_moments_the_nearest_counts():
-    split = split_of([(0, 10), (0, 10)], windows=[[(0, 10), (20, 30)], []])
-    assert annotated_windows(split).tolist() == [[[0, 10], [20, 30]], [[0, 10], [0, 0]]]
-    spans = np.asarray([[[20.0, 40.0]], [[20.0, 40.0]]])
-    # 10 of 20 s with the second window; nothing with [0,10].
-    assert PROTOCOL.finish(split, {"spans": spans, "scores": np.zeros((2, 1))}).ious.tolist() == [[0.5], [0.0]]
-
-
-def test_a_window_that_only_fills_hits_nothing():
-    ious = nearest_iou(np.asarray([[[0.0, 4.0]]]), np.zeros((1, 1)), np.asarray([[[2.0, 4.0], [0.0, 0.0]]]))
-    assert ious.tolist() == [[0.5]]
-
-
-def test_predictions_file_scores_as_the_run_did():
-    # Times with many digits, and some that make an IoU of exactly one half once they are written.
-    rng = np.random.default_rng(0)
-    truth = np.sort(rng.random((50, 2)).astype(np.float32) * 30, axis=1)
-    spans = np.sort(rng.random((50, 2, 2)).astype(np.float32) * 33, axis=2)
-    truth[0], spans[0, 0] = (0.00004, 10.00004), (0, 5)
-    split = split_of(truth.tolist(), durations=[30.0] * 50)
-    found = PROTOCOL.finish(split, {"spans": spans, "scores": np.tile([[0.9, 0.1]], (50, 1))})
-    assert found.ious[0, 0] == 0.5
-    lines = [json.loads(json.dumps(row)) for row in prediction_rows(split, found)]
-    for ious, line in zip(found.ious, lines):
-        (a, b), moments = line["relevant_windows"][0], line["pred_relevant_windows"]
-        for iou, (start, end, _) in zip(ious, moments, strict=True):
-            assert 0 <= start <= end <= 30 and round(start, 3) == start
-            overlap = max(0.0, min(b, end) - max(a, start))
-            union = (b - a) + (end - start) - overlap
-            assert iou == pytest.approx(overlap / union, abs=1e-12)
-
-
-def test_predictions_list_every_annotated_moment_and_no_missing_one():
-    split = split_of([(1, 2)], windows=[[(1, 2), (3.00049, 4)]])
-    found = PROTOCOL.finish(
-        split, {"spans": np.asarray([[[1.0, 2.0], [0.0, 0.0]]]), "scores": np.asarray([[1.0, -np.inf]])}
-    )
-    (row,) = prediction_rows(split, found)
-    assert row["relevant_windows"] == [[1.0, 2.0], [3.0, 4.0]]
-    assert row["pred_relevant_windows"] == [[1.0, 2.0, 1.0]]
-
-
-def test_discounted_recall_where_asked_for():
-    protocol = MomentRetrieval(ConfigDict({**OPTIONS.to_dict(), "discounted": True}))
-    split = split_of([(0, 10), (0, 10)], durations=[20.0, 20.0])
-    spans = np.asarray([[[0.0, 15.0], [0.0, 10.0]], [[12.0, 20.0], [0.0, 10.0]]])
-    found = protocol.finish(split, {"spans": spans, "scores": np.zeros((2, 2))})
-    # First: IoU 10/15, a hit, its end off by 5 of 20 s: 0.75. Second: a miss, then the annotated moment itself.
-    values = protocol.score(split, found)
-    assert values["dR@1,IoU=0.5"] == pytest.approx(37.5)
-    assert values["dR@2,IoU=0.5"] == pytest.approx(87.5)
-    assert PROTOCOL.score(split, found) == protocol.metrics(found.ious)
-    assert "dR@1,IoU=0.5" in trivial_rows(protocol, split, split, 0)["whole video"]
 
 
 # --- trivial rows, intervals, breakdown -----------------------------------------------------------
@@ -170,15 +98,15 @@ def test_intervals_are_of_videos():
     # ends. One query a video: eight independent ones cannot be all equal in one of forty resamples.
     split = split_of([(0, 10)] * 8)
     ious = np.repeat([[1.0], [0.0]], 4, axis=0)
-    assert intervals(PROTOCOL, split, ious, 0)["R@1,IoU=0.5"] != [0.0, 100.0]
+    assert intervals(split, PROTOCOL.per_query(ious), 0)["R@1,IoU=0.5"] != [0.0, 100.0]
     split.owner = np.repeat([0, 1], 4)
-    assert intervals(PROTOCOL, split, ious, 0)["R@1,IoU=0.5"] == [0.0, 100.0]
-    assert set(intervals(PROTOCOL, split, ious, 0)) == set(PROTOCOL.metrics(ious))
+    assert intervals(split, PROTOCOL.per_query(ious), 0)["R@1,IoU=0.5"] == [0.0, 100.0]
+    assert set(intervals(split, PROTOCOL.per_query(ious), 0)) == set(PROTOCOL.per_query(ious))
 
 
 def test_breakdown_by_tag_counts_and_orders():
     split = split_of([(0, 10)] * 4, tags=[["v"], ["vt", "v"], ["t"], ["v", "v"]])
-    rows = breakdown(PROTOCOL, split, np.asarray([[1.0], [0.0], [1.0], [0.0]]))["by_tag"]
+    rows = breakdown(split, PROTOCOL.per_query(np.asarray([[1.0], [0.0], [1.0], [0.0]])))["by_tag"]
     # The most frequent first, then by name; a tag that stands twice counts once.
     assert [(row["label"], row["count"]) for row in rows] == [("v", 3), ("t", 1), ("vt", 1)]
     assert [row["metrics"]["R@1,IoU=0.5"] for row in rows] == pytest.approx([100 / 3, 100, 0])
@@ -188,10 +116,10 @@ def test_breakdown_shows_twenty_tags_and_says_so(caplog):
     tags = [[f"t{i:02d}"] for i in range(25)] + [["t24"]]
     split = split_of([(0, 10)] * 26, tags=tags)
     with caplog.at_level("INFO", logger="vmr_jax"):
-        rows = breakdown(PROTOCOL, split, np.ones((26, 1)))["by_tag"]
+        rows = breakdown(split, PROTOCOL.per_query(np.ones((26, 1))))["by_tag"]
     assert [row["label"] for row in rows] == ["t24", *(f"t{i:02d}" for i in range(19))]
     assert "the 20 most frequent of 25 tags" in caplog.text
-    assert breakdown(PROTOCOL, split_of([(0, 10)]), np.ones((1, 1)))["by_tag"] == []
+    assert breakdown(split_of([(0, 10)]), PROTOCOL.per_query(np.ones((1, 1))))["by_tag"] == []
 
 
 # --- stamp ----------------------------------------------------------------------------------------
@@ -271,8 +199,8 @@ def test_sanity_rows_of_a_model_that_sees_but_knows_no_order(experiment):
     trivial = trivial_rows(evaluator.protocol, experiment.dataset.split("train"), loader.split, 0)
     assert real == trivial["whole video"]
     ends = np.stack([np.zeros(len(loader)), loader.split.durations / 2], axis=1)[:, None]
-    half = evaluator.protocol.finish(loader.split, {"spans": ends, "scores": np.zeros((len(loader), 1))})
-    assert rows["blind (no video)"] == evaluator.protocol.metrics(half.ious) != real
+    half = evaluator.protocol.finish(loader.split, evaluator.protocol.ranked(ends, np.zeros((len(loader), 1))))
+    assert rows["blind (no video)"] == means(half.values) != real
 
 
 def test_every_stream_of_a_video_is_hidden_or_shuffled_alike(experiment):
@@ -312,7 +240,7 @@ def test_entry_of_results_in_order(experiment):
     config, split = experiment.config, experiment.dataset.split("val")
     protocol, train = MomentRetrieval(config.evaluation), experiment.dataset.split("train")
     ious = np.full((len(split.queries), 5), 0.6)
-    found = evaluate.Predictions(np.zeros((*ious.shape, 2)), np.zeros(ious.shape), ious)
+    found = Predictions(np.zeros((*ious.shape, 2)), np.zeros(ious.shape), ious, protocol.per_query(ious))
     entry = evaluate.split_results(config, protocol, train, split, found, {"blind (no video)": {"mIoU": 1.0}})
     assert [row["name"] for row in entry["rows"]] == [
         "fvmr (this run)",

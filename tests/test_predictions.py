@@ -11,6 +11,7 @@ from vmr_jax import evaluate, predictions
 from vmr_jax.errors import UserError
 from vmr_jax.input import Split, Video
 from vmr_jax.predictions import Prediction
+from vmr_jax.protocols import Predictions
 
 SHARED = pathlib.Path(__file__).resolve().parents[1] / "../shared/data/predictions"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
@@ -84,7 +85,7 @@ def test_our_own_predictions_are_read(tmp_path):
         "test", [Video("v1", 10.0, {})], [schema.Query("q", "a man", (0.0, 4.0))], np.zeros(1, np.int32)
     )
     spans, scores = np.array([[[0, 5], [0, 0]]], np.float32), np.array([[0.5, -np.inf]], np.float32)
-    rows = evaluate.prediction_rows(split, evaluate.Predictions(spans, scores, np.array([[0.8, 0.0]])))
+    rows = evaluate.prediction_rows(split, Predictions(spans, scores, np.array([[0.8, 0.0]]), {}))
     (found,) = predictions.read(written(tmp_path, *rows)).tasks["SVMR"]
     same(found, Prediction("q", np.array([[0.0, 5.0, 0.5]]), query="a man", vid="v1", split="test"))
 

@@ -31,6 +31,7 @@ from vmr_jax.input import Dataset, Split, dataset_module
 from vmr_jax.inspect import abstract_variables, parameter_count
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import Parallel
+from vmr_jax.protocols import check_selection
 from vmr_jax.text.tokenize import tokenize
 
 _WIDTH = 100  # columns at most
@@ -674,12 +675,7 @@ def _training(config, dataset: Dataset | None) -> str:
 def _evaluation(config, evaluator: Evaluator, dataset: Dataset | None) -> str:
     """The protocol, its splits, and how the best checkpoint is chosen."""
     options, protocol = config.evaluation, evaluator.protocol
-    known = list(protocol.metrics(np.zeros((1, 1))))
-    if options.select_by not in known:
-        raise UserError(
-            f'config.evaluation.select_by is "{options.select_by}", which the protocol {protocol.name} does '
-            f"not measure.{nearest(options.select_by, known)} It has: {'; '.join(known)}."
-        )
+    check_selection(options, protocol)
     best = (
         f"best by {options.select_by} on {options.select_split}" if options.select_split else "the last is kept"
     )

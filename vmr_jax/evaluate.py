@@ -1,14 +1,8 @@
-"""Evaluation: protocols score a model, exactly over every query, whatever the batch size.
-
-A protocol is what is evaluated, independent of the architecture: `prepare` looks at the splits, `score_batch`
-runs inside jit on the devices, `finish` turns what was collected into metrics and predictions. The one
-of the spine is moment retrieval in a given video; `config.evaluation.protocol` names it.
-"""
+"""Evaluation: a protocol scores a model on every query once, whatever the batch size; and what is reported."""
 
 import collections
-import dataclasses
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +14,10 @@ from data.schema import EXTRA
 from vmr_jax import metrics, significance, tables
 from vmr_jax import moments as moments_lib
 from vmr_jax.errors import UserError, nearest
-from vmr_jax.input import Loader, Split
+from vmr_jax.input import Loader, Split, filled_batches
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import Parallel
+from vmr_jax.protocols import Corpus, MomentRetrieval, Predictions, make_protocol, means, milliseconds
 from vmr_jax.types import Batch, Moments
 from vmr_jax.writer import disk_error, write_json
 
@@ -30,121 +25,6 @@ log = logging.getLogger("vmr_jax")
 
 PRIOR_GRID = 16  # cells per side for the best single span of the training prior
 MOST_TAGS = 20  # rows of the breakdown by tag
-
-
-@dataclasses.dataclass
-class Predictions:
-    """Ranked moments of every query of a split, after NMS."""
-
-    spans: np.ndarray  # [Q,K,2] float64 seconds, whole milliseconds
-    scores: np.ndarray  # [Q,K] float32, -inf past the last moment
-    ious: np.ndarray  # [Q,K] float64, 0 past the last moment
-
-
-class MomentRetrieval:
-    """Moments in a given video: R@n,IoU=m and mIoU; at the end of a run dR@n,IoU=m too, where asked for.
-
-    Args:
-      options: `config.evaluation`: top_n, thresholds, strict, nms_threshold, keep, discounted.
-    """
-
-    name = "moment_retrieval"
-
-    def __init__(self, options):
-        self.options = options
-
-    def prepare(self, model: GroundingModel, split: Split) -> None:
-        """Raises UserError where the architecture or the split cannot serve this protocol."""
-        if type(model).predict is GroundingModel.predict:
-            raise UserError(f"{type(model).__module__} predicts no moments; choose another protocol.")
-        if not len(split.queries):
-            raise UserError(f"The split {split.name} holds no query to evaluate on.")
-
-    def score_batch(self, model: GroundingModel, variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Runs on the devices: spans [B,K,2] and scores [B,K] after NMS."""
-        outputs = model.apply(variables, batch, train=False)
-        ranked = model.predict(outputs, batch)
-        ranked.check()
-        kept = moments_lib.nms(ranked, self.options.nms_threshold, k=self.options.keep)
-        return {"spans": kept.spans, "scores": kept.scores}
-
-    def finish(self, split: Split, collected: dict[str, np.ndarray]) -> Predictions:
-        """Adds the IoUs, with the nearest of the annotated moments where a query has several.
-
-        Times are cut to the video and to milliseconds, as predictions.jsonl holds them: who scores that file
-        finds the same numbers.
-        """
-        spans = np.clip(collected["spans"], 0.0, split.durations[:, None, None])
-        spans, scores = milliseconds(spans), collected["scores"]
-        return Predictions(spans, scores, nearest_iou(spans, scores, annotated_windows(split)))
-
-    def per_query(self, ious: np.ndarray) -> dict[str, np.ndarray]:
-        """What each metric is the mean of: a hit as 0 or 1, or the IoU; [Q] each, of IoUs [Q,K]."""
-        options = self.options
-        return metrics.retrieval_values(ious, tuple(options.top_n), tuple(options.thresholds), options.strict)
-
-    def metrics(self, ious: np.ndarray) -> dict[str, float]:
-        """The protocol's metrics, in percent, of IoUs [Q,K] in rank order."""
-        options = self.options
-        return metrics.retrieval_metrics(ious, tuple(options.top_n), tuple(options.thresholds), options.strict)
-
-    def score(self, split: Split, found: Predictions) -> dict[str, float]:
-        """`metrics`, and the discounted recalls (with the moment to learn) where `options.discounted`."""
-        values, options = self.metrics(found.ious), self.options
-        if not options.discounted:
-            return values
-        truth, durations = milliseconds(split.spans), milliseconds(split.durations)
-        counted = (tuple(options.top_n), tuple(options.thresholds), options.strict)
-        return {
-            **values,
-            **metrics.discounted_recall(found.spans, found.ious, truth, durations, *counted),
-        }
-
-    def stamp(self) -> dict[str, Any]:
-        """What must be printed beside the numbers for them to mean something."""
-        return {
-            "name": self.name,
-            "strict": bool(self.options.strict),
-            "comparison": "IoU > m" if self.options.strict else "IoU >= m",
-            "nms_threshold": float(self.options.nms_threshold),
-            "kept": int(self.options.keep),
-        }
-
-
-def milliseconds(seconds: np.ndarray) -> np.ndarray:
-    """Seconds as float64, rounded to milliseconds."""
-    return np.round(np.asarray(seconds, np.float64), 3)
-
-
-def annotated_windows(split: Split) -> np.ndarray:
-    """[Q,W,2] float64 seconds, in milliseconds: all annotated moments of each query; [0,0] fills."""
-    windows = [query.windows or [query.span] for query in split.queries]
-    filled = np.zeros((len(windows), max(map(len, windows), default=1), 2))
-    for row, moments in zip(filled, windows):
-        row[: len(moments)] = moments
-    return milliseconds(filled)
-
-
-def nearest_iou(spans: np.ndarray, scores: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """IoU [Q,K] of ranked moments [Q,K,2] with the nearest of the annotated [Q,W,2]; 0 where score is -inf.
-
-    One annotated moment is the rule of the field; of several, QVHighlights takes the one with the highest IoU.
-    """
-    each = [metrics.ranked_iou(spans, scores, windows[:, w]) for w in range(windows.shape[1])]
-    return np.max(each, axis=0)
-
-
-PROTOCOLS = {protocol.name: protocol for protocol in (MomentRetrieval,)}
-
-
-def make_protocol(options) -> MomentRetrieval:
-    """Builds the protocol that `config.evaluation.protocol` names."""
-    if options.protocol not in PROTOCOLS:
-        raise UserError(
-            f'config.evaluation.protocol is "{options.protocol}".{nearest(options.protocol, PROTOCOLS)} '
-            f"Known: {', '.join(PROTOCOLS)}."
-        )
-    return PROTOCOLS[options.protocol](options)
 
 
 class Evaluator:
@@ -156,30 +36,47 @@ class Evaluator:
         self.batch_size = config.evaluation.batch_size
         parallel.check_batch_size(self.batch_size, "config.evaluation.batch_size")
         _check_sanity(config.evaluation.sanity)
-        self._score = parallel.map_examples(
-            lambda variables, batch: self.protocol.score_batch(model, variables, batch)
-        )
+        self._score = self._map(self.protocol.score_batch)
+        if isinstance(self.protocol, Corpus):
+            self._encode, self._search = (
+                self._map(self.protocol.encode_batch),
+                self._map(self.protocol.search_batch),
+            )
         self._explain = parallel.map_examples(
             lambda variables, batch: model.explain(model.apply(variables, batch, train=False), batch)
         )
 
+    def _map(self, function):
+        return self.parallel.map_examples(lambda state, batch: function(self.model, state, batch))
+
     def score(self, variables: Any, batch: Batch) -> dict[str, np.ndarray]:
-        """What the protocol collects of one host batch, B rows."""
+        """What the protocol collects of one host batch, B rows, of moments in its own videos."""
         return self._score(variables, self.parallel.put_batch(batch))
 
     def run(self, variables: Any, loader: Loader) -> Predictions:
         """Predicts for every query of the loader's split exactly once."""
         self.protocol.prepare(self.model, loader.split)
-        collected: dict[str, list[np.ndarray]] = {}
+        corpus = self._corpus(variables, loader) if isinstance(self.protocol, Corpus) else None
+        collected = []
         for batch in loader.evaluation_batches(self.batch_size):
-            for name, rows in self.score(variables, batch).items():
-                collected.setdefault(name, []).append(rows)
-        merged = {name: np.concatenate(rows)[: len(loader)] for name, rows in collected.items()}
-        return self.protocol.finish(loader.split, merged)
+            rows = self.score(variables, batch)
+            if corpus is not None:
+                rows |= self._search((variables, corpus), self.parallel.put_batch(batch))
+            collected.append(rows)
+        return self.protocol.finish(loader.split, _joined(collected, len(loader)))
+
+    def _corpus(self, variables: Any, loader: Loader) -> Any:
+        """The encoded videos of the split, C of them, on every device."""
+        _, first = np.unique(loader.split.owner, return_index=True)  # a query of each video
+        batches = [
+            self._encode(variables, self.parallel.put_batch(loader.batch(rows)))
+            for rows in filled_batches(first, self.batch_size)
+        ]
+        return self.parallel.replicate(_joined(batches, len(first)))
 
     def metrics(self, variables: Any, loader: Loader) -> dict[str, float]:
         """The protocol's metrics in percent on the loader's split."""
-        return self.protocol.metrics(self.run(variables, loader).ious)
+        return means(self.run(variables, loader).values)
 
     def sanity(self, variables: Any, loader: Loader) -> dict[str, dict[str, float]]:
         """Metrics of the same variables on videos that are hidden or shuffled: a row of each check."""
@@ -194,6 +91,11 @@ class Evaluator:
         filled = np.concatenate([rows, np.full(size - len(rows), -1, rows.dtype)])
         drawn = self._explain(variables, self.parallel.put_batch(loader.batch(filled)))
         return {name: picture[: len(rows)] for name, picture in drawn.items()}
+
+
+def _joined(batches: Sequence[Any], count: int) -> Any:
+    """The first `count` rows of trees of arrays [B,...]."""
+    return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *batches)
 
 
 def _check_sanity(checks) -> None:
@@ -226,8 +128,9 @@ def trivial_rows(protocol: MomentRetrieval, train: Split, split: Split, seed: in
         ),
     }
     durations = split.durations[:, None, None]
+    rng = np.random.default_rng(seed)
     found = {
-        name: protocol.finish(split, {"spans": spans * durations, "scores": np.zeros(spans.shape[:2])})
+        name: protocol.finish(split, protocol.trivial(spans * durations, split, rng))
         for name, spans in rows.items()
     }
     return {name: protocol.score(split, predictions) for name, predictions in found.items()}
@@ -245,7 +148,7 @@ def _prior_spans(protocol: MomentRetrieval, train: Split) -> np.ndarray:
     ranked = Moments(
         spans=cells[order][None].astype(np.float32), scores=quality[order][None].astype(np.float32)
     )
-    kept = moments_lib.nms(ranked, protocol.options.nms_threshold, k=protocol.options.keep)
+    kept = moments_lib.nms(ranked, protocol.nms_thresholds()[0], k=protocol.options.keep)
     spans, scores = np.asarray(kept.spans[0]), np.asarray(kept.scores[0])
     return spans[np.isfinite(scores)]
 
@@ -256,7 +159,7 @@ _LENGTHS = ((0, 5), (5, 10), (10, 20), (20, 40), (40, float("inf")))
 _WORDS = ((1, 4), (5, 8), (9, 12), (13, 10**6))
 
 
-def breakdown(protocol: MomentRetrieval, split: Split, ious: np.ndarray) -> dict[str, list[dict]]:
+def breakdown(split: Split, values: dict[str, np.ndarray]) -> dict[str, list[dict]]:
     """Metrics by moment length (s), position of its centre (thirds), query length, and frequent tag."""
     spans, durations = split.spans, split.durations
     length = spans[:, 1] - spans[:, 0]
@@ -280,7 +183,7 @@ def breakdown(protocol: MomentRetrieval, split: Split, ious: np.ndarray) -> dict
 
     def rows(groups):
         return [
-            {"label": label, "count": int(member.sum()), "metrics": protocol.metrics(ious[member])}
+            {"label": label, "count": int(member.sum()), "metrics": means(values, member)}
             for label, member in groups
             if member.any()
         ]
@@ -302,9 +205,8 @@ def _tag_members(split: Split) -> list[tuple[str, np.ndarray]]:
     return [(tag, np.asarray([tag in query.tags for query in split.queries])) for tag in ranked[:MOST_TAGS]]
 
 
-def intervals(protocol: MomentRetrieval, split: Split, ious: np.ndarray, seed: int) -> dict[str, list[float]]:
+def intervals(split: Split, values: dict[str, np.ndarray], seed: int) -> dict[str, list[float]]:
     """[low, high] of each metric in percent: 95% bootstrap intervals over videos."""
-    values = protocol.per_query(ious)
     ends = 100.0 * significance.bootstrap_interval(np.stack([*values.values()], axis=1), split.owner, seed)
     return {name: [float(low), float(high)] for name, low, high in zip(values, *ends)}
 
@@ -330,7 +232,7 @@ def split_results(
     ours = {
         "name": f"{config.model.name} (this run)",
         "metrics": protocol.score(split, predictions),
-        "intervals": intervals(protocol, split, predictions.ious, config.seed),
+        "intervals": intervals(split, predictions.values, config.seed),
     }
     others = {**sanity, **trivial_rows(protocol, train, split, config.seed)}
     rows = [ours, *({"name": name, "metrics": values} for name, values in others.items())]
@@ -342,7 +244,7 @@ def split_results(
     return {
         "count": len(split.queries),
         "rows": rows,
-        **breakdown(protocol, split, predictions.ious),
+        **breakdown(split, predictions.values),
     }
 
 
@@ -366,6 +268,7 @@ def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
                 "relevant_windows": milliseconds(query.windows or [query.span]).tolist(),
                 "pred_relevant_windows": windows,
                 "iou": round(float(predictions.ious[i, 0]), 6),
+                **{key: column[i] for key, column in predictions.extra.items()},
             }
         )
     return rows

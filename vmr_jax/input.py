@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import itertools
 import logging
+import math
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,17 +27,33 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import data
 from data import schema
-from data.features import RESAMPLE, build_feature_store, fit_rows, missing, normalize_rows, read_rows
+from data.features import (
+    RESAMPLE,
+    FeatureReader,
+    FeatureStore,
+    build_feature_store,
+    fit_rows,
+    missing,
+    normalize_rows,
+    read_rows,
+)
 from vmr_jax.errors import UserError, nearest
-from vmr_jax.text.tokenize import MAX_CHARACTERS, characters, tokenize
+from vmr_jax.query_input import FIRST_WORD, OF_ANY_SENTENCE, QueryReader, field_shapes
+from vmr_jax.text.tokenize import tokenize
 from vmr_jax.text.vectors import WordVectors, load_word_vectors
-from vmr_jax.types import Batch, Tree
+from vmr_jax.types import Batch
 
 log = logging.getLogger("vmr_jax")
 
-PADDING, UNKNOWN = 0, 1  # vocabulary ids
-_OF_ANY_SENTENCE = ("query_chars",)  # optional fields that every dataset can fill
+MOST_WINDOWS = 5  # M, annotated moments of a query that a batch holds (Moment-DETR learns five at most)
 _VISUAL = ("flow", "audio", "objects", "subtitles")  # optional fields that follow the clips
+_MASKS = {
+    "objects": "object_mask",
+    "subtitles": "subtitle_mask",
+    "windows": "window_mask",
+    "subwords": "subword_mask",
+}
+_OF_ANY_QUERY = (*OF_ANY_SENTENCE, "windows")  # optional fields that every dataset can fill
 
 
 @dataclasses.dataclass
@@ -81,15 +98,15 @@ class Dataset:
         self.options, self._settings = options, clips
         self._module = dataset_module(options.name)
         self._builder = self._module.prepare(options)
-        self._store = None
-        self._native = functools.lru_cache(maxsize=4)(self._read_native)
+        self._stores: dict[str, FeatureStore] = {}  # by stream; none where the records hold the features
+        self._readers: dict[str, FeatureReader] = {}  # of native rows
+        self._native = functools.lru_cache(maxsize=8)(self._read_native)
         self._read: dict[str, Split] = {}
         self._splits: dict[str, Split] = {}
         if not annotations_only:
             check_resample(clips.resample)
-            reader = self._module.features(options)
-            if reader is not None:
-                self._open_features(reader)
+            if self._module.features(options) is not None:
+                self._open_features()
         self.word_vectors_of_dataset = self._module.word_vectors(options)
 
     @property
@@ -97,28 +114,43 @@ class Dataset:
         """Names of the splits that hold queries."""
         return tuple(self._builder.info.splits)
 
-    def _open_features(self, reader) -> None:
+    def _open_features(self) -> None:
+        """Opens the features, and the further streams of `config.dataset.streams`."""
         every = (v.id for name in self.split_names for v in self._records(name).videos)
         videos = list(dict.fromkeys(every))
+        readers = {name: self._open_reader(name) for name in ("video", *self.options.streams)}
+        for reader in readers.values():
+            self._check_missing(reader, videos)
+        present = [v for v in videos if all(v in reader for reader in readers.values())]
+        for name, reader in readers.items():
+            with _progress("features" if name == "video" else name) as on_progress:
+                self._stores[name] = build_feature_store(
+                    reader,
+                    present,
+                    self._row_size(name),
+                    Path(self.options.data_dir).expanduser() / "features",
+                    self._settings.num_clips,
+                    self._settings.normalize,
+                    on_progress,
+                )
+
+    def _open_reader(self, stream: str) -> FeatureReader:
+        """Opened again when native rows are asked for: an open HDF5 file bars others from opening it."""
+        return self._module.features(self.options, "" if stream == "video" else stream)
+
+    def _row_size(self, stream: str) -> int:
+        """Numbers in a row of a stream."""
+        return self.options.feature_dim if stream == "video" else math.prod(self.options.streams[stream][1:])
+
+    def _check_missing(self, reader: FeatureReader, videos: list[str]) -> None:
         absent = missing(reader, videos)
-        present = [v for v in videos if v in reader]
-        if absent and (self.options.on_missing != "drop" or not present):
+        if absent and (self.options.on_missing != "drop" or len(absent) == len(videos)):
             shown = ", ".join(sorted(absent)[:20]) + (", ..." if len(absent) > 20 else "")
             raise UserError(
                 f"{len(absent)} of {len(videos)} videos have no features in {reader.path}: {shown}."
                 f"{reader.spelling(min(absent))} Check config.dataset.features, and that features have the "
                 "names of the annotated videos; bring the missing ones, or set "
                 "config.dataset.on_missing='drop' to go on with the others."
-            )
-        with _progress("features") as on_progress:
-            self._store = build_feature_store(
-                reader,
-                present,
-                self.options.feature_dim,
-                Path(self.options.data_dir).expanduser() / "features",
-                self._settings.num_clips,
-                self._settings.normalize,
-                on_progress,
             )
 
     def _records(self, name: str) -> Split:
@@ -153,9 +185,9 @@ class Dataset:
                 f"It has: {', '.join(self.split_names)}."
             )
         split = self._records(name)
-        if self._store is None:
+        if not self._stores:
             return split
-        keep = [v for v in range(len(split.videos)) if split.videos[v].id in self._store]
+        keep = [v for v in range(len(split.videos)) if split.videos[v].id in self._stores["video"]]
         if len(keep) < len(split.videos):
             kept = set(keep)
             rows = [i for i, v in enumerate(split.owner) if v in kept]
@@ -183,28 +215,34 @@ class Dataset:
         for name in self.split_names:
             yield from (query.text for query in self._records(name).queries)
 
-    def clips(self, video: Video) -> np.ndarray:
-        """Returns the rows [n,D] float32 of a video for `fit_rows`: normalised, averaged where it has many."""
-        return self.features(video) if self._store is None else self._store[video.id]
+    def clips(self, video: Video, stream: str = "video") -> np.ndarray:
+        """Returns the rows [n,...] float32 of a stream for `fit_rows`: averaged where the video has many."""
+        if not self._stores:
+            return self.features(video, stream)
+        return self._shaped(self._stores[stream][video.id], stream)
 
-    def features(self, video: Video) -> np.ndarray:
-        """Returns all native rows [n,D] float32 of a video, normalised where `config.input.normalize`.
+    def features(self, video: Video, stream: str = "video") -> np.ndarray:
+        """Returns all native rows [n,...] float32 of a stream ('video', or an optional field of `Batch`).
 
-        They are read from the user's files, which takes far longer than `clips`.
+        They are read from the user's files, which takes far longer than `clips`. Rows of files are normalised
+        where `config.input.normalize`, those in the records the video's alone.
         """
-        if self._store is not None:
-            return self._native(video.id)
+        if self._stores:
+            return self._shaped(self._native(video.id, stream), stream)
+        if stream != "video":
+            return np.asarray(video.embedded[stream], np.float32)
         rows = video.embedded[self.options.features]
         return normalize_rows(rows) if self._settings.normalize else np.asarray(rows, np.float32)
 
-    def _read_native(self, video_id: str) -> np.ndarray:
-        """Of the few videos read last, as the queries of a video follow each other in evaluation."""
-        return read_rows(self._reader, video_id, self.options.feature_dim, self._settings.normalize)
+    def _shaped(self, rows: np.ndarray, stream: str) -> np.ndarray:
+        """Rows of a file are flat: objects [n,O*D] become [n,O,D]."""
+        return rows if stream == "video" else rows.reshape(len(rows), *self.options.streams[stream][1:])
 
-    @functools.cached_property
-    def _reader(self):
-        """Opened again when native rows are asked for: an open HDF5 file bars others from opening it."""
-        return self._module.features(self.options)
+    def _read_native(self, video_id: str, stream: str) -> np.ndarray:
+        """Of the few videos read last, as the queries of a video follow each other in evaluation."""
+        if stream not in self._readers:
+            self._readers[stream] = self._open_reader(stream)
+        return read_rows(self._readers[stream], video_id, self._row_size(stream), self._settings.normalize)
 
 
 def dataset_module(name: str):
@@ -242,11 +280,14 @@ def build_vocabulary(split: Split, tokenizer: str) -> list[str]:
     return sorted({token.text for q in split.queries for token in tokenize(q.text, tokenizer)})
 
 
-def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] = ()) -> WordVectors:
+def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] = ()) -> WordVectors | None:
     """Opens `config.text.vectors`, or the dataset's own vectors where that is empty.
 
-    Of a file only the words of the dataset and of `sentences` (a user's queries) are kept in memory.
+    Of a file only the words of the dataset and of `sentences` (a user's queries) are kept in memory. None where
+    `config.text.features` takes the place of word vectors.
     """
+    if config.text.features:
+        return None
     if config.text.vectors:
         every = itertools.chain(dataset.sentences(), sentences)
         wanted = {token.text for text in every for token in tokenize(text, config.text.tokenizer)}
@@ -331,7 +372,7 @@ class Loader:
       dataset: where features come from.
       split: the queries to serve.
       vocabulary: training words, for `Batch.query`.
-      vectors: word vectors, for `Batch.query_vectors`.
+      vectors: word vectors, for `Batch.query_vectors`; None where `config.text.features` gives them.
       fields: optional `Batch` fields to fill (what the architecture requires).
       shown: what is shown of the videos, as in `show_rows`; their length and mask stay.
     """
@@ -342,14 +383,17 @@ class Loader:
         dataset: Dataset,
         split: Split,
         vocabulary: Sequence[str],
-        vectors: WordVectors,
+        vectors: WordVectors | None,
         fields: Sequence[str] = (),
         shown: str = "real",
     ):
         self.config, self.dataset, self.split, self.vectors = config, dataset, split, vectors
         self.fields, self.shown = tuple(fields), shown
-        self._ids = {word: i + 2 for i, word in enumerate(vocabulary)}
-        self._tokens = [tokenize(q.text, config.text.tokenizer) for q in split.queries]
+        self._vocabulary = vocabulary
+        ids = {word: i + FIRST_WORD for i, word in enumerate(vocabulary)}
+        self._grouped = (None, None)  # (seed, epoch) and its rows by video
+        self._read_query = QueryReader(config, ids, vectors, fields)
+        self._tokens = [self._read_query.tokens(q) for q in split.queries]
         self._check_words()
 
     def __len__(self) -> int:
@@ -357,7 +401,7 @@ class Loader:
 
     def showing(self, shown: str) -> "Loader":
         """The same queries with another view of their videos, as in `show_rows`."""
-        return Loader(self.config, self.dataset, self.split, list(self._ids), self.vectors, self.fields, shown)
+        return Loader(self.config, self.dataset, self.split, self._vocabulary, self.vectors, self.fields, shown)
 
     def _check_words(self) -> None:
         limit = self.config.text.max_words
@@ -371,22 +415,42 @@ class Loader:
         if cut and self.shown == "real":
             log.info("%s: %d of %d queries cut to %d words", self.split.name, cut, len(self), limit)
 
+    @property
+    def group(self) -> int:
+        """S of `config.input.queries_per_video`: training rows that stand for one video."""
+        return max(self.config.input.queries_per_video, 1)
+
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Batches in one pass; the last one is filled up with masked rows."""
-        return -(-len(self) // batch_size)
+        """Training batches in one pass; the last one is filled up with masked rows."""
+        queries_of_video = np.bincount(self.split.owner, minlength=1)
+        groups = int((-(-queries_of_video // self.group)).sum()) if self.group > 1 else len(self)
+        return -(-groups // groups_of_batch(batch_size, self.group))
 
     def training_rows(self, seed: int, step: int, batch_size: int) -> np.ndarray:
-        """[batch_size] int64 positions in the split at a 0-based step; -1 fills the last batch."""
-        steps = self.steps_per_epoch(batch_size)
-        epoch, position = divmod(step, steps)
+        """[batch_size] int64 positions in the split at a 0-based step; a negative i is a masked filler.
+
+        The filler shows query -1 - i. With `config.input.queries_per_video` = S > 1 every S rows are queries of
+        one video; what it lacks is filled with its own.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch(batch_size))
+        groups, count = self._epoch(seed, epoch), groups_of_batch(batch_size, self.group)
+        return _filled(groups[position * count : (position + 1) * count].ravel(), batch_size)
+
+    def _epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """[groups,S] rows of an epoch; S is 1 where queries do not come by video."""
         order = epoch_order(seed, epoch, len(self))
-        return _filled(order[position * batch_size : (position + 1) * batch_size], batch_size)
+        if self.group == 1:
+            return order[:, None]
+        if self._grouped[0] != (seed, epoch):
+            self._grouped = (seed, epoch), _by_video(order, self.split.owner, self.group)
+        return self._grouped[1]
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Assembles the queries at `rows` [B] (-1: a masked filler) into a host batch."""
-        examples = [self._example(int(max(row, 0))) for row in rows]
+        """Assembles the queries at `rows` [B] (negative: a masked filler) into a host batch."""
+        examples = [self._example(int(row) if row >= 0 else -1 - int(row)) for row in rows]
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
-        return dataclasses.replace(batch, example_mask=rows >= 0, example_index=rows.astype(np.int32))
+        index = np.maximum(rows, -1).astype(np.int32)
+        return dataclasses.replace(batch, example_mask=rows >= 0, example_index=index)
 
     def training_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
         """Yields the batches of steps first, ..., last - 1 of this host."""
@@ -394,12 +458,8 @@ class Loader:
 
     def evaluation_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yields every query once, in order; the last batch is filled up with masked rows."""
-
-        def rows(step):
-            first = step * batch_size
-            return _filled(np.arange(first, min(first + batch_size, len(self))), batch_size)
-
-        return self._stream(0, self.steps_per_epoch(batch_size), rows)
+        batches = filled_batches(np.arange(len(self)), batch_size)
+        return self._stream(0, len(batches), batches.__getitem__)
 
     def _stream(self, first: int, last: int, rows_of_step) -> Iterator[Batch]:
         """Assembles batches in the background with tf.data; errors are raised as they were."""
@@ -447,55 +507,46 @@ class Loader:
 
     def example(self, query: schema.Query, video: Video, tokens, video_index: int = 0) -> Batch:
         """Builds one unbatched example; `tokens` are the query's, from `tokenize`."""
-        options, limit = self.config.input, self.config.text.max_words
-        tokens = tokens[:limit]
-        clips, clip_mask = self._clips(video)
-        ids = np.zeros(limit, np.int32)
-        ids[: len(tokens)] = [self._ids.get(token.text, UNKNOWN) for token in tokens]
-        vectors = np.zeros((limit, self.vectors.dim), np.float32)
-        vectors[: len(tokens)] = self.vectors.lookup([token.text for token in tokens])
-        optional = {}
-        if "tree" in self.fields:
-            optional["tree"] = _tree(query, tokens, limit)
-        static = _word_mask(query.static, tokens, limit)
-        if "static_words" in self.fields:
-            optional["static_words"] = static
-        if "dynamic_words" in self.fields:
-            optional["dynamic_words"] = ~static & (np.arange(limit) < len(tokens))
-        if "query_chars" in self.fields:
-            optional["query_chars"] = characters(tokens, self.config.text.characters, limit)
-        if "sentence" in self.fields:
-            optional["sentence"] = query.sentence
-        for name in _VISUAL:
-            if name in self.fields:
-                rows = self._show(video.embedded[name], video)
-                optional[name], _ = fit_rows(rows, options.num_clips, options.resample)
-        if "objects" in self.fields:
+        clips, clip_mask = self._clips(video, "video")
+        optional = {name: self._clips(video, name)[0] for name in _VISUAL if name in self.fields}
+        if "objects" in optional:
             optional["object_mask"] = np.abs(optional["objects"]).sum(-1) > 0
-        if "subtitles" in self.fields:
+        if "subtitles" in optional:
             optional["subtitle_mask"] = np.abs(optional["subtitles"]).sum(-1) > 0
+        if "windows" in self.fields:
+            optional["windows"], optional["window_mask"] = _windows(query)
+        if "saliency" in self.fields:
+            optional["saliency"] = _saliency(query.saliency, clip_mask, video.duration)
         return Batch(
             video=clips,
             video_mask=clip_mask,
             duration=np.float32(video.duration),
-            query=ids,
-            query_vectors=vectors,
-            query_mask=np.arange(limit) < len(tokens),
             span=np.asarray(query.span, np.float32),
             example_mask=np.True_,
             example_index=np.int32(0),
             video_index=np.int32(video_index),
+            **self._read_query(query, tokens),
             **optional,
         )
 
-    def _clips(self, video: Video) -> tuple[np.ndarray, np.ndarray]:
+    def _clips(self, video: Video, stream: str) -> tuple[np.ndarray, np.ndarray]:
         options = self.config.input
         # Order matters among the native rows alone, which are read anew; zeros are zeros of either.
         source = self.dataset.features if self.shown == "shuffled" else self.dataset.clips
-        return fit_rows(self._show(source(video), video), options.num_clips, options.resample)
+        return fit_rows(self._show(source(video, stream), video), options.num_clips, options.resample)
 
     def _show(self, rows: np.ndarray, video: Video) -> np.ndarray:
         return show_rows(rows, self.shown, self.config.seed, video.id)
+
+
+def groups_of_batch(batch_size: int, rows_per_video: int) -> int:
+    """Videos in a batch of rows; UserError where their rows do not fill it."""
+    if batch_size % rows_per_video:
+        raise UserError(
+            f"config.batch_size is {batch_size} rows, which are no whole number of videos with "
+            f"{rows_per_video} rows each (config.input.queries_per_video). Use a multiple of {rows_per_video}."
+        )
+    return batch_size // rows_per_video
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -503,32 +554,54 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
 
 
+def filled_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """`rows` in order, `size` at a time; -1 fills the last."""
+    return [_filled(rows[first : first + size], size) for first in range(0, len(rows), size)]
+
+
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.full(size - len(rows), -1, np.int64)])
 
 
-def _word_mask(spans: Sequence[tuple[int, int]], tokens, limit: int) -> np.ndarray:
-    """[limit] bool: the words that overlap one of the character spans."""
-    mask = np.zeros(limit, bool)
-    for i, token in enumerate(tokens[:limit]):
-        mask[i] = any(token.start < end and token.end > start for start, end in spans)
-    return mask
+def _by_video(order: np.ndarray, owner: np.ndarray, size: int) -> np.ndarray:
+    """[groups,size] rows: the queries of each video in an order, the groups in the order of their first query.
+
+    A group with fewer queries is filled with masked copies (-1 - row) of its first one.
+    """
+    waiting: dict[int, list[int]] = {}
+    groups = []
+    for row in order:
+        group = waiting.setdefault(int(owner[row]), [])
+        if not group:
+            groups.append(group)
+        group.append(int(row))
+        if len(group) == size:
+            del waiting[int(owner[row])]
+    return np.asarray([group + [-1 - group[0]] * (size - len(group)) for group in groups], np.int64)
 
 
-def _tree(query: schema.Query, tokens, limit: int) -> Tree:
-    """The unbatched semantic role tree over the words of one tokeniser."""
+def _windows(query: schema.Query) -> tuple[np.ndarray, np.ndarray]:
+    """The first `MOST_WINDOWS` annotated moments [M,2] and their mask [M]."""
+    moments = list(query.windows or [query.span])[:MOST_WINDOWS]
+    windows = np.zeros((MOST_WINDOWS, 2), np.float32)
+    windows[: len(moments)] = moments
+    return windows, np.arange(MOST_WINDOWS) < len(moments)
 
-    def nodes(spans, size):
-        masks = np.zeros((size, limit), bool)
-        for i, span in enumerate(spans):
-            masks[i] = _word_mask([span], tokens, limit)
-        return masks
 
-    verbs, nouns = nodes(query.verbs, schema.MAX_VERBS), nodes(query.nouns, schema.MAX_NOUNS)
-    edges = np.zeros((schema.MAX_VERBS, schema.MAX_NOUNS), bool)
-    for verb, noun in query.edges:
-        edges[verb, noun] = verbs[verb].any() and nouns[noun].any()
-    return Tree(verb_words=verbs, noun_words=nouns, edges=edges)
+def _saliency(scores: np.ndarray, clip_mask: np.ndarray, duration: float) -> np.ndarray:
+    """[T] float32: the sum over annotators, of the annotated clip in which the centre of each clip lies.
+
+    Args:
+      scores: [clips, annotators] int for every `schema.SALIENCY_SECONDS`, -1 where none was given.
+      clip_mask: [T] bool.
+      duration: of the video, in seconds.
+    """
+    total = np.maximum(scores, 0).sum(1).astype(np.float32)
+    centres = (np.arange(clip_mask.sum()) + 0.5) * duration / max(clip_mask.sum(), 1)
+    annotated = np.minimum((centres / schema.SALIENCY_SECONDS).astype(np.int64), len(total) - 1)
+    filled = np.zeros(len(clip_mask), np.float32)
+    filled[: len(centres)] = total[annotated]
+    return filled
 
 
 # --- shapes without data --------------------------------------------------------------------------
@@ -537,33 +610,26 @@ def _tree(query: schema.Query, tokens, limit: int) -> Tree:
 def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
     """Returns the batch of a config as ShapeDtypeStructs, without opening the dataset."""
     b, t, length = batch_size, config.input.num_clips, config.text.max_words
-    v, n = schema.MAX_VERBS, schema.MAX_NOUNS
 
     def array(*shape, dtype=np.float32):
         return jax.ShapeDtypeStruct((b, *shape), dtype)
 
-    optional = {}
-    widths = dataset_module(config.dataset.name).MODALITIES
     check_fields(config, fields)
-    for name in fields:
-        if name == "tree":
-            optional[name] = Tree(
-                verb_words=array(v, length, dtype=bool),
-                noun_words=array(n, length, dtype=bool),
-                edges=array(v, n, dtype=bool),
-            )
-        elif name in ("static_words", "dynamic_words"):
-            optional[name] = array(length, dtype=bool)
-        elif name == "query_chars":
-            optional[name] = array(length, MAX_CHARACTERS, dtype=np.int32)
-        elif name == "sentence":
-            optional[name] = array(*widths[name])
-        else:
-            optional[name] = array(t, *widths[name])
-        if name == "objects":
-            optional["object_mask"] = array(t, widths[name][0], dtype=bool)
-        if name == "subtitles":
-            optional["subtitle_mask"] = array(t, dtype=bool)
+    widths = _widths(config)
+    shapes = field_shapes(config, *widths.get("sentence", (0,)))
+    shapes["windows"], shapes["window_mask"] = ((MOST_WINDOWS, 2), np.float32), ((MOST_WINDOWS,), bool)
+    shapes["saliency"] = ((t,), np.float32)
+    shapes["subtitle_mask"] = ((t,), bool)
+    for name in _VISUAL:
+        if name in widths:
+            shapes[name] = ((t, *widths[name]), np.float32)
+    if "objects" in widths:
+        shapes["object_mask"] = ((t, widths["objects"][0]), bool)
+    wanted = [*fields, *(mask for name, mask in _MASKS.items() if name in fields)]
+    optional = {
+        name: jax.tree.map(lambda s: array(*s[0], dtype=s[1]), shapes[name], is_leaf=_is_shape)
+        for name in wanted
+    }
     return Batch(
         video=array(t, config.dataset.feature_dim),
         video_mask=array(t, dtype=bool),
@@ -579,11 +645,24 @@ def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
     )
 
 
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, tuple)
+
+
+def _widths(config) -> dict[str, tuple[int, ...]]:
+    """Optional field -> its shape in one clip or one query, of the dataset's and of the user's files."""
+    widths = dict(dataset_module(config.dataset.name).MODALITIES)
+    widths.update({name: tuple(stream[1:]) for name, stream in config.dataset.get("streams", {}).items()})
+    if config.text.sentence_features:
+        widths["sentence"] = (config.text.sentence_dim,)
+    return widths
+
+
 def check_fields(config, fields: Sequence[str]) -> None:
     """Raises UserError where the architecture requires what the dataset lacks."""
-    available = dataset_module(config.dataset.name).MODALITIES
+    available = _widths(config)
     for name in fields:
-        if name not in available and name not in _OF_ANY_SENTENCE:
+        if name not in available and name not in _OF_ANY_QUERY:
             raise UserError(
                 f'The architecture {config.model.name} needs "{name}", which the dataset '
                 f"{config.dataset.name} does not have (it has: {', '.join(available) or 'none'}). Choose "

@@ -241,24 +241,36 @@ def detection_metrics(spans: np.ndarray, scores: np.ndarray, windows: np.ndarray
     Source: Lei et al. 2021, "QVHighlights: Detecting Moments and Highlights in Videos via Natural Language
     Queries".
     """
-    spans, windows = np.asarray(spans, np.float64), np.asarray(windows, np.float64)
-    first = np.where(np.isfinite(scores[:, :1]), iou(spans[:, :1], windows), 0.0)  # [Q,W]
-    order = np.argsort(-scores[:, :keep], axis=1, kind="stable")
-    spans, scores = spans[np.arange(len(spans))[:, None], order], np.take_along_axis(scores, order, axis=1)
-    ious = np.where(
-        np.isfinite(scores)[:, :, None], _iou_by_lengths(spans[:, :, None], windows[:, None]), 0.0
-    )  # [Q,K,W]
-    length = _length(windows)
+    length = _length(np.asarray(windows, np.float64))
     groups = {}
     for group, (low, high) in LENGTHS.items():
         member = (length > low) & (length <= high)
         rows = member.any(axis=1)
-        top = np.where(member, first, 0.0)[rows].max(axis=1, initial=0.0)
-        metrics = {recall_name(1, m): 100.0 * _mean(top >= m) for m in IOU_GRID}
-        precisions = _average_precision(ious[rows] * member[rows, None], member[rows].sum(axis=1))  # [q,T]
-        metrics |= {f"mAP,IoU={m:g}": 100.0 * _mean(p) for m, p in zip(IOU_GRID, precisions.T)}
-        groups[group] = {**metrics, "mAP": 100.0 * _mean(precisions)}
+        values = detection_values(
+            spans[rows], scores[rows], np.where(member[..., None], windows, 0.0)[rows], keep
+        )
+        groups[group] = {name: 100.0 * _mean(column) for name, column in values.items()}
     return groups
+
+
+def detection_values(
+    spans: np.ndarray, scores: np.ndarray, windows: np.ndarray, keep: int = 10
+) -> dict[str, np.ndarray]:
+    """What R@1,IoU=m and mAP of `detection_metrics` are the means of, [Q] each; arguments as there."""
+    spans, windows = np.asarray(spans, np.float64), np.asarray(windows, np.float64)
+    given = _length(windows) > 0  # [Q,W]
+    first = np.where(np.isfinite(scores[:, :1]) & given, iou(spans[:, :1], windows), 0.0)
+    order = np.argsort(-scores[:, :keep], axis=1, kind="stable")
+    spans, scores = spans[np.arange(len(spans))[:, None], order], np.take_along_axis(scores, order, axis=1)
+    ious = _iou_by_lengths(spans[:, :, None], windows[:, None])  # [Q,K,W]
+    ious = np.where(np.isfinite(scores)[:, :, None] & given[:, None], ious, 0.0)
+    precisions = _average_precision(ious, given.sum(axis=1))  # [Q,T]
+    top = first.max(axis=1, initial=0.0)
+    return {
+        **{recall_name(1, m): top >= m for m in IOU_GRID},
+        **{f"mAP,IoU={m:g}": column for m, column in zip(IOU_GRID, precisions.T)},
+        "mAP": precisions.mean(axis=1),
+    }
 
 
 def _iou_by_lengths(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -315,6 +327,17 @@ def highlight_metrics(predicted: np.ndarray, saliency: np.ndarray, clips: np.nda
 
     Source: Lei et al. 2021.
     """
+    values = highlight_values(predicted, saliency, clips)
+    return {
+        group: {name: 100.0 * _mean(column) for name, column in columns.items()}
+        for group, columns in values.items()
+    }
+
+
+def highlight_values(
+    predicted: np.ndarray, saliency: np.ndarray, clips: np.ndarray
+) -> dict[str, dict[str, np.ndarray]]:
+    """What the metrics of `highlight_metrics` are the means of, [Q] each; arguments as there."""
     best = predicted.argmax(axis=1)
     inside = np.arange(saliency.shape[1])[None] < clips[:, None]  # [Q,C]
     at_best = np.take_along_axis(saliency, np.minimum(best, saliency.shape[1] - 1)[:, None, None], axis=1)
@@ -328,8 +351,8 @@ def highlight_metrics(predicted: np.ndarray, saliency: np.ndarray, clips: np.nda
     ranked = np.where(inside[:, :, None], saliency, -1)[np.arange(len(order))[:, None], order]
     return {
         name: {
-            "HL-mAP": 100.0 * _mean(_clip_precision(scores, ranked >= least)),
-            "HL-Hit@1": 100.0 * _mean(at_best >= least),
+            "HL-mAP": _clip_precision(scores, ranked >= least).mean(axis=1),
+            "HL-Hit@1": at_best >= least,
         }
         for name, least in SALIENT.items()
     }

@@ -67,8 +67,9 @@ def moments_of(
     variables, _ = experiment.best_variables(workdir)
     evaluator = Evaluator(config, experiment.model, experiment.parallel)
     scored = evaluator.score(variables, batch)
-    real = np.isfinite(scored["scores"][0])
-    return np.clip(scored["spans"][0][real], 0.0, video.duration), scored["scores"][0][real]
+    spans, scores = scored["spans"][0, 0], scored["scores"][0, 0]
+    real = np.isfinite(scores)
+    return np.clip(spans[real], 0.0, video.duration), scores[real]
 
 
 def _find_video(experiment: Experiment, video: str) -> tuple[Video, str]:

@@ -30,6 +30,7 @@ from vmr_jax.evaluate import Evaluator
 from vmr_jax.experiment import BEST, CHECKPOINTS, CONFIG, Experiment, config_as_dict, load_config
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import is_lead_host, sum_over_devices
+from vmr_jax.protocols import check_selection
 from vmr_jax.report import results_table, write_report
 from vmr_jax.types import Batch
 from vmr_jax.writer import JsonLines, prepare_workdir, write_json, write_whole
@@ -152,12 +153,7 @@ class Trainer:
     def _check_selection(self) -> None:
         """Fails before training, not at the first evaluation."""
         options, protocol = self.config.evaluation, self.evaluator.protocol
-        names = list(protocol.metrics(np.zeros((1, 1))))
-        if options.select_by not in names:
-            raise UserError(
-                f'config.evaluation.select_by is "{options.select_by}"; the protocol {protocol.name} has: '
-                f"{'; '.join(names)}."
-            )
+        check_selection(options, protocol)
         for name in {*self.experiment.evaluation_splits(), options.select_split} - {""}:
             protocol.prepare(self.experiment.model, self.experiment.dataset.split(name))
 

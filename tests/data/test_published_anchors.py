@@ -16,7 +16,7 @@ import pytest
 
 from configs import common
 from data import activitynet_captions, charades_sta, records, tacos
-from vmr_jax import evaluate, metrics
+from vmr_jax import evaluate, metrics, protocols
 from vmr_jax import input as input_lib
 from vmr_jax.layers.map2d import candidate_mask, cell_spans
 
@@ -183,7 +183,7 @@ def test_evaluation_prints_the_prior_beside_a_model(dataset, split):
     """Its grid has 16 cells a side; on TACoS the best of them is another than that of 2D-TAN's candidates."""
     options = common.base("two_d_tan").evaluation
     options.update(top_n=(1,), thresholds=THRESHOLDS, strict=True)
-    protocol = evaluate.make_protocol(options)
+    protocol = protocols.make_protocol(options)
     rows = evaluate.trivial_rows(protocol, _input_split(dataset, "train"), _input_split(dataset, split), seed=0)
     *recalls, mean_iou = rows["best span of the training prior"].values()
     expected = ANCHORS[dataset, split].prior
