@@ -1,5 +1,7 @@
 """The training step gives the same numbers however it is mapped, padded or batched."""
 
+import functools
+
 import cases
 import jax
 import numpy as np
@@ -13,21 +15,29 @@ from vmr_jax.parallel import Parallel
 from vmr_jax.train import initial_state, make_step
 
 
-def step_of(name, seed=0, **fields):
-    """A step whose update is the gradient itself (SGD, rate 1), and its initial state."""
-    model = models.create(name, **{**cases.ALL[name].SMALL, **fields})
-    variables = initial_variables(model, random_batch(), seed)
-    optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
-    state = jax.tree.map(np.asarray, initial_state(variables, optimizer))
-    return make_step(model, optimizer, schedule, steps_per_epoch=10, seed=seed), state
+class Case:
+    """A step of one architecture, mapped in one way: compiled once, however many tests ask."""
+
+    def __init__(self, name, mode, devices, **fields):
+        model = models.create(name, **{**cases.ALL[name].SMALL, **fields})
+        variables = initial_variables(model, random_batch(), 0)
+        # SGD of rate 1: the update is the gradient itself.
+        optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
+        self.state = jax.tree.map(np.asarray, initial_state(variables, optimizer))
+        self.parallel = Parallel(mode, devices)
+        self.step = self.parallel.map_step(make_step(model, optimizer, schedule, steps_per_epoch=10, seed=0))
+
+    def run(self, batch, steps=1):
+        """Variables and scalars after `steps` steps on one batch."""
+        placed = self.parallel.replicate(self.state)
+        for _ in range(steps):
+            placed, scalars = self.step(placed, self.parallel.put_batch(batch))
+        return jax.tree.map(np.asarray, (placed.variables, scalars))
 
 
-def run(name, parallel, batch, steps=1, **fields):
-    step, state = step_of(name, **fields)
-    mapped, placed = parallel.map_step(step), parallel.replicate(state)
-    for _ in range(steps):
-        placed, scalars = mapped(placed, parallel.put_batch(batch))
-    return jax.tree.map(np.asarray, (placed.variables, scalars))
+@functools.cache
+def case(name, mode, devices, without_draws=False):
+    return Case(name, mode, devices, **(cases.ALL[name].WITHOUT_DRAWS if without_draws else {}))
 
 
 def assert_close(a, b, tolerance=1e-6):
@@ -44,27 +54,24 @@ def assert_close(a, b, tolerance=1e-6):
 def test_same_on_any_devices(name, mode, devices):
     # Eight rows, the last two filling: six devices have one real example each and two have none.
     batch = random_batch()
-    expected = run(name, Parallel("pmap", 1), batch)
-    assert_close(run(name, Parallel(mode, devices), batch), expected)
+    assert_close(case(name, mode, devices).run(batch), case(name, "pmap", 1).run(batch))
 
 
 @pytest.mark.parametrize("name", cases.ALL)
 def test_doubling_every_padded_axis_changes_nothing(name):
-    batch, fields = random_batch(), getattr(cases.ALL[name], "WITHOUT_DRAWS", {})
-    parallel = Parallel("jit", 1)
-    doubled = run(name, parallel, double_padding(batch), **fields)
-    assert_close(doubled, run(name, parallel, batch, **fields))
+    batch = random_batch()
+    one = case(name, "jit", 1, without_draws=hasattr(cases.ALL[name], "WITHOUT_DRAWS"))
+    assert_close(one.run(double_padding(batch)), one.run(batch))
 
 
 @pytest.mark.parametrize("name", cases.ALL)
 def test_steps_are_repeatable_bit_by_bit(name):
-    parallel = Parallel("pmap")
-    first, second = (run(name, parallel, random_batch(), steps=3) for _ in range(2))
+    first, second = (case(name, "pmap", 8).run(random_batch(), steps=3) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 def test_loss_is_the_sum_of_its_terms():
-    _, scalars = run("fvmr", Parallel("jit", 1), random_batch())
+    _, scalars = case("fvmr", "jit", 1).run(random_batch())
     known = {"train/loss", "train/grad_norm", "train/learning_rate"}
     terms = [value for name, value in scalars.items() if name not in known]
     assert len(terms) >= 2

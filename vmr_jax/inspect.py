@@ -18,7 +18,8 @@ from vmr_jax.train import initial_state, make_step
 def abstract_variables(config, batch_size: int = 1, vocab_size: int = 0):
     """Shapes of the variables of a config, by `jax.eval_shape`: nothing is computed."""
     model = make_model(config, vocab_size)
-    batch = input_lib.batch_spec(config, batch_size, model.requires())
+    rows = batch_size * max(config.input.queries_per_video, 1)
+    batch = input_lib.batch_spec(config, rows, model.requires())
     return jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
 
 

@@ -20,7 +20,7 @@ from vmr_jax.train import initial_state, make_step
 from vmr_jax.writer import write_json
 
 GOLDEN = {(name, arg): count for name, case in cases.ALL.items() for arg, count in case.golden().items()}
-SHAPES = ("storyboard", "charades_sta,vgg", "activitynet_captions,c3d", "tacos,c3d", "didemo,vgg", "jsonl")
+SHAPES = ("charades_sta,vgg", "activitynet_captions,c3d", "tacos,c3d", "didemo,vgg", "jsonl")
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "common")
 
@@ -59,8 +59,14 @@ def test_every_architecture_has_a_config():
 
 
 @pytest.mark.parametrize("name,arg", with_datasets(SHAPES))
-def test_training_step_has_consistent_shapes(name, arg):
+def test_training_step_keeps_the_shapes_of_its_state(name, arg):
     config = get_config(name, arg)
+    _, scalars = _abstract_step(config)
+    assert all(value.shape == () and value.dtype == jnp.float32 for value in scalars.values())
+
+
+def _abstract_step(config):
+    """Shapes of the state and of the scalars after a step; those of the state were the same before."""
     model = make_model(config)
     schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
     variables = abstract_variables(config)
@@ -68,25 +74,22 @@ def test_training_step_has_consistent_shapes(name, arg):
     state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
     batch = input_lib.batch_spec(config, config.batch_size, model.requires())
     after, scalars = jax.eval_shape(make_step(model, optimizer, schedule, 10, 0), state, batch)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), state
-    )
-    assert all(value.shape == () and value.dtype == jnp.float32 for value in scalars.values())
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state)]
+    assert kinds[0] == kinds[1]
+    return after, scalars
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_one_step_of_the_default_config(name, dtype):
+def test_one_step_of_the_default_config(name):
     config = get_config(name, None)
-    with config.unlocked():
-        config.dtype = dtype
     model = make_model(config)
-    spec = input_lib.batch_spec(config, 4, model.requires())
+    rows = 4 * config.input.queries_per_video
+    spec = input_lib.batch_spec(config, rows, model.requires())
     rng = np.random.default_rng(0)
     batch = jax.tree.map(
         lambda s: rng.random(s.shape, np.float32) if s.dtype == np.float32 else np.ones(s.shape, s.dtype),
         spec,
-    ).replace(span=np.tile(np.float32([0.2, 0.6]), (4, 1)), duration=np.ones(4, np.float32))
+    ).replace(span=np.tile(np.float32([0.2, 0.6]), (rows, 1)), duration=np.ones(rows, np.float32))
     schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
     variables = initial_variables(model, spec, 0)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
@@ -95,11 +98,20 @@ def test_one_step_of_the_default_config(name, dtype):
     for _ in range(2):  # the first step of a warm-up has rate 0
         state, scalars = step(state, batch)
     assert np.isfinite(scalars["train/loss"]) and scalars["train/grad_norm"] > 0
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
     assert any(
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(variables["params"]))
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_and_loss_are_float32_where_the_computation_is_not(name):
+    config = get_config(name, None)
+    with config.unlocked():
+        config.dtype = "bfloat16"
+    after, scalars = _abstract_step(config)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(after.params))
+    assert all(value.dtype == jnp.float32 for value in scalars.values())
 
 
 WRONG = {
