@@ -102,6 +102,21 @@ def _random_tree(rng, lengths, words) -> Tree:
     return Tree(verb_words=verbs, noun_words=nouns, edges=edges)
 
 
+_OF_CLIPS = (
+    "video", "video_mask", "flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency",
+)  # fmt: skip
+
+
+def pad_clips(batch: Batch, more: int, noise: float = 7.0) -> Batch:
+    """The same examples with `more` padded clips, whose features are `noise`: they must not matter."""
+
+    def padded(x):
+        fill = noise if x.dtype == np.float32 else 0
+        return np.concatenate([x, np.full_like(x[:, :more], fill)], axis=1)
+
+    return dataclasses.replace(batch, **{name: padded(getattr(batch, name)) for name in _OF_CLIPS})
+
+
 def double_padding(batch: Batch) -> Batch:
     """The same examples with twice the words, verbs, nouns, moments and rows, all of it padding."""
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batches import random_batch
+from batches import pad_clips, random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
@@ -94,15 +94,8 @@ def test_padded_clips_and_characters_change_nothing(pair):
     model, variables = pair
     batch = random_batch()
 
-    def padded(x, axis, fill=0):
-        return np.concatenate([x, np.full_like(x, fill)], axis=axis)
-
-    longer = dataclasses.replace(
-        batch,
-        video=padded(batch.video, 1, 7.0),
-        video_mask=padded(batch.video_mask, 1),
-        query_chars=padded(batch.query_chars, 2),
-    )
+    chars = np.concatenate([batch.query_chars, np.zeros_like(batch.query_chars)], axis=2)
+    longer = dataclasses.replace(pad_clips(batch, batch.video.shape[1]), query_chars=chars)
     expected, found = outputs_of(model, variables, batch), outputs_of(model, variables, longer)
     clips = batch.video.shape[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[:, :clips], atol=2e-5), expected, found)

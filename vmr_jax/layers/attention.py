@@ -27,6 +27,9 @@ class MultiHeadAttention(nn.Module):
       dropout: of the attention weights.
       kernel_init: of the three linear layers.
       dtype: of the computation; the softmax is float32.
+      causal: whether a query sees only the keys up to its own place (then T = S).
+      bias_init: of the three linear layers.
+      band: places by which a key may be away from the query (then T = S); None: any.
     """
 
     features: int
@@ -34,21 +37,44 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     dtype: jnp.dtype = jnp.float32
+    causal: bool = False
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    band: int | None = None
 
     @nn.compact
     def __call__(
-        self, queries: jax.Array, keys: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool
+        self,
+        queries: jax.Array,
+        keys: jax.Array,
+        mask: jax.Array,
+        example_index: jax.Array,
+        train: bool,
+        values: jax.Array | None = None,
     ) -> jax.Array:
-        """[B,T,D], [B,S,D], mask of the keys [B,S] -> [B,T,D]."""
+        """[B,T,D], [B,S,D], mask of the keys [B,S] -> [B,T,D]; `values` [B,S,D] are the keys where None."""
         chex.assert_shape(mask, keys.shape[:2])
+        values = keys if values is None else values
+        chex.assert_shape(values, (*keys.shape[:2], None))
         split = (self.heads, self.features // self.heads)
 
         def project(x, name):
-            y = nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
+            y = nn.Dense(
+                self.features,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
+                dtype=self.dtype,
+                name=name,
+            )(x)
             return y.reshape(*x.shape[:2], *split)
 
-        q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
+        q, k, v = project(queries, "query"), project(keys, "key"), project(values, "value")
         logits = jnp.einsum("bthd,bshd->bhts", q, k) / jnp.sqrt(split[1]).astype(self.dtype)
-        weights = masked_softmax(logits, mask[:, None, None, :]).astype(self.dtype)
+        mask = mask[:, None, None, :]
+        if self.causal:
+            mask = mask & jnp.tri(queries.shape[1], keys.shape[1], dtype=bool)[None, None]
+        if self.band is not None:
+            place = jnp.arange(queries.shape[1])
+            mask = mask & (jnp.abs(place[:, None] - place[None, :]) <= self.band)[None, None]
+        weights = masked_softmax(logits, mask).astype(self.dtype)
         weights = Dropout(self.dropout, name="weights")(weights, example_index, train)
         return jnp.einsum("bhts,bshd->bthd", weights, v).reshape(*queries.shape[:2], self.features)

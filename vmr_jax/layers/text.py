@@ -1,9 +1,10 @@
-"""From a batch's query to word vectors."""
+"""From a batch's query to word vectors, and from subwords to the first states of a text encoder."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vmr_jax.errors import UserError
 from vmr_jax.types import Batch
 
 FIRST_WORD = 2  # ids below are padding and the unknown word
@@ -18,18 +19,65 @@ class WordEmbedding(nn.Module):
     Attributes:
       vocab_size: words in the vocabulary, padding and unknown included; 0 freezes the vectors.
       dtype: of the result.
+      unknown: initialiser of one learned vector 'unknown' [1,W] for all words without a pretrained one; None
+        leaves them zero.
     """
 
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
+    unknown: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, batch: Batch) -> jax.Array:
-        """Returns word vectors [B,L,W]; padding and unknown words get no offset."""
+        """Returns word vectors [B,L,W]; padding and words outside the vocabulary get no offset."""
         vectors = batch.query_vectors
+        if self.unknown is not None:
+            absent = batch.query_mask & ~jnp.any(vectors != 0, axis=-1)
+            vector = self.param("unknown", self.unknown, (1, vectors.shape[-1]))
+            vectors = vectors + jnp.where(absent[..., None], vector[None], 0.0)
         if self.vocab_size:
             shape = (self.vocab_size, vectors.shape[-1])
             offset = self.param("offset", nn.initializers.zeros, shape)
             known = (batch.query >= FIRST_WORD) & batch.query_mask
             vectors = vectors + jnp.where(known[..., None], offset[batch.query], 0.0)
         return vectors.astype(self.dtype)
+
+
+class SubwordEmbedding(nn.Module):
+    """The sum of a learned vector of every subword and of every place, as pretrained text encoders have it.
+
+    Parameters: words [vocab_size,D], positions [max_positions,D], both normal at first.
+
+    Attributes:
+      vocab_size: subwords in the vocabulary.
+      features: D, width of the result.
+      max_positions: the longest sentence, in subwords.
+      words_std: standard deviation of `words` at first.
+      positions_std: standard deviation of `positions` at first.
+      dtype: of the result.
+    """
+
+    vocab_size: int
+    features: int
+    max_positions: int
+    words_std: float = 0.02
+    positions_std: float = 0.02
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, subwords: jax.Array) -> jax.Array:
+        """[B,S] int32 ids -> [B,S,D].
+
+        Raises UserError where S is above max_positions.
+        """
+        length = subwords.shape[1]
+        if length > self.max_positions:
+            raise UserError(
+                f"The queries have {length} subwords, but the text encoder has only {self.max_positions} "
+                f"positions. Set config.text.max_subwords to {self.max_positions} or less."
+            )
+        shape = (self.vocab_size, self.features)
+        words = self.param("words", nn.initializers.normal(self.words_std), shape)
+        shape = (self.max_positions, self.features)
+        positions = self.param("positions", nn.initializers.normal(self.positions_std), shape)
+        return (words[subwords] + positions[None, :length]).astype(self.dtype)

@@ -1,8 +1,9 @@
 """Official PyTorch checkpoints -> our variables, one file of this folder per architecture.
 
-Such a file has one function, `entries(shapes)`: it is given the shape of every tensor in the checkpoint and
-says which tensors there must be, of which shapes, and where each goes. The hyper-parameters are read off the
-shapes. `load` does the rest, and accepts nothing that is left over, missing or of another shape.
+The file of an architecture has its name and one function, `entries(shapes)`: it is given the shape of every
+tensor in the checkpoint and says which tensors there must be, of which shapes, and where each goes. The
+hyper-parameters are read off the shapes. `load` does the rest, and accepts nothing that is left over, missing
+or of another shape.
 
 PyTorch is imported by `read_checkpoint` alone.
 """
@@ -13,12 +14,13 @@ import os
 import pickle
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
+from vmr_jax import models
 from vmr_jax.errors import UserError, nearest
 
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts save the tensors
@@ -110,8 +112,11 @@ def size(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int:
 
 
 def architectures() -> list[str]:
-    """Returns the names of the architectures whose official checkpoints can be read."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    """Returns the names of the architectures whose official checkpoints can be read.
+
+    They are the files of this folder that are named as an architecture; the others are parts of several.
+    """
+    return sorted({m.name for m in pkgutil.iter_modules(__path__)} & set(models.architectures()))
 
 
 def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +125,8 @@ def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Args:
       name: the architecture.
       state_dict: official names -> numpy arrays or PyTorch tensors. A wrapper ('state_dict', 'model') around
-        them and a 'module.' before every name are taken off.
+        them and a 'module.' before every name are taken off. Where one holds a state_dict per module, names are
+        'MODULE.NAME'.
 
     Returns:
       {'params': ..., and 'batch_stats' where there are any} of numpy arrays.
@@ -133,11 +139,21 @@ def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
             f'There is no import of official "{name}" checkpoints.{nearest(name, architectures())} '
             f"Known: {', '.join(architectures())}."
         )
+    return convert(name, state_dict, importlib.import_module(f"{__name__}.{name}").entries)
+
+
+def convert(
+    name: str, state_dict: Mapping[str, Any], entries: Callable[[Mapping[str, tuple[int, ...]]], list[Entry]]
+) -> dict[str, Any]:
+    """Turns a checkpoint into the tree of numpy arrays that `entries(shapes)` lays out.
+
+    `name` is for messages; `state_dict` and errors are those of `load`.
+    """
     tensors = _tensors(state_dict)
     shapes = {key: tuple(x.shape) for key, x in tensors.items()}
-    entries = importlib.import_module(f"{__name__}.{name}").entries(shapes)
-    _check(name, entries, shapes)
-    leaves = {entry.path: entry.layout(_numpy(tensors[entry.key])) for entry in entries if entry.path}
+    found = entries(shapes)
+    _check(name, found, shapes)
+    leaves = {entry.path: entry.layout(_numpy(tensors[entry.key])) for entry in found if entry.path}
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
@@ -152,13 +168,24 @@ def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     for wrapper in WRAPPERS:
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
-    foreign = [key for key, x in state_dict.items() if not hasattr(x, "shape")]
-    if foreign or not state_dict:
+    tensors = dict(_flat(state_dict))
+    foreign = [key for key, x in tensors.items() if not hasattr(x, "shape")]
+    if foreign or not tensors:
         raise UserError(
             f"The checkpoint is not a dictionary of tensors: {_listed(foreign) or 'it is empty'}. Expected is "
             f"what torch.save(model.state_dict(), ...) writes, or that under one of: {', '.join(WRAPPERS)}."
         )
-    return {key.removeprefix("module."): x for key, x in state_dict.items()}
+    return tensors
+
+
+def _flat(state_dict: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the tensors of nested dictionaries, names joined with '.', each without its 'module.'."""
+    for key, x in state_dict.items():
+        name = prefix + key.removeprefix("module.")
+        if isinstance(x, Mapping):
+            yield from _flat(x, f"{name}.")
+        else:
+            yield name, x
 
 
 def _check(name: str, entries: list[Entry], shapes: dict[str, tuple[int, ...]]) -> None:

@@ -1,0 +1,44 @@
+"""Attention whose scores are the sum of a query's and a key's projection (Bahdanau et al., ICLR 2015)."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vmr_jax.layers.attention import masked_softmax
+from vmr_jax.layers.init import torch_bias, torch_default_kernel
+
+
+class AdditiveAttention(nn.Module):
+    """Each query's mean of the keys, weighed by softmax(w . tanh(W_q q + b + W_k k)).
+
+    Parameters: query (with bias), key, score, linear layers.
+
+    Attributes:
+      features: D, width of the two projections.
+      dtype: of the computation; scores and softmax are float32.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B,T,D1], [B,S,D2], mask of the keys [B,S] -> [B,T,D2]."""
+        chex.assert_shape(mask, keys.shape[:2])
+        q = nn.Dense(
+            self.features,
+            kernel_init=torch_default_kernel,
+            bias_init=torch_bias(queries.shape[-1]),
+            dtype=self.dtype,
+            name="query",
+        )(queries)
+        k = self._linear(self.features, keys, "key")
+        hidden = jnp.tanh(q[:, :, None] + k[:, None])
+        scores = self._linear(1, hidden, "score")[..., 0]
+        weights = masked_softmax(scores, mask[:, None, :]).astype(self.dtype)
+        return jnp.einsum("bts,bsd->btd", weights, keys)
+
+    def _linear(self, features: int, x: jax.Array, name: str) -> jax.Array:
+        layer = nn.Dense(features, False, kernel_init=torch_default_kernel, dtype=self.dtype, name=name)
+        return layer(x)

@@ -1,0 +1,226 @@
+"""Published weights of pretrained text encoders -> `vmr_jax.layers.distilbert` and `vmr_jax.layers.clip_text`.
+
+DistilBERT: huggingface.co/distilbert/distilbert-base-uncased. CLIP: huggingface.co/openai/clip-vit-base-patch32
+or OpenAI's own file, under its own names. The same entries serve a checkpoint of an architecture that holds
+such an encoder under a prefix.
+"""
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.torch_import import Entry, convert, count, kernel, linear, norm, read_checkpoint, size
+from vmr_jax.torch_import.safetensors import read_safetensors
+from vmr_jax.torch_import.transformer import joint_projection
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# What the published files hold besides the text encoder, left out by the first part of the name.
+DISTILBERT_HEADS = (
+    "vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier", "qa_outputs",
+)  # fmt: skip
+CLIP_OTHERS = (
+    "visual", "vision_model", "visual_projection", "logit_scale", "input_resolution", "context_length",
+    "vocab_size",
+)  # fmt: skip
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # names in a folder of Hugging Face
+
+
+def distilbert_entries(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    """All tensors of a DistilBERT.
+
+    Args:
+      shapes: of the whole checkpoint.
+      key: what stands before the official names, such as 'text_encoder.bert.'.
+      path: what stands before ours, such as 'params/text_encoder/'.
+    """
+    words, positions = f"{key}embeddings.word_embeddings.weight", f"{key}embeddings.position_embeddings.weight"
+    features = size(shapes, words, 1)
+    found = [
+        Entry(words, f"{path}embedding/words", (size(shapes, words, 0), features)),
+        Entry(positions, f"{path}embedding/positions", (size(shapes, positions, 0), features)),
+        *norm(f"{key}embeddings.LayerNorm", f"{path}embedding_norm", features),
+        *_left_out(shapes, f"{key}embeddings.", ["position_ids"]),
+    ]
+    layers = f"{key}transformer.layer."
+    for i in range(_layers(shapes, layers)):
+        theirs, ours = f"{layers}{i}", f"{path}layer_{i}"
+        for name in ("query", "key", "value"):
+            projection = f"{theirs}.attention.{name[0]}_lin"
+            found += linear(projection, f"{ours}/attention/{name}", (features, features))
+        hidden = size(shapes, f"{theirs}.ffn.lin1.weight", 0)
+        found += linear(f"{theirs}.attention.out_lin", f"{ours}/output", (features, features))
+        found += norm(f"{theirs}.sa_layer_norm", f"{ours}/attention_norm", features)
+        found += linear(f"{theirs}.ffn.lin1", f"{ours}/hidden", (hidden, features))
+        found += linear(f"{theirs}.ffn.lin2", f"{ours}/feed_forward", (features, hidden))
+        found += norm(f"{theirs}.output_layer_norm", f"{ours}/output_norm", features)
+    return found
+
+
+def clip_text_entries(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    """All tensors of a CLIP, of which the text tower is kept and the visual one left out.
+
+    Both OpenAI's names and those of Hugging Face are known. Arguments as those of `distilbert_entries`.
+    """
+    hugging_face = any(name.startswith(f"{key}text_model.") for name in shapes)
+    found = (_hugging_face if hugging_face else _openai)(shapes, key, path)
+    return found + _left_out(shapes, key, CLIP_OTHERS)
+
+
+def _openai(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    words, projection = f"{key}token_embedding.weight", f"{key}text_projection"
+    features = size(shapes, words, 1)
+    found = [
+        *_clip_embedding(shapes, words, f"{key}positional_embedding", path),
+        *norm(f"{key}ln_final", f"{path}norm", features),
+        Entry(projection, f"{path}projection/kernel", (features, size(shapes, projection, 1))),
+    ]
+    layers = f"{key}transformer.resblocks."
+    for i in range(_layers(shapes, layers)):
+        theirs, ours = f"{layers}{i}", f"{path}layer_{i}"
+        found += joint_projection(f"{theirs}.attn", f"{ours}/attention", features)
+        found += linear(f"{theirs}.attn.out_proj", f"{ours}/output", (features, features))
+        found += norm(f"{theirs}.ln_1", f"{ours}/attention_norm", features)
+        found += linear(f"{theirs}.mlp.c_fc", f"{ours}/hidden", (4 * features, features))
+        found += linear(f"{theirs}.mlp.c_proj", f"{ours}/feed_forward", (features, 4 * features))
+        found += norm(f"{theirs}.ln_2", f"{ours}/feed_forward_norm", features)
+    return found
+
+
+def _hugging_face(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    embeddings, projection = f"{key}text_model.embeddings.", f"{key}text_projection.weight"
+    words = f"{embeddings}token_embedding.weight"
+    features = size(shapes, words, 1)
+    found = [
+        *_clip_embedding(shapes, words, f"{embeddings}position_embedding.weight", path),
+        *_left_out(shapes, embeddings, ["position_ids"]),
+        *norm(f"{key}text_model.final_layer_norm", f"{path}norm", features),
+        Entry(projection, f"{path}projection/kernel", (size(shapes, projection, 0), features), kernel),
+    ]
+    layers = f"{key}text_model.encoder.layers."
+    for i in range(_layers(shapes, layers)):
+        theirs, ours = f"{layers}{i}", f"{path}layer_{i}"
+        for name in ("query", "key", "value"):
+            attention = f"{theirs}.self_attn.{name[0]}_proj"
+            found += linear(attention, f"{ours}/attention/{name}", (features, features))
+        found += linear(f"{theirs}.self_attn.out_proj", f"{ours}/output", (features, features))
+        found += norm(f"{theirs}.layer_norm1", f"{ours}/attention_norm", features)
+        found += linear(f"{theirs}.mlp.fc1", f"{ours}/hidden", (4 * features, features))
+        found += linear(f"{theirs}.mlp.fc2", f"{ours}/feed_forward", (features, 4 * features))
+        found += norm(f"{theirs}.layer_norm2", f"{ours}/feed_forward_norm", features)
+    return found
+
+
+def _clip_embedding(shapes: Shapes, words: str, positions: str, path: str) -> list[Entry]:
+    features = size(shapes, words, 1)
+    return [
+        Entry(words, f"{path}embedding/words", (size(shapes, words, 0), features)),
+        Entry(positions, f"{path}embedding/positions", (size(shapes, positions, 0), features)),
+    ]
+
+
+def _layers(shapes: Shapes, prefix: str) -> int:
+    return count(shapes, rf"{re.escape(prefix)}(\d+)\..+")
+
+
+def _left_out(shapes: Shapes, prefix: str, parts: Iterable[str]) -> list[Entry]:
+    """The tensors whose name, after the prefix, begins with one of the parts."""
+    return [
+        Entry(name, "", shape)
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and name.removeprefix(prefix).split(".")[0] in parts
+    ]
+
+
+def _published_distilbert(shapes: Shapes) -> list[Entry]:
+    """The tensors of the published file: the encoder under 'distilbert.' or nothing, and heads."""
+    key = "distilbert." if any(name.startswith("distilbert.") for name in shapes) else ""
+    return distilbert_entries(shapes, key, "") + _left_out(shapes, "", DISTILBERT_HEADS)
+
+
+def _published_clip(shapes: Shapes) -> list[Entry]:
+    return clip_text_entries(shapes, "", "")
+
+
+KINDS = {"distilbert": _published_distilbert, "clip": _published_clip}
+# What our layers compute, and the name of the setting in a config.json of Hugging Face.
+_ACTIVATIONS = {"distilbert": ("activation", "gelu"), "clip": ("hidden_act", "quick_gelu")}
+
+
+def initial_text_encoder(kind: str, path: str | os.PathLike) -> dict[str, Any]:
+    """Reads published weights: the parameters of a `DistilBert` or `ClipText`, nested, of float32 numpy arrays.
+
+    Args:
+      kind: 'distilbert' or 'clip'.
+      path: a folder with one of `WEIGHTS` or one .pt file, or such a file.
+
+    Raises:
+      UserError: for an unknown kind, a missing or damaged file, and one of another network.
+    """
+    if kind not in KINDS:
+        raise UserError(f'There is no text encoder "{kind}".{nearest(kind, KINDS)} Known: {", ".join(KINDS)}.')
+    file = _weights_file(kind, Path(path).expanduser())
+    _check_activation(kind, file.parent / "config.json")
+    tensors = _read(file)
+    try:
+        return convert(f"the text encoder {kind}", tensors, KINDS[kind])
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _weights_file(kind: str, path: Path) -> Path:
+    if path.is_file():
+        return path
+    candidates = [path / name for name in WEIGHTS] + sorted(path.glob("*.pt"))
+    file = next((file for file in candidates if file.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"There are no weights of the text encoder {kind} at {path}: expected is a folder with "
+            f"{' or '.join(WEIGHTS)}. Download the files of the model, and set config.text.encoder_dir to "
+            "their folder."
+        )
+    return file
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if file.suffix == ".safetensors":
+        return read_safetensors(file)
+    if _is_torchscript(file):
+        raise UserError(
+            f"{file} is a TorchScript archive, a program with weights (OpenAI publishes CLIP so). Save the "
+            f'weights alone, with PyTorch: torch.save(torch.jit.load("{file.name}", map_location="cpu")'
+            '.state_dict(), "clip.pt"), and let clip.pt be the only .pt file of the folder.'
+        )
+    return read_checkpoint(file)
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _check_activation(kind: str, file: Path) -> None:
+    """Other CLIPs and BERTs have the same tensors and another activation; only config.json tells."""
+    if not file.is_file():
+        return
+    try:
+        settings = json.loads(file.read_bytes())
+        settings = settings.get("text_config", settings)
+        name, expected = _ACTIVATIONS[kind]
+        found = settings.get(name, expected)
+    except (ValueError, AttributeError):
+        raise UserError(
+            f"{file} is not the JSON object that is published with a model. Get it again."
+        ) from None
+    if found != expected:
+        raise UserError(
+            f'{file}: the activation ({name}) of this model is "{found}", but the text encoder {kind} has '
+            f'"{expected}". Use distilbert-base-uncased, or OpenAI\'s clip-vit-base-patch32.'
+        )
