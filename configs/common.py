@@ -58,7 +58,8 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.0
-    config.optimizer.no_decay = ""  # path regex of the parameters without weight decay
+    config.optimizer.l2 = 0.0  # times the parameter, added to its gradient
+    config.optimizer.no_decay = ""  # path regex of the parameters without either
     config.optimizer.eps = 1e-8
     config.optimizer.clip_norm = 0.0  # 0: off
     config.optimizer.clip_each = False  # True: the norm of each parameter, not of all

@@ -472,3 +472,30 @@ def test_a_given_vocabulary(data_dir, tmp_path):
     path.write_text('"door"')
     with pytest.raises(UserError, match=r"config.text.vocabulary\) holds no vocabulary"):
         Experiment(tiny_config(data_dir, text__vocabulary=str(path)))
+
+
+def test_subwords_and_the_two_queries(charades, tmp_path):
+    # "a person opens": the noun chunk is static, the verb dynamic; special tokens are in both.
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "person", "open", "##s", "the", "door"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    config = charades_config(charades, tmp_path)
+    names = ("subwords", "subword_static", "subword_dynamic")
+    with config.unlocked():
+        config.text.encoder, config.text.max_subwords = "distilbert", 8
+    with pytest.raises(UserError, match=r"Set config.text.encoder to 'distilbert' or 'clip'"):
+        query_input.check_text(config, names)
+    with config.unlocked():
+        config.text.encoder_dir = str(tmp_path)
+    read = query_input.QueryReader(
+        config, {}, input_lib.WordVectors(["a"], np.zeros((1, 5), np.float32)), names
+    )
+    query = Query("q", "A person opens", (0.0, 1.0), static=[(0, 8)])
+    found = read(query, read.tokens(query))
+    assert found["subwords"].tolist() == [2, 5, 6, 7, 8, 3, 0, 0]
+    assert found["subword_mask"].tolist() == [True] * 6 + [False] * 2
+    assert found["subword_static"].tolist() == [True, True, True, False, False, True, False, False]
+    assert found["subword_dynamic"].tolist() == [True, False, False, True, True, True, False, False]
+    spec = input_lib.batch_spec(config, 1, names)
+    assert {name: value.shape for name, value in found.items()} == {
+        n: getattr(spec, n).shape[1:] for n in found
+    }

@@ -16,7 +16,7 @@ class Options(dict):
 
 
 OPTIMIZER = Options(
-    name="adam", learning_rate=0.1, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, no_decay="",
+    name="adam", learning_rate=0.1, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, l2=0.0, no_decay="",
     clip_norm=0.0, clip_each=False, clip_value=0.0, schedule="constant", warmup="0 steps", warmup_from=0.0,
     decay_at=(), decay_by=0.1, rules=((".*", 1.0),),
 )  # fmt: skip
@@ -116,6 +116,14 @@ def test_bert_adam_has_no_bias_correction():
     (update,) = updates_of(options, {"a": jnp.full(1, 2.0)}, {"a": jnp.full(1, 3.0)}, 1)
     expected = -0.1 * (0.2 / (np.sqrt(0.004) + 1e-6) + 0.01 * 3)
     np.testing.assert_allclose(update["a"][0], expected, rtol=1e-5)
+
+
+def test_l2_is_part_of_the_gradient():
+    # Gradient 1 + .5 * 4 = 3, clipped to 2; the bias is left out.
+    options = Options(OPTIMIZER, name="sgd", b1=0.0, learning_rate=1.0, l2=0.5, no_decay="bias", clip_value=2.0)
+    params = {"kernel": jnp.full(1, 4.0), "bias": jnp.full(1, 4.0)}
+    (update,) = updates_of(options, jax.tree.map(jnp.ones_like, params), params, 1)
+    assert (update["kernel"][0], update["bias"][0]) == (-2.0, -1.0)
 
 
 def test_three_ways_to_clip():

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from vmr_jax import input as input_lib
 from vmr_jax import models
@@ -24,8 +25,18 @@ CONFIG, VOCABULARY, BEST, CHECKPOINTS = "config.json", "vocabulary.json", "best"
 
 
 def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
-    """Builds the architecture of `config.model`; `vocab_size` > 0 where word vectors are trained."""
+    """Builds the architecture of `config.model`.
+
+    Args:
+      config: the resolved config.
+      vocab_size: of the training vocabulary, padding and unknown included; 0 where it is not known. It reaches
+        the architectures that need it, and those whose word vectors are trained.
+    """
     fields = {k: v for k, v in config.model.items() if k != "name"}
+    if models.model_class(config.model.name).needs_vocabulary:
+        vocab_size = max(vocab_size, input_lib.FIRST_WORD)
+    elif not config.text.trainable:
+        vocab_size = 0
     return models.create(config.model.name, **fields, vocab_size=vocab_size, dtype=jnp.dtype(config.dtype))
 
 
@@ -34,6 +45,50 @@ def initial_variables(model, batch, seed: int) -> dict[str, Any]:
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
     variables = jax.jit(lambda key: model.init(key, batch, train=True))(jax.random.key(seed))
     return jax.tree.map(np.asarray, variables)
+
+
+def with_text_encoder(config, variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables with the published weights of `config.text.encoder_dir` at 'params/text_encoder'."""
+    if not config.text.encoder_dir:
+        return variables
+    from vmr_jax.torch_import.text_encoders import initial_text_encoder
+
+    found = initial_text_encoder(config.text.encoder, Path(config.text.encoder_dir).expanduser())
+    params = variables["params"]
+    _check_encoder(config, params.get("text_encoder", {}), found)
+    return {**variables, "params": {**params, "text_encoder": found}}
+
+
+def _check_encoder(config, ours, theirs) -> None:
+    """Raises UserError where the published weights are not those of the architecture's text encoder."""
+    wanted, found = (flatten_dict(tree, sep="/") for tree in (ours, theirs))
+    for path in sorted(wanted.keys() | found.keys()):
+        shapes = [tree[path].shape if path in tree else "absent" for tree in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"The weights in {config.text.encoder_dir} do not fit {config.model.name}: text_encoder/{path} "
+                f"is {shapes[1]} in them and {shapes[0]} in the config. Set the fields of config.model that "
+                "describe the text encoder, or give the folder that they describe."
+            )
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    """Words in the order of their ids, from 2 on: a JSON list, or a JSON object of word -> id.
+
+    Of an object the ids 0 and 1 are padding and the unknown word and are left out.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} (config.text.vocabulary) cannot be read as JSON: {error}.") from None
+    if isinstance(content, dict):
+        content = [word for word, index in sorted(content.items(), key=lambda item: item[1]) if index > 1]
+    if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
+        raise UserError(
+            f"{path} (config.text.vocabulary) holds no vocabulary. Expected is a JSON list of words in the "
+            "order of their ids, from 2 on, or a JSON object of word -> id."
+        )
+    return content
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -87,14 +142,31 @@ class Experiment:
         self.dataset = input_lib.Dataset(config.dataset, config.input)
         self.vocabulary = self._open_vocabulary(workdir)
         self.vectors = input_lib.open_word_vectors(config, self.dataset, sentences)
-        self.model = make_model(config, len(self.vocabulary) + 2 if config.text.trainable else 0)
+        self.model = make_model(config, len(self.vocabulary) + input_lib.FIRST_WORD)
         input_lib.check_fields(config, self.model.requires())
+        self._check_groups()
         self._loaders: dict[str, input_lib.Loader] = {}
+
+    def _check_groups(self) -> None:
+        """Rows of one video stay on one device."""
+        rows = self.config.input.queries_per_video
+        expected = getattr(self.model, "queries_per_video", rows)
+        if rows != expected:
+            raise UserError(
+                f"config.input.queries_per_video is {rows}, and {self.config.model.name} reads "
+                f"{expected} (config.model.queries_per_video). Give both the same number."
+            )
+        if rows > 1:
+            groups = input_lib.groups_of_batch(self.config.batch_size, rows)
+            self.parallel.check_batch_size(groups, "config.batch_size / config.input.queries_per_video")
 
     def _open_vocabulary(self, workdir: Path | None) -> list[str]:
         if workdir is not None and (workdir / VOCABULARY).is_file():
             return json.loads((workdir / VOCABULARY).read_text(encoding="utf-8"))
-        vocabulary = input_lib.build_vocabulary(self.dataset.split("train"), self.config.text.tokenizer)
+        if self.config.text.vocabulary:
+            vocabulary = _read_vocabulary(Path(self.config.text.vocabulary).expanduser())
+        else:
+            vocabulary = input_lib.build_vocabulary(self.dataset.split("train"), self.config.text.tokenizer)
         if workdir is not None:
             write_json(workdir / VOCABULARY, vocabulary)
         return vocabulary
@@ -121,8 +193,9 @@ class Experiment:
 
     def initial_variables(self) -> dict[str, Any]:
         """Initial variables from the shapes of a batch and `config.seed`."""
-        spec = input_lib.batch_spec(self.config, len(self.parallel.devices), self.model.requires())
-        return initial_variables(self.model, spec, self.config.seed)
+        rows = len(self.parallel.devices) * max(self.config.input.queries_per_video, 1)
+        spec = input_lib.batch_spec(self.config, rows, self.model.requires())
+        return with_text_encoder(self.config, initial_variables(self.model, spec, self.config.seed))
 
     def best_variables(self, workdir: Path) -> tuple[Any, dict[str, Any]]:
         """The variables of the best step, on every device, and their position."""

@@ -8,7 +8,9 @@ import numpy as np
 from vmr_jax.checkpoint import Checkpoints
 from vmr_jax.errors import UserError
 from vmr_jax.experiment import BEST, CONFIG, Experiment, config_as_dict
+from vmr_jax.input import FIRST_WORD
 from vmr_jax.inspect import abstract_variables
+from vmr_jax.models import model_class
 from vmr_jax.torch_import import load, read_checkpoint
 from vmr_jax.writer import prepare_workdir, write_json
 
@@ -27,7 +29,7 @@ def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
     if (workdir / CONFIG).exists():
         raise UserError(f"{workdir} already holds a run. Choose another --workdir.")
     variables = load(config.model.name, read_checkpoint(checkpoint))
-    _check_sizes(config, variables, checkpoint)
+    _check_sizes(config, variables, checkpoint, _vocab_size(config))
     prepare_workdir(workdir)
     experiment = Experiment(config, workdir)
     best = Checkpoints(workdir / BEST, keep=1)
@@ -42,9 +44,16 @@ def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
     )
 
 
-def _check_sizes(config, variables, checkpoint: str) -> None:
+def _vocab_size(config) -> int:
+    """Of the vocabulary that the model has a table of; 0 where it has none, and the data stay closed."""
+    if config.text.trainable or model_class(config.model.name).needs_vocabulary:
+        return len(Experiment(config).vocabulary) + FIRST_WORD
+    return 0
+
+
+def _check_sizes(config, variables, checkpoint: str, vocab_size: int) -> None:
     """Raises UserError where the checkpoint is of another size than the config."""
-    wanted = flax.traverse_util.flatten_dict(abstract_variables(config), sep="/")
+    wanted = flax.traverse_util.flatten_dict(abstract_variables(config, vocab_size=vocab_size), sep="/")
     found = flax.traverse_util.flatten_dict(variables, sep="/")
     for path in sorted(wanted.keys() | found.keys()):
         ours = wanted[path].shape if path in wanted else "absent"
@@ -52,5 +61,6 @@ def _check_sizes(config, variables, checkpoint: str) -> None:
         if ours != theirs:
             raise UserError(
                 f"{checkpoint} does not fit the config: {path} is {theirs} in it and {ours} in the config. "
-                "Choose the dataset and options that it was trained with, or set the fields of config.model."
+                "Choose the dataset and options that it was trained with, set the fields of config.model, or "
+                "give its vocabulary as config.text.vocabulary."
             )

@@ -83,7 +83,14 @@ def make_optimizer(
         if index in labels.values()
     }
     label_tree = flax.traverse_util.unflatten_dict(labels, sep="/")
-    return optax.chain(*_clipping(options), optax.multi_transform(transforms, label_tree))
+    return optax.chain(_l2(options), *_clipping(options), optax.multi_transform(transforms, label_tree))
+
+
+def _l2(options) -> optax.GradientTransformation:
+    """The gradient of l2/2 |parameter|^2, part of the loss; weight decay stands apart from it."""
+    if not options.l2:
+        return optax.identity()
+    return optax.add_decayed_weights(options.l2, mask=lambda params: _decayed(params, options.no_decay))
 
 
 def _clipping(options) -> list[optax.GradientTransformation]:

@@ -4,9 +4,9 @@ import importlib
 import pkgutil
 
 from vmr_jax.errors import UserError, nearest
-from vmr_jax.models.base import DualEncoder, GroundingModel
+from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 
-__all__ = ["DualEncoder", "GroundingModel", "architectures", "create"]
+__all__ = ["CorpusRetriever", "DualEncoder", "GroundingModel", "architectures", "create", "model_class"]
 
 
 def architectures() -> list[str]:
@@ -14,21 +14,23 @@ def architectures() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
 
 
-def create(name: str, **hyper_parameters) -> GroundingModel:
-    """Builds the architecture in `vmr_jax/models/<name>.py` (its class is named `Model` there).
-
-    Raises UserError for an unknown name or hyper-parameter.
-    """
+def model_class(name: str) -> type[GroundingModel]:
+    """The class `Model` of `vmr_jax/models/<name>.py`; UserError for an unknown name."""
     if name not in architectures():
         raise UserError(
             f'There is no architecture "{name}".{nearest(name, architectures())} '
             f"Known: {', '.join(architectures())}."
         )
-    model_class = importlib.import_module(f"{__name__}.{name}").Model
-    fields = [f for f in model_class.__dataclass_fields__ if f not in ("parent", "name")]
+    return importlib.import_module(f"{__name__}.{name}").Model
+
+
+def create(name: str, **hyper_parameters) -> GroundingModel:
+    """Builds an architecture; UserError for an unknown name or hyper-parameter."""
+    built = model_class(name)
+    fields = [f for f in built.__dataclass_fields__ if f not in ("parent", "name")]
     for field in hyper_parameters:
         if field not in fields:
             raise UserError(
                 f'{name} has no hyper-parameter "{field}".{nearest(field, fields)} It has: {", ".join(fields)}.'
             )
-    return model_class(**hyper_parameters)
+    return built(**hyper_parameters)

@@ -20,7 +20,13 @@ class GroundingModel(nn.Module):
     - `loss` maps outputs to named means; the training objective is the sum of their values, each
       divided once, after the sum over devices. Weights are already inside;
     - `predict` maps outputs to ranked moments in seconds.
+
+    Attributes:
+      needs_vocabulary: the field `vocab_size` is then the size of the training vocabulary, padding and unknown
+        included; of the others it is 0 unless word vectors are trained.
     """
+
+    needs_vocabulary: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Runs the network."""
@@ -37,6 +43,10 @@ class GroundingModel(nn.Module):
     def requires(self) -> tuple[str, ...]:
         """Names the optional `Batch` fields that this setting cannot do without."""
         return ()
+
+    def saliency(self, outputs: Outputs, batch: Batch) -> jax.Array:
+        """Returns [B,T], how well each clip fits the query: what the protocol 'highlights' ranks."""
+        raise NotImplementedError
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns pictures for the report: 'map' [B,T,T] (start row, end column) or 'clips' [B,T].
@@ -61,4 +71,30 @@ class DualEncoder:
 
     def encode_query(self, batch: Batch) -> jax.Array:
         """Returns vectors [B,D]; reads no video field. Score = dot product with a moment's vector."""
+        raise NotImplementedError
+
+
+class CorpusRetriever:
+    """The extra protocol of an architecture that finds the video too: what the protocol 'corpus' asks.
+
+    Videos are encoded once; the scores of a moment, video and place in it, add up.
+    """
+
+    def encode_videos(self, batch: Batch) -> Any:
+        """Returns a tree of arrays [B,...], what the other two need of a video; reads no query field."""
+        raise NotImplementedError
+
+    def score_videos(self, batch: Batch, videos: Any) -> jax.Array:
+        """Returns [B,C], how well the queries fit the C videos of the tree; reads no video field."""
+        raise NotImplementedError
+
+    def localize(self, batch: Batch, videos: Any, video_mask: jax.Array, duration: jax.Array) -> Moments:
+        """Returns K moments of query b in video b of the tree, with log scores; reads no video field.
+
+        Args:
+          batch: the queries.
+          videos: the tree [B,...].
+          video_mask: [B,T] of these videos.
+          duration: [B] seconds, of these videos.
+        """
         raise NotImplementedError

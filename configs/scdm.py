@@ -1,0 +1,96 @@
+"""SCDM (Yuan et al., NeurIPS 2019).
+
+    python launch.py --config=configs/scdm.py
+        the embedded dataset, on two CPU cores.
+    python launch.py --config=configs/scdm.py:charades_sta,i3d --config.dataset.manual_dir=DIR
+        the paper's setting, with GloVe 840B; DIR as in data/charades_sta/README.md.
+
+Paper, R@1 and R@5 (%): Charades-STA I3D, IoU .5/.7: 54.44 / 33.43 and 74.43 / 58.08; TACoS C3D, IoU .3/.5:
+26.11 / 21.17 and 40.16 / 32.18; ActivityNet Captions C3D (val_1 and val_2 together: option lgi), IoU .3/.5/.7:
+54.80 / 36.75 / 19.86 and 77.29 / 64.99 / 41.53. The official code reports the best epoch on the test split;
+here the checkpoint is chosen on the validation split.
+
+DiDeMo and TEMPO are left out: six chunks cannot be halved into layers of anchors.
+"""
+
+from configs import common
+
+DATASETS = {
+    dataset: options for dataset, options in common.DATASETS.items() if dataset not in ("didemo", "tempo")
+}
+
+# dataset -> slots T, anchor layers. The first two rows are the official ones; the others are ours.
+_SLOTS = {
+    "charades": (64, 5),
+    "tacos": (1024, 5),
+    "activitynet": (1024, 7),
+    "tvr": (128, 5),
+    "qvhighlights": (128, 5),
+    "jsonl": (256, 6),
+}
+
+# (dataset, features) -> split and the paper's numbers, each (IoU, R@1, R@5)
+PUBLISHED = {
+    ("charades_sta", "i3d"): ("test", ((0.5, 54.44, 74.43), (0.7, 33.43, 58.08))),
+    ("tacos", "c3d"): ("test", ((0.3, 26.11, 40.16), (0.5, 21.17, 32.18))),
+    ("activitynet_captions", "c3d"): (
+        "anet_val_1_and_2",
+        ((0.3, 54.80, 77.29), (0.5, 36.75, 64.99), (0.7, 19.86, 41.53)),
+    ),
+}
+
+
+def get_config(arg=None):
+    """Returns the config for `dataset[,option...]`; see DATASETS."""
+    dataset, options = common.parse_arg(arg, DATASETS)
+    config = common.base("scdm")
+    config.model.features = 512
+    config.model.negative_iou = 0.3
+    config.model.hard_logit = 2.0
+    config.model.mask_padding = True  # False: as the official code
+    config.input.resample = "pad"
+    config.input.normalize = False
+    config.text.trainable = True
+    config.batch_size = 16
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.clip_value = 1.0
+    config.optimizer.l2 = 1e-3
+    config.train_for = "200 epochs"
+    if dataset == "storyboard":
+        common.storyboard(config, options)
+        config.model.features = 128
+        config.model.layers = 4
+        config.model.kernel = 3
+        config.model.overlap_weights = (2.0, 1.0, 1.0)
+        config.model.centre_weight = config.model.width_weight = 0.1
+        config.text.trainable = False
+        config.batch_size = 32
+        config.optimizer.learning_rate = 2e-3
+        config.optimizer.schedule = "cosine"
+        config.optimizer.l2 = 0.0
+        config.train_for = "15 epochs"
+        return config
+    variant = common.manual_dataset(config, dataset, options)
+    config.text.vectors = "glove.840B.300d.txt"
+    config.text.max_words = 15 if dataset.startswith("charades") else 35
+    family = next(name for name in _SLOTS if dataset.startswith(name))
+    config.input.num_clips, config.model.layers = _SLOTS[family]
+    config.model.kernel = 3 if family == "charades" else 5
+    config.model.sentence_blocks = 2 if family in ("activitynet", "tacos") else 0
+    config.evaluation.nms_threshold = {"charades": 0.7, "activitynet": 0.55}.get(family, 0.5)
+    config.model.centre_weight, config.model.width_weight = 50.0, 20.0
+    if family == "tacos":
+        config.model.negative_iou, config.model.hard_logit = 0.5, 0.1
+        config.model.least_width, config.model.most_width = 1.0, 64.0
+        config.model.centre_weight = config.model.width_weight = 10.0
+        config.train_for = "300 epochs"
+    if family == "activitynet":
+        config.model.least_width = 1.0
+        config.model.centre_weight = config.model.width_weight = 1.0
+        config.optimizer.l2 = 1e-4
+        config.train_for = "250 epochs"
+    if (dataset, variant) in PUBLISHED:
+        split, rows = PUBLISHED[dataset, variant]
+        numbers = [(f"R@{n},IoU={row[0]}", row[at]) for at, n in ((1, 1), (2, 5)) for row in rows]
+        config.published = ((split, f"published, {variant}", tuple(numbers)),)
+    return config

@@ -1,0 +1,330 @@
+"""SCDM: temporal convolutions over the video whose normalisation is steered by the sentence.
+
+Yuan, Ma, Wang, Liu, Zhu: Semantic Conditioned Dynamic Modulation for Temporal Sentence Grounding in Videos,
+NeurIPS 2019. What the paper leaves open is as in the official TensorFlow code (yytzsy/SCDM).
+
+  tensor          shape       what it is
+  batch.video     [B,T,D]     slots of the video, not normalised; longer videos are averaged to T rows
+  words           [B,L,F]     bidirectional SRU over the word vectors            section 3.1
+  sentence        [B,F]       mean of the words
+  fused           [B,T,F]     clip and sentence, linear, ReLU, convolution       section 3.1, multimodal fusion
+  layer n         [B,N_n,F]   modulated convolutions; N_n = T/4, T/8, ...        section 3.2, A_n
+  logits          [B,N_n*4]   of the anchors of a layer, four widths a cell      section 3.3, p_over
+  offsets         [B,N_n*4,2] of their centre and width, within [-1,1]
+
+F = 512. Anchors are cells of the layers, in slots; a slot is a row of the video.
+
+Padding: the official code has no mask, so padded slots, which biases make nonzero, enter convolutions and the
+statistics of the normalisation; `mask_padding=False` does the same. Here they are zeros everywhere, count in no
+statistic, and hold no anchor. Ours, in neither paper nor code: the initialisation (Glorot).
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vmr_jax.errors import UserError
+from vmr_jax.layers.additive_attention import AdditiveAttention
+from vmr_jax.layers.dropout import Dropout
+from vmr_jax.layers.norm import MaskedBatchNorm
+from vmr_jax.layers.text import WordEmbedding
+from vmr_jax.losses import binary_cross_entropy
+from vmr_jax.models.base import GroundingModel
+from vmr_jax.moments import iou, rank
+from vmr_jax.types import Batch, Mean, Moments
+
+_HEAD = 64  # channels between the two convolutions of a head
+_xavier = nn.initializers.xavier_uniform()
+
+
+@struct.dataclass
+class Outputs:
+    """Of the anchors of every layer, largest layer first, float32."""
+
+    logits: tuple[jax.Array, ...]  # [B,A]
+    offsets: tuple[jax.Array, ...]  # [B,A,2] of centre and width, in [-1,1]
+    real: tuple[jax.Array, ...]  # [B,A] bool, the anchor's cell holds a real slot
+
+
+class Model(GroundingModel):
+    """SCDM. The defaults are those of Charades-STA.
+
+    Attributes:
+      features: F, width of every layer; half of it per direction of the SRU.
+      layers: number of anchor layers; the first has T/4 cells, each further one half as many.
+      kernel: of the first convolution and of the first modulated one; the others have 3.
+      sentence_blocks: how many of the first modulated convolutions see the sentence instead of attending to its
+        words (the official code: 2 on ActivityNet Captions and TACoS).
+      ratios: widths of the anchors of a cell, in cells.
+      negative_iou: anchors below it are negative; those above 0.5 are positive, the rest is ignored.
+      hard_logit: negatives with a higher logit are hard ones, with a mean of their own.
+      least_width, most_width: anchors as narrow, or as wide (slots), have no label; 0: no limit.
+      overlap_weights: of the positive, hard negative and easy negative anchors.
+      centre_weight, width_weight: of the two offsets of positive anchors.
+      offset_scale: share of an anchor's width that an offset of 1 stands for.
+      mask_padding: False lets padded slots count as the official code does.
+      dropout: of the words.
+      keep: moments that `predict` ranks.
+      vocab_size: size of the vocabulary to fine-tune word vectors (the paper's), 0 to keep them.
+      dtype: of the layers; parameters, logits, offsets and loss are float32.
+    """
+
+    features: int = 512
+    layers: int = 5
+    kernel: int = 3
+    sentence_blocks: int = 0
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    negative_iou: float = 0.3
+    hard_logit: float = 2.0
+    least_width: float = 0.0
+    most_width: float = 0.0
+    overlap_weights: tuple[float, float, float] = (100.0, 50.0, 50.0)
+    centre_weight: float = 50.0
+    width_weight: float = 20.0
+    offset_scale: float = 0.1
+    mask_padding: bool = True
+    dropout: float = 0.2
+    keep: int = 200
+    vocab_size: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Scores every anchor; UserError where the layers cannot halve the slots."""
+        batch.check()
+        self._check(batch.video.shape[1])
+        real = batch.video_mask if self.mask_padding else jnp.ones_like(batch.video_mask)
+        words = WordEmbedding(self.vocab_size, self.dtype, name="embedding")(batch)
+        words = BidirectionalSRU(self.features, self.dtype, name="words")(words, batch.query_mask)
+        words = Dropout(self.dropout)(words, batch.example_index, train)
+        count = jnp.maximum(batch.query_mask.sum(1), 1)[:, None]
+        sentence = (words * batch.query_mask[..., None]).sum(1) / count.astype(words.dtype)
+
+        x = self._fused(batch.video, sentence, real)
+        outputs = []
+        for block in range(self.layers + 1):
+            x = ModulatedConv(
+                self.features,
+                kernel=self.kernel if block == 0 else 3,
+                stride=1 if block == 0 else 2,
+                attend=block >= self.sentence_blocks,
+                dtype=self.dtype,
+                name=f"block_{block}",
+            )(x, real, words, batch.query_mask, sentence)
+            if block:
+                real = _halved(real)
+            x = jnp.where(real[..., None], x, 0)
+            if block:
+                outputs.append(self._heads(x, real, train, block))
+            else:
+                x = nn.max_pool(jnp.where(real[..., None], x, -jnp.inf), (2,), (2,))
+                real = _halved(real)
+                x = jnp.where(real[..., None], x, 0)
+        return Outputs(*(tuple(column) for column in zip(*outputs)))
+
+    def _check(self, slots: int) -> None:
+        least = 2 ** (self.layers + 1)
+        if slots % least:
+            raise UserError(
+                f"SCDM with {self.layers} anchor layers halves the video {self.layers + 1} times, and the "
+                f"batch has {slots} slots. Set config.input.num_clips to a multiple of {least}, or "
+                "config.model.layers to fewer."
+            )
+
+    def _fused(self, video: jax.Array, sentence: jax.Array, real: jax.Array) -> jax.Array:
+        """[B,T,F] of clips and sentence."""
+        x = jnp.concatenate(
+            [video.astype(self.dtype), jnp.broadcast_to(sentence[:, None], (*video.shape[:2], self.features))],
+            -1,
+        )
+        x = nn.relu(nn.Dense(self.features, kernel_init=_xavier, dtype=self.dtype, name="fuse")(x))
+        x = jnp.where(real[..., None], x, 0)
+        x = nn.Conv(self.features, (self.kernel,), kernel_init=_xavier, dtype=self.dtype, name="conv")(x)
+        return jnp.where(real[..., None], x, 0)
+
+    def _heads(self, x: jax.Array, real: jax.Array, train: bool, layer: int):
+        """Logits [B,A], offsets [B,A,2] and mask [B,A] of the anchors of a layer [B,N,F]."""
+        b, anchors = x.shape[0], len(self.ratios)
+        logits = Head(anchors, self.dtype, name=f"overlap_{layer}")(x, real, train).reshape(b, -1)
+        offsets = Head(2 * anchors, self.dtype, name=f"offset_{layer}")(x, real, train).reshape(b, -1, 2)
+        return logits, jnp.tanh(offsets), jnp.repeat(real, anchors, axis=1)
+
+    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
+        """Overlap (positive, hard and easy negative) and offsets, layer by layer; each with its own count."""
+        del epoch
+        seconds = self._seconds(batch)[:, None]
+        truth = batch.span / seconds  # slots
+        slots = batch.video.shape[1]
+        terms = {}
+        for layer, logits in enumerate(outputs.logits):
+            anchors, usable = self._anchors(slots, layer), outputs.real[layer] & batch.example_mask[:, None]
+            overlap = iou(_edges(anchors)[None], truth[:, None])
+            labelled = usable & self._labelled(anchors)[None]
+            positive, negative = labelled & (overlap > 0.5), labelled & (overlap < self.negative_iou)
+            hard = negative & (logits > self.hard_logit)
+            entropy = binary_cross_entropy(logits, overlap)
+            kinds = {"positive": positive, "hard": hard, "easy": negative & ~hard}
+            for (kind, mask), weight in zip(kinds.items(), self.overlap_weights):
+                terms[f"{kind}_{layer}"] = Mean.of(entropy, mask, weight)
+            error = optax.huber_loss(self._decoded(anchors, outputs.offsets[layer]), _centred(truth)[:, None])
+            terms[f"centre_{layer}"] = Mean.of(error[..., 0], positive, self.centre_weight)
+            terms[f"width_{layer}"] = Mean.of(error[..., 1], positive, self.width_weight)
+        return terms
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
+        """The decoded anchors, cut to the video, without those narrower than a slot."""
+        slots, count = batch.video.shape[1], batch.video_mask.sum(1).astype(jnp.float32)
+        decoded = [self._decoded(self._anchors(slots, n), offsets) for n, offsets in enumerate(outputs.offsets)]
+        spans = jnp.clip(_edges(jnp.concatenate(decoded, axis=1)), 0.0, count[:, None, None])
+        width = spans[..., 1] - spans[..., 0]
+        usable = jnp.concatenate(outputs.real, axis=1) & (width >= 1.0)
+        scores = jax.nn.sigmoid(jnp.concatenate(outputs.logits, axis=1))
+        return rank(spans * self._seconds(batch)[:, None, None], scores, usable, self.keep)
+
+    @staticmethod
+    def _seconds(batch: Batch) -> jax.Array:
+        """[B] length of a slot."""
+        return batch.duration / jnp.maximum(batch.video_mask.sum(1), 1)
+
+    def _anchors(self, slots: int, layer: int) -> jax.Array:
+        """[A,2] centre and width, in slots, of the anchors of a layer, cell by cell."""
+        cells = slots // 2 ** (layer + 2)
+        cell = slots / cells
+        centre = (jnp.arange(cells, dtype=jnp.float32) + 0.5) * cell
+        width = jnp.asarray(self.ratios, jnp.float32) * cell
+        return jnp.stack(jnp.broadcast_arrays(centre[:, None], width[None, :]), axis=-1).reshape(-1, 2)
+
+    def _labelled(self, anchors: jax.Array) -> jax.Array:
+        """[A] bool, whose width is within the limits."""
+        width = anchors[:, 1]
+        below = width < self.most_width if self.most_width else jnp.ones_like(width, bool)
+        return below & (width > self.least_width)
+
+    def _decoded(self, anchors: jax.Array, offsets: jax.Array) -> jax.Array:
+        """[B,A,2] centre and width, in slots: the anchors moved and scaled by their offsets."""
+        centre, width = anchors[None, :, 0], anchors[None, :, 1]
+        moved = centre + self.offset_scale * width * offsets[..., 0]
+        return jnp.stack([moved, width * jnp.exp(self.offset_scale * offsets[..., 1])], axis=-1)
+
+
+def _edges(centred: jax.Array) -> jax.Array:
+    """[...,2] centre and width -> start and end."""
+    half = centred[..., 1] / 2
+    return jnp.stack([centred[..., 0] - half, centred[..., 0] + half], axis=-1)
+
+
+def _centred(edges: jax.Array) -> jax.Array:
+    """[...,2] start and end -> centre and width."""
+    return jnp.stack([edges.mean(-1), edges[..., 1] - edges[..., 0]], axis=-1)
+
+
+def _halved(real: jax.Array) -> jax.Array:
+    """[B,N] -> [B,N/2]: a cell is real where one of its two is."""
+    return real.reshape(real.shape[0], -1, 2).any(-1)
+
+
+class BidirectionalSRU(nn.Module):
+    """A simple recurrent unit in both directions (Lei et al., EMNLP 2018, in the official code's form).
+
+    Per direction, with x = W x_t: forget and reset gates f, r = sigmoid(V x_t + b), state
+    c_t = tanh(f c_{t-1} + (1 - f) x), output r c_t + (1 - r) x. No gate sees the state, so all products are
+    over all words at once.
+
+    Attributes:
+      features: F, both directions together.
+      dtype: of the products; the state is float32.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B,L,W], right-padded mask [B,L] -> [B,L,F], zero at padding."""
+        chex.assert_shape(mask, x.shape[:2])
+        both = [self._direction(x, mask, name, name == "backward") for name in ("forward", "backward")]
+        return jnp.concatenate(both, axis=-1)
+
+    def _direction(self, x: jax.Array, mask: jax.Array, name: str, reverse: bool) -> jax.Array:
+        d = self.features // 2
+        inputs = nn.Dense(d, False, dtype=self.dtype, kernel_init=_xavier, name=f"{name}_inputs")(x)
+        gates = nn.Dense(2 * d, dtype=self.dtype, kernel_init=_xavier, name=f"{name}_gates")(x)
+        inputs = inputs.astype(jnp.float32)
+        forget, reset = jnp.split(jax.nn.sigmoid(gates.astype(jnp.float32)), 2, axis=-1)
+
+        def step(state, at):
+            x, f, real = at
+            state = jnp.where(real[:, None], jnp.tanh(f * state + (1.0 - f) * x), state)
+            return state, state
+
+        over_time = jax.tree.map(lambda y: y.swapaxes(0, 1), (inputs, forget, mask))
+        _, states = jax.lax.scan(step, jnp.zeros((x.shape[0], d)), over_time, reverse=reverse)
+        outputs = reset * states.swapaxes(0, 1) + (1.0 - reset) * inputs
+        return jnp.where(mask[..., None], outputs, 0.0).astype(self.dtype)
+
+
+class ModulatedConv(nn.Module):
+    """SCDM itself, equations 4 to 6: instance normalisation steered by the words, ReLU, convolution.
+
+    Attributes:
+      features: F.
+      kernel, stride: of the convolution.
+      attend: each position attends to the words; False: all see the sentence vector.
+      dtype: of the layers; statistics are float32.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    attend: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, real: jax.Array, words: jax.Array, query_mask: jax.Array, sentence: jax.Array
+    ) -> jax.Array:
+        """[B,N,F], mask [B,N], words [B,L,F], mask [B,L], sentence [B,F] -> [B,N/stride,F]."""
+        if self.attend:
+            condition = AdditiveAttention(self.features // 2, self.dtype, name="attention")(
+                x, words, query_mask
+            )
+        else:
+            condition = sentence[:, None]
+        scale, shift = (
+            jnp.tanh(nn.Dense(self.features, kernel_init=_xavier, dtype=self.dtype, name=name)(condition))
+            for name in ("scale", "shift")
+        )
+        x = scale * _standardised(x, real).astype(self.dtype) + shift
+        x = jnp.where(real[..., None], nn.relu(x), 0)
+        conv = nn.Conv(
+            self.features, (self.kernel,), self.stride, kernel_init=_xavier, dtype=self.dtype, name="conv"
+        )
+        return conv(x)
+
+
+def _standardised(x: jax.Array, real: jax.Array) -> jax.Array:
+    """[B,N,F] float32 with mean 0 and variance 1 of each channel over the real positions of each video."""
+    x, weight = x.astype(jnp.float32), real[..., None].astype(jnp.float32)
+    count = jnp.maximum(weight.sum(1, keepdims=True), 1.0)
+    mean = (x * weight).sum(1, keepdims=True) / count
+    variance = (jnp.square(x - mean) * weight).sum(1, keepdims=True) / count
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+
+
+class Head(nn.Module):
+    """Twice batch normalisation, ReLU, convolution of kernel 3; float32 at the end."""
+
+    outputs: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, real: jax.Array, train: bool) -> jax.Array:
+        """[B,N,F], mask [B,N] -> [B,N,outputs]."""
+        for layer, (channels, dtype) in enumerate(((_HEAD, self.dtype), (self.outputs, jnp.float32))):
+            x = MaskedBatchNorm(momentum=0.99, epsilon=1e-3, name=f"norm_{layer}")(x, real, train)
+            x = jnp.where(real[..., None], nn.relu(x), 0)
+            x = nn.Conv(channels, (3,), kernel_init=_xavier, dtype=dtype, name=f"conv_{layer}")(x)
+        return x
