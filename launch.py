@@ -1,13 +1,10 @@
-"""Trains, evaluates and explains a grounding model.
+"""Trains, evaluates and explains a grounding model, and searches with it; the README has a line for each mode.
 
 python launch.py --config=configs/fvmr.py --workdir=runs/fvmr
 python launch.py --mode=evaluate --workdir=runs/fvmr
 python launch.py --mode=predict --workdir=runs/fvmr --video=ID --query="a person opens the door"
-python launch.py --mode=inspect --config=configs/two_d_tan.py
-python launch.py --mode=import --config=configs/two_d_tan.py:tacos --checkpoint=official.pth --workdir=DIR
-python launch.py --mode=compare runs/fvmr runs/two_d_tan
-python launch.py --mode=score --predictions=FILE --config=configs/fvmr.py:charades_sta
-python launch.py --mode=check --config=configs/fvmr.py:charades_sta,clip --config.dataset.manual_dir=DIR
+python launch.py --mode=index --workdir=runs/fvmr
+python launch.py --mode=search --workdir=runs/fvmr --query="a person opens the door"
 """
 
 import importlib
@@ -33,6 +30,8 @@ MODES = {
     "inspect": ("inspect", "inspect", ()),
     "import": ("importing", "import_checkpoint", ("checkpoint",)),
     "check": ("check", "check", ()),
+    "index": ("retrieval.commands", "index", ()),
+    "search": ("retrieval.commands", "search", ("query", "video", "top")),
     "score": ("score", "score", ("predictions",)),
     "compare": ("compare", "compare", ()),  # (folders of runs, workdir)
 }
@@ -41,9 +40,9 @@ FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:dataset[,option...]]", lock_config=True)
 flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>_<dataset> if not given.")
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
-flags.DEFINE_string("video", None, "predict: id of a video of the dataset.")
-flags.DEFINE_string("query", None, "predict: the sentence.")
-flags.DEFINE_integer("top", 5, "predict: how many moments to print.")
+flags.DEFINE_string("video", None, "predict, search: id of a video of the dataset.")
+flags.DEFINE_string("query", None, "predict, search: the sentence.")
+flags.DEFINE_integer("top", 5, "predict, search: how many moments to print.")
 flags.DEFINE_string("checkpoint", None, "import: official PyTorch checkpoint.")
 flags.DEFINE_string("predictions", None, "score: file of Moment-DETR's, TVR's or CBP's format.")
 

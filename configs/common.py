@@ -88,6 +88,10 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.evaluation.discounted = False  # dR@n,IoU=m too, at the end
     config.evaluation.sanity = ("blind", "shuffled")  # each one more pass over what is evaluated; (): none
 
+    config.retrieval = ml_collections.ConfigDict()  # of --mode=index and --mode=search
+    config.retrieval.dtype = "float32"  # of the indexed rows; 'bfloat16', 'int8'
+    config.retrieval.nms_threshold = 0.5
+
     config.published = ()  # (split, row name, ((metric, value), ...))
     return config
 

@@ -106,12 +106,7 @@ class Parallel:
         With several hosts each gives its own rows, `batch_size / process_count` of them.
         """
         if self.mode == "pmap":
-            n = len(self.devices)
-            sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
-            return jax.tree.map(
-                lambda x: jax.device_put(x.reshape(n, x.shape[0] // n, *x.shape[1:]), sharding),
-                batch,
-            )
+            return self.put_shards(batch)
         sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
@@ -143,6 +138,19 @@ class Parallel:
             )
         compiled = jax.jit(function, out_shardings=self.replicated)
         return lambda variables, batch: jax.tree.map(np.asarray, compiled(variables, batch))
+
+    def put_shards(self, tree: Any) -> Any:
+        """Moves host arrays [N,...] to the devices, N / devices rows to each; they become [devices,N/n,...]."""
+        n = len(self.devices)
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return jax.tree.map(
+            lambda x: jax.device_put(x.reshape(n, x.shape[0] // n, *x.shape[1:]), sharding), tree
+        )
+
+    def map_shards(self, function: Callable) -> Callable:
+        """Compiles `function(query, shard) -> tree` for every shard; calls return numpy [devices,...]."""
+        mapped = jax.pmap(function, in_axes=(None, 0), devices=self.devices)
+        return lambda query, shards: jax.tree.map(np.asarray, mapped(query, shards))
 
 
 def _with_axis(function: Callable) -> Callable:

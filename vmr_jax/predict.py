@@ -12,21 +12,19 @@ from data import schema
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.evaluate import Evaluator
 from vmr_jax.experiment import Experiment
-from vmr_jax.input import Video
+from vmr_jax.input import Loader, Video
 from vmr_jax.text.parse import parse
 from vmr_jax.text.tokenize import tokenize
+from vmr_jax.types import Batch
 
 _MAX_QUERY = 1000  # characters
 
 
 def predict(config, workdir: Path, video: str | None, query: str | None, top: int) -> None:
     """Prints the `top` moments of `video` for `query`, best first, from the run's best checkpoint."""
-    if not video or not query or not query.strip():
-        raise UserError('--mode=predict needs --video=ID and --query="a sentence".')
-    if len(query) > _MAX_QUERY:
-        raise UserError(f"The query has {len(query)} characters; at most {_MAX_QUERY} are read.")
-    if top < 1:
-        raise UserError(f"--top is {top}; it must be at least 1.")
+    query = check_query("predict", query, top)
+    if not video:
+        raise UserError('--mode=predict needs --video=ID, beside --query="a sentence".')
     with config.unlocked():
         config.evaluation.keep = top
     experiment = Experiment(config, workdir, sentences=[query])
@@ -42,14 +40,23 @@ def predict(config, workdir: Path, video: str | None, query: str | None, top: in
     console.print(table)
 
 
-def moments_of(
-    experiment: Experiment, workdir: Path, video: Video, query: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns spans [K,2] in seconds, inside the video, and scores [K], best first."""
-    config, loader = experiment.config, experiment.loader("train")
-    tokens = tokenize(query, config.text.tokenizer)
+def check_query(mode: str, query: str | None, top: int) -> str:
+    """The query; UserError where there is none, where it is over-long, and where no moment is asked for."""
+    if not query or not query.strip():
+        raise UserError(f'--mode={mode} needs --query="a sentence".')
+    if len(query) > _MAX_QUERY:
+        raise UserError(f"The query has {len(query)} characters; at most {_MAX_QUERY} are read.")
+    if top < 1:
+        raise UserError(f"--top is {top}; it must be at least 1.")
+    return query
+
+
+def asked_example(experiment: Experiment, loader: Loader, query: str, video: Video) -> Batch:
+    """An unbatched example of a sentence that nobody annotated; UserError where it has no word."""
+    tokenizer = experiment.config.text.tokenizer
+    tokens = tokenize(query, tokenizer)
     if not tokens:
-        raise UserError(f'The query "{query}" has no word for the tokeniser "{config.text.tokenizer}".')
+        raise UserError(f'The query "{query}" has no word for the tokeniser "{tokenizer}".')
     roles = parse(query)
     asked = schema.Query(
         qid="query",
@@ -60,12 +67,19 @@ def moments_of(
         edges=[(v, n) for v, n in roles.edges if v < schema.MAX_VERBS and n < schema.MAX_NOUNS],
         static=roles.chunks[: schema.MAX_SPANS],
     )
-    example = loader.example(asked, video, tokens)
+    return loader.example(asked, video, tokens)
+
+
+def moments_of(
+    experiment: Experiment, workdir: Path, video: Video, query: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns spans [K,2] in seconds, inside the video, and scores [K], best first."""
+    example = asked_example(experiment, experiment.loader("train"), query, video)
     rows = len(experiment.parallel.devices)
     batch = jax.tree.map(lambda x: np.stack([x] * rows), example)
     batch = dataclasses.replace(batch, example_mask=np.arange(rows) == 0)
     variables, _ = experiment.best_variables(workdir)
-    evaluator = Evaluator(config, experiment.model, experiment.parallel)
+    evaluator = Evaluator(experiment.config, experiment.model, experiment.parallel)
     scored = evaluator.score(variables, batch)
     spans, scores = scored["spans"][0, 0], scored["scores"][0, 0]
     real = np.isfinite(scores)

@@ -1,0 +1,304 @@
+"""The folder of a moment index: vectors of moments in segments that never change, and one small manifest.
+
+  manifest.json        what the index is of, and its segments: rows, sizes of the files, removed videos
+  000001.vectors       [n,D] rows in float32, bfloat16 or int8, those of a video together
+  000001.scales        [n] float32, what an int8 row is to be multiplied by
+  000001.spans         [n,2] float32 seconds
+  000001.offsets       [v+1] int64, the first row of each video
+  000001.videos        ids, one a line
+
+A change writes new segments and then replaces the manifest in one step: a process that dies before leaves the
+old index whole. Opening maps the files and reads none of the vectors.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.writer import disk_error, write_json
+
+MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 1
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
+_PARTS = ("vectors", "scales", "spans", "offsets", "videos")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedVideo:
+    """A video as the index holds it.
+
+    Attributes:
+      id: its id, one line of text.
+      vectors: [n,D] float32, one row a moment.
+      spans: [n,2] float32 seconds.
+    """
+
+    id: str
+    vectors: np.ndarray
+    spans: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Mapped files of some videos; `removed` [v] bool marks those that no longer count."""
+
+    name: str
+    vectors: np.ndarray
+    scales: np.ndarray | None
+    spans: np.ndarray
+    offsets: np.ndarray
+    videos: list[str]
+    removed: np.ndarray
+
+    @property
+    def alive(self) -> np.ndarray:
+        """[n] bool: rows of videos that count."""
+        return np.repeat(~self.removed, np.diff(self.offsets))
+
+
+class MomentStore:
+    """An open index folder."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], segments: list[Segment]):
+        """Use `create` or `open`."""
+        self.path, self.manifest, self.segments = path, manifest, segments
+        self._place = {
+            video: (s, v)
+            for s, segment in enumerate(segments)
+            for v, video in enumerate(segment.videos)
+            if not segment.removed[v]
+        }
+
+    @classmethod
+    def create(cls, path: Path, dim: int, dtype: str, source: dict[str, Any]) -> "MomentStore":
+        """Makes an empty index in a new or empty folder.
+
+        Args:
+          path: the folder.
+          dim: D of the vectors.
+          dtype: one of `DTYPES`.
+          source: what the vectors are of, plain JSON: an index of another source is refused later.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f'dtype is "{dtype}".{nearest(dtype, DTYPES)} Known: {", ".join(DTYPES)}.')
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"{path} is not empty. Give a new folder for a new index, or open the one in it.")
+        path.mkdir(parents=True, exist_ok=True)
+        manifest = {
+            "format": FORMAT, "version": VERSION, "dim": dim, "dtype": dtype, "source": source, "segments": [],
+        }  # fmt: skip
+        write_json(path / MANIFEST, manifest)
+        return cls(path, manifest, [])
+
+    @classmethod
+    def open(cls, path: Path) -> "MomentStore":
+        """Maps an index; UserError for a folder that is none, and for one whose files are not whole."""
+        manifest = _read_manifest(path)
+        return cls(path, manifest, [_open_segment(path, manifest, entry) for entry in manifest["segments"]])
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.manifest["dim"]
+
+    @property
+    def dtype(self) -> str:
+        """Of the rows: 'float32', 'bfloat16' or 'int8'."""
+        return self.manifest["dtype"]
+
+    @property
+    def videos(self) -> list[str]:
+        """Ids of the videos that count, in the order of their rows."""
+        return list(self._place)
+
+    def __len__(self) -> int:
+        """Number of moments that count."""
+        return sum(int(segment.alive.sum()) for segment in self.segments)
+
+    def rows_of(self, video: str) -> tuple[Segment, slice]:
+        """The segment and rows of a video; UserError where it is not in the index."""
+        if video not in self._place:
+            raise UserError(
+                f'The index {self.path} has no video "{video}".{nearest(video, self._place)} It has '
+                f"{len(self._place):,}."
+            )
+        segment, v = self._place[video]
+        segment = self.segments[segment]
+        return segment, slice(int(segment.offsets[v]), int(segment.offsets[v + 1]))
+
+    def locate(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Video ids and spans [r,2] of rows, counted through all segments."""
+        starts = np.cumsum([0, *(len(segment.vectors) for segment in self.segments)])
+        of_segment = np.searchsorted(starts, rows, side="right") - 1
+        videos, spans = [], np.zeros((len(rows), 2), np.float32)
+        for i, (row, s) in enumerate(zip(rows, of_segment)):
+            segment, local = self.segments[s], int(row - starts[s])
+            videos.append(segment.videos[int(np.searchsorted(segment.offsets, local, side="right")) - 1])
+            spans[i] = segment.spans[local]
+        return videos, spans
+
+    def add(self, videos: Iterable[EncodedVideo]) -> "MomentStore":
+        """Returns the index with these videos too; one that is there already is replaced. Memory: one video."""
+        with _one_writer(self.path):
+            manifest = _read_manifest(self.path)
+            name = f"{max((int(entry['name']) for entry in manifest['segments']), default=0) + 1:06d}"
+            entry = _write_segment(self.path, name, manifest, videos)
+            added = set((self.path / f"{name}.videos").read_text(encoding="utf-8").splitlines())
+            segments = [_without(self.path, old, added)[0] for old in manifest["segments"]]
+            write_json(self.path / MANIFEST, {**manifest, "segments": [*segments, entry]})
+        return MomentStore.open(self.path)
+
+    def remove(self, videos: Iterable[str]) -> "MomentStore":
+        """Returns the index without these videos; UserError names the first that is not there."""
+        gone = set(videos)
+        for video in sorted(gone):
+            self.rows_of(video)
+        with _one_writer(self.path):
+            manifest = _read_manifest(self.path)
+            segments = [_without(self.path, old, gone)[0] for old in manifest["segments"]]
+            write_json(self.path / MANIFEST, {**manifest, "segments": segments})
+        return MomentStore.open(self.path)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} holds no moment index (no {MANIFEST}). Build one with: python launch.py --mode=index"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / MANIFEST} cannot be read ({error}). Build the index again.") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path / MANIFEST} is not of a moment index. Give the folder of an index.")
+    if manifest["version"] != VERSION:
+        raise UserError(
+            f"{path} is an index of version {manifest['version']}; this program reads version {VERSION}. Build "
+            "it again."
+        )
+    return manifest
+
+
+def _open_segment(path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -> Segment:
+    for part, size in entry["bytes"].items():
+        file = path / f"{entry['name']}.{part}"
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            raise UserError(
+                f"{file} has {'no' if found is None else f'{found:,}'} bytes and {size:,} were written: the "
+                "index is not whole. Copy it again, or build it again."
+            )
+    rows, dim, videos = entry["rows"], manifest["dim"], entry["videos"]
+
+    def mapped(part: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        if not rows:
+            return np.zeros(shape, dtype)  # an empty file cannot be mapped
+        return np.memmap(path / f"{entry['name']}.{part}", dtype, "r", shape=shape)
+
+    removed = np.zeros(videos, bool)
+    removed[entry["removed"]] = True
+    return Segment(
+        name=entry["name"],
+        vectors=mapped("vectors", DTYPES[manifest["dtype"]], (rows, dim)),
+        scales=mapped("scales", np.float32, (rows,)) if manifest["dtype"] == "int8" else None,
+        spans=mapped("spans", np.float32, (rows, 2)),
+        offsets=np.fromfile(path / f"{entry['name']}.offsets", np.int64),
+        videos=(path / f"{entry['name']}.videos").read_text(encoding="utf-8").splitlines(),
+        removed=removed,
+    )
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _write_segment(
+    path: Path, name: str, manifest: dict[str, Any], videos: Iterable[EncodedVideo]
+) -> dict[str, Any]:
+    """Writes the files of a segment, on disk before it returns; its entry in the manifest."""
+    files = {part: path / f"{name}.{part}" for part in _PARTS}
+    offsets, ids = [0], {}
+    try:
+        with contextlib.ExitStack() as stack:
+            out = {part: stack.enter_context(file.open("wb")) for part, file in files.items()}
+            for video in videos:
+                _check_video(video, manifest["dim"], ids)
+                rows, scales = quantized(video.vectors, manifest["dtype"])
+                out["vectors"].write(rows.tobytes())
+                out["scales"].write(b"" if scales is None else scales.tobytes())
+                out["spans"].write(np.asarray(video.spans, np.float32).tobytes())
+                out["videos"].write((video.id + "\n").encode())
+                ids[video.id] = len(ids)
+                offsets.append(offsets[-1] + len(rows))
+            out["offsets"].write(np.asarray(offsets, np.int64).tobytes())
+            for file in out.values():
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise disk_error(path, error) from None
+    return {
+        "name": name,
+        "rows": offsets[-1],
+        "videos": len(ids),
+        "bytes": {part: file.stat().st_size for part, file in files.items()},
+        "removed": [],
+    }
+
+
+def _check_video(video: EncodedVideo, dim: int, seen: dict[str, int]) -> None:
+    if video.id in seen:
+        raise UserError(f'The video "{video.id}" comes twice. Give every video once.')
+    if "\n" in video.id or not video.id:
+        raise UserError(f"A video id must be one line of text, not {video.id!r}.")
+    if video.vectors.shape != (len(video.spans), dim):
+        raise UserError(
+            f'The video "{video.id}" has vectors {list(video.vectors.shape)} and spans '
+            f"{list(np.shape(video.spans))}; expected [n,{dim}] and [n,2]."
+        )
+    if not np.isfinite(video.vectors).all():
+        raise UserError(f'The video "{video.id}" has a vector that is not finite. Look at its features.')
+
+
+def quantized(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows [n,D] float32 as they are stored, and the scales [n] of int8: the largest of a row is 127."""
+    if dtype != "int8":
+        return vectors.astype(DTYPES[dtype]), None
+    scales = np.maximum(np.abs(vectors).max(axis=1), 1e-30).astype(np.float32) / 127
+    return np.rint(vectors / scales[:, None]).astype(np.int8), scales
+
+
+def _without(path: Path, entry: dict[str, Any], gone: set[str]) -> tuple[dict[str, Any], int]:
+    """The entry of a segment with the videos of `gone` removed, and how many of them it had."""
+    ids = (path / f"{entry['name']}.videos").read_text(encoding="utf-8").splitlines()
+    found = [v for v, video in enumerate(ids) if video in gone]
+    return {**entry, "removed": sorted({*entry["removed"], *found})}, len(found)
+
+
+@contextlib.contextmanager
+def _one_writer(path: Path) -> Iterator[None]:
+    """Holds the folder for a change, and clears what a change that died has left."""
+    import fcntl  # not on Windows
+
+    with (path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = {entry["name"] for entry in _read_manifest(path)["segments"]}
+        for file in path.iterdir():
+            if file.suffix[1:] in _PARTS and file.stem not in known:
+                file.unlink()
+        yield
+
+
+def delete(path: Path) -> None:
+    """Deletes an index; UserError where the folder is none."""
+    _read_manifest(path)
+    shutil.rmtree(path)
