@@ -90,7 +90,8 @@ def cli() -> None:
     except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:
         if not isinstance(error, UserError) and FLAGS.is_parsed():
             raise  # a defect of ours, not of the command line
-        print(f"error: {error}", file=sys.stderr)
+        unknown = error.args and isinstance(error.args[0], KeyError)  # of ml_collections
+        print(f"error: {'the config has no field ' if unknown else ''}{error}", file=sys.stderr)
         sys.exit(2)
 
 

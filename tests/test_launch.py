@@ -164,6 +164,7 @@ def test_inspect_needs_no_data(tmp_path):
     [
         (("--config=configs/fvmr.py:storybord",), 'Did you mean "storyboard"?'),
         (("--config=configs/fvmr.py", "--config.optimizer.learning_rat=1"), "learning_rat"),
+        (("--config=configs/fvmr.py", "--config.model.layers=1"), "the config has no field"),
         (("--config=configs/absent.py",), "absent"),
         (("--mode=evaluate", "--workdir=/nonexistent/run"), "holds no config.json"),
         ((), "Give --config=configs/NAME.py to train"),

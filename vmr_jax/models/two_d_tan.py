@@ -29,7 +29,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.clips import ClipPool
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.map2d import (
     MapConvs,
     StackedConvMap,
@@ -118,7 +118,7 @@ class Model(GroundingModel):
         convs = MapConvs(self.features, self.map_kernel, self.map_layers, self.dtype, name="convs")
         context = convs(fused, self.candidates)
         # In float32 whatever the dtype of the layers, as is everything from here on.
-        logits = _linear(1, context.astype(jnp.float32), jnp.float32, "score")[..., 0]
+        logits = torch_linear(1, context.astype(jnp.float32), jnp.float32, "score")[..., 0]
         return Outputs(logits=logits * self.candidates[None].astype(jnp.float32))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
@@ -148,13 +148,7 @@ class Fusion(nn.Module):
     @nn.compact
     def __call__(self, proposals: jax.Array, query: jax.Array, candidates: np.ndarray) -> jax.Array:
         """[B,N,N,F], [B,F] and the candidates [N,N] -> [B,N,N,F], unit vectors, zero at no candidate."""
-        query = _linear(self.features, query, self.dtype, "query")
-        proposals = _linear(self.features, proposals, self.dtype, "proposals")
+        query = torch_linear(self.features, query, self.dtype, "query")
+        proposals = torch_linear(self.features, proposals, self.dtype, "proposals")
         fused = l2_normalize(query[:, None, None] * proposals)
         return jnp.where(candidates[None, :, :, None], fused, 0)
-
-
-def _linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
-    """A linear layer with PyTorch's initialisation."""
-    bias = torch_bias(x.shape[-1])
-    return nn.Dense(features, kernel_init=torch_default_kernel, bias_init=bias, dtype=dtype, name=name)(x)
