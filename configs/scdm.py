@@ -64,11 +64,11 @@ def get_config(arg=None):
         config.model.overlap_weights = (2.0, 1.0, 1.0)
         config.model.centre_weight = config.model.width_weight = 0.1
         config.text.trainable = False
-        config.batch_size = 32
-        config.optimizer.learning_rate = 2e-3
+        config.optimizer.learning_rate = 3e-3
         config.optimizer.schedule = "cosine"
         config.optimizer.l2 = 0.0
-        config.train_for = "15 epochs"
+        config.evaluate_every = "2 epochs"
+        config.train_for = "16 epochs"
         return config
     variant = common.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"

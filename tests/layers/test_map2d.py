@@ -165,7 +165,7 @@ def test_map_convs_average_over_candidates():
     np.testing.assert_allclose(result[mask], 1.0, rtol=1e-5)
 
 
-def literal_map_convs(params, x, mask, kernel, layers):
+def literal_map_convs(params, x, mask, kernel, layers, normalized=lambda x, layer: x):
     """As the official code: all padding on the first layer, weights counted by a convolution of ones."""
     valid = jnp.asarray(mask, jnp.float32)[None, :, :, None]
     ones = jnp.ones((kernel, kernel, 1, 1))
@@ -179,7 +179,8 @@ def literal_map_convs(params, x, mask, kernel, layers):
         p = params[f"layer_{layer}"]
         count = conv(valid, ones)
         weight = jnp.where(count > 0, 1 / jnp.maximum(count, 1), 0)
-        x = jax.nn.relu(conv(x, p["kernel"]) + p["bias"][None, None, None]) * weight
+        x = normalized(conv(x, p["kernel"]) + p["bias"][None, None, None], layer)
+        x = jax.nn.relu(x) * weight
         valid = (count > 0).astype(jnp.float32)
     return x
 
@@ -209,6 +210,33 @@ def test_map_convs_equal_the_official_definition(num_clips, scale_layers, kernel
     np.testing.assert_allclose(ours, official, rtol=1e-5, atol=1e-6)
     for gradient, reference in zip(*map(jax.tree.leaves, (gradients, expected)), strict=True):
         np.testing.assert_allclose(gradient, reference, rtol=1e-4, atol=1e-4 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_normed_map_convs_equal_the_official_definition(train):
+    """Statistics of a batch are over all cells of the official maps, of the two real rows of three."""
+    mask, layers, real = candidate_mask(12, (4, 4)), 4, jnp.array([True, False, True])
+    x = normal(0, 3, 12, 12, 3) * mask[None, :, :, None]
+    module = MapConvs(5, 3, layers, norm=True)
+    variables = jax.tree.map(lambda p: p + 0.5 * (p.ndim == 1), module.init(jax.random.key(1), x, mask, real))
+    params, running = variables["params"], variables["batch_stats"]  # running: mean 0.5, variance 1.5
+
+    def normalized(x, layer):
+        mean, var = x[::2].mean((0, 1, 2)), x[::2].var((0, 1, 2))
+        if not train:
+            mean, var = running[f"norm_{layer}"]["mean"], running[f"norm_{layer}"]["var"]
+        p = params[f"norm_{layer}"]
+        factor = p["scale"] / jnp.sqrt(var + 1e-5)
+        return (x - mean[None, None, None]) * factor[None, None, None] + p["bias"][None, None, None]
+
+    expected = literal_map_convs(params, x, mask, 3, layers, normalized)
+    found, changed = jax.jit(lambda v: module.apply(v, x, mask, real, train, mutable=["batch_stats"]))(
+        variables
+    )
+    np.testing.assert_allclose(found[::2], expected[::2], rtol=1e-4, atol=1e-5)
+    assert not np.any(found[1])
+    moved = np.abs(changed["batch_stats"]["norm_0"]["mean"] - running["norm_0"]["mean"]).max() > 1e-3
+    assert moved == train
 
 
 def value_and_gradients(function, params, x):

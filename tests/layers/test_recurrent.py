@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmr_jax.layers.recurrent import GRU, LSTM, first_state, last_state
+from vmr_jax.layers.recurrent import GRU, LSTM, GRUCell, first_state, last_state
 
 LENGTHS = np.array([5, 1, 3])
 MASK = np.arange(5) < LENGTHS[:, None]  # [B,L]
@@ -106,3 +106,34 @@ def test_shapes_are_checked(function):
         function(X, MASK[:, :4])
     with pytest.raises(AssertionError):
         LSTM(3).init(jax.random.key(0), X, MASK[:, :4])
+
+
+@pytest.mark.parametrize("kind, gates", [(LSTM, 4), (GRU, 3)])
+def test_initialisers_and_one_bias(kind, gates):
+    ones, twos = jax.nn.initializers.constant(1.0), jax.nn.initializers.constant(2.0)
+    module = kind(2, 1, True, kernel_init=ones, bias_init=twos, recurrent_bias=False)
+    variables = module.init(jax.random.key(0), X, MASK)
+    for params in variables["params"].values():  # both directions
+        found = {name: (value.shape, set(value.ravel().tolist())) for name, value in params.items()}
+        assert found == {
+            "input_kernel": ((4, 2 * gates), {1.0}),
+            "recurrent_kernel": ((2, 2 * gates), {1.0}),
+            "input_bias": ((2 * gates,), {2.0}),
+        }
+    # The missing bias is a bias of zero.
+    full = {name: {**p, "recurrent_bias": jnp.zeros(2 * gates)} for name, p in variables["params"].items()}
+    expected = kind(2, 1, True).apply({"params": full}, X, MASK)
+    np.testing.assert_array_equal(module.apply(variables, X, MASK), expected)
+
+
+def test_cell_is_a_step_of_pytorchs(torch):
+    torch.manual_seed(0)
+    twin = torch.nn.GRUCell(4, 6)
+    names = {"weight_ih": "input_kernel", "weight_hh": "recurrent_kernel"}
+    names |= {"bias_ih": "input_bias", "bias_hh": "recurrent_bias"}
+    variables = {"params": {names[key]: x.numpy().T for key, x in twin.state_dict().items()}}
+    cell, state = GRUCell(6), np.random.default_rng(1).normal(size=(3, 6)).astype(np.float32)
+    expected = twin(torch.tensor(X[:, 0]), torch.tensor(state)).detach()
+    np.testing.assert_allclose(cell.apply(variables, state, X[:, 0]), expected, atol=1e-6)
+    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), state, X[:, 0]))
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda x: x.shape, shapes)

@@ -11,6 +11,28 @@ from vmr_jax.errors import UserError
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 
 
+def average_clips(video: jax.Array, video_mask: jax.Array, num_clips: int) -> jax.Array:
+    """Averages equal windows of clips: [B,T,D] and mask [B,T] -> [B,N,D]; a window without real clips is 0.
+
+    The average is taken in float32: a window can hold many clips. The result has the dtype of `video`.
+
+    Raises UserError where T is not a multiple of N.
+    """
+    chex.assert_rank(video, 3)
+    chex.assert_shape(video_mask, video.shape[:2])
+    b, t, width = video.shape
+    if t % num_clips:
+        raise UserError(
+            f"The video has {t} clips (rows of features), which {num_clips} map clips "
+            "(num_clips of the architecture) cannot share equally. Resample the videos to a multiple "
+            f"of {num_clips} clips in the configuration of the data, or change num_clips."
+        )
+    clips = jnp.where(video_mask[..., None], video.astype(jnp.float32), 0.0)
+    clips = clips.reshape(b, num_clips, -1, width).sum(2)
+    count = video_mask.reshape(b, num_clips, -1).sum(2)[..., None]
+    return (clips / jnp.maximum(count, 1)).astype(video.dtype)
+
+
 class ClipPool(nn.Module):
     """Projects every clip, then averages equal windows of clips: T rows become N map clips.
 
@@ -35,26 +57,13 @@ class ClipPool(nn.Module):
 
         Raises UserError where T is not a multiple of N.
         """
-        chex.assert_rank(video, 3)
-        chex.assert_shape(video_mask, video.shape[:2])
-        b, t, width = video.shape
-        if t % self.num_clips:
-            raise UserError(
-                f"The video has {t} clips (rows of features), which {self.num_clips} map clips "
-                "(num_clips of the architecture) cannot share equally. Resample the videos to a multiple "
-                f"of {self.num_clips} clips in the configuration of the data, or change num_clips."
-            )
         clips = nn.Dense(
             self.features,
             dtype=self.dtype,
             kernel_init=torch_default_kernel,
-            bias_init=torch_bias(width),
+            bias_init=torch_bias(video.shape[-1]),
             name="linear",
         )(video)
         if self.activation is not None:
             clips = self.activation(clips)
-        # The average is taken in float32: a window can hold many clips.
-        clips = jnp.where(video_mask[..., None], clips.astype(jnp.float32), 0.0)
-        clips = clips.reshape(b, self.num_clips, -1, self.features).sum(2)
-        count = video_mask.reshape(b, self.num_clips, -1).sum(2)[..., None]
-        return (clips / jnp.maximum(count, 1)).astype(self.dtype)
+        return average_clips(clips, video_mask, self.num_clips)

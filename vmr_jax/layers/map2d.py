@@ -12,6 +12,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.moments import iou, rank
 from vmr_jax.types import Moments
 
@@ -151,12 +152,13 @@ class StackedConvMap(nn.Module):
         return place_cells(cells, np.concatenate(rows), np.concatenate(columns), num_clips)
 
 
-def map_weights(mask: np.ndarray, kernel: int, layers: int) -> list[np.ndarray]:
+def map_weights(mask: np.ndarray, kernel: int, layers: int, whole: bool = False) -> list[np.ndarray]:
     """What `MapConvs` multiplies by after each layer: float32 [N + 2m,N + 2m], m cells around the map.
 
     A weight is 1 / c where c > 0, else 0; c is the number of cells under the kernel that are in the mask of
     the layer before. The mask of the layer is c > 0, at first it is `mask` [N,N]. The margin m grows by
-    (kernel - 1) / 2 a layer over the first half of the layers, and shrinks to 0 over the second.
+    (kernel - 1) / 2 a layer over the first half of the layers, and shrinks to 0 over the second; with `whole`
+    it is that of the official code, which starts at its largest and only shrinks.
 
     Raises UserError for an even kernel, which has no middle.
     """
@@ -170,14 +172,16 @@ def map_weights(mask: np.ndarray, kernel: int, layers: int) -> list[np.ndarray]:
         valid = count > 0
         weight = (valid / np.maximum(count, 1)).astype(np.float32)
         # Cells further out than the margin are zero (early layers) or reach no result (late layers).
-        surplus = half * (layers - layer) - _margin(layer, layers, half)
+        surplus = half * (layers - layer) - _margin(layer, layers, half, whole)
         kept = slice(surplus, len(weight) - surplus)
         weights.append(weight[kept, kept])
     return weights
 
 
-def _margin(layer: int, layers: int, half: int) -> int:
+def _margin(layer: int, layers: int, half: int, whole: bool) -> int:
     """Cells kept on every side of the N x N map after `layer` of `layers` convolutions."""
+    if whole:
+        return half * (layers - layer) if layer else 0
     return half * min(layer, layers - layer)
 
 
@@ -188,26 +192,38 @@ class MapConvs(nn.Module):
     pads the first layer by (k - 1) L / 2 on every side and the others not at all. This gives the same result
     from the cells that are not zero and can reach it; at N=16, k=5, L=8 it convolves 5568 cells, not 7872.
 
+    MMN has a batch normalisation after each convolution (`norm`). Its statistics are over all cells of the
+    official code's maps, those that are no candidates and the padding included, so training convolves them all.
+
     Attributes:
       features: width of every layer.
       kernel: k, odd.
       layers: L.
       dtype: of the convolutions and of the result.
+      norm: whether a batch normalisation stands between convolution and ReLU.
     """
 
     features: int
     kernel: int
     layers: int
     dtype: jnp.dtype = jnp.float32
+    norm: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: np.ndarray) -> jax.Array:
-        """[B,N,N,D] and the candidates [N,N] -> [B,N,N,features]."""
+    def __call__(
+        self, x: jax.Array, mask: np.ndarray, real: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """[B,N,N,D] and the candidates [N,N] -> [B,N,N,features].
+
+        With `norm`, `real` [B] are the maps that count in the statistics of a batch (`train`); the result of
+        the others is zero.
+        """
         chex.assert_rank(x, 4)
         chex.assert_shape(mask, x.shape[1:3])
-        half = self.kernel // 2
-        for layer, weight in enumerate(map_weights(mask, self.kernel, self.layers)):
-            growth = _margin(layer + 1, self.layers, half) - _margin(layer, self.layers, half)
+        half, whole = self.kernel // 2, self.norm and train
+        for layer, weight in enumerate(map_weights(mask, self.kernel, self.layers, whole)):
+            before, after = (_margin(i, self.layers, half, whole) for i in (layer, layer + 1))
+            growth = after - before
             # Every convolution keeps its size; padding and cropping are apart. XLA's CPU gradient of one that
             # pads by more was 60 times slower, of one that does not pad 3 times (k=5, 24 x 24, D=128).
             x = jnp.pad(x, ((0, 0), *[(max(growth, 0),) * 2] * 2, (0, 0)))
@@ -221,5 +237,9 @@ class MapConvs(nn.Module):
                 name=f"layer_{layer}",
             )(x)
             kept = slice(max(-growth, 0), x.shape[1] - max(-growth, 0))
-            x = nn.relu(x[:, kept, kept]) * jnp.asarray(weight, self.dtype)[None, :, :, None]
+            x = x[:, kept, kept]
+            if self.norm:
+                counted = jnp.broadcast_to(real[:, None, None], x.shape[:3])
+                x = MaskedBatchNorm(dtype=self.dtype, name=f"norm_{layer}")(x, counted, train)
+            x = nn.relu(x) * jnp.asarray(weight, self.dtype)[None, :, :, None]
         return x

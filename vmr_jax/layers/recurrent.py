@@ -14,7 +14,9 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
+from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import symmetric_uniform
 
 
@@ -51,16 +53,23 @@ class _Direction(nn.Module):
     features: int
     reverse: bool
     dtype: jnp.dtype
+    kernel_init: Initializer | None
+    bias_init: Initializer | None
+    recurrent_bias: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """[B,L,Din] and mask [B,L] -> [B,L,F]."""
         width = self.cell.gates * self.features
         uniform = symmetric_uniform(1 / math.sqrt(self.features))
-        input_kernel = self.param("input_kernel", uniform, (x.shape[-1], width))
-        recurrent_kernel = self.param("recurrent_kernel", uniform, (self.features, width))
-        input_bias = self.param("input_bias", uniform, (width,))
-        recurrent_bias = self.param("recurrent_bias", uniform, (width,))
+        kernel_init, bias_init = self.kernel_init or uniform, self.bias_init or uniform
+        input_kernel = self.param("input_kernel", kernel_init, (x.shape[-1], width))
+        recurrent_kernel = self.param("recurrent_kernel", kernel_init, (self.features, width))
+        input_bias = self.param("input_bias", bias_init, (width,))
+        if self.recurrent_bias:
+            recurrent_bias = self.param("recurrent_bias", bias_init, (width,))
+        else:
+            recurrent_bias = jnp.zeros(width, jnp.float32)
 
         def project(x, kernel, bias):
             """Products in `dtype`; gates and states are float32."""
@@ -84,20 +93,32 @@ class _Recurrent(nn.Module):
     layers: int = 1
     bidirectional: bool = False
     dtype: jnp.dtype = jnp.float32
+    dropout: float = 0.0  # of what a layer passes to the next, while training
+    kernel_init: Initializer | None = None  # of both kernels; None: PyTorch's
+    bias_init: Initializer | None = None  # of both biases; None: PyTorch's
+    recurrent_bias: bool = True  # False: one bias, the input's, as in Caffe and TensorFlow
 
     cell: ClassVar[_Cell]
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,L,D], right-padded mask [B,L] -> [B,L,features * (1 + bidirectional)], zero at padding."""
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, example_index: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """[B,L,D], right-padded mask [B,L] -> [B,L,features * (1 + bidirectional)], zero at padding.
+
+        `example_index` [B] is needed for dropout, which is applied to what a layer passes to the next.
+        """
         chex.assert_rank(x, 3)
         chex.assert_shape(mask, x.shape[:2])
+        start = (self.kernel_init, self.bias_init, self.recurrent_bias)
         for layer in range(self.layers):
-            forward = _Direction(self.cell, self.features, False, self.dtype, name=f"layer_{layer}")
+            if layer and self.dropout and train:
+                x = Dropout(self.dropout, name=f"dropout_{layer}")(x, example_index, train)
+            forward = _Direction(self.cell, self.features, False, self.dtype, *start, name=f"layer_{layer}")
             outputs = [forward(x, mask)]
             if self.bidirectional:
                 name = f"layer_{layer}_reverse"
-                backward = _Direction(self.cell, self.features, True, self.dtype, name=name)
+                backward = _Direction(self.cell, self.features, True, self.dtype, *start, name=name)
                 outputs.append(backward(x, mask))
             x = jnp.concatenate(outputs, axis=-1)
         return x
@@ -108,7 +129,8 @@ class LSTM(_Recurrent):
 
     Per layer and direction ('layer_0', 'layer_0_reverse', ...): input_kernel [Din,4F], recurrent_kernel
     [F,4F], input_bias and recurrent_bias [4F], gates in the order i, f, g, o, all U(-1/sqrt(F), 1/sqrt(F))
-    at first. Gates and states are float32; `dtype` is that of the matrix products and of the result.
+    at first, unless `kernel_init` and `bias_init` say otherwise. Gates and states are float32; `dtype` is that
+    of the matrix products and of the result.
     """
 
     cell = _Cell(gates=4, states=2, step=_lstm_step)
@@ -122,6 +144,31 @@ class GRU(_Recurrent):
     """
 
     cell = _Cell(gates=3, states=1, step=_gru_step)
+
+
+class GRUCell(nn.Module):
+    """One step of a `GRU`, for a state that is fed back from outside: parameters as torch.nn.GRUCell.
+
+    input_kernel [D,3F], recurrent_kernel [F,3F], input_bias and recurrent_bias [3F], as in `GRU`.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, state: jax.Array, x: jax.Array) -> jax.Array:
+        """[B,F] float32 and [B,D] -> the next state [B,F], float32."""
+        chex.assert_rank([state, x], 2)
+        uniform = symmetric_uniform(1 / math.sqrt(self.features))
+        width = 3 * self.features
+
+        def project(y, name):
+            kernel = self.param(f"{name}_kernel", uniform, (y.shape[-1], width))
+            bias = self.param(f"{name}_bias", uniform, (width,))
+            product = jnp.dot(y.astype(self.dtype), kernel.astype(self.dtype))
+            return product.astype(jnp.float32) + bias[None]
+
+        return _gru_step((state,), project(x, "input"), project(state, "recurrent"))[0]
 
 
 def first_state(x: jax.Array, mask: jax.Array) -> jax.Array:

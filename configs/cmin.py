@@ -1,0 +1,95 @@
+"""CMIN (Zhang et al., SIGIR 2019).
+
+    python launch.py --config=configs/cmin.py
+        the embedded dataset, on two CPU cores.
+    python launch.py --config=configs/cmin.py:activitynet_captions,c3d --config.dataset.manual_dir=DIR
+        the paper's setting, with GloVe 840B, for an accelerator; DIR as in data/activitynet_captions/README.md.
+    python launch.py --config=configs/cmin.py:jsonl --config.dataset.manual_dir=DIR ...
+        your own data; see data/jsonl/README.md. The other datasets of DATASETS work in the same way.
+
+Paper, R@1 / R@5 (%): ActivityNet Captions C3D, IoU .3 63.61 / 80.54, .5 43.40 / 67.95, .7 23.88 / 50.73; TACoS
+C3D, IoU .1 32.48 / 62.13, .3 24.64 / 38.46, .5 18.05 / 27.02. There IoU is counted on a grid of 200 clips, here
+in seconds. The official code reads 500-d features; others are projected to 500 first, which is ours, as are the
+widths of the anchors of the datasets that the paper does not have.
+"""
+
+from configs import common
+
+DATASETS = common.DATASETS
+
+_ACTIVITYNET = (200, (16, 32, 64, 96, 128, 160, 192))
+# dataset -> clips, widths of the anchors; the others as ActivityNet Captions.
+_ANCHORS = {
+    "tacos": (200, (6, 18, 32)),
+    "charades_sta": (64, (16, 24, 32, 40)),
+    "charades_cd": (64, (16, 24, 32, 40)),
+    "charades_cg": (64, (16, 24, 32, 40)),
+    "didemo": (6, (1, 2, 3, 4, 5, 6)),
+    "tempo": (6, (1, 2, 3, 4, 5, 6)),
+    "storyboard": (32, (3, 4, 6, 8, 11, 15)),
+}
+
+
+def _row(thresholds, recall_1, recall_5):
+    return tuple(
+        (f"R@{n},IoU={m}", value)
+        for n, values in ((1, recall_1), (5, recall_5))
+        for m, value in zip(thresholds, values)
+    )
+
+
+# (dataset, features) -> split and the paper's numbers
+PUBLISHED = {
+    ("activitynet_captions", "c3d"): (
+        "anet_val_2",
+        _row((0.3, 0.5, 0.7), (63.61, 43.40, 23.88), (80.54, 67.95, 50.73)),
+    ),
+    ("tacos", "c3d"): ("test", _row((0.1, 0.3, 0.5), (32.48, 24.64, 18.05), (62.13, 38.46, 27.02))),
+}
+
+
+def get_config(arg=None):
+    """Returns the config for `dataset[,option...]`; see DATASETS."""
+    dataset, options = common.parse_arg(arg, DATASETS)
+    tacos = dataset == "tacos"
+    config = common.base("cmin")
+    config.input.num_clips, config.model.widths = _ANCHORS.get(dataset, _ACTIVITYNET)
+    config.input.normalize = False
+    config.model.features = 512
+    config.model.attention_layers = 2
+    config.model.heads = 4
+    config.model.band = 3
+    config.model.graph_layers = 2
+    config.model.projection = 0
+    config.model.label_low = 0.3
+    config.model.offset_weight = 1e-3
+    config.model.dropout = 0.2
+    config.batch_size = 64 if tacos else 128
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 4e-4 if tacos else 8e-4
+    config.optimizer.weight_decay = 1e-8 if tacos else 1e-7
+    config.optimizer.schedule = "inverse_sqrt"
+    config.optimizer.warmup = "300 steps"
+    config.optimizer.warmup_from = 1e-7 if tacos else 1e-6
+    config.evaluation.nms_margin = 0.05
+    config.train_for = "40 epochs" if tacos else "10 epochs"
+    if dataset == "storyboard":
+        common.storyboard(config, options)
+        config.model.features = 64
+        config.batch_size = 32
+        config.optimizer.learning_rate = 2e-3
+        config.optimizer.weight_decay = 0.0
+        config.optimizer.schedule = "cosine"
+        config.optimizer.warmup = "1 epochs"
+        config.optimizer.warmup_from = 0.0
+        config.train_for = "12 epochs"
+        return config
+    variant = common.manual_dataset(config, dataset, options)
+    if dataset in ("didemo", "tempo"):
+        config.evaluation.nms_margin = 0.0  # all segments are ranked
+    config.text.vectors = "glove.840B.300d.txt"
+    config.model.projection = 0 if config.dataset.feature_dim == 500 else 500
+    if (dataset, variant) in PUBLISHED:
+        split, numbers = PUBLISHED[dataset, variant]
+        config.published = ((split, f"published, {variant}", numbers),)
+    return config

@@ -1,0 +1,76 @@
+"""MCN (Hendricks et al., ICCV 2017).
+
+    python launch.py --config=configs/mcn.py
+        the embedded dataset, on two CPU cores.
+    python launch.py --config=configs/mcn.py:didemo,fused --config.dataset.manual_dir=DIR
+        the paper's setting, RGB and flow; DIR as in data/didemo/README.md, with both feature files.
+    python launch.py --config=configs/mcn.py:didemo,vgg --config.dataset.manual_dir=DIR
+        one network, on RGB; with flow in place of vgg on flow.
+
+Paper, DiDeMo test, Rank@1 / Rank@5 / mIoU: 28.10 / 78.21 / 41.08; the official README's retrained RGB 23.12 /
+73.36 / 35.49, flow 25.83 / 75.40 / 38.94, both 27.08 / 78.53 / 40.53 (`--mode=score` has these metrics). Re-run
+by others, R@1 / R@5: Charades-STA IoU .5 17.46 / 48.22, .7 8.01 / 26.73; ActivityNet Captions IoU .3 39.35 /
+68.12, .5 21.36 / 53.23, .7 6.43 / 29.70. Datasets without chunks are averaged to 16 of them, which is ours.
+"""
+
+from configs import common
+from vmr_jax.errors import UserError
+
+_CHUNKED = ("didemo", "tempo")  # six chunks a video, and flow beside RGB
+DATASETS = {
+    dataset: (*options, *(("fused",) if dataset in _CHUNKED else ()))
+    for dataset, options in common.DATASETS.items()
+}
+
+
+def get_config(arg=None):
+    """Returns the config for `dataset[,option...]`; see DATASETS."""
+    dataset, options = common.parse_arg(arg, DATASETS)
+    config = common.base("mcn")
+    config.model.streams = "video"
+    config.model.fusion = 0.5
+    config.model.moments = "windows"
+    config.model.global_context = True
+    config.model.endpoints = True
+    config.model.hidden = 500
+    config.model.features = 100
+    config.model.lstm_features = 1000
+    config.model.dropout = 0.3
+    config.model.margin = 0.1
+    config.model.intra_weight = 0.5
+    config.model.inter_weight = 0.2
+    config.input.num_clips = 16
+    config.input.normalize = False
+    config.batch_size = 120
+    config.optimizer.name = "sgd"
+    config.optimizer.b1 = 0.9
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.rules = ((".*/lstm/.*", 10.0), (".*/bias", 2.0), (".*", 1.0))
+    config.optimizer.clip_norm = 10.0
+    config.optimizer.schedule = "step"
+    config.optimizer.decay_at = ("10000 steps", "20000 steps")
+    config.train_for = "30000 steps"
+    if dataset == "storyboard":
+        common.storyboard(config, options)
+        config.model.streams = "fused"
+        config.model.features = 64
+        config.model.hidden = config.model.lstm_features = 128
+        config.input.num_clips = 12
+        config.batch_size = 32
+        config.optimizer.name = "adam"
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.rules = ((".*", 1.0),)
+        config.optimizer.schedule = "cosine"
+        config.train_for = "20 epochs"
+        return config
+    common.manual_dataset(config, dataset, [option for option in options if option != "fused"])
+    if dataset in _CHUNKED:
+        config.input.num_clips = 6
+        config.text.max_words = 50
+    if "fused" in options:
+        if "flow" in options:
+            raise UserError("MCN fuses the RGB features with flow: leave the option flow out where fused is.")
+        flow = common.FEATURES[dataset]["flow"]
+        config.model.streams = "fused"
+        config.dataset.streams = {"flow": (flow.path, flow.dim)}
+    return config

@@ -1,0 +1,71 @@
+"""TSP-PRL (Wu et al., AAAI 2020).
+
+    python launch.py --config=configs/tsp_prl.py
+        the embedded dataset, on two CPU cores.
+    python launch.py --config=configs/tsp_prl.py:charades_sta,skip_thoughts --config.dataset.manual_dir=DIR
+            --config.dataset.features=FILE --config.dataset.feature_dim=8192
+            --config.text.sentence_features=FILE
+        the paper's setting: two-stream features, DIR as in data/charades_sta/README.md, and a 4800-d vector by
+        query id, which no dataset brings. Without skip_thoughts an LSTM reads the words. Needs an accelerator.
+
+Paper, R@1 (%) at IoU .5 / .7: Charades-STA two-stream 45.30 / 24.73, C3D 37.39 / 17.69; ActivityNet Captions
+C3D 38.76 at .5. The official code selects on the test split; here it is the validation split.
+"""
+
+from configs import common
+
+DATASETS = {
+    dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))
+    for dataset, options in common.DATASETS.items()
+}
+PUBLISHED = ("test", "published, two-stream", (("R@1,IoU=0.5", 45.30), ("R@1,IoU=0.7", 24.73)))  # Charades-STA
+PHASE = 200  # updates for which the leaves learn, then the root
+
+
+def get_config(arg=None):
+    """Returns the config for `dataset[,option...]`; see DATASETS."""
+    dataset, options = common.parse_arg(arg, DATASETS)
+    config = common.base("tsp_prl")
+    config.model.features = 1024
+    config.model.critic_features = (256, 128)
+    config.model.horizon = 20
+    config.model.discount = 0.4
+    config.model.entropy_weight = 0.1
+    config.model.detach_advantage = False
+    config.model.phase_steps = PHASE
+    config.model.text = "sentence" if "skip_thoughts" in options else "lstm"
+    config.model.whole_units = False
+    config.model.unit_weights = True
+    config.input.num_clips = 256
+    config.input.resample = "pad"
+    config.input.normalize = False
+    config.batch_size = 16
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.rules = (
+        ("agent/leaf_.*", 1.0, f"phase 0 of 2, {PHASE} steps"),
+        ("agent/root_.*", 1.0, f"phase 1 of 2, {PHASE} steps"),
+        (".*", 1.0),
+    )
+    config.train_for = "100 epochs"
+    if dataset == "storyboard":
+        common.storyboard(config, options)
+        config.model.features = 128
+        config.model.critic_features = (64, 32)
+        config.model.text = "sentence"
+        config.model.whole_units = True
+        config.model.unit_weights = False
+        config.model.detach_advantage = True
+        config.optimizer.learning_rate = 6e-3
+        config.optimizer.schedule = "cosine"
+        config.train_for = "30 epochs"
+        config.evaluate_every = "3 epochs"
+        return config
+    common.manual_dataset(config, dataset, options)
+    if "skip_thoughts" in options:
+        config.text.sentence_features = "skip_thoughts.h5"
+        config.text.sentence_dim = 4800
+    if dataset.startswith("charades"):
+        config.input.num_clips = 64  # of 16 frames in a video of mean length
+    if dataset == "charades_sta":
+        config.published = (PUBLISHED,)
+    return config

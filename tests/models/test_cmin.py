@@ -1,0 +1,178 @@
+"""CMIN: the graph convolution and the loss by hand, prediction, and what must not change either."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from batches import random_batch
+
+from vmr_jax.errors import UserError
+from vmr_jax.models import create
+from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv
+
+SMALL = dict(features=8, heads=2, widths=(1, 3))
+OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
+
+
+def outputs_of(model, variables, batch, train=False, key=0):
+    rngs = {"dropout": jax.random.key(key)}
+    return jax.jit(lambda v, b: model.apply(v, b, train=train, rngs=rngs))(variables, batch)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Random variables of the right shapes, without compiling the initialisation."""
+    model = create("cmin", **SMALL)
+    shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), random_batch())
+    rng = np.random.default_rng(0)
+    return model, jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+
+
+def one_video(clips=4):
+    """One example of clips of a second."""
+    batch = jax.tree.map(lambda x: x[:1], random_batch(clips=clips, fill=0))
+    return batch.replace(video_mask=np.ones((1, clips), bool), duration=np.float32([clips]))
+
+
+def test_a_word_hears_its_dependents_its_head_and_itself():
+    # Words 1, 2, 4 of one feature. Word 1 is a dependent of word 0 by relation 3, word 2 one of word 1 by 2.
+    dependencies = jnp.array([[[1, 3, 0], [0, 1, 2], [0, 0, 1]]])
+    conv = SyntacticGraphConv(relations=3, dtype=jnp.float32)
+    rows = {"self": [[0.0]], "out": [[5.0], [7.0]], "in": [[11.0], [13.0]]}  # of relation 2, of relation 3
+    kernels = {"self": 1.0, "out": 10.0, "in": 100.0}
+    params = {}
+    for name in rows:
+        params[f"{name}_kernel"], params[f"{name}_gate_kernel"] = (
+            jnp.full((1, 1), kernels[name]),
+            jnp.zeros((1, 1)),
+        )
+        params[f"{name}_bias"] = jnp.float32(rows[name])
+        params[f"{name}_gate_bias"] = jnp.zeros_like(params[f"{name}_bias"])
+    # The gate of relation 2 from a head to its dependent is 1/4, all others are 1/2.
+    params["in_gate_bias"] = params["in_gate_bias"].at[0].set(-np.log(3))
+    found = conv.apply({"params": params}, jnp.float32([[[1], [2], [4]]]), dependencies)
+    expected = [
+        1 / 2 + (20 + 7) / 2,  # itself, its dependent word 1 by relation 3
+        2 / 2 + (40 + 5) / 2 + (100 + 13) / 2,  # itself, its dependent word 2 by 2, its head word 0 by 3
+        4 / 2 + (200 + 11) / 4,  # itself, its head word 1 by 2
+    ]
+    np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-6)
+
+
+def test_the_gate_reads_the_projected_word():
+    # y = 2 * 1, g = 3 y = 6: 2 * sigmoid(6), not 2 * sigmoid(3).
+    conv = SyntacticGraphConv(relations=2, dtype=jnp.float32)
+    zeros = {
+        f"{d}_{what}": jnp.zeros((1, 1))
+        for d in ("self", "out", "in")
+        for what in ("kernel", "gate_kernel", "bias", "gate_bias")
+    }
+    params = {**zeros, "self_kernel": jnp.full((1, 1), 2.0), "self_gate_kernel": jnp.full((1, 1), 3.0)}
+    found = conv.apply({"params": params}, jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1), jnp.int32))
+    np.testing.assert_allclose(found, 2 / (1 + np.exp(-6)), rtol=1e-6)
+
+
+def test_each_modality_sets_the_gate_of_the_other():
+    gate = CrossGate(1, jnp.float32)
+    params = {
+        "words": {"kernel": jnp.full((1, 1), np.log(3))},
+        "clips": {"kernel": jnp.full((1, 1), -np.log(3))},
+    }
+    # The words (1) open the clips' gate to 3/4, the clips (2) the words' gate to 1 / (1 + 9).
+    found = gate.apply({"params": params}, jnp.full((1, 1, 1), 2.0), jnp.ones((1, 1, 1)))
+    np.testing.assert_allclose(found[0, 0], [1.5, 0.1], rtol=1e-6)
+
+
+def test_loss_by_hand():
+    model = create("cmin", **SMALL)
+    batch = one_video().replace(span=np.float32([[1.2, 2.5]]))
+    # Anchors (width 1, width 3) of clips 0..3; [-1, 1] and [2, 4] are not legal. The moment is clips 1..2.
+    # IoUs of width 1: 0, 1/2, 1/2, 0; of width 3: -, 2/3, 2/3, -. Labels: 0, 3/4, 3/4, 0; 1, 1.
+    logits = jnp.zeros((1, 8)).at[0, 2].set(np.log(3)).at[0, 1].set(50.0)
+    # Anchor 3, [0, 2], is the first of the best; refined to [.5, .5] it is .5 and 1.5 off.
+    offsets = jnp.full((1, 8, 2), 99.0).at[0, 3].set(jnp.float32([0.5, -1.5]))
+    terms = model.loss(Outputs(logits, offsets), batch, epoch=jnp.int32(0))
+    # Anchor 2 has score 3/4 and label 3/4; five legal ones cost log 2; of eight anchors.
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    np.testing.assert_allclose(terms["anchors"].value(), (5 * np.log(2) + entropy) / 8, rtol=1e-6)
+    # Smooth L1: .5^2 / 2 and 1.5 - .5, their mean, times 1e-3.
+    np.testing.assert_allclose(terms["offsets"].value(), 1e-3 * (0.125 + 1.0) / 2, rtol=1e-6)
+
+
+def test_prediction_is_the_refined_anchor_in_seconds():
+    model = create("cmin", **SMALL)
+    logits = jnp.zeros((1, 8)).at[0, 4].set(2.0).at[0, 1].set(50.0)
+    offsets = jnp.zeros((1, 8, 2)).at[0, 4].set(jnp.float32([-0.5, 0.25]))
+    moments = model.predict(Outputs(logits, offsets), one_video())
+    # Anchor 4 is clip 2: [2 - .5, 2 + .25 + 1] s. Anchor 1, the best score of all, is not legal.
+    np.testing.assert_allclose(moments.spans[0, 0], [1.5, 3.25])
+    assert np.isfinite(moments.scores[0]).sum() == 6
+
+
+def test_a_video_without_a_legal_anchor_costs_nothing():
+    model = create("cmin", features=8, heads=2, widths=(9,))
+    terms = model.loss(Outputs(jnp.zeros((1, 4)), jnp.ones((1, 4, 2))), one_video(), epoch=jnp.int32(0))
+    assert [float(term.value()) for term in terms.values()] == [0.0, 0.0]
+
+
+def test_padded_clips_change_nothing(pair):
+    model, variables = pair
+    batch = random_batch().replace(**OTHERS)
+
+    def padded(x, fill=0):
+        return np.concatenate([x, np.full_like(x[:, :5], fill)], axis=1)
+
+    longer = batch.replace(video=padded(batch.video, 7.0), video_mask=padded(batch.video_mask))
+    found, expected = (outputs_of(model, variables, b) for b in (longer, batch))
+    counted = np.repeat(batch.video_mask, 2, axis=1)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a[:, : counted.shape[1]][counted], b[counted], atol=2e-5)
+    terms = [model.loss(o, b, epoch=jnp.int32(0)) for o, b in ((found, longer), (expected, batch))]
+    for name in terms[0]:
+        np.testing.assert_allclose(terms[0][name].value(), terms[1][name].value(), rtol=1e-5)
+    moments = [model.predict(o, b) for o, b in ((found, longer), (expected, batch))]
+    real = np.isfinite(moments[1].scores)
+    best = moments[0].scores[:, : real.shape[1]]
+    np.testing.assert_allclose(best[real], moments[1].scores[real], atol=2e-5)
+    assert not np.isfinite(moments[0].scores[:, real.shape[1] :]).any()
+
+
+def test_syntax_matters_and_its_direction(pair):
+    model, variables = pair
+    batch = random_batch()
+    expected = outputs_of(model, variables, batch).logits
+    turned = batch.replace(dependencies=batch.dependencies.swapaxes(1, 2))
+    assert np.abs(outputs_of(model, variables, turned).logits - expected).max() > 1e-4
+
+
+def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
+    model, variables = pair
+    batch, order = random_batch(), np.arange(8)[::-1]
+    found = outputs_of(model, variables, jax.tree.map(lambda x: x[order], batch), train=True)
+    expected = outputs_of(model, variables, batch, train=True)
+    np.testing.assert_allclose(found.logits, expected.logits[order], atol=2e-5)
+    other = outputs_of(model, variables, batch, train=True, key=1)
+    assert np.abs(other.logits - expected.logits).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "fields,change,message",
+    [
+        ({}, dict(dependencies=None), "reads the syntax of the query"),
+        (dict(heads=4), {}, "4 heads cannot share 6 features equally"),
+    ],
+)
+def test_wrong_settings_are_told(fields, change, message):
+    model = create("cmin", **{**SMALL, **fields})
+    batch = dataclasses.replace(random_batch(), **change)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
+
+
+def test_wrong_shapes_are_refused():
+    batch = random_batch()
+    with pytest.raises(AssertionError):
+        wrong = batch.replace(dependencies=batch.dependencies[:, :-1])
+        jax.eval_shape(lambda b: create("cmin", **SMALL).init(jax.random.key(0), b, train=False), wrong)

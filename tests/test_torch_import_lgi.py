@@ -1,0 +1,307 @@
+"""Official LGI checkpoints, against a PyTorch twin written from the paper, with random weights."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vmr_jax.errors import UserError
+from vmr_jax.models import create
+from vmr_jax.text.vectors import load_word_vectors
+from vmr_jax.torch_import import load, read_checkpoint
+from vmr_jax.torch_import.lgi import main
+from vmr_jax.types import Batch
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+B, T, L, D, W, F, A = 3, 9, 5, 7, 6, 8, 4
+VOCABULARY = ["<PAD>", "<UNK>", "<S>", "<E>", "box", "cup", "door", "holds", "opens", "person"]
+SETTINGS = {
+    "phrases": dict(num_phrases=3, global_layers=2, heads=2, activation="relu", self_overlap=0.3),
+    "one phrase": dict(num_phrases=1, global_layers=1, heads=1, activation="sigmoid"),
+}
+
+
+class Named(nn.Module):
+    """A folder of modules."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+class Twin(nn.Module):
+    """LGI in PyTorch, with the official names; no padded clips."""
+
+    def __init__(self, num_phrases, global_layers, heads, activation, self_overlap=0.0):
+        super().__init__()
+        self.heads, self.activation, self.self_overlap = heads, activation, self_overlap
+        self.video_enc = Named(
+            vid_emb_fn=nn.Sequential(nn.Linear(D, F)), pos_emb_fn=nn.Sequential(nn.Embedding(12, F))
+        )
+        self.query_enc = Named(
+            embedding=nn.Embedding(len(VOCABULARY), W),
+            rnn=nn.LSTM(W, F // 2, 2, batch_first=True, bidirectional=True),
+        )
+        if num_phrases > 1:
+            self.sqan = Named(
+                global_emb_fn=nn.ModuleList(nn.Linear(F, F) for _ in range(num_phrases)),
+                guide_emb_fn=nn.Sequential(nn.Linear(2 * F, F)),
+                att_fn=Named(key2att=nn.Linear(F, A), feat2att=nn.Linear(F, A), to_alpha=nn.Linear(A, 1)),
+            )
+        self.vti_fn = Named(
+            fusion_fn=nn.ModuleList(
+                Named(fc_1=nn.Linear(F, F), fc_2=nn.Linear(F, F), fc_3=nn.Linear(F, F))
+                for _ in range(num_phrases)
+            ),
+            local_fn=nn.ModuleList(Named(blocks=nn.ModuleList([block()])) for _ in range(num_phrases)),
+            satt_fn=pooling(),
+            global_fn=nn.ModuleList(
+                Named(c_lin=nn.Linear(F, 2 * F), v_lin=nn.Linear(F, F)) for _ in range(global_layers)
+            ),
+        )
+        self.ta_reg_fn = Named(
+            tatt=pooling(), MLP_reg=nn.Sequential(nn.Linear(F, F), nn.ReLU(), nn.Linear(F, 2))
+        )
+
+    def checkpoint(self):
+        """What the official code saves: the state of each part."""
+        return {name: part.state_dict() for name, part in self.named_children()}
+
+    def forward(self, batch):
+        words, sentence = self._query(torch.tensor(batch.query).long(), torch.tensor(batch.query_mask))
+        clips = self.video_enc.vid_emb_fn(torch.tensor(batch.video)).relu()
+        clips = clips + self.video_enc.pos_emb_fn[0].weight[:T].relu()
+        phrases, attentions = sentence[:, None], None
+        if hasattr(self, "sqan"):
+            phrases, attentions = self._phrases(words, sentence, torch.tensor(batch.query_mask))
+        local = []
+        for n, (fuse, part) in enumerate(zip(self.vti_fn.fusion_fn, self.vti_fn.local_fn, strict=True)):
+            x = (fuse.fc_1(clips).relu() * fuse.fc_2(phrases[:, n]).relu()[:, None]).mT
+            x = fuse.fc_3(x.mT).relu().mT
+            local.append((x + part.blocks[0](x)).relu().mT)
+        weights = attend(self.vti_fn.satt_fn, phrases)
+        x = (weights[..., None, None] * torch.stack(local, 1)).sum(1)
+        for part in self.vti_fn.global_fn:
+            x = x + self._non_local(part, x)
+        attention = attend(self.ta_reg_fn.tatt, x)
+        video = self.ta_reg_fn.tatt.fc((attention[..., None] * x).sum(1))
+        span = getattr(torch, self.activation)(self.ta_reg_fn.MLP_reg(video))
+        return {"span": span, "attention": attention, "words": attentions}
+
+    def _query(self, ids, mask):
+        lengths = mask.sum(1)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.query_enc.embedding(ids), lengths, batch_first=True, enforce_sorted=False
+        )
+        states = self.query_enc.rnn(packed)[0]
+        states = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=L)[0]
+        forward = states[torch.arange(B), lengths - 1, : F // 2]
+        return states, torch.cat([forward, states[:, 0, F // 2 :]], -1)
+
+    def _phrases(self, words, sentence, mask):
+        att, phrase, phrases, attentions = self.sqan.att_fn, torch.zeros(B, F), [], []
+        for linear in self.sqan.global_emb_fn:
+            guide = self.sqan.guide_emb_fn(torch.cat([linear(sentence), phrase], -1)).relu()
+            hidden = (att.key2att(guide)[:, None] + att.feat2att(words)).tanh()
+            weights = att.to_alpha(hidden)[..., 0].masked_fill(~mask, -1e9).softmax(-1)
+            phrase = (weights[..., None] * words).sum(1)
+            phrases.append(phrase)
+            attentions.append(weights)
+        return torch.stack(phrases, 1), torch.stack(attentions, 1)
+
+    def _non_local(self, part, x):
+        parts = (part.v_lin(x), *part.c_lin(x).chunk(2, -1))
+        asks, answers, values = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
+        relation = (asks @ answers.mT / (F // self.heads) ** 0.5).softmax(-1)
+        return (relation @ values).transpose(1, 2).flatten(2)
+
+    def loss(self, outputs, batch):
+        span, duration = torch.tensor(batch.span), torch.tensor(batch.duration)
+        gold = span / duration[:, None]
+        terms = {"span": sum(nn.functional.smooth_l1_loss(outputs["span"][:, i], gold[:, i]) for i in (0, 1))}
+        inside = torch.zeros(B, T)
+        for row, (start, end) in zip(inside, gold.tolist(), strict=True):
+            first = min(round(start * T), T - 1)
+            row[first : max(round(end * T), first + 1) + 1] = 1
+        surprise = -(inside * (outputs["attention"] + 1e-8).log()).sum(1) / inside.sum(1)
+        terms["guidance"] = surprise.mean()
+        if outputs["words"] is not None:
+            a = outputs["words"]
+            overlap = a @ a.mT - self.self_overlap * torch.eye(a.shape[1])
+            terms["diversity"] = overlap.square().sum((1, 2)).mean()
+        return terms
+
+
+def block():
+    """Two convolutions, each with a batch normalisation whose statistics are not the initial ones."""
+    layers = [nn.Conv1d(F, F, 3, padding=1, bias=False), nn.BatchNorm1d(F), nn.ReLU()]
+    layers += [nn.Conv1d(F, F, 3, padding=1, bias=False), nn.BatchNorm1d(F)]
+    for norm in (layers[1], layers[4]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.normal_(norm.bias)
+    return nn.Sequential(*layers)
+
+
+def pooling():
+    return Named(feat2att=nn.Linear(F, A, bias=False), to_alpha=nn.Linear(A, 1, bias=False), fc=nn.Linear(F, F))
+
+
+def attend(part, x):
+    return part.to_alpha(part.feat2att(x).tanh())[..., 0].softmax(-1)
+
+
+def make_batch(table):
+    """Three sentences, one with an unknown word; `table` holds the vectors, which the unknown word lacks."""
+    rng = np.random.default_rng(0)
+    query_mask = np.arange(L) < np.array([5, 2, 4])[:, None]
+    query = rng.integers(4, len(VOCABULARY), (B, L))
+    query[0, 2] = VOCABULARY.index("<UNK>")
+    vectors = np.where((query >= 4)[..., None], table[query], 0)
+    return Batch(
+        video=rng.normal(size=(B, T, D)).astype(np.float32),
+        video_mask=np.ones((B, T), bool),
+        duration=np.float32([30, 12, 60]),
+        query=(query * query_mask).astype(np.int32),
+        query_vectors=(vectors * query_mask[..., None]).astype(np.float32),
+        query_mask=query_mask,
+        span=np.float32([[3, 9], [2, 12], [41, 47]]),
+        example_mask=np.ones(B, bool),
+        example_index=np.arange(B, dtype=np.int32),
+        video_index=np.arange(B, dtype=np.int32),
+    )
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def pair(request):
+    setting = SETTINGS[request.param]
+    torch.manual_seed(0)
+    twin = Twin(**setting)
+    with torch.no_grad():
+        twin.ta_reg_fn.MLP_reg[2].bias += 0.5  # otherwise the ReLU has no gradient
+    fields = dict(features=F, attention_features=A, local_kernel=3, max_clips=12, dropout=0.0)
+    return (
+        twin,
+        create("lgi", **{**fields, **setting}),
+        make_batch(twin.query_enc.embedding.weight.detach().numpy()),
+    )
+
+
+def test_outputs_losses_and_gradients_are_the_twins(pair):
+    twin, model, batch = pair
+    variables = load("lgi", twin.checkpoint())
+
+    @jax.jit
+    def evaluate(variables):
+        return model.apply(variables, batch, train=False)
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def train(params):
+        outputs, updated = model.apply(
+            {**variables, "params": params}, batch, train=True, mutable=["batch_stats"]
+        )
+        losses = {k: term.value() for k, term in model.loss(outputs, batch, epoch=jnp.int32(0)).items()}
+        return sum(losses.values()), (losses, updated["batch_stats"])
+
+    def close(ours, theirs):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+
+    outputs = evaluate(variables)
+    twin.eval()
+    with torch.no_grad():
+        for name, expected in twin(batch).items():
+            assert expected is None or close(getattr(outputs, name), expected.numpy()) is None
+
+    gradients, (losses, batch_stats) = train(variables["params"])
+    twin.train()
+    expected = twin.loss(twin(batch), batch)
+    sum(expected.values()).backward()
+    close(np.array([losses[k] for k in expected]), [x.item() for x in expected.values()])
+    after = load("lgi", twin.checkpoint())
+    jax.tree.map(close, batch_stats, after["batch_stats"])
+    for parameter in twin.parameters():
+        parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    expected = load("lgi", twin.checkpoint())["params"]
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected["fusion_0"]))
+    jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, atol=1e-5, rtol=1e-4), gradients, expected)
+
+
+def test_every_parameter_is_set(pair):
+    twin, model, batch = pair
+    shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
+    loaded = load("lgi", twin.checkpoint())
+    assert jax.tree.map(np.shape, loaded) == jax.tree.map(lambda x: x.shape, shapes)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """An official checkpoint and its vocabulary."""
+    torch.manual_seed(0)
+    twin, folder = Twin(**SETTINGS["phrases"]), tmp_path_factory.mktemp("official")
+    torch.save(twin.checkpoint(), folder / "model.pkl")
+    ids = {word: i for i, word in enumerate(VOCABULARY)}
+    (folder / "info.json").write_text(json.dumps({"wtoi": ids, "query_lengths": {"0": 3}}))
+    return twin, folder
+
+
+def test_a_file_holds_a_state_dict_per_module(saved):
+    twin, folder = saved
+    read = load("lgi", read_checkpoint(folder / "model.pkl"))
+    flat = {f"{part}.{key}": x for part, state in twin.checkpoint().items() for key, x in state.items()}
+    assert "sqan.guide_emb_fn.0.weight" in flat
+    parallel = {
+        part: {f"module.{key}": x for key, x in state.items()} for part, state in twin.checkpoint().items()
+    }
+    for other in (flat, parallel, {"state_dict": parallel}, {f"module.{key}": x for key, x in flat.items()}):
+        jax.tree.map(np.testing.assert_array_equal, load("lgi", other), read)
+    with pytest.raises(UserError, match="not a dictionary of tensors: sqan.epoch"):
+        load("lgi", {**twin.checkpoint(), "sqan": {"epoch": 3}})
+
+
+def test_what_does_not_fit_is_named(saved):
+    state = saved[0].checkpoint()
+    state["sqan"] = {**state["sqan"], "att_fn.to_alpha.weight": torch.zeros(2, A)}
+    with pytest.raises(UserError, match=r"1 of another shape: sqan.att_fn.to_alpha.weight is \(2, 4\)"):
+        load("lgi", state)
+
+
+def test_word_vectors_of_a_checkpoint_become_a_file(saved, tmp_path, capsys):
+    twin, folder = saved
+    main([str(folder / "model.pkl"), str(folder / "info.json"), str(tmp_path / "words.npz")])
+    assert "6 words and their vectors of 6 numbers" in capsys.readouterr().out
+    vectors = load_word_vectors(tmp_path / "words.npz")
+    table = twin.query_enc.embedding.weight.detach().numpy()
+    np.testing.assert_array_equal(
+        vectors.lookup(["door", "person", "<UNK>"]), [table[6], table[9], np.zeros(W)]
+    )
+    unknown = load("lgi", twin.checkpoint())["params"]["words"]["unknown"]
+    np.testing.assert_array_equal(unknown, table[1:2])
+
+
+def test_files_that_do_not_belong_together_are_refused(saved, tmp_path):
+    folder = saved[1]
+
+    def fails(vocabulary, message, checkpoint=folder / "model.pkl"):
+        (tmp_path / "info.json").write_text(json.dumps(vocabulary))
+        with pytest.raises(UserError, match=message):
+            main([str(checkpoint), str(tmp_path / "info.json"), str(tmp_path / "words.npz")])
+        assert not (tmp_path / "words.npz").exists()
+
+    ids = {word: i for i, word in enumerate(VOCABULARY)}
+    fails({"wtoi": {**ids, "zebra": 10}}, "vectors of 10 words and .* has 11")
+    fails({"wtoi": {**ids, "cup": 4}}, "no vocabulary of LGI")
+    fails({"itow": {}}, "no vocabulary of LGI")
+    torch.save({"video_enc": {}}, tmp_path / "other.pkl")
+    fails({"wtoi": ids}, "has no query_enc.embedding.weight", tmp_path / "other.pkl")
+    with pytest.raises(UserError, match="There is no vocabulary"):
+        main([str(folder / "model.pkl"), str(tmp_path / "absent.json"), str(tmp_path / "words.npz")])
+    with pytest.raises(UserError, match="Use: python -m"):
+        main([])

@@ -1,0 +1,106 @@
+"""Advantage actor-critic (Mnih et al., 2016) on episodes of one fixed length H under a mask.
+
+Nothing here knows what an action does. An architecture plays its episode in a scan and keeps a `Decision` of
+every step; its loss calls `discounted_returns` and `actor_critic_terms`. `counted` [B,H] marks the steps that
+belong to the episode, the first ones of each row.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax.nn.initializers import Initializer
+
+from vmr_jax.types import Mean
+
+
+@struct.dataclass
+class Decision:
+    """Actions that were taken, and what the networks thought of them; every field [B] or [B,H]."""
+
+    action: jax.Array  # int32
+    log_prob: jax.Array  # of the action
+    entropy: jax.Array  # of the policy
+    value: jax.Array  # of the state
+
+
+def decide(logits: jax.Array, value: jax.Array, action: jax.Array) -> Decision:
+    """The decision for `action` [B] of the policy with logits [B,A] in a state of value [B]; float32."""
+    chex.assert_shape([value, action], logits.shape[:1])
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    probs = jnp.exp(log_probs)
+    return Decision(
+        action=action,
+        log_prob=jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0],
+        # An action without probability (masked) adds nothing.
+        entropy=-jnp.where(probs > 0, probs * log_probs, 0.0).sum(-1),
+        value=value.astype(jnp.float32),
+    )
+
+
+def action_noise(key: jax.Array, example_index: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Gumbel noise [B,*shape]: the largest of logits [...,A] plus noise is a draw from their policy.
+
+    The noise of an example depends on its position in the split alone, and is the same on any device. Draw it
+    for the whole episode at once, outside of the scan.
+    """
+    return jax.vmap(lambda index: jax.random.gumbel(jax.random.fold_in(key, index), shape))(example_index)
+
+
+def discounted_returns(
+    rewards: jax.Array, bootstrap: jax.Array, counted: jax.Array, discount: float
+) -> jax.Array:
+    """R_k = r_k + discount * R_{k+1}, [B,H]; after the last counted step, `bootstrap` of that step for R_{k+1}.
+
+    Args:
+      rewards: [B,H] float32.
+      bootstrap: [B,H], what is expected after step k should the episode be cut there: the value of the next
+        state, or 0 where k ends the episode for good.
+      counted: [B,H] bool. Steps behind the counted ones have no meaning.
+      discount: gamma.
+    """
+    chex.assert_equal_shape([rewards, bootstrap, counted])
+
+    def step(later, inputs):
+        reward, cut, goes_on = inputs
+        value = reward + discount * jnp.where(goes_on, later, cut)
+        return value, value
+
+    goes_on = jnp.concatenate([counted[:, 1:], jnp.zeros_like(counted[:, :1])], axis=1)
+    inputs = (rewards.T, bootstrap.T, goes_on.T)
+    _, returns = jax.lax.scan(step, jnp.zeros_like(rewards[:, 0]), inputs, reverse=True)
+    return returns.T
+
+
+def actor_critic_terms(
+    decisions: Decision,
+    returns: jax.Array,
+    counted: jax.Array,
+    *,
+    entropy_weight: float,
+    detach_advantage: bool = True,
+) -> tuple[Mean, Mean]:
+    """Means over the counted steps of -log pi(a) A - entropy_weight * H, and of A^2; A = R - V.
+
+    Args:
+      decisions: fields [B,H].
+      returns: R [B,H].
+      counted: [B,H] bool; leave filling rows out.
+      entropy_weight: of the entropy H.
+      detach_advantage: False lets the gradient of the policy's term into the values too.
+    """
+    advantage = returns - decisions.value
+    weight = jax.lax.stop_gradient(advantage) if detach_advantage else advantage
+    policy = -decisions.log_prob * weight - entropy_weight * decisions.entropy
+    return Mean.of(policy, counted), Mean.of(jnp.square(advantage), counted)
+
+
+def unit_rows(length: float) -> Initializer:
+    """N(0, 1), then the weights of every output scaled to one Euclidean length: [in,out], columns here."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, **_) -> jax.Array:
+        kernel = nn.initializers.normal(1.0)(key, shape, dtype)
+        return length * kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
+
+    return init

@@ -1,0 +1,114 @@
+"""Anchors at every clip: the table of preset moments, which of them are in the video, labels and the head.
+
+Positions are clips. An anchor of width w at clip t is [t - (w - 1)/2, t + (w - 1)/2], both ends included, so
+that its length is w and a moment within one clip has length 1 (CMIN, Zhang et al., SIGIR 2019). The order of the
+anchors is clip by clip, the widths of a clip in the order given; N = T * A.
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.moments import iou, rank
+from vmr_jax.types import Moments
+
+
+@struct.dataclass
+class Scored:
+    """What `AnchorHead` says of N anchors, float32."""
+
+    logits: jax.Array  # [B,N]
+    offsets: jax.Array | None  # [B,N,2] clips to add to start and end
+
+
+class AnchorHead(nn.Module):
+    """Two linear layers over the features of a clip: the logits of its anchors, and their offsets.
+
+    Parameters: score, offset (of the outputs 2a and 2a + 1, the start and the end of anchor a).
+
+    Attributes:
+      anchors: A, anchors at a clip.
+      regress: False leaves the offsets out.
+    """
+
+    anchors: int
+    regress: bool = True
+
+    @nn.compact
+    def __call__(self, clips: jax.Array) -> Scored:
+        """Scores the anchors of clips [B,T,D]; float32 whatever the dtype of the clips."""
+        chex.assert_rank(clips, 3)
+        clips = clips.astype(jnp.float32)
+        offsets = None
+        if self.regress:
+            offsets = self._linear(2 * self.anchors, clips, "offset").reshape(clips.shape[0], -1, 2)
+        logits = self._linear(self.anchors, clips, "score").reshape(clips.shape[0], -1)
+        return Scored(logits=logits, offsets=offsets)
+
+    @staticmethod
+    def _linear(features: int, x: jax.Array, name: str) -> jax.Array:
+        bias = torch_bias(x.shape[-1])
+        return nn.Dense(features, kernel_init=torch_default_kernel, bias_init=bias, name=name)(x)
+
+
+def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre") -> np.ndarray:
+    """[T * A,2] float32: first and last clip of each anchor; also beyond the video, see `legal_anchors`.
+
+    `align` 'end': the anchors of a clip end with it, as TGN's (Chen et al., EMNLP 2018) do.
+    """
+    clip = np.arange(num_clips, dtype=np.float32)[:, None]
+    width = np.asarray(widths, np.float32)[None]
+    start, end = (clip - (width - 1), clip + 0 * width)
+    if align == "centre":
+        start, end = clip - (width - 1) / 2, clip + (width - 1) / 2
+    return np.stack([start, end], axis=-1).reshape(-1, 2)
+
+
+def legal_anchors(anchors: np.ndarray, video_mask: jax.Array) -> jax.Array:
+    """[B,N] bool: anchors [N,2] that start at clip 0 or later and end before clip n, of n real ones."""
+    clips = video_mask.sum(-1)[:, None]
+    return (anchors[None, :, 0] >= 0) & (anchors[None, :, 1] < clips)
+
+
+def clip_span(span: jax.Array, duration: jax.Array, video_mask: jax.Array) -> jax.Array:
+    """[B,2] float32: first and last clip of moments [B,2] in seconds, the clips that hold its two ends."""
+    clips = video_mask.sum(-1)
+    position = jnp.floor(span * (clips / duration)[:, None])
+    position = jnp.clip(position, 0, jnp.maximum(clips - 1, 0)[:, None])
+    return position.astype(jnp.float32)
+
+
+def inclusive_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """IoU of [...,2] with [...,2] clips, the last one included; leading axes broadcast."""
+    return iou(half_open(a), half_open(b))
+
+
+def half_open(span: jax.Array) -> jax.Array:
+    """[...,2] first and last clip -> where they begin and end, in clips."""
+    return jnp.stack([span[..., 0], span[..., 1] + 1], axis=-1)
+
+
+def soft_labels(overlap: jax.Array, legal: jax.Array, low: float) -> jax.Array:
+    """[B,N] labels of IoUs [B,N]: relative to the best legal one; zero below `low` of it, and if not legal."""
+    chex.assert_equal_shape([overlap, legal])
+    overlap = jnp.where(legal, overlap, 0.0)
+    best = overlap.max(-1, keepdims=True)
+    overlap = jnp.where(overlap < low * best, 0.0, overlap)
+    return overlap / jnp.where(best > 0, best, 1.0)
+
+
+def rank_anchors(
+    logits: jax.Array, clips: jax.Array, legal: jax.Array, duration: jax.Array, video_mask: jax.Array, k: int
+) -> Moments:
+    """The k best of moments [B,N,2] in clips, in seconds and cut to the video; the score is the sigmoid.
+
+    Clip t is the t-th of n equal parts of the video, n the number of real clips; the last clip is included.
+    """
+    seconds = (duration / jnp.maximum(video_mask.sum(-1), 1))[:, None, None]
+    spans = jnp.clip(half_open(clips) * seconds, 0.0, duration[:, None, None])
+    spans = jnp.stack([spans[..., 0], spans.max(-1)], axis=-1)  # an end before its start is the start
+    return rank(spans, jax.nn.sigmoid(logits), legal, k)

@@ -1,0 +1,28 @@
+"""Random choices that do not depend on how a batch is shared among devices, nor on padding."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def uniform_choice(key: jax.Array, example_index: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Draws one candidate of each example, all with the same probability.
+
+    One number in [0,1) is drawn per example, from `key` and the example's position in its split, and stands for
+    a place in the list of the candidates of `mask`. So candidates outside the mask may be added anywhere.
+
+    Args:
+      key: a random key.
+      example_index: [B] int32.
+      mask: [B,N] bool, what may be drawn.
+
+    Returns:
+      Positions [B] int32 along N, and whether there was anything to draw [B]; the position is 0 where not.
+    """
+    chex.assert_shape(mask, (example_index.shape[0], None))
+    share = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index)))(example_index)
+    count = jnp.asarray(mask).sum(-1)
+    # The product can round up to the count.
+    place = jnp.minimum(jnp.floor(share * count).astype(count.dtype), count - 1)
+    chosen = mask & (jnp.cumsum(mask, axis=-1) == place[:, None] + 1)
+    return jnp.argmax(chosen, axis=-1), count > 0

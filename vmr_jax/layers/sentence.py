@@ -1,0 +1,51 @@
+"""One vector per query: one that comes with the data, or one made of its words."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.layers.recurrent import LSTM, last_state
+from vmr_jax.layers.text import WordEmbedding
+from vmr_jax.types import Batch
+
+KINDS = ("sentence", "mean", "lstm")
+
+
+class SentenceVector(nn.Module):
+    """`batch.sentence` (such as a skip-thought vector), the mean of the word vectors, or an LSTM's last state.
+
+    Attributes:
+      kind: 'sentence', 'mean' or 'lstm'.
+      features: units of the LSTM.
+      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them.
+      dtype: of the result.
+    """
+
+    kind: str
+    features: int
+    vocab_size: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: Batch) -> jax.Array:
+        """Returns [B,D]; UserError for an unknown kind, or where the batch has no sentence vectors."""
+        if self.kind not in KINDS:
+            raise UserError(
+                f'text is "{self.kind}".{nearest(self.kind, KINDS)} The vector of a query can be: '
+                f"{', '.join(KINDS)}."
+            )
+        if self.kind == "sentence":
+            if batch.sentence is None:
+                raise UserError(
+                    "The architecture reads a vector of the whole query, and this batch has none (sentence). "
+                    "Set config.text.sentence_features to a file of them, or config.model.text to 'lstm' or "
+                    "'mean', which read word vectors."
+                )
+            return batch.sentence.astype(self.dtype)
+        words = WordEmbedding(self.vocab_size, self.dtype, name="words")(batch)
+        if self.kind == "lstm":
+            states = LSTM(self.features, dtype=self.dtype, name="lstm")(words, batch.query_mask)
+            return last_state(states, batch.query_mask)
+        total = jnp.where(batch.query_mask[..., None], words, 0).sum(1)
+        return total / jnp.maximum(batch.query_mask.sum(1), 1)[:, None].astype(self.dtype)

@@ -1,0 +1,417 @@
+"""SCN: the right moment is the one from which the hidden words of the sentence can be completed.
+
+Lin, Zhao, Zhang, Wang, Liu: Weakly-Supervised Video Moment Retrieval via Semantic Completion Network, AAAI
+2020. Supervision is weak: the loss reads which sentence belongs to which video, never `batch.span`. What the
+paper leaves open is as in its official code (ikuinen/semantic_completion_network), whose checkpoints
+`vmr_jax.torch_import` reads.
+
+  tensor         shape        what it is
+  batch.video    [B,T,D]      clip features, not normalised; officially every video is averaged to 200 rows
+  clips          [B,T,F]      linear; without positions
+  words          [B,L+1,F]    start vector and word vectors, linear; then sinusoidal positions
+  scores         [B,T*P]      sigmoid of a linear layer: the proposals of widths w_1..w_P that end after clip t
+  chosen         [B,K]        proposals of high score and low overlap; early in training some at random
+  frames         [B,K,R,F]    R clips of each
+  word logits    [B,K,L+1,V]  of the next word, given the words before it (a third are hidden) and the frames
+  nll            [B,K]        label-smoothed, mean over the words and the end of the sentence
+
+F = 256, P = 8, K = 3, R = 16. Two stacks of layers, one for clips and one for words, serve both branches: the
+output of one is the memory of the other. Every self-attention is causal, that over clips too: a score sees
+the clips up to the proposal's end.
+
+The loss: the nll of all K; and a ranking, the rewards 0, 0.5, 1 from the highest to the lowest nll times the
+logarithm of the softmax over the K scores.
+
+What differs from the official code, where a sentence's loss depends on the longest one of its batch: the end
+of the sentence is predicted for every sentence (there: for all but the longest; see `predict_end`). The share
+of random picks falls at every update (there: once an epoch). The official metrics add one second to the
+intersection and to the union; ours do not.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from vmr_jax.layers.dropout import Dropout
+from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.transformer import Attention
+from vmr_jax.models.base import GroundingModel
+from vmr_jax.moments import rank
+from vmr_jax.types import Batch, Mean, Moments
+
+UNKNOWN = 1  # id of a word that the training split lacks
+END = 0  # what follows the last word: the id of padding
+
+
+@struct.dataclass
+class Outputs:
+    """Scores of all proposals, and completions from the chosen ones; None where none is completed."""
+
+    scores: jax.Array  # [B,T*P] float32 in (0, 1), 0 at no proposal
+    chosen: jax.Array | None  # [B,K] int32, positions along T*P
+    word_logits: jax.Array | None  # [B,K,L+1,V] float32, position j predicts word j
+
+
+class Model(GroundingModel):
+    """SCN. The defaults are those of ActivityNet Captions.
+
+    Attributes:
+      features: F, width of every layer.
+      hidden: width inside the feed-forward networks.
+      heads: of every attention.
+      layers: of each of the two stacks.
+      widths: widths of the proposals as shares of the video.
+      rewards: of the K chosen proposals, from the highest to the lowest completion loss.
+      max_iou: a further pick has a lower IoU than this with the last one.
+      random_start: share of random picks at the first update.
+      random_updates: updates in which that share falls to 1/e.
+      rows: R, clips of a proposal that are read.
+      hide_one_in: one word in so many is hidden, rounded down.
+      content_weight: logit of hiding a noun, verb, adjective or adverb; that of another word is 1.
+      smoothing: share of the target that is spread over all words.
+      predict_end: whether the end of the sentence is predicted, too.
+      rank_weight: of the ranking loss.
+      dropout: of the inputs and of what every sub-layer adds.
+      candidates: proposals that `predict` ranks by the completion of the sentence, without hidden words, chosen
+        as in training without chance. 1: the paper's, all proposals by their score.
+      vocab_size: V, words of the training split, padding and unknown included.
+      keep: proposals that `predict` ranks, 0 for all.
+      dtype: of the layers; parameters, scores, logits and loss are float32.
+    """
+
+    features: int = 256
+    hidden: int = 512
+    heads: int = 4
+    layers: int = 3
+    widths: tuple[float, ...] = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+    rewards: tuple[float, ...] = (0.0, 0.5, 1.0)
+    max_iou: float = 0.65
+    random_start: float = 0.5
+    random_updates: float = 2000.0
+    rows: int = 16
+    hide_one_in: int = 3
+    content_weight: float = 2.0
+    smoothing: float = 0.1
+    predict_end: bool = True
+    rank_weight: float = 1.0
+    dropout: float = 0.1
+    candidates: int = 1
+    vocab_size: int = 2
+    keep: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    needs_vocabulary: ClassVar[bool] = True
+
+    def requires(self) -> tuple[str, ...]:
+        """The words that are hidden more often."""
+        return ("content_words",)
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Scores every proposal; completes the sentence from K of them, or from `candidates` in evaluation."""
+        batch.check()
+        updates = self.variable("counters", "updates", lambda: jnp.int32(0))
+        index, clip_mask = batch.example_index, batch.video_mask
+        clip_stack, word_stack = self._stack("clip_stack"), self._stack("word_stack")
+        word_layer = self._linear(self.features, self.dtype, batch.query_vectors.shape[-1], "words")
+
+        clips = Dropout(self.dropout)(batch.video.astype(self.dtype), index, train)
+        clips = self._linear(self.features, self.dtype, clips.shape[-1], "clips")(clips)
+        words = Dropout(self.dropout)(self._started(batch.query_vectors), index, train)
+        words = word_layer(words)
+        positions = sinusoids(words.shape[1], self.features)[None].astype(self.dtype)
+        word_mask = starts_of(batch.query_mask)
+
+        memory = word_stack(words + positions, word_mask, index, train)
+        states = clip_stack(clips, clip_mask, index, train, memory, word_mask)
+        logits = self._linear(len(self.widths), jnp.float32, self.features, "scores")(
+            states.astype(jnp.float32)
+        )
+        spans, real = proposals(clip_mask, self.widths)
+        scores = jnp.where(real, jax.nn.sigmoid(logits).reshape(real.shape), 0.0)
+        if self.candidates == 1 and not (train or self.is_initializing()):
+            return Outputs(scores=scores, chosen=None, word_logits=None)
+
+        chosen = select(scores, spans, real, self._picks(updates.value, index, train), self.max_iou)
+        mask_vector = word_layer(self._vector("mask_vector", batch.query_vectors.shape[-1]).astype(self.dtype))
+        hidden = self._hidden(batch, train)
+        words = jnp.where(starts_of(hidden, False)[..., None], mask_vector[None, None], words) + positions
+        frames = sample(clips, jnp.take_along_axis(spans, chosen[..., None], axis=1), self.rows)
+        if train and not self.is_initializing():
+            updates.value = updates.value + 1
+        return Outputs(
+            scores=scores,
+            chosen=chosen,
+            word_logits=self._complete(clip_stack, word_stack, frames, words, word_mask, index, train),
+        )
+
+    def _complete(self, clip_stack, word_stack, frames, words, word_mask, index, train) -> jax.Array:
+        """Word logits [B,K,L+1,V] of words [B,L+1,F] from frames [B,K,R,F]; a proposal is a row of its own."""
+        size, picks = frames.shape[:2]
+        frames = frames.reshape(size * picks, *frames.shape[2:])
+        words, word_mask = (jnp.repeat(x, picks, axis=0) for x in (words, word_mask))
+        rows = (index[:, None] * picks + jnp.arange(picks)[None]).reshape(-1)  # another dropout for each
+        frame_mask = jnp.ones(frames.shape[:2], bool)
+        memory = clip_stack(frames, frame_mask, rows, train)
+        states = word_stack(words, word_mask, rows, train, memory, frame_mask)
+        logits = self._linear(self.vocab_size, jnp.float32, self.features, "completion")(
+            states.astype(jnp.float32)
+        )
+        return logits.reshape(size, picks, *logits.shape[1:])
+
+    def _stack(self, name: str) -> "Stack":
+        return Stack(self.features, self.hidden, self.heads, self.layers, self.dropout, self.dtype, name=name)
+
+    @staticmethod
+    def _linear(features: int, dtype: jnp.dtype, fan_in: int, name: str) -> nn.Dense:
+        """A linear layer with PyTorch's initialisation."""
+        return nn.Dense(
+            features, kernel_init=torch_default_kernel, bias_init=torch_bias(fan_in), dtype=dtype, name=name
+        )
+
+    def _vector(self, name: str, width: int) -> jax.Array:
+        return self.param(name, nn.initializers.zeros, (width,))
+
+    def _started(self, vectors: jax.Array) -> jax.Array:
+        """Word vectors [B,L,W] behind the start vector: [B,L+1,W]."""
+        start = self._vector("start_vector", vectors.shape[-1])
+        start = jnp.broadcast_to(start[None, None], (vectors.shape[0], 1, vectors.shape[-1]))
+        return jnp.concatenate([start, vectors], axis=1).astype(self.dtype)
+
+    def _picks(self, updates: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
+        """[B,K] in [0, 1): which of the sorted proposals each pick takes; 0, the best, but for random picks."""
+        if not train:
+            return jnp.zeros((*example_index.shape, self.candidates))
+        shape = (len(self.rewards),)
+        share = self.random_start * jnp.exp(-updates / self.random_updates)
+        coin = self._drawn(jax.random.uniform, shape, example_index)
+        place = self._drawn(jax.random.uniform, shape, example_index)
+        return jnp.where(coin < share, place, 0.0)
+
+    def _hidden(self, batch: Batch, train: bool) -> jax.Array:
+        """[B,L] bool: the words that are hidden, none where `train` is False."""
+        if not train:
+            return jnp.zeros_like(batch.query_mask)
+        noise = self._drawn(jax.random.gumbel, batch.query_mask.shape[1:], batch.example_index)
+        logits = jnp.where(batch.content_words, self.content_weight, 1.0)
+        return hide(logits + noise, batch.query_mask, self.hide_one_in)
+
+    def _drawn(self, draw, shape: tuple[int, ...], example_index: jax.Array) -> jax.Array:
+        """[B,*shape] random numbers that depend on the example, not on its place in the batch."""
+        key = self.make_rng("dropout")
+        return jax.vmap(lambda index: draw(jax.random.fold_in(key, index), shape))(example_index)
+
+    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
+        """Completion of all chosen proposals, and their ranking by it."""
+        del epoch
+        nll = completion_loss(
+            outputs.word_logits, batch.query, batch.query_mask, self.smoothing, self.predict_end
+        )
+        reward = rewards_of(nll, self.rewards)
+        scores = jnp.take_along_axis(outputs.scores, outputs.chosen, axis=1)
+        counted = jnp.broadcast_to(batch.example_mask[:, None], nll.shape)
+        return {
+            "completion": Mean.of(nll, counted),
+            "rank": Mean.of(-reward * jax.nn.log_softmax(scores), counted, self.rank_weight),
+        }
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
+        """All proposals by their score, or the candidates by exp(-nll) of the sentence."""
+        spans, scores, ranked = self._ranked(outputs, batch)
+        seconds = (batch.duration / jnp.maximum(batch.video_mask.sum(-1), 1))[:, None, None]  # of a clip
+        count = ranked.shape[1]
+        return rank(spans * seconds, scores, ranked, min(self.keep or count, count))
+
+    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+        """What the proposals are ranked by: 'map' [B,T,T]."""
+        spans, scores, ranked = self._ranked(outputs, batch)
+        size, length = batch.video_mask.shape
+        rows = jnp.arange(size)[:, None]
+        starts = jnp.where(ranked, spans[..., 0], length)  # a place that `drop` leaves out
+        pictures = jnp.full((size, length, length), jnp.nan)
+        return {"map": pictures.at[rows, starts, spans[..., 1] - 1].set(scores, mode="drop")}
+
+    def _ranked(self, outputs: Outputs, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Clips [B,N,2] of all proposals, what they are ranked by [B,N], and which are ranked [B,N]."""
+        spans, real = proposals(batch.video_mask, self.widths)
+        if outputs.chosen is None:
+            return spans, outputs.scores, real
+        nll = completion_loss(
+            outputs.word_logits, batch.query, batch.query_mask, self.smoothing, self.predict_end
+        )
+        rows = jnp.arange(real.shape[0])[:, None]
+        scores = jnp.zeros(real.shape).at[rows, outputs.chosen].set(jnp.exp(-nll))  # some are chosen twice
+        return spans, scores, real & (scores > 0)
+
+
+# Layers.
+
+
+class Stack(nn.Module):
+    """Causal transformer layers that normalise after every sum, with or without attention to a memory.
+
+    The same weights serve both; without a memory the sub-layer that would read it is left out.
+    """
+
+    features: int
+    hidden: int
+    heads: int
+    layers: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        example_index: jax.Array,
+        train: bool,
+        memory: jax.Array | None = None,
+        memory_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """[B,T,F], mask [B,T], memory [B,S,F] and its mask -> [B,T,F]; meaningless at padding."""
+
+        def add(x, y, name):
+            y = Dropout(self.dropout, name=f"{name}_dropout")(y, example_index, train)
+            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"{name}_norm")(x + y)
+
+        for i in range(self.layers):
+            y = self._attention(x, x, mask, example_index, train, f"layer_{i}_self")
+            x = add(x, y, f"layer_{i}_self")
+            if memory is not None:
+                y = self._attention(x, memory, memory_mask, example_index, train, f"layer_{i}_memory")
+                x = add(x, y, f"layer_{i}_memory")
+            y = nn.relu(self._linear(self.hidden, x, f"layer_{i}_hidden"))
+            x = add(x, self._linear(self.features, y, f"layer_{i}_output"), f"layer_{i}_output")
+        return x
+
+    def _attention(self, x, keys, mask, example_index, train, name: str) -> jax.Array:
+        attention = Attention(
+            self.features, self.heads, dtype=self.dtype, causal=keys is x, name=f"{name}_attention"
+        )
+        return attention(x, keys, keys, mask, example_index, train)
+
+    def _linear(self, features: int, x: jax.Array, name: str) -> jax.Array:
+        bias = torch_bias(x.shape[-1])
+        return nn.Dense(
+            features, kernel_init=torch_default_kernel, bias_init=bias, dtype=self.dtype, name=name
+        )(x)
+
+
+def sinusoids(length: int, features: int) -> jax.Array:
+    """Positions [length,F]: sines, then cosines of p / 10000^(i / (F/2 - 1)); row 0, the start, is zero."""
+    rate = 10_000.0 ** (-np.arange(features // 2) / (features // 2 - 1))
+    angle = np.arange(length)[:, None] * rate[None]
+    table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    table[0] = 0
+    return jnp.asarray(table, jnp.float32)
+
+
+def starts_of(words: jax.Array, start: bool = True) -> jax.Array:
+    """[B,L] bool of words -> [B,L+1], with `start` at the place of the start vector."""
+    return jnp.pad(words, ((0, 0), (1, 0)), constant_values=start)
+
+
+# Proposals.
+
+
+def proposals(clip_mask: jax.Array, widths: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
+    """First and end clip (exclusive) [B,T*P,2] of all proposals, and which [B,T*P] lie in the video.
+
+    Those that end after the same clip are neighbours. A width is rounded down to clips, to one at least.
+    """
+    size, length = clip_mask.shape
+    count = clip_mask.sum(-1)[:, None]
+    width = jnp.maximum((jnp.asarray(widths, jnp.float32)[None] * count).astype(jnp.int32), 1)  # [B,P]
+    end = jnp.broadcast_to(1 + jnp.arange(length)[None, :, None], (size, length, len(widths)))
+    start = end - width[:, None]
+    real = (start >= 0) & clip_mask[:, :, None]
+    flat = (size, length * len(widths))
+    return jnp.stack([start.reshape(flat), end.reshape(flat)], axis=-1), real.reshape(flat)
+
+
+def select(scores: jax.Array, spans: jax.Array, real: jax.Array, picks: jax.Array, max_iou: float) -> jax.Array:
+    """Positions [B,K] of the chosen among N proposals (section "Proposal generation").
+
+    The proposals are sorted by score. Before every pick but the first, those go that overlap the last one by
+    `max_iou` or more, if more than two remain; what has gone stays away.
+
+    Args:
+      scores: [B,N].
+      spans: [B,N,2] clips.
+      real: [B,N] bool.
+      picks: [B,K] in [0, 1): the place of each pick among what is left, 0 is the best.
+      max_iou: of (intersection + 1) / (hull + 1), in clips.
+    """
+    order = jnp.argsort(-jnp.where(real, scores, -jnp.inf), axis=1)
+    left = jnp.take_along_axis(real, order, axis=1)
+    spans = jnp.take_along_axis(spans, order[..., None], axis=1)
+    chosen = []
+    for k in range(picks.shape[1]):
+        if k:
+            last = jnp.take_along_axis(spans, chosen[-1][:, None, None], axis=1)
+            apart = left & (clip_iou(spans, last) < max_iou)
+            left = jnp.where(apart.sum(1, keepdims=True) > 2, apart, left)
+        count = left.sum(1)
+        # The product can round up to the count.
+        place = jnp.minimum(jnp.floor(picks[:, k] * count).astype(count.dtype), count - 1)
+        chosen.append(jnp.argmax(jnp.cumsum(left, axis=1) > place[:, None], axis=1))
+    return jnp.take_along_axis(order, jnp.stack(chosen, axis=1), axis=1)
+
+
+def clip_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(intersection + 1) / (hull + 1) of clip spans [...,2], 0 where they are apart by a clip or more."""
+    start, end = jnp.maximum(a[..., 0], b[..., 0]), jnp.minimum(a[..., 1], b[..., 1])
+    hull = jnp.maximum(a[..., 1], b[..., 1]) - jnp.minimum(a[..., 0], b[..., 0])
+    return jnp.maximum(end - start + 1, 0) / (hull + 1)
+
+
+def sample(clips: jax.Array, spans: jax.Array, rows: int) -> jax.Array:
+    """R evenly spaced clips of each proposal, first and last included: [B,T,F], [B,K,2] -> [B,K,R,F]."""
+    longest = clips.shape[1]
+    # As numpy rounds them; a proposal has at least one clip.
+    table = np.stack([np.linspace(0, max(n - 1, 0), rows).astype(np.int32) for n in range(longest + 1)])
+    places = spans[..., :1] + jnp.asarray(table)[spans[..., 1] - spans[..., 0]]  # [B,K,R]
+    flat = places.reshape(places.shape[0], -1, 1)
+    return jnp.take_along_axis(clips, flat, axis=1).reshape(*places.shape, clips.shape[-1])
+
+
+# Semantic completion.
+
+
+def hide(keys: jax.Array, word_mask: jax.Array, one_in: int) -> jax.Array:
+    """The words [B,L] bool with the highest keys [B,L]: one in `one_in` of each sentence, rounded down.
+
+    With keys = logit + Gumbel noise they are a draw without replacement from the softmax of the logits.
+    """
+    keys = jnp.where(word_mask, keys, -jnp.inf)
+    place = jnp.argsort(jnp.argsort(-keys, axis=1), axis=1)
+    return (place < word_mask.sum(1, keepdims=True) // one_in) & word_mask
+
+
+def completion_loss(
+    logits: jax.Array, query: jax.Array, word_mask: jax.Array, smoothing: float, predict_end: bool
+) -> jax.Array:
+    """Label-smoothed cross-entropy [B,K] of logits [B,K,L+1,V] with words [B,L], averaged over a sentence.
+
+    Position j predicts word j, and the position after the last word the end. A word beyond V is unknown.
+    """
+    targets = jnp.pad(jnp.where(word_mask, query, END), ((0, 0), (0, 1)), constant_values=END)
+    targets = jnp.where(targets < logits.shape[-1], targets, UNKNOWN)
+    counted = starts_of(word_mask) if predict_end else jnp.pad(word_mask, ((0, 0), (0, 1)))
+    log_p = jax.nn.log_softmax(logits)
+    of_target = jnp.take_along_axis(log_p, targets[:, None, :, None], axis=-1)[..., 0]
+    nll = -(1 - smoothing) * of_target - smoothing * log_p.mean(-1)
+    nll = jnp.where(counted[:, None], nll, 0.0)
+    return nll.sum(-1) / jnp.maximum(counted.sum(-1), 1)[:, None]
+
+
+def rewards_of(nll: jax.Array, rewards: tuple[float, ...]) -> jax.Array:
+    """[B,K]: the first of the rewards for the highest loss [B,K], the last for the lowest."""
+    place = jnp.argsort(jnp.argsort(-nll, axis=1), axis=1)
+    return jnp.asarray(rewards, jnp.float32)[place]

@@ -1,0 +1,431 @@
+"""TSP-PRL: an agent that scales and shifts a window, with a tree of actions learned one level at a time.
+
+Wu, Li, Liu, Lin: Tree-Structured Policy based Progressive Reinforcement Learning for Temporally Language
+Grounding in Video, AAAI 2020. What the paper leaves open is as in its official code (WuJie1010/TSP-PRL), whose
+checkpoints `vmr_jax.torch_import` reads. A root policy picks one of five branches, then the leaf policy of that
+branch one of its moves (u is a tenth of the units; c is the window's middle, L its length):
+
+  scale          ends at c -/+ .6 L, .75 L, .417 L, .333 L: the window gets 6/5, 3/2, 5/6, 2/3 as long
+  left_move      both ends, the start, or the end: u units to the left
+  right_move     the same to the right
+  left_offset    the same by a single unit
+  right_offset   the same by a single unit
+
+  tensor        shape           what it is
+  batch.video   [B,T,D]         units: feature rows of equal length, N of them real
+  window        [B,2] int32     first and last unit that are observed; at first the middle half
+  global_state  [B,F]           a: ten units of the whole video
+  local         [B,F]           b: ten units of the window
+  location      [B,F]           c: both ends of the window, relative to N - 1
+  gate          [B,F]           q: sigmoid of the query
+  state         [B,F]           x: ReLU of a linear layer over b q, a q, c q
+  iou           [B]             logit of the window's IoU, on x
+  hidden        [B,F]           h: GRU over the steps
+  root          [B,5], [B]      policy and value, on h
+  leaves        [B,5,4], [B,5]  policies (all but scale have three moves) and values, on h
+
+The episode is one scan of H steps. A window whose end is not behind its start is not valid: it ends the
+episode, stays as it is until the scan is over, and counts for nothing.
+
+In training the leaves learn for `phase_steps` updates while the root is greedy, then the root while the leaves
+are greedy, and so on. The level that rests has no gradient, and config.optimizer.rules hold it still. At test
+both are greedy; the answer is the window with the highest logit of its IoU, of all that the agent has seen. The
+others are ranked behind it (the paper has one prediction).
+
+What differs from the official code: the level that rests does not move (there Adam's momentum moved it on); no
+window begins before the video (there those of less than four units did); and moments come in seconds, not from
+a file that is not public: `whole_units` says how they become units.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from vmr_jax.layers.actor_critic import (
+    Decision,
+    action_noise,
+    actor_critic_terms,
+    decide,
+    discounted_returns,
+    unit_rows,
+)
+from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.norm import l2_normalize
+from vmr_jax.layers.recurrent import GRUCell
+from vmr_jax.layers.sentence import SentenceVector
+from vmr_jax.losses import binary_cross_entropy
+from vmr_jax.models.base import GroundingModel
+from vmr_jax.moments import rank
+from vmr_jax.types import Batch, Mean, Moments
+
+BRANCHES = {"scale": 4, "left_move": 3, "right_move": 3, "left_offset": 3, "right_offset": 3}  # leaf -> moves
+MOVES = max(BRANCHES.values())
+# Half of the new length in thousandths of the old one: the official decimals, as integers that cut like int().
+_HALVES = (600, 750, 417, 333)
+_SHIFTS = ((1, 1), (1, 0), (0, 1))  # what a shift moves: both ends, the start, the end
+
+
+@struct.dataclass
+class Outputs:
+    """The episode, H steps; `windows` are those before the action."""
+
+    windows: jax.Array  # [B,H,2] int32
+    branches: jax.Array  # [B,H,5,2] int32, the window that each branch with its greedy leaf would lead to
+    moved: jax.Array  # [B,H,2] int32, the window that the actions led to
+    iou: jax.Array  # [B,H] float32 logits of the IoU of `windows`
+    root: Decision  # [B,H]
+    leaf: Decision  # [B,H], of the branch that was picked
+    root_learns: jax.Array  # [] bool, the phase
+
+
+class Model(GroundingModel):
+    """TSP-PRL. The defaults are the paper's.
+
+    Attributes:
+      features: F, width of every layer.
+      critic_features: widths of the two hidden layers of the IoU's logit.
+      horizon: H, steps of an episode.
+      discount: gamma.
+      entropy_weight: of the policies' entropy.
+      detach_advantage: False, the official code: gradients of policies and returns reach the values. True, the
+        textbook: only those of the values' own term do.
+      phase_steps: updates after which the other level learns; config.optimizer.rules must say the same.
+      text: the vector of the query: 'sentence' is `batch.sentence` (the paper's skip-thought vector); not in
+        the paper are 'mean', of the word vectors, and 'lstm', the last state of an LSTM of F units over them.
+      whole_units: False, the official code: a window lasts from the start of its first to the start of its last
+        unit. True: to the end of its last unit, and moments are not rounded to units.
+      unit_weights: True, the official code: weights of linear layers start as N(0, 1). False: as Flax's (LeCun
+        normal), which narrow layers learn faster from; but for those of query and state (not in the paper).
+      slip_in_first_window: True repeats a slip of the official test loader: of the ten units of the first
+        window, the ninth is the first.
+      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them.
+      dtype: of the layers; parameters, policies, values, logits and loss are float32.
+    """
+
+    features: int = 1024
+    critic_features: tuple[int, int] = (256, 128)
+    horizon: int = 20
+    discount: float = 0.4
+    entropy_weight: float = 0.1
+    detach_advantage: bool = False
+    phase_steps: int = 200
+    text: str = "sentence"
+    whole_units: bool = False
+    unit_weights: bool = True
+    slip_in_first_window: bool = False
+    vocab_size: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    def requires(self) -> tuple[str, ...]:
+        """The vector of the sentence, where `text` says so."""
+        return ("sentence",) if self.text == "sentence" else ()
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Plays an episode with every pair; UserError for a `text` that is unknown or that the batch lacks."""
+        batch.check()
+        units = batch.video_mask.sum(1, dtype=jnp.int32)
+        video = batch.video.astype(self.dtype)
+        sentence = SentenceVector(self.text, self.features, self.vocab_size, self.dtype, name="sentence")(batch)
+        updates = self.variable("schedule", "step", lambda: jnp.int32(0))
+        root_learns = (updates.value // self.phase_steps) % 2 == 1
+        if train and not self.is_initializing():
+            updates.value = updates.value + 1
+
+        whole = jnp.stack([jnp.zeros_like(units), units - 1], axis=-1)
+        context = Context(
+            video=video,
+            units=units,
+            gate=nn.sigmoid(_linear(self.features, True, self.dtype, "query")(sentence)),
+            global_state=_normed(self._linear("global")(_join(gather_units(video, ten_units(whole))))),
+        )
+        agent = nn.scan(
+            Agent,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=(0, 1, nn.broadcast),
+            out_axes=1,
+        )(
+            self.features,
+            self.critic_features,
+            self.unit_weights,
+            self.slip_in_first_window and not train,
+            self.dtype,
+            name="agent",
+        )
+        start = first_window(units), jnp.zeros((batch.size, self.features), jnp.float32)
+        _, seen = agent(start, jnp.arange(self.horizon), self._noise(batch, root_learns, train), context)
+        return Outputs(**seen, root_learns=root_learns)
+
+    def _noise(self, batch: Batch, root_learns: jax.Array, train: bool) -> jax.Array:
+        """[B,H,2,5], for the actions of the root and of a leaf: zero for the level that is greedy."""
+        shape = (self.horizon, 2, len(BRANCHES))
+        if not train:
+            return jnp.zeros((batch.size, *shape))
+        noise = action_noise(self.make_rng("dropout"), batch.example_index, shape)
+        drawn = jnp.stack([root_learns, ~root_learns])
+        return jnp.where(drawn[None, None, :, None], noise, 0.0)
+
+    def _linear(self, name: str) -> nn.Dense:
+        return _linear(self.features, self.unit_weights, self.dtype, name)
+
+    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
+        """Actor-critic of the level that learns, and cross-entropy of the IoU of every window that overlaps."""
+        del epoch
+        # Up to and with the action that ends the episode.
+        counted = _seen(outputs.windows) & batch.example_mask[:, None]
+        units = batch.video_mask.sum(1, dtype=jnp.int32)
+        truth = annotated_window(batch.span, batch.duration, units, self.whole_units)
+        before, after = (self._iou(windows, truth) for windows in (outputs.windows, outputs.moved))
+        reachable = self._iou(outputs.branches, truth)
+        # Taken from the five, so that it equals the best one to the bit where it is that.
+        picked = jnp.take_along_axis(reachable, outputs.root.action[..., None], axis=2)[..., 0]
+
+        rewards, decisions = jax.tree.map(
+            lambda root, leaf: jnp.where(outputs.root_learns, root, leaf),
+            (root_reward(before, picked, reachable), outputs.root),
+            (leaf_reward(before, after), outputs.leaf),
+        )
+        returns = discounted_returns(rewards, decisions.value, counted, self.discount)
+        if self.detach_advantage:
+            returns = jax.lax.stop_gradient(returns)
+        policy, value = actor_critic_terms(
+            decisions,
+            returns,
+            counted,
+            entropy_weight=self.entropy_weight,
+            detach_advantage=self.detach_advantage,
+        )
+        overlaps = counted & valid(outputs.windows) & (before > 0)
+        iou = Mean.of(binary_cross_entropy(outputs.iou, before), overlaps)
+        return {"policy": policy, "value": value, "iou": iou}
+
+    def _iou(self, windows: jax.Array, truth: jax.Array) -> jax.Array:
+        """[B,H,...] of windows [B,H,...,2] and truth [B,2]."""
+        truth = jnp.expand_dims(truth, tuple(range(1, windows.ndim - 1)))
+        return signed_iou(windows, truth, int(self.whole_units))
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
+        """The windows that were seen, by the estimate of their IoU, which is the score."""
+        units = jnp.maximum(batch.video_mask.sum(1), 1)
+        ends = outputs.windows + jnp.array([0, int(self.whole_units)])[None, None]
+        spans = ends * (batch.duration / units)[:, None, None]
+        ranked = rank(spans, outputs.iou, _seen(outputs.windows), self.horizon)
+        return ranked.replace(
+            scores=jnp.where(jnp.isfinite(ranked.scores), nn.sigmoid(ranked.scores), -jnp.inf)
+        )
+
+
+@struct.dataclass
+class Context:
+    """What stays the same during an episode."""
+
+    video: jax.Array  # [B,T,D]
+    units: jax.Array  # [B] int32, N
+    gate: jax.Array  # [B,F]
+    global_state: jax.Array  # [B,F]
+
+
+class Agent(nn.Module):
+    """One step of the episode: look at the window, then move it."""
+
+    features: int
+    critic_features: tuple[int, int]
+    unit_weights: bool
+    slip_in_first_window: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, carry, t: jax.Array, noise: jax.Array, context: Context):
+        """(window [B,2], hidden [B,F]), step [], noise [B,2,5] -> the next ones, and `Outputs` of the step."""
+        window, hidden = carry
+        state = self._observe(window, t, context)
+        iou = self._iou_logit(state)
+        hidden = GRUCell(self.features, self.dtype, name="gru")(hidden, state)
+        root_logits, root_value = _head(len(BRANCHES), "root", hidden)
+        leaf_logits, leaf_values = self._leaves(hidden)
+
+        branch = (root_logits + noise[:, 0]).argmax(-1)
+        picked_logits, picked_value = pick(leaf_logits, branch), pick(leaf_values, branch)
+        move = (picked_logits + noise[:, 1, :MOVES]).argmax(-1)
+
+        reachable = next_windows(window, context.units)
+        moved = pick(pick(reachable, branch), move)
+        seen = {
+            "windows": window,
+            "branches": jnp.take_along_axis(reachable, leaf_logits.argmax(-1)[..., None, None], axis=2)[
+                :, :, 0
+            ],
+            "moved": moved,
+            "iou": iou,
+            "root": decide(root_logits, root_value, branch),
+            "leaf": decide(picked_logits, picked_value, move),
+        }
+        return (moved, hidden), seen
+
+    def _observe(self, window, t, context: Context) -> jax.Array:
+        """State x [B,F]."""
+        indices = ten_units(window)
+        if self.slip_in_first_window:
+            indices = jnp.where(t == 0, indices.at[:, 8].set(indices[:, 0]), indices)
+        local = _join(gather_units(context.video, indices))
+        location = window / jnp.maximum(context.units - 1, 1)[:, None]
+        local = _normed(self._linear("local")(local))
+        location = _normed(self._linear("location")(location.astype(self.dtype)))
+        gated = [x * context.gate for x in (local, context.global_state, location)]
+        return nn.relu(_linear(self.features, True, self.dtype, "state")(jnp.concatenate(gated, axis=-1)))
+
+    def _iou_logit(self, state) -> jax.Array:
+        """[B] of x [B,F]."""
+        for i, features in enumerate(self.critic_features):
+            state = nn.relu(_linear(features, self.unit_weights, self.dtype, f"iou_{i}")(state))
+        return _linear(1, self.unit_weights, jnp.float32, "iou")(state.astype(jnp.float32))[:, 0]
+
+    def _leaves(self, hidden) -> tuple[jax.Array, jax.Array]:
+        """Logits [B,5,4], `MASKED` at moves that there are not, and values [B,5]."""
+        logits, values = zip(*(_head(moves, f"leaf_{name}", hidden) for name, moves in BRANCHES.items()))
+        logits = [jnp.pad(x, ((0, 0), (0, MOVES - x.shape[1])), constant_values=MASKED) for x in logits]
+        return jnp.stack(logits, axis=1), jnp.stack(values, axis=1)
+
+    def _linear(self, name: str) -> nn.Dense:
+        return _linear(self.features, self.unit_weights, self.dtype, name)
+
+
+# The environment: windows [...,2] of integers, first and last unit. B rows, N units per row.
+
+
+def valid(window: jax.Array) -> jax.Array:
+    """[...] bool: the end is behind the start."""
+    return window[..., 1] > window[..., 0]
+
+
+def first_window(units: jax.Array) -> jax.Array:
+    """The middle half of each video: [B] -> [B,2]."""
+    quarter = units // 4
+    return jnp.stack([jnp.maximum(quarter - 1, 0), units - quarter - 1], axis=-1)
+
+
+def next_windows(window: jax.Array, units: jax.Array) -> jax.Array:
+    """The window after each move of each branch: [B,2] and [B] -> [B,5,4,2], cut to the video.
+
+    A window that is not valid stays; so does any where a branch has no such move.
+    """
+    start, end = window[:, 0, None], window[:, 1, None]
+    half = (end - start) * np.array([_HALVES]) // 1000
+    middle = (start + end) // 2
+    moves = [jnp.stack([middle - half, middle + half], axis=-1)]
+    step = units[:, None, None] // 10
+    shifts = np.array([_SHIFTS])
+    moves += [window[:, None] + distance * shifts for distance in (-step, step, -1, 1)]
+    stay = window[:, None]
+    moves = [jnp.concatenate([x] + [stay] * (MOVES - x.shape[1]), axis=1) for x in moves]
+    after = jnp.stack(moves, axis=1)
+    last = units[:, None, None] - 1
+    cut = jnp.stack([jnp.maximum(after[..., 0], 0), jnp.minimum(after[..., 1], last)], axis=-1)
+    return jnp.where(valid(window)[:, None, None, None], cut, window[:, None, None])
+
+
+def pick(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x[b, index[b]] of [B,K,...] and [B] -> [B,...]."""
+    return jax.vmap(lambda row, i: row[i])(x, index)
+
+
+def _seen(windows: jax.Array) -> jax.Array:
+    """[B,H] bool of windows [B,H,2]: the steps that are played; the first one always is."""
+    return valid(windows) | (jnp.arange(windows.shape[1]) == 0)[None]
+
+
+# Section "observation": ten units stand for a run of units of any length.
+
+
+# n -> which units of a run of n, for n below ten; from there on it is floor((i + 1) n / 11).
+_FEW = np.array(
+    [
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 1, 1, 1, 1, 1],
+        [0, 0, 0, 1, 1, 1, 1, 2, 2, 2],
+        [0, 0, 1, 1, 1, 2, 2, 2, 3, 3],
+        [0, 0, 1, 1, 2, 2, 3, 3, 4, 4],
+        [0, 1, 1, 2, 2, 3, 3, 4, 4, 5],
+        [0, 1, 2, 2, 3, 3, 4, 4, 5, 6],
+        [0, 1, 2, 3, 4, 4, 5, 5, 6, 7],
+        [0, 1, 2, 3, 4, 4, 5, 6, 7, 8],
+    ]
+)
+
+
+def ten_units(window: jax.Array) -> jax.Array:
+    """The ten units [B,10] that stand for those of a window [B,2], both ends included."""
+    count = jnp.maximum(window[:, 1] - window[:, 0] + 1, 1)[:, None]
+    few = jnp.asarray(_FEW)[jnp.minimum(count[:, 0], len(_FEW)) - 1]
+    many = (np.arange(1, 11)[None] * count) // 11
+    return window[:, :1] + jnp.where(count > len(_FEW), many, few)
+
+
+def gather_units(video: jax.Array, indices: jax.Array) -> jax.Array:
+    """Rows [B,10,D] of video [B,T,D]; an index outside of the video reads its first or last row."""
+    return jnp.take_along_axis(video, indices[..., None], axis=1, mode="clip")
+
+
+# Rewards.
+
+
+def annotated_window(span: jax.Array, duration: jax.Array, units: jax.Array, whole_units: bool) -> jax.Array:
+    """The annotated moment [B,2] (seconds) in units: float32, its last unit included.
+
+    `whole_units` keeps fractions. Else they are round(start) and round(end) - 1, within the video.
+    """
+    ends = span * (units / duration)[:, None]
+    if whole_units:
+        return ends - jnp.array([[0.0, 1.0]])
+    return jnp.clip(jnp.round(ends) - jnp.array([[0.0, 1.0]]), 0, (units - 1)[:, None])
+
+
+def signed_iou(window: jax.Array, truth: jax.Array, last: int) -> jax.Array:
+    """IoU of windows [...,2] with `truth` (broadcast): negative, by the gap, where they do not meet.
+
+    `last` is 1 to count the last unit in, 0 for a window that lasts to its start.
+    """
+    inner = jnp.minimum(window[..., 1], truth[..., 1]) + last - jnp.maximum(window[..., 0], truth[..., 0])
+    outer = jnp.maximum(window[..., 1], truth[..., 1]) + last - jnp.minimum(window[..., 0], truth[..., 0])
+    return inner / jnp.where(outer > 0, outer, 1)
+
+
+def leaf_reward(before: jax.Array, after: jax.Array) -> jax.Array:
+    """Of signed IoUs before and after an action, elementwise: did it improve?"""
+    better = 1.0 + jnp.where(after > 0.5, after, 0.0)
+    worse = jnp.where((after <= before) & (after >= 0), -0.1, -1.0)
+    return jnp.where((after > before) & (before >= 0), better, worse)
+
+
+def root_reward(before: jax.Array, after: jax.Array, reachable: jax.Array) -> jax.Array:
+    """Of signed IoUs [B,H] before and after, and [B,H,5] after each branch: was it the best, did it improve?"""
+    best = reachable.max(-1)
+    return jnp.where(after == best, 1.0, after - best) + (after - before)
+
+
+# Layers.
+
+
+def _linear(features: int, unit_weights: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
+    init = nn.initializers.normal(1.0) if unit_weights else nn.initializers.lecun_normal()
+    return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
+
+
+def _head(actions: int, name: str, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits [B,actions] and value [B] of h [B,F]."""
+    policy = nn.Dense(actions, kernel_init=unit_rows(0.01), name=f"{name}_policy")
+    value = nn.Dense(1, kernel_init=unit_rows(1.0), name=f"{name}_value")
+    return policy(hidden), value(hidden)[:, 0]
+
+
+def _normed(x: jax.Array) -> jax.Array:
+    """L2 norm, then ReLU."""
+    return nn.relu(l2_normalize(x))
+
+
+def _join(units: jax.Array) -> jax.Array:
+    """[B,10,D] -> [B,10 D]."""
+    return units.reshape(units.shape[0], -1)

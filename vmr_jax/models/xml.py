@@ -1,0 +1,359 @@
+"""XML: the video and the moment in it, from one encoding of the sentence and one of each video (ConvSE).
+
+Lei, Yu, Berg, Bansal: TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval, ECCV 2020. What the paper
+leaves open is as in its official code (jayleicn/TVRetrieval), whose checkpoints `vmr_jax.torch_import` reads.
+
+  tensor               shape      what it is
+  batch.video          [B,T,D]    features of clips of 1.5 s; at most 100, shorter videos are padded
+  batch.subtitles      [B,T,W]    features of what is said in each clip, rows L2-normalised; silence is zero
+  batch.query_vectors  [B,L,W']   token features of RoBERTa (or word vectors), each L2-normalised; at most 30
+  words                [B,L,F]    linear, learned positions, self-attention
+  queries              [B,S,F]    a weighted mean of the words for each of the S = 2 streams: modular attention
+  retrieval            [B,S,T,F]  each stream: linear, learned positions, self-attention
+  localization         [B,S,T,F]  attention of each stream to the other, self-attention
+  fit                  [B,C]      r: the highest cosine of query and clip in `retrieval`, mean of the streams
+  similarity           [B,T]      dot product of a linear layer of the query with `localization`, mean likewise
+  start, end           [B,T]      logits: a convolution over the similarity each                     (ConvSE)
+
+F = 256. Query and video meet only in the last three rows, so videos are encoded once. A moment of the corpus
+has the score exp(20 r) p(start) p(end), here its logarithm. With one stream, or with `cross_attention=False`, a
+third self-attention takes the place of the attention to the other stream.
+
+Where the official code is not followed:
+
+- ConvSE reads the similarity of padded clips as zero, so that padding does not matter; in the official code the
+  logits of the last two clips depend on it (`official_padding=True`). Without padding the outputs are equal.
+- A video with more clips than T is averaged to T longer ones; the official code drops the rest.
+- Predicted times are cut to the video.
+- Not here: the start and end of clips as features ('tef'), two unmerged predictors, recurrent and convolutional
+  encoders, pooling without modular attention.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.corpus import (
+    ConvSE,
+    CrossAttention,
+    InputProjection,
+    LearnedPositions,
+    ModularPool,
+    SelfAttention,
+    ranked_negative,
+    video_scores,
+)
+from vmr_jax.layers.norm import l2_normalize
+from vmr_jax.layers.text import WordEmbedding
+from vmr_jax.models.base import CorpusRetriever, GroundingModel
+from vmr_jax.moments import rank
+from vmr_jax.parallel import gather_examples
+from vmr_jax.types import Batch, Mean, Moments
+
+STREAMS = {"both": ("video", "subtitles"), "video": ("video",), "subtitles": ("subtitles",)}
+_GRID = 1e-4  # clips; a moment that ends on the grid must not reach into the next clip by rounding
+
+
+@struct.dataclass
+class Encoded:
+    """A video, without the query."""
+
+    retrieval: jax.Array  # [B,S,T,F], unit vectors, float32
+    localization: jax.Array  # [B,S,T,F]
+    mask: jax.Array  # [B,T] bool
+
+
+@struct.dataclass
+class Outputs:
+    """Logits in the query's own video, and what is compared with the other examples of the batch."""
+
+    start: jax.Array  # [B,T] float32, `MASKED` at padding
+    end: jax.Array  # [B,T]
+    queries: jax.Array  # [B,S,F] float32
+    retrieval: jax.Array  # [B,S,T,F]
+    draws: jax.Array  # [B,2] uniform in [0,1): which negative video and which negative query
+
+
+class Model(GroundingModel, CorpusRetriever):
+    """XML. The defaults are the paper's.
+
+    Attributes:
+      features: F, width of every layer.
+      heads: of every attention.
+      streams: 'both', 'video' or 'subtitles'.
+      cross_attention: whether each of both streams attends to the other.
+      conv_kernel: clips that ConvSE sees at once.
+      max_clips: clips that have a position.
+      max_words: words that have one.
+      clip_seconds: length of a clip; 0: of all the same, so that they cover the video.
+      shortest: clips of the shortest moment that is predicted.
+      longest: of the longest; 0: any.
+      late_end: the official code's rule: the end that is learnt is the clip after the moment, and a predicted
+        moment includes its end, which makes it a clip late. False: the last clip of the moment is learnt.
+      margin: of the hinge losses that rank videos and queries.
+      span_weight: of the cross-entropy of start and end.
+      hard_epoch: 0-based, from which on negatives are drawn from the hardest alone.
+      hard_pool: how many these are.
+      video_scale: of r in the score of a moment.
+      official_padding: see the top of this file.
+      dropout: in the attentions.
+      input_dropout: before and after the first linear layers.
+      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them (the paper's).
+      keep: moments that are ranked in a video.
+      dtype: of the layers; parameters, scores, logits and losses are float32.
+    """
+
+    features: int = 256
+    heads: int = 4
+    streams: str = "both"
+    cross_attention: bool = True
+    conv_kernel: int = 5
+    max_clips: int = 100
+    max_words: int = 30
+    clip_seconds: float = 1.5
+    shortest: int = 3
+    longest: int = 16
+    late_end: bool = True
+    margin: float = 0.1
+    span_weight: float = 0.01
+    hard_epoch: int = 20
+    hard_pool: int = 20
+    video_scale: float = 20.0
+    official_padding: bool = False
+    dropout: float = 0.1
+    input_dropout: float = 0.1
+    vocab_size: int = 0
+    keep: int = 200
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        """Names the parts; raises UserError for unknown `streams`."""
+        if self.streams not in STREAMS:
+            raise UserError(
+                f'streams of XML is "{self.streams}".{nearest(self.streams, STREAMS)} It must be one of: '
+                f"{', '.join(STREAMS)}."
+            )
+        names = STREAMS[self.streams]
+        self.word_vectors = WordEmbedding(self.vocab_size)
+        self.query_input = self._input()
+        self.query_positions = LearnedPositions(self.max_words, "words", self.input_dropout, self.dtype)
+        self.query_encoder = self._encoder()
+        self.pool = ModularPool(len(names))
+        self.clip_positions = LearnedPositions(self.max_clips, "clips", self.input_dropout, self.dtype)
+        self.inputs = {name: self._input() for name in names}
+        self.first = {name: self._encoder() for name in names}
+        self.second = {name: self._encoder() for name in names}
+        if self._crosses:
+            self.cross = {
+                name: CrossAttention(self.features, self.heads, self.dropout, self.dtype, self.official_padding)
+                for name in names
+            }
+        else:
+            self.third = {name: self._encoder() for name in names}
+        self.query_linear = {
+            name: nn.Dense(self.features, kernel_init=nn.initializers.normal(0.02)) for name in names
+        }
+        self.boundaries = ConvSE(self.conv_kernel, not self.official_padding)
+
+    @property
+    def _crosses(self) -> bool:
+        return self.cross_attention and self.streams == "both"
+
+    def _input(self) -> InputProjection:
+        return InputProjection(self.features, self.input_dropout, self.dtype)
+
+    def _encoder(self) -> SelfAttention:
+        return SelfAttention(self.features, self.heads, self.dropout, self.dtype)
+
+    def requires(self) -> tuple[str, ...]:
+        """The subtitles, where they are read."""
+        return () if self.streams == "video" else ("subtitles",)
+
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Finds start and end in each query's own video.
+
+        Raises UserError where clips or words have no position, or subtitles are read and the batch has none.
+        """
+        batch.check()
+        queries, videos = self._queries(batch, train), self._videos(batch, train)
+        start, end = self._start_end(queries, videos)
+        return Outputs(start, end, queries, videos.retrieval, self._draws(batch.example_index, train))
+
+    def _queries(self, batch: Batch, train: bool) -> jax.Array:
+        """[B,S,F] float32."""
+        index, mask = batch.example_index, batch.query_mask
+        words = l2_normalize(self.word_vectors(batch)).astype(self.dtype)
+        words = self.query_positions(self.query_input(words, index, train), index, train)
+        return self.pool(self.query_encoder(words, mask, index, train), mask)
+
+    def _videos(self, batch: Batch, train: bool) -> Encoded:
+        index, mask = batch.example_index, batch.video_mask
+        first = {}
+        for name, rows in self._rows(batch).items():
+            x = self.inputs[name](rows.astype(self.dtype), index, train)
+            x = self.clip_positions(x, index, train)
+            first[name] = self.first[name](x, mask, index, train)
+        second = {}
+        for name, x in first.items():
+            if self._crosses:
+                other = first["subtitles" if name == "video" else "video"]
+                second[name] = self.second[name](
+                    self.cross[name](x, other, mask, index, train), mask, index, train
+                )
+            else:
+                x = self.second[name](x, mask, index, train)
+                second[name] = self.third[name](x, mask, index, train)
+        retrieval = jnp.stack(list(first.values()), axis=1).astype(jnp.float32)
+        return Encoded(l2_normalize(retrieval), jnp.stack(list(second.values()), axis=1), mask)
+
+    def _rows(self, batch: Batch) -> dict[str, jax.Array]:
+        """Stream -> its rows [B,T,*]."""
+        rows = {"video": batch.video}
+        if self.streams != "video":
+            if batch.subtitles is None:
+                raise UserError(
+                    "XML reads subtitles, and this batch has none. Choose a data set that has them, or set "
+                    "config.model.streams='video'."
+                )
+            said = jnp.where(batch.subtitle_mask[..., None], batch.subtitles, 0.0)
+            rows["subtitles"] = l2_normalize(said)
+        return {name: rows[name] for name in STREAMS[self.streams]}
+
+    def _start_end(self, queries: jax.Array, videos: Encoded) -> tuple[jax.Array, jax.Array]:
+        """Logits [B,T] of queries [B,S,F] in their videos."""
+        linear = jnp.stack(
+            [self.query_linear[name](queries[:, s]) for s, name in enumerate(STREAMS[self.streams])], axis=1
+        )
+        similarity = jnp.einsum("bsf,bstf->bst", linear, videos.localization.astype(jnp.float32))
+        return self.boundaries(similarity.mean(1), videos.mask)
+
+    def _draws(self, index: jax.Array, train: bool) -> jax.Array:
+        """[B,2] that depend on the example alone; zeros, the hardest negative, at evaluation."""
+        if not train:
+            return jnp.zeros((*index.shape, 2))
+        key = self.make_rng("dropout")
+        return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (2,)))(index)
+
+    # Losses.
+
+    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
+        """Cross-entropy of start and end; the own video before another, the own query before another."""
+        start, end = self._labels(batch)
+        behind_video, behind_query, ranked = self._behind(outputs, batch, epoch)
+        real = batch.example_mask
+        return {
+            "start": Mean.of(_cross_entropy(outputs.start, start), real, self.span_weight),
+            "end": Mean.of(_cross_entropy(outputs.end, end), real, self.span_weight),
+            "video": Mean.of(behind_video, ranked),
+            "query": Mean.of(behind_query, ranked),
+        }
+
+    def _labels(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        seconds = clip_seconds(batch.duration, batch.video_mask, self.clip_seconds)
+        return span_labels(batch.span / seconds[:, None], batch.video_mask.sum(-1), self.late_end)
+
+    def _behind(self, outputs: Outputs, batch: Batch, epoch: jax.Array) -> tuple[jax.Array, ...]:
+        """[B] hinge of a negative video, [B] of a negative query, and the mask [B] of rows that have any."""
+        own = (outputs.queries, outputs.retrieval, batch.video_mask, batch.example_index, batch.example_mask)
+        queries, videos, mask, index, real = gather_examples(own)
+        same = (batch.example_index[:, None] == index[None, :]) & real[None, :]
+        others = ~same & real[None, :]
+        pool = jnp.where(epoch < self.hard_epoch, others.shape[1], self.hard_pool)
+        of_videos = video_scores(outputs.queries, videos, mask)
+        of_queries = video_scores(
+            queries, outputs.retrieval, batch.video_mask
+        ).T  # [B,N], rows are local videos
+
+        def hinge(scores, draws):
+            positive = jnp.where(same, scores, 0.0).sum(-1)
+            return nn.relu(self.margin + ranked_negative(scores, others, draws, pool) - positive)
+
+        ranked = batch.example_mask & others.any(-1)
+        return hinge(of_videos, outputs.draws[:, 0]), hinge(of_queries, outputs.draws[:, 1]), ranked
+
+    # Inference.
+
+    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
+        """Moments of the own video; the score is the logarithm of p(start) p(end)."""
+        return self._moments(outputs.start, outputs.end, batch.video_mask, batch.duration)
+
+    def encode_videos(self, batch: Batch) -> Encoded:
+        """What a video is found by; reads no query field."""
+        return self._videos(batch, train=False)
+
+    def score_videos(self, batch: Batch, videos: Encoded) -> jax.Array:
+        """[B,C], 20 r; reads no video field."""
+        queries = self._queries(batch, train=False)
+        return self.video_scale * video_scores(queries, videos.retrieval, videos.mask)
+
+    def localize(self, batch: Batch, videos: Encoded, video_mask: jax.Array, duration: jax.Array) -> Moments:
+        """Moments of query b in video b, with log p(start) p(end); reads no video field of the batch."""
+        start, end = self._start_end(self._queries(batch, train=False), videos)
+        return self._moments(start, end, video_mask, duration)
+
+    def _moments(self, start, end, mask, duration) -> Moments:
+        """The best pairs of start and end, of `shortest` to `longest` clips, in seconds."""
+        first, last, scores, possible = self._pairs(start, end, mask)
+        seconds = clip_seconds(duration, mask, self.clip_seconds)[:, None, None]
+        spans = jnp.stack([first, last + 1], axis=-1).reshape(1, -1, 2) * seconds
+        spans = jnp.minimum(spans, duration[:, None, None])
+        flat = (scores.shape[0], -1)
+        return rank(spans, scores.reshape(flat), possible.reshape(flat), self.keep)
+
+    def _pairs(self, start, end, mask):
+        """First and last clips [T,O], their log-probabilities and whether they are moments [B,T,O]."""
+        length = mask.shape[1]
+        more = jnp.arange(self.shortest - 1, self.longest or length)  # clips after the first, O of them
+        first = jnp.broadcast_to(jnp.arange(length)[:, None], (length, more.shape[0]))
+        last = first + more[None, :]
+        reached = jnp.minimum(last, length - 1)
+        scores = jax.nn.log_softmax(start)[:, :, None] + jax.nn.log_softmax(end)[:, reached]
+        possible = mask[:, :, None] & mask[:, reached] & (last < length)[None]
+        return first, last, scores, possible
+
+    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+        """The probability of every moment relative to the best: 'map' [B,T,T]."""
+        mask = batch.video_mask
+        clip = jnp.arange(mask.shape[1])
+        clips = clip[None, :] - clip[:, None] + 1
+        possible = (clips >= self.shortest) & (clips <= (self.longest or mask.shape[1]))
+        possible = possible[None] & mask[:, :, None] & mask[:, None, :]
+        scores = jax.nn.log_softmax(outputs.start)[:, :, None] + jax.nn.log_softmax(outputs.end)[:, None, :]
+        best = jnp.where(possible, scores, MASKED).max((1, 2), keepdims=True)
+        return {"map": jnp.where(possible, jnp.exp(jnp.minimum(scores - best, 0.0)), jnp.nan)}
+
+
+# The grid of clips.
+
+
+def clip_seconds(duration: jax.Array, mask: jax.Array, seconds: float) -> jax.Array:
+    """Length [B] of a clip, of videos [B] in seconds with real clips `mask` [B,T].
+
+    It is `seconds`; the clips of a video that is longer by more than one clip were averaged and cover it. With
+    `seconds` = 0 they always cover it.
+    """
+    count = jnp.maximum(mask.sum(-1), 1)
+    covering = duration / count
+    return jnp.where(duration > (count + 1) * seconds, covering, seconds) if seconds else covering
+
+
+def span_labels(span: jax.Array, count: jax.Array, late_end: bool) -> tuple[jax.Array, jax.Array]:
+    """Clips [B] to learn as start and end, of moments [B,2] in clips and the number of clips [B].
+
+    The start is the clip in which the moment starts. The end is the clip in which it ends, or with `late_end`
+    the one after it, as in the official code.
+    """
+    last = count - 1
+    start = jnp.floor(span[:, 0] + _GRID).astype(jnp.int32)
+    end = jnp.ceil(span[:, 1] - _GRID).astype(jnp.int32)
+    start = jnp.clip(start, 0, last)
+    return start, jnp.clip(end if late_end else end - 1, start, last)
+
+
+def _cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """[B] of logits [B,T] and positions [B]."""
+    chosen = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen

@@ -1,0 +1,185 @@
+"""Official checkpoints of LGI (JonghwanMun/LGI4temporalgrounding) -> `vmr_jax.models.lgi`.
+
+The checkpoint is a dictionary of the state_dicts of five modules, or four without sequential query attention.
+Left out are counts of batches and what the official code does not use: `vti_fn.satt_fn.fc`, and all of
+`vti_fn.satt_fn` where there is one phrase.
+
+Of the word vectors it takes only that of unknown words: which row is which word stands in another file, the
+"wtoi" of the json that the official preprocessing writes. Both files become one of word vectors, to be given as
+config.text.vectors with config.text.trainable=False:
+
+    python -m vmr_jax.torch_import.lgi CHECKPOINT VOCABULARY.json WORDS.npz
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vmr_jax.errors import UserError
+from vmr_jax.torch_import import Entry, count, kernel, linear, lstm, read_checkpoint, size
+
+SPECIAL = ("<PAD>", "<UNK>", "<S>", "<E>")  # the first rows; the last two occur in no query
+UNKNOWN = SPECIAL.index("<UNK>")
+_EMBEDDING = "query_enc.embedding.weight"
+
+
+def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
+    """All tensors of the checkpoint; widths and numbers of layers are read off the shapes."""
+    features, rows = (size(shapes, "video_enc.vid_emb_fn.0.weight", axis) for axis in (0, 1))
+    positions, hidden = (
+        (size(shapes, "video_enc.pos_emb_fn.0.weight", 0), features),
+        (size(shapes, "ta_reg_fn.tatt.feat2att.weight", 0), features),
+    )
+    found = _query_encoder(shapes, features)
+    found += linear("video_enc.vid_emb_fn.0", "params/video", (features, rows))
+    found.append(Entry("video_enc.pos_emb_fn.0.weight", "params/positions", positions))
+    phrases = count(shapes, r"vti_fn\.fusion_fn\.(\d+)\.fc_1\.weight")
+    if phrases > 1:
+        found += _query_attention(phrases, *hidden)
+    for n in range(phrases):
+        found += _interaction(shapes, n, features)
+    found += _attention("vti_fn.satt_fn", "params/aggregate" if phrases > 1 else "", *hidden)
+    found += _left_out("vti_fn.satt_fn.fc", (size(shapes, "vti_fn.satt_fn.fc.weight", 0), features))
+    for i in range(count(shapes, r"vti_fn\.global_fn\.(\d+)\.c_lin\.weight")):
+        found += _non_local(f"vti_fn.global_fn.{i}", f"params/global_{i}", features)
+    found += _attention("ta_reg_fn.tatt", "params/attention", *hidden)
+    square = (features, features)
+    found += linear("ta_reg_fn.tatt.fc", "params/summary", square)
+    found += linear("ta_reg_fn.MLP_reg.0", "params/span_hidden", square)
+    return found + linear("ta_reg_fn.MLP_reg.2", "params/span", (2, features))
+
+
+def _query_encoder(shapes: Mapping[str, tuple[int, ...]], features: int) -> list[Entry]:
+    vocabulary, width = (size(shapes, _EMBEDDING, axis) for axis in (0, 1))
+
+    def unknown(table: np.ndarray) -> np.ndarray:
+        return table[UNKNOWN : UNKNOWN + 1]
+
+    found = [Entry(_EMBEDDING, "params/words/unknown", (vocabulary, width), unknown)]
+    return found + lstm("query_enc.rnn", "params/lstm", width, features // 2, 2, directions=2)
+
+
+def _query_attention(phrases: int, hidden: int, features: int) -> list[Entry]:
+    found = []
+    for n in range(phrases):
+        found += linear(f"sqan.global_emb_fn.{n}", f"params/phrases/query_{n}", (features, features))
+    found += linear("sqan.guide_emb_fn.0", "params/phrases/guide", (features, 2 * features))
+    found += linear("sqan.att_fn.key2att", "params/phrases/key", (hidden, features))
+    found += linear("sqan.att_fn.feat2att", "params/phrases/word", (hidden, features))
+    return found + linear("sqan.att_fn.to_alpha", "params/phrases/score", (1, hidden))
+
+
+def _interaction(shapes: Mapping[str, tuple[int, ...]], n: int, features: int) -> list[Entry]:
+    """Fusion and local context of phrase n."""
+    found = []
+    for layer, name in enumerate(("clip", "phrase", "output"), start=1):
+        theirs, ours = f"vti_fn.fusion_fn.{n}.fc_{layer}", f"params/fusion_{n}/{name}"
+        found += linear(theirs, ours, (features, features))
+    block = f"vti_fn.local_fn.{n}.blocks.0"
+    for layer, (conv, norm) in enumerate(((0, 1), (3, 4))):
+        shape = (features, features, size(shapes, f"{block}.{conv}.weight", 2))
+        found.append(Entry(f"{block}.{conv}.weight", f"params/local_{n}/conv_{layer}/kernel", shape, kernel))
+        found += _batch_norm(f"{block}.{norm}", f"local_{n}/norm_{layer}", features)
+    return found
+
+
+def _batch_norm(key: str, path: str, features: int) -> list[Entry]:
+    places = {
+        "weight": f"params/{path}/scale",
+        "bias": f"params/{path}/bias",
+        "running_mean": f"batch_stats/{path}/mean",
+        "running_var": f"batch_stats/{path}/var",
+    }
+    found = [Entry(f"{key}.{name}", place, (features,)) for name, place in places.items()]
+    return [*found, Entry(f"{key}.num_batches_tracked", "", ())]
+
+
+def _attention(key: str, path: str, hidden: int, features: int) -> list[Entry]:
+    """Two layers without bias; left out where `path` is empty."""
+    layers = {"feat2att": ("hidden", (hidden, features)), "to_alpha": ("score", (1, hidden))}
+    return [
+        Entry(f"{key}.{theirs}.weight", path and f"{path}/{ours}/kernel", shape, kernel)
+        for theirs, (ours, shape) in layers.items()
+    ]
+
+
+def _left_out(key: str, shape: tuple[int, ...]) -> list[Entry]:
+    return [Entry(f"{key}.weight", "", shape), Entry(f"{key}.bias", "", shape[:1])]
+
+
+def _non_local(key: str, path: str, features: int) -> list[Entry]:
+    """What the official code calls key is what a clip asks with; its query and value are in one layer."""
+    found = linear(f"{key}.v_lin", f"{path}/query", (features, features))
+    for part, name in enumerate(("key", "value")):
+
+        def half(x: np.ndarray, part: int = part) -> np.ndarray:
+            x = x[part * features : (part + 1) * features]
+            return kernel(x) if x.ndim > 1 else x
+
+        found += [
+            Entry(f"{key}.c_lin.weight", f"{path}/{name}/kernel", (2 * features, features), half),
+            Entry(f"{key}.c_lin.bias", f"{path}/{name}/bias", (2 * features,), half),
+        ]
+    return found
+
+
+# --- word vectors ---------------------------------------------------------------------------------
+
+
+def word_vectors(checkpoint: str | Path, vocabulary: str | Path) -> tuple[list[str], np.ndarray]:
+    """Reads the words of an official vocabulary and their vectors [words,W] of an official checkpoint.
+
+    The words without a meaning (padding, unknown, start, end) are left out.
+
+    Raises:
+      UserError: for a file that is missing or of another kind, and where the two do not belong together.
+    """
+    ids = _ids(Path(vocabulary))
+    table = read_checkpoint(checkpoint).get("query_enc", {}).get("embedding.weight")
+    if table is None:
+        raise UserError(f"{checkpoint} has no {_EMBEDDING}. It is not a checkpoint of LGI's official code.")
+    if len(table) != len(ids):
+        raise UserError(
+            f"{checkpoint} has vectors of {len(table)} words and {vocabulary} has {len(ids)}. Take the "
+            "vocabulary that this checkpoint was trained with."
+        )
+    words = sorted(ids, key=ids.__getitem__)[len(SPECIAL) :]
+    return words, table[len(SPECIAL) :].float().numpy()
+
+
+def _ids(path: Path) -> dict[str, int]:
+    """Word -> row, from the json of the official preprocessing."""
+    try:
+        ids = json.loads(path.read_text(encoding="utf-8"))["wtoi"]
+        in_order = sorted(ids, key=ids.__getitem__)
+        whole = sorted(ids.values()) == list(range(len(ids))) and tuple(in_order[: len(SPECIAL)]) == SPECIAL
+    except FileNotFoundError:
+        raise UserError(f"There is no vocabulary at {path}. Check the path.") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{path} is no vocabulary of LGI's official code: a json file with a field wtoi, which gives "
+            f"{', '.join(SPECIAL)} and all words the numbers from 0 on."
+        )
+    return ids
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes the word vectors of CHECKPOINT and VOCABULARY to WORDS.npz."""
+    if len(arguments) != 3:
+        raise UserError("Use: python -m vmr_jax.torch_import.lgi CHECKPOINT VOCABULARY.json WORDS.npz")
+    checkpoint, vocabulary, path = arguments
+    words, vectors = word_vectors(checkpoint, vocabulary)
+    np.savez(path, words=np.array(words), vectors=vectors)
+    print(f"{len(words)} words and their vectors of {vectors.shape[1]} numbers are in {path}.")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,55 @@
+"""Attention and transformer layers of PyTorch checkpoints -> `vmr_jax.layers.transformer`."""
+
+from vmr_jax.torch_import import Entry, linear, norm
+
+
+def joint_projection(key: str, path: str, features: int) -> list[Entry]:
+    """Query, key and value layers of a torch.nn.MultiheadAttention, which holds them on top of each other."""
+    found = []
+    for part, name in enumerate(("query", "key", "value")):
+        rows = slice(part * features, (part + 1) * features)
+        found += [
+            Entry(
+                f"{key}.in_proj_weight",
+                f"{path}/{name}/kernel",
+                (3 * features, features),
+                lambda x, rows=rows: x[rows].T,
+            ),
+            Entry(f"{key}.in_proj_bias", f"{path}/{name}/bias", (3 * features,), lambda x, rows=rows: x[rows]),
+        ]
+    return found
+
+
+def attention(key: str, path: str, features: int) -> list[Entry]:
+    """A torch.nn.MultiheadAttention that becomes an `Attention`."""
+    out = linear(f"{key}.out_proj", f"{path}/out", (features, features))
+    return joint_projection(key, f"{path}/heads", features) + out
+
+
+def encoder_layer(key: str, path: str, features: int, hidden: int) -> list[Entry]:
+    """A layer of DETR's encoder, or a torch.nn.TransformerEncoderLayer, that becomes an `EncoderLayer`."""
+    return [
+        *attention(f"{key}.self_attn", f"{path}/attention", features),
+        *norm(f"{key}.norm1", f"{path}/attention_norm", features),
+        *_feed_forward(key, path, features, hidden),
+        *norm(f"{key}.norm2", f"{path}/output_norm", features),
+    ]
+
+
+def decoder_layer(key: str, path: str, features: int, hidden: int) -> list[Entry]:
+    """A layer of DETR's decoder, or a torch.nn.TransformerDecoderLayer, that becomes a `DecoderLayer`."""
+    return [
+        *attention(f"{key}.self_attn", f"{path}/attention", features),
+        *norm(f"{key}.norm1", f"{path}/attention_norm", features),
+        *attention(f"{key}.multihead_attn", f"{path}/memory_attention", features),
+        *norm(f"{key}.norm2", f"{path}/memory_norm", features),
+        *_feed_forward(key, path, features, hidden),
+        *norm(f"{key}.norm3", f"{path}/output_norm", features),
+    ]
+
+
+def _feed_forward(key: str, path: str, features: int, hidden: int) -> list[Entry]:
+    return [
+        *linear(f"{key}.linear1", f"{path}/hidden", (hidden, features)),
+        *linear(f"{key}.linear2", f"{path}/output", (features, hidden)),
+    ]
