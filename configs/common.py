@@ -37,7 +37,7 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.input.queries_per_video = 1  # S > 1: every S training rows are queries of one video
 
     config.text = ml_collections.ConfigDict()
-    config.text.vectors = ""  # GloVe .txt or .npz; empty: the dataset's own
+    config.text.vectors = ""  # GloVe .txt or .npz; '': the dataset's own; 'none': zeros
     config.text.dim = 300  # W
     config.text.tokenizer = "words"
     config.text.max_words = 20  # L

@@ -15,12 +15,11 @@ run: 59.17 / 35.32, 50.93 (.3: 72.18); 41.65 / 24.10, 41.48 (.3: 58.48). On nove
 1): Charades-CG 26.48 / 12.47, 27.62; ActivityNet-CG 23.10 / 9.03, 26.95. The official code selects on the test
 split; here it is the validation split.
 
-Word vectors are learned from random ones, so the GloVe file of config.text.vectors is opened but not used;
---config.text.trainable=False takes its vectors as they are. What differs otherwise: rows of long videos are
-averaged, and training has no random offset (vmr_jax/models/lgi.py); "person's" and "t-shirt" are two words each
-(there "persons" and "tshirt"), in 0.5% of the sentences of Charades-STA and 5.4% of ActivityNet Captions; the
-last batch of an epoch is filled up, not dropped; annotations are cut to their video. The settings of datasets
-that are not in the paper are ours, those of the nearer of its two.
+Word vectors are learned from random ones, so none are read; --config.text.trainable=False with
+--config.text.vectors=FILE takes those of a file as they are, as is done on the embedded dataset. What differs
+otherwise: rows of long videos are averaged, and training has no random offset (vmr_jax/models/lgi.py); the last
+batch of an epoch is filled up, not dropped; annotations are cut to their video. The settings of datasets that are not in the paper are ours, those of the nearer of its
+two.
 
 An official checkpoint holds word vectors by number; the words are in train_info_*.json, which the official
 preprocessing writes. Both become a file of word vectors, then a run:
@@ -86,6 +85,8 @@ def get_config(arg=None):
         config.train_for = "28 epochs"
     else:
         variant = common.manual_dataset(config, dataset, options)
+        config.text.vectors = "none"
+        config.text.tokenizer = "no_punctuation"
         if dataset.startswith("activitynet"):
             config.text.max_words = 25
         if (dataset, variant) in PUBLISHED and not set(options) & set(_ABLATIONS):

@@ -178,6 +178,14 @@ def test_only_the_word_vectors_of_the_sentences_are_held(charades, tmp_path):
     assert asked.known("rug") and asked.known("opens")
 
 
+def test_no_word_vectors_where_they_are_learned(charades, tmp_path):
+    config = charades_config(charades, tmp_path)
+    with config.unlocked():
+        config.text.vectors = "none"
+    batch = Experiment(config).loader("train").batch(np.arange(1))
+    assert batch.query_vectors.shape[-1] == 5 and not batch.query_vectors.any() and batch.query_mask.any()
+
+
 def test_missing_features_are_listed(charades, tmp_path):
     (charades / "clip" / "BBBBB.npz").unlink()
     with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*clip: BBBBB\. Check"):

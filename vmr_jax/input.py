@@ -284,10 +284,13 @@ def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] = ()) -
     """Opens `config.text.vectors`, or the dataset's own vectors where that is empty.
 
     Of a file only the words of the dataset and of `sentences` (a user's queries) are kept in memory. None where
-    `config.text.features` takes the place of word vectors.
+    `config.text.features` takes the place of word vectors; without a word where `config.text.vectors` is 'none',
+    for architectures that learn theirs from random ones.
     """
     if config.text.features:
         return None
+    if config.text.vectors == "none":
+        return WordVectors([], np.zeros((0, config.text.dim), np.float32))
     if config.text.vectors:
         every = itertools.chain(dataset.sentences(), sentences)
         wanted = {token.text for text in every for token in tokenize(text, config.text.tokenizer)}

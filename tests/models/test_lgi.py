@@ -11,6 +11,7 @@ import pytest
 from batches import random_batch
 from cases.lgi import SMALL
 
+from configs.lgi import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.lgi import (
@@ -257,3 +258,12 @@ def test_a_word_without_a_vector_has_the_learned_one():
 def test_wrong_settings_are_told(fields, message):
     with pytest.raises(UserError, match=message):
         shapes(**fields)
+
+
+def test_options_of_the_config_are_the_ablations():
+    full = get_config("charades_sta").model
+    assert (full.num_phrases, full.global_layers, full.guidance_weight, full.diversity_weight) == (3, 2, 1, 1)
+    sentence = get_config("charades_sta,no_sqan").model
+    assert (sentence.num_phrases, sentence.global_layers, sentence.heads) == (1, 1, 1)
+    both = get_config("charades_sta,no_dqa,no_tag")
+    assert (both.model.guidance_weight, both.model.diversity_weight, both.published) == (0, 0, ())

@@ -62,3 +62,9 @@ def test_offsets_point_at_the_word_and_are_in_order(style, sentence):
 def test_unknown_style_names_the_nearest():
     with pytest.raises(UserError, match='Did you mean "words"'):
         tokenize("a", "word")
+
+
+def test_no_punctuation_deletes_it_and_keeps_the_places():
+    found = tokenize('A man\'s "dog", - well-fed.', "no_punctuation")
+    assert [token.text for token in found] == ["a", "mans", "dog", "wellfed"]
+    assert [(token.start, token.end) for token in found] == [(0, 1), (2, 7), (8, 14), (17, 26)]

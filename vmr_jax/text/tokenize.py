@@ -4,6 +4,7 @@ Places are character offsets, so that a semantic role tree (character spans) fit
 """
 
 import re
+import string
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ class Token(NamedTuple):
 
 
 _APOSTROPHE = "['’]"
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WHITESPACE = re.compile(r"\S+")
 # In this order: the stem before n't, n't itself, the other clitics, runs of letters and digits.
 _WORDS = re.compile(
@@ -42,6 +44,12 @@ def _whitespace_no_stop(text: str) -> list[Token]:
     return _whitespace(re.sub(r"\.\s*\Z", "", text))
 
 
+def _no_punctuation(text: str) -> list[Token]:
+    """LGI: what stands between blanks, without its ASCII punctuation ("man's" is "mans")."""
+    bare = (Token(token.text.translate(_WITHOUT_PUNCTUATION), *token[1:]) for token in _whitespace(text))
+    return [token for token in bare if token.text]
+
+
 def _words(text: str) -> list[Token]:
     """Runs of letters and digits; clitics apart, as GloVe has them: person 's, do n't, they 're."""
     return [Token(m.group().lower().replace("’", "'"), m.start(), m.end()) for m in _WORDS.finditer(text)]
@@ -50,6 +58,7 @@ def _words(text: str) -> list[Token]:
 STYLES: dict[str, Callable[[str], list[Token]]] = {
     "whitespace": _whitespace,
     "whitespace_no_stop": _whitespace_no_stop,
+    "no_punctuation": _no_punctuation,
     "words": _words,
 }
 
@@ -61,8 +70,9 @@ def tokenize(text: str, style: str = "words") -> list[Token]:
       text: the sentence.
       style: 'words' (lower-case runs of letters and digits, punctuation dropped, clitics split off as in the
         Penn Treebank and so in GloVe), 'whitespace' (2D-TAN, Zhang et al. 2020: lower-case, split at blanks,
-        punctuation stays on its word) or 'whitespace_no_stop' (the same after one final full stop is dropped,
-        2D-TAN's reading of Charades-STA).
+        punctuation stays on its word), 'whitespace_no_stop' (the same after one final full stop is dropped,
+        2D-TAN's reading of Charades-STA) or 'no_punctuation' (LGI, Mun et al. 2020: the same after all ASCII
+        punctuation is deleted).
 
     Returns:
       The words in order; empty for a sentence without any.
