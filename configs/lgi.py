@@ -18,8 +18,8 @@ split; here it is the validation split.
 Word vectors are learned from random ones, so none are read; --config.text.trainable=False with
 --config.text.vectors=FILE takes those of a file as they are, as is done on the embedded dataset. What differs
 otherwise: rows of long videos are averaged, and training has no random offset (vmr_jax/models/lgi.py); the last
-batch of an epoch is filled up, not dropped; annotations are cut to their video. The settings of datasets that are not in the paper are ours, those of the nearer of its
-two.
+batch of an epoch is filled up, not dropped; annotations are cut to their video. The settings of datasets that
+are not in the paper are ours, those of the nearer of its two.
 
 An official checkpoint holds word vectors by number; the words are in train_info_*.json, which the official
 preprocessing writes. Both become a file of word vectors, then a run:

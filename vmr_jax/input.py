@@ -284,8 +284,8 @@ def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] = ()) -
     """Opens `config.text.vectors`, or the dataset's own vectors where that is empty.
 
     Of a file only the words of the dataset and of `sentences` (a user's queries) are kept in memory. None where
-    `config.text.features` takes the place of word vectors; without a word where `config.text.vectors` is 'none',
-    for architectures that learn theirs from random ones.
+    `config.text.features` takes the place of word vectors. 'none' has no word, for architectures that learn
+    their vectors from random ones.
     """
     if config.text.features:
         return None

@@ -40,6 +40,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MultiHeadAttention, masked_softmax
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.layers.recurrent import LSTM, first_state, last_state
 from vmr_jax.layers.text import WordEmbedding
@@ -162,7 +163,7 @@ class Model(GroundingModel):
             dropped = Dropout(self.dropout, name=name)(nn.relu(x), batch.example_index, train)
             return jnp.where(batch.video_mask[..., None], dropped, 0)
 
-        clips = _linear(self.features, batch.video, self.dtype, "video")
+        clips = torch_linear(self.features, batch.video, self.dtype, "video")
         shape = (self.max_clips, self.features)
         positions = self.param("positions", nn.initializers.normal(1.0), shape)[None, : clips.shape[1]]
         positions = jnp.broadcast_to(positions.astype(self.dtype), clips.shape)
@@ -182,10 +183,10 @@ class Model(GroundingModel):
     def _regress(self, x: jax.Array, attention: jax.Array) -> jax.Array:
         """Clips [B,T,F] and attention [B,T] -> span [B,2]."""
         video = jnp.einsum("bt,btf->bf", attention.astype(self.dtype), x)
-        video = _linear(self.features, video, self.dtype, "summary")
-        hidden = nn.relu(_linear(self.features, video, self.dtype, "span_hidden"))
+        video = torch_linear(self.features, video, self.dtype, "summary")
+        hidden = nn.relu(torch_linear(self.features, video, self.dtype, "span_hidden"))
         # In float32 whatever the dtype of the layers.
-        return ACTIVATIONS[self.activation](_linear(2, hidden.astype(jnp.float32), jnp.float32, "span"))
+        return ACTIVATIONS[self.activation](torch_linear(2, hidden.astype(jnp.float32), jnp.float32, "span"))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """Smooth L1 of start and end, guidance of the attention, diversity of the phrases."""
@@ -231,10 +232,10 @@ class SequentialQueryAttention(nn.Module):
         guide = self._layer(self.features, 2 * self.features, "guide")
         key = self._layer(self.attention_features, self.features, "key")
         score = self._layer(1, self.attention_features, "score")
-        of_words = _linear(self.attention_features, words, self.dtype, "word")
+        of_words = torch_linear(self.attention_features, words, self.dtype, "word")
         phrase, phrases, attentions = jnp.zeros_like(sentence), [], []
         for n in range(self.num_phrases):
-            query = _linear(self.features, sentence, self.dtype, f"query_{n}")
+            query = torch_linear(self.features, sentence, self.dtype, f"query_{n}")
             guidance = nn.relu(guide(jnp.concatenate([query, phrase], axis=-1)))
             logits = score(jnp.tanh(key(guidance)[:, None] + of_words))[..., 0]
             attention = masked_softmax(logits, mask)
@@ -266,9 +267,9 @@ class Fusion(nn.Module):
     @nn.compact
     def __call__(self, clips: jax.Array, phrase: jax.Array) -> jax.Array:
         """[B,T,F], [B,F] -> [B,T,F]."""
-        clips = nn.relu(_linear(self.features, clips, self.dtype, "clip"))
-        phrase = nn.relu(_linear(self.features, phrase, self.dtype, "phrase"))
-        return nn.relu(_linear(self.features, clips * phrase[:, None], self.dtype, "output"))
+        clips = nn.relu(torch_linear(self.features, clips, self.dtype, "clip"))
+        phrase = nn.relu(torch_linear(self.features, phrase, self.dtype, "phrase"))
+        return nn.relu(torch_linear(self.features, clips * phrase[:, None], self.dtype, "output"))
 
 
 class LocalContext(nn.Module):
@@ -343,9 +344,3 @@ def diversity_loss(words: jax.Array, self_overlap: float) -> jax.Array:
     """[B] of attentions A [B,N,L]: the squared Frobenius norm of A A^T - lambda I."""
     overlap = jnp.einsum("bnl,bml->bnm", words, words)
     return jnp.square(overlap - self_overlap * jnp.eye(words.shape[1])[None]).sum((1, 2))
-
-
-def _linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
-    """A linear layer with PyTorch's initialisation."""
-    bias = torch_bias(x.shape[-1])
-    return nn.Dense(features, kernel_init=torch_default_kernel, bias_init=bias, dtype=dtype, name=name)(x)
