@@ -58,10 +58,10 @@ def get_config(arg=None):
         config.input.num_clips = 12
         config.batch_size = 32
         config.optimizer.name = "adam"
-        config.optimizer.learning_rate = 1e-3
+        config.optimizer.learning_rate = 3e-3
         config.optimizer.rules = ((".*", 1.0),)
         config.optimizer.schedule = "cosine"
-        config.train_for = "20 epochs"
+        config.train_for = "12 epochs"
         return config
     common.manual_dataset(config, dataset, [option for option in options if option != "fused"])
     if dataset in _CHUNKED:

@@ -1,7 +1,7 @@
 """MMN (Wang et al., AAAI 2022).
 
     python launch.py --config=configs/mmn.py
-        the embedded dataset, with word vectors: XXX minutes on two CPU cores.
+        the embedded dataset, with word vectors: about four minutes on two CPU cores.
     python launch.py --config=configs/mmn.py:charades_sta,vgg --config.dataset.manual_dir=DIR
         the official setting; DIR as in data/charades_sta/README.md. Needs an accelerator, and DistilBERT:
         config.text.encoder_dir is the folder of huggingface.co/distilbert/distilbert-base-uncased.

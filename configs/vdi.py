@@ -82,6 +82,7 @@ def get_config(arg=None):
     config.model.plugin_hidden = 2048
     config.model.plugin_dropout = 0.1
     config.model.test_query = "query"
+    config.model.queries_per_video = 1
     config.batch_size = 48
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = rate
@@ -96,9 +97,12 @@ def get_config(arg=None):
         config.model.map_kernel = 3
         config.model.map_layers = 4
         config.model.plugin_hidden = 128
-        config.batch_size = 32
+        config.model.queries_per_video = config.input.queries_per_video = 4  # four times fewer maps
+        config.batch_size = 64
         config.optimizer.learning_rate = 1e-3
-        config.train_for = "10 epochs"
+        config.optimizer.schedule = "step"
+        config.optimizer.decay_at = ("9 epochs",)
+        config.train_for = "12 epochs"
         config.patience = 0
         return config
     if config.model.text == "clip":

@@ -33,14 +33,21 @@ def rank(spans: jax.Array, scores: jax.Array, mask: jax.Array, k: int) -> Moment
     return Moments(spans=jnp.take_along_axis(spans, order[..., None], axis=1), scores=scores)
 
 
-@functools.partial(jax.jit, static_argnames=("k",))
 def nms(moments: Moments, threshold: float, k: int) -> Moments:
     """Greedy temporal NMS: keeps a moment unless its IoU with a better kept one exceeds `threshold`.
 
     An IoU equal to the threshold (to 1e-5) is kept. Returns the first k kept, [B,k,2] and [B,k]; rows
     past the last one have score -inf and span 0. `threshold` 1 keeps every moment.
     """
-    keep = jax.vmap(_nms_one, in_axes=(0, 0, None))(moments.spans, moments.scores, threshold)
+    return _kept(moments, threshold, k, every=threshold >= 1)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "every"))
+def _kept(moments: Moments, threshold: float, k: int, every: bool) -> Moments:
+    if every:
+        keep = jnp.isfinite(moments.scores)
+    else:
+        keep = jax.vmap(_nms_one, in_axes=(0, 0, None))(moments.spans, moments.scores, threshold)
     scores = jnp.where(keep, moments.scores, -jnp.inf)
     kept = min(k, scores.shape[-1])
     # Candidates are sorted, so taking kept positions in order is a stable partition.

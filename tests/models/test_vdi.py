@@ -253,6 +253,20 @@ def test_at_test_nothing_of_the_injections_is_left(full):
     assert trained.context_gap.shape == (8,) and trained.movement.shape == trained.dynamic.shape == (8, 8)
 
 
+def test_rows_of_one_video_can_share_its_map(full):
+    """Four videos with two rows each: statistics of batch norm, and so the scores, are the same."""
+    model, variables = full
+    batch = random_batch(fill=0)
+    of_video = ("video", "video_mask", "duration", "video_index")
+    batch = dataclasses.replace(batch, **{name: np.repeat(getattr(batch, name)[:4], 2, 0) for name in of_video})
+    expected = apply(model, variables, batch, train=True)
+    found = apply(model.clone(queries_per_video=2), variables, batch, train=True)
+    chex.assert_shape([expected.moments, found.moments], [(8, 10, 6), (4, 10, 6)])
+    np.testing.assert_allclose(found.moments, expected.moments[::2], atol=1e-5)
+    same = {name: value for name, value in fields_of(found).items() if name != "moments"}
+    chex.assert_trees_all_close(same, {name: fields_of(expected)[name] for name in same}, atol=1e-4)
+
+
 def test_prediction_and_dual_encoder(full):
     model, variables = full
     batch = random_batch()

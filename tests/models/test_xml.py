@@ -227,7 +227,7 @@ def test_each_stream_is_read_where_it_is_asked_for(streams):
     assert model.requires() == (() if streams == "video" else ("subtitles",))
 
 
-@pytest.mark.parametrize("fields", [{}, {"cross_attention": False}, {"streams": "video"}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"cross_attention": False}], ids=str)
 def test_padded_clips_do_not_matter(fields):
     model, batch = created(**fields), one_batch()
     variables = variables_of(model)

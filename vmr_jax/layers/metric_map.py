@@ -316,8 +316,9 @@ class MutualMatching:
     """The methods that architectures of this kind share, for their `Model` to inherit.
 
     It has the fields num_clips, scale_layers, features, map_kernel, map_layers and space of `MomentMap`, those
-    of `contrast_losses`, and iou_low, iou_high, iou_scale, score_power, keep and dtype; and two methods, which
-    give the unit vectors of both spaces: `_moments(batch, train)` [G,M,C] and `_query(batch, train)` [B,C].
+    of `contrast_losses`, and queries_per_video, iou_low, iou_high, iou_scale, score_power, keep and dtype; and
+    two methods, which give the unit vectors of both spaces: `_moments(batch, train)` [G,M,C] and
+    `_query(batch, train)` [B,C].
     """
 
     @property
@@ -329,6 +330,13 @@ class MutualMatching:
         """The part that encodes moments."""
         sizes = self.num_clips, self.scale_layers, self.features, self.map_kernel, self.map_layers, self.space
         return MomentMap(*sizes, self.dtype)
+
+    def videos(self, batch: Batch, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Every video once: clips [G,T,D], mask [G,T], and whether one of its rows is real [G]."""
+        # Only training batches come in groups; the batch that initialises the parameters is of any size.
+        rows = self.queries_per_video if train and not self.is_initializing() else 1
+        video, mask = (first_of_video(x, rows) for x in (batch.video, batch.video_mask))
+        return video, mask, batch.example_mask.reshape(-1, rows).any(1)
 
     def matching_terms(self, matching: Matching, batch: Batch, weight: jax.Array | float) -> dict[str, Mean]:
         """'iou', the cross-entropy with scaled IoU; 'moment' and 'sentence', the contrast of `weight`."""

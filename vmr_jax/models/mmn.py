@@ -170,11 +170,9 @@ class Model(metric_map.MutualMatching, GroundingModel, DualEncoder):
         return ("subwords",) if self.text == "distilbert" else ()
 
     def _moments(self, batch: Batch, train: bool) -> tuple[jax.Array, jax.Array]:
-        """[G,M,C] of both spaces; a video is real where one of its rows is."""
-        # The batch that initialises the parameters is of any size.
-        rows = self.queries_per_video if train and not self.is_initializing() else 1
-        video, mask = (metric_map.first_of_video(x, rows) for x in (batch.video, batch.video_mask))
-        return self.map(self.clips(video, mask), batch.example_mask.reshape(-1, rows).any(1), train)
+        """[G,M,C] of both spaces."""
+        video, mask, real = self.videos(batch, train)
+        return self.map(self.clips(video, mask), real, train)
 
     def _query(self, batch: Batch, train: bool) -> tuple[jax.Array, jax.Array]:
         """[B,C] of both spaces."""

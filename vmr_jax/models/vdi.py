@@ -9,7 +9,7 @@ two branches read the dynamic query (the sentence without its noun chunks): it s
   batch.video     [B,T,D']    CLIP embedding of each frame, L2-normalised rows                 x_i^v
   batch.objects   [B,T,O,D"]  its patches (for ViT-B/32: 7 x 7 = 49 tokens)                    X~_i^v
   clips           [B,N,D']    mean over T / N frames
-  moments         2 [B,M,C]   unit vectors of the IoU space and of the contrastive space, as MMN's
+  moments         2 [G,M,C]   unit vectors of the IoU space and of the contrastive space, as MMN's
   sentence        [B,D]       of the text encoder: whole, static, dynamic query                x^q, x^qs, x^qd
   context         [B,D]       transformer decoder: the static query attends to the frames      Eq. 1
   heat            [B,T,O]     FC(frame) . FC(patch) / sqrt(D)                                  M_i, Eq. 3
@@ -101,6 +101,8 @@ class Model(metric_map.MutualMatching, GroundingModel, DualEncoder):
       plugin_hidden: width inside their feed-forward networks.
       plugin_dropout: of both transformers.
       test_query: what is retrieved with: 'query', 'static' or 'dynamic'.
+      queries_per_video: consecutive rows of a training batch that are of one video, whose map is computed once;
+        it must be config.input.queries_per_video. 1: random pairs, as the paper's.
       iou_low: IoU up to which a candidate is a full negative.
       iou_high: IoU from which a candidate is a full positive.
       iou_scale: of the cosine in the IoU space.
@@ -138,6 +140,7 @@ class Model(metric_map.MutualMatching, GroundingModel, DualEncoder):
     plugin_hidden: int = 2048
     plugin_dropout: float = 0.1
     test_query: str = "query"
+    queries_per_video: int = 1
     iou_low: float = 0.5
     iou_high: float = 1.0
     iou_scale: float = 10.0
@@ -187,7 +190,8 @@ class Model(metric_map.MutualMatching, GroundingModel, DualEncoder):
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Compares every query with the candidates of its video; in training also runs the injections.
 
-        Raises UserError where T is not a multiple of N.
+        Raises UserError where T is not a multiple of N, or the rows of a device not one of queries_per_video
+        (training).
         """
         batch.check()
         moments = self._moments(batch, train)
@@ -234,9 +238,9 @@ class Model(metric_map.MutualMatching, GroundingModel, DualEncoder):
         return Outputs(**vars(metric_map.match(moments, query, self.iou_scale)))
 
     def _moments(self, batch: Batch, train: bool) -> tuple[Array, Array]:
-        """[B,M,C] of both spaces."""
-        clips = average_clips(batch.video.astype(self.dtype), batch.video_mask, self.num_clips)
-        return self.map(clips, batch.example_mask, train)
+        """[G,M,C] of both spaces."""
+        video, mask, real = self.videos(batch, train)
+        return self.map(average_clips(video.astype(self.dtype), mask, self.num_clips), real, train)
 
     def _query(self, batch: Batch, train: bool) -> tuple[Array, Array]:
         """[B,C] of both spaces, of what is retrieved with at test."""
