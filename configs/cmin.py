@@ -76,13 +76,14 @@ def get_config(arg=None):
     if dataset == "storyboard":
         common.storyboard(config, options)
         config.model.features = 64
-        config.batch_size = 32
-        config.optimizer.learning_rate = 2e-3
+        config.batch_size = 16
+        config.optimizer.learning_rate = 3e-3
         config.optimizer.weight_decay = 0.0
         config.optimizer.schedule = "cosine"
         config.optimizer.warmup = "1 epochs"
         config.optimizer.warmup_from = 0.0
-        config.train_for = "12 epochs"
+        config.evaluate_every = "2 epochs"
+        config.train_for = "24 epochs"
         return config
     variant = common.manual_dataset(config, dataset, options)
     if dataset in ("didemo", "tempo"):

@@ -122,11 +122,12 @@ def get_config(arg=None):
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 4
-        config.batch_size = 32
-        config.optimizer.learning_rate = 1e-3
+        config.batch_size = 16
+        config.optimizer.learning_rate = 3e-3
         config.optimizer.schedule = "cosine"
         config.optimizer.warmup = "1 epochs"
-        config.train_for = "10 epochs"
+        config.evaluate_every = "2 epochs"
+        config.train_for = "14 epochs"
         return config
     variant = common.manual_dataset(config, dataset, options)
     if dataset in ("didemo", "tempo"):

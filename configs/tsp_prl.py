@@ -1,7 +1,7 @@
 """TSP-PRL (Wu et al., AAAI 2020).
 
     python launch.py --config=configs/tsp_prl.py
-        the embedded dataset, on two CPU cores.
+        the embedded dataset: about five minutes on two CPU cores.
     python launch.py --config=configs/tsp_prl.py:charades_sta,skip_thoughts --config.dataset.manual_dir=DIR
             --config.dataset.features=FILE --config.dataset.feature_dim=8192
             --config.text.sentence_features=FILE

@@ -471,6 +471,7 @@ def test_saliency_follows_the_clips():
     scores = np.array([[0, 0, -1], [1, 1, -1], [-1, -1, -1], [1, 1, 1]])
     found = input_lib._saliency(scores, np.array([True, True, False]), 8.0)
     np.testing.assert_array_equal(found, [2.0, 3.0, 0.0])
+    assert not input_lib._saliency(None, np.ones(3, bool), 8.0).any()
 
 
 def test_a_given_vocabulary(data_dir, tmp_path):

@@ -334,7 +334,7 @@ def protocol_stamp(config, protocol: MomentRetrieval, splits: dict[str, int]) ->
         **({"dataset_version": dataset.version} if "version" in dataset else {}),
         "features": str(dataset.features),
         "feature_dim": int(dataset.feature_dim),
-        "vectors": config.text.vectors or "of the dataset",
+        "vectors": config.text.features or config.text.vectors or "of the dataset",
         "tokenizer": config.text.tokenizer,
         "seed": int(config.seed),
         "version": vmr_jax.__version__,

@@ -45,7 +45,6 @@ from vmr_jax.types import Batch
 
 log = logging.getLogger("vmr_jax")
 
-MOST_WINDOWS = 5  # M, annotated moments of a query that a batch holds (Moment-DETR learns five at most)
 _VISUAL = ("flow", "audio", "objects", "subtitles")  # optional fields that follow the clips
 _MASKS = {
     "objects": "object_mask",
@@ -584,21 +583,24 @@ def _by_video(order: np.ndarray, owner: np.ndarray, size: int) -> np.ndarray:
 
 
 def _windows(query: schema.Query) -> tuple[np.ndarray, np.ndarray]:
-    """The first `MOST_WINDOWS` annotated moments [M,2] and their mask [M]."""
-    moments = list(query.windows or [query.span])[:MOST_WINDOWS]
-    windows = np.zeros((MOST_WINDOWS, 2), np.float32)
+    """The annotated moments [M,2] and their mask [M]; M is `schema.MAX_WINDOWS`."""
+    moments = list(query.windows or [query.span])
+    windows = np.zeros((schema.MAX_WINDOWS, 2), np.float32)
     windows[: len(moments)] = moments
-    return windows, np.arange(MOST_WINDOWS) < len(moments)
+    return windows, np.arange(schema.MAX_WINDOWS) < len(moments)
 
 
-def _saliency(scores: np.ndarray, clip_mask: np.ndarray, duration: float) -> np.ndarray:
+def _saliency(scores: np.ndarray | None, clip_mask: np.ndarray, duration: float) -> np.ndarray:
     """[T] float32: the sum over annotators, of the annotated clip in which the centre of each clip lies.
 
     Args:
-      scores: [clips, annotators] int for every `schema.SALIENCY_SECONDS`, -1 where none was given.
+      scores: [clips, annotators] int for every `schema.SALIENCY_SECONDS`, -1 where none was given; None, of a
+        sentence that nobody annotated, is 0 everywhere.
       clip_mask: [T] bool.
       duration: of the video, in seconds.
     """
+    if scores is None:
+        return np.zeros(len(clip_mask), np.float32)
     total = np.maximum(scores, 0).sum(1).astype(np.float32)
     centres = (np.arange(clip_mask.sum()) + 0.5) * duration / max(clip_mask.sum(), 1)
     annotated = np.minimum((centres / schema.SALIENCY_SECONDS).astype(np.int64), len(total) - 1)
@@ -620,7 +622,10 @@ def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
     check_fields(config, fields)
     widths = _widths(config)
     shapes = field_shapes(config, *widths.get("sentence", (0,)))
-    shapes["windows"], shapes["window_mask"] = ((MOST_WINDOWS, 2), np.float32), ((MOST_WINDOWS,), bool)
+    shapes["windows"], shapes["window_mask"] = (
+        ((schema.MAX_WINDOWS, 2), np.float32),
+        ((schema.MAX_WINDOWS,), bool),
+    )
     shapes["saliency"] = ((t,), np.float32)
     shapes["subtitle_mask"] = ((t,), bool)
     for name in _VISUAL:
