@@ -117,7 +117,8 @@ def twin():
 def test_every_step_is_the_twins(twin, slip):
     batch = batch_of()
     model = create("tsp_prl", features=F, critic_features=(12, 6), slip_in_first_window=slip)
-    variables = load("tsp_prl", {f"module.{key}": x for key, x in twin.state_dict().items()})
+    variables = load("tsp_prl", {"net": {f"module.{key}": x for key, x in twin.state_dict().items()}})
+    variables["schedule"] = {"step": np.int32(0)}  # official checkpoints do not count updates
     outputs, ranked = jax.jit(lambda v, b: _predicted(model, v, b))(variables, batch)
     lengths = []
     for b, units in enumerate(UNITS):
@@ -146,9 +147,10 @@ def test_every_variable_is_set(twin):
     model = create("tsp_prl", features=F, critic_features=(12, 6))
     shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch_of())
     loaded = load("tsp_prl", {"state_dict": twin.state_dict()})
-    assert jax.tree.map(lambda x: (np.shape(x), x.dtype), loaded) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), shapes
+    assert jax.tree.map(lambda x: (np.shape(x), x.dtype), loaded["params"]) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes["params"]
     )
+    assert set(shapes) - set(loaded) == {"schedule"}
 
 
 def test_a_wrong_shape_is_named(twin):

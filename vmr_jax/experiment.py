@@ -192,14 +192,17 @@ class Experiment:
         return named or [name for name in self.dataset.split_names if name != "train"]
 
     def initial_variables(self) -> dict[str, Any]:
-        """Initial variables from the shapes of a batch and `config.seed`."""
+        """Initial variables from the shapes of a batch and the seed, and a published text encoder."""
+        return with_text_encoder(self.config, self._random_variables())
+
+    def _random_variables(self) -> dict[str, Any]:
         rows = len(self.parallel.devices) * max(self.config.input.queries_per_video, 1)
         spec = input_lib.batch_spec(self.config, rows, self.model.requires())
-        return with_text_encoder(self.config, initial_variables(self.model, spec, self.config.seed))
+        return initial_variables(self.model, spec, self.config.seed)
 
     def best_variables(self, workdir: Path) -> tuple[Any, dict[str, Any]]:
         """The variables of the best step, on every device, and their position."""
-        abstract = self.parallel.abstract(self.initial_variables())
+        abstract = self.parallel.abstract(self._random_variables())
         best = Checkpoints(workdir / BEST, keep=1)
         restored = best.restore(abstract)
         best.close()

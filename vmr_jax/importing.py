@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import flax
+import jax
 import numpy as np
 
 from vmr_jax.checkpoint import Checkpoints
@@ -12,7 +13,7 @@ from vmr_jax.input import FIRST_WORD
 from vmr_jax.inspect import abstract_variables
 from vmr_jax.models import model_class
 from vmr_jax.torch_import import load, read_checkpoint
-from vmr_jax.writer import prepare_workdir, write_json
+from vmr_jax.writer import prepare_workdir, write_json, write_whole
 
 
 def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
@@ -29,13 +30,16 @@ def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
     if (workdir / CONFIG).exists():
         raise UserError(f"{workdir} already holds a run. Choose another --workdir.")
     variables = load(config.model.name, read_checkpoint(checkpoint))
-    _check_sizes(config, variables, checkpoint, _vocab_size(config))
+    wanted = abstract_variables(config, vocab_size=_vocab_size(config))
+    variables = {**_counters(wanted), **variables}
+    _check_sizes(wanted, variables, checkpoint)
     prepare_workdir(workdir)
     experiment = Experiment(config, workdir)
     best = Checkpoints(workdir / BEST, keep=1)
     position = {"step": 0, "value": 0.0, "imported": Path(checkpoint).name}
     best.save(0, experiment.parallel.replicate(variables), position)
     best.close()
+    write_whole(workdir / "metrics.jsonl", "")  # nothing was trained here; the report asks for it
     write_json(workdir / CONFIG, config_as_dict(config))
     count = sum(int(np.prod(leaf.shape)) for leaf in flax.traverse_util.flatten_dict(variables).values())
     print(
@@ -51,9 +55,18 @@ def _vocab_size(config) -> int:
     return 0
 
 
-def _check_sizes(config, variables, checkpoint: str, vocab_size: int) -> None:
-    """Raises UserError where the checkpoint is of another size than the config."""
-    wanted = flax.traverse_util.flatten_dict(abstract_variables(config, vocab_size=vocab_size), sep="/")
+def _counters(wanted) -> dict:
+    """Collections of updates done, of which official checkpoints know nothing, at zero."""
+    return {
+        name: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+        for name, tree in wanted.items()
+        if all(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(tree))
+    }
+
+
+def _check_sizes(wanted, variables, checkpoint: str) -> None:
+    """Raises UserError where the checkpoint is of another size than the `wanted` variables of the config."""
+    wanted = flax.traverse_util.flatten_dict(wanted, sep="/")
     found = flax.traverse_util.flatten_dict(variables, sep="/")
     for path in sorted(wanted.keys() | found.keys()):
         ours = wanted[path].shape if path in wanted else "absent"

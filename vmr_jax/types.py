@@ -105,7 +105,7 @@ class Batch:
             chex.assert_shape(self.dependencies, (b, length, length))
         if self.subwords is not None:
             masks = (self.subword_mask, self.subword_static, self.subword_dynamic)
-            chex.assert_equal_shape([self.subwords, *masks])
+            chex.assert_equal_shape([self.subwords, *(mask for mask in masks if mask is not None)])
         if self.windows is not None:
             chex.assert_shape(self.windows, (*self.window_mask.shape, 2))
         if self.saliency is not None:

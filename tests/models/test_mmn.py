@@ -1,6 +1,7 @@
 """MMN: batches of videos, schedule of the contrast, prediction, dual encoder."""
 
 import dataclasses
+import functools
 import re
 
 import chex
@@ -48,8 +49,13 @@ def grouped_batch():
     )
 
 
+@functools.cache
+def compiled(model):
+    return jax.jit(lambda variables, batch: model.apply(variables, batch, train=False))
+
+
 def outputs_of(model, variables, batch):
-    return jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
+    return compiled(model)(variables, batch)
 
 
 def one_step(parallel, batch, **fields):

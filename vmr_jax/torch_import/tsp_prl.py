@@ -5,8 +5,6 @@ Nothing is left out. The counter of updates, which is in no checkpoint, starts a
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from vmr_jax.models.tsp_prl import BRANCHES
 from vmr_jax.torch_import import Entry, count, kernel, linear, size
 
@@ -51,8 +49,6 @@ def _critic(shapes: Mapping[str, tuple[int, ...]], features: int) -> list[Entry]
         path = "agent/iou" if i == layers else f"agent/iou_{i - 1}"
         found += _linear(f"iou_fc{i}", path, (outputs, inputs))
         inputs = outputs
-    # A place without a tensor of its own: it takes any one's, and makes a zero of it.
-    found.append(Entry(f"iou_fc{layers}.bias", "schedule/step", (1,), lambda x: np.int32(0)))
     return found
 
 
