@@ -1,7 +1,7 @@
 """MCN (Hendricks et al., ICCV 2017).
 
     python launch.py --config=configs/mcn.py
-        the embedded dataset, on two CPU cores.
+        the embedded dataset: about three minutes on two CPU cores.
     python launch.py --config=configs/mcn.py:didemo,fused --config.dataset.manual_dir=DIR
         the paper's setting, RGB and flow; DIR as in data/didemo/README.md, with both feature files.
     python launch.py --config=configs/mcn.py:didemo,vgg --config.dataset.manual_dir=DIR

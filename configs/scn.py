@@ -70,7 +70,8 @@ def get_config(arg=None):
         config.model.widths = (0.125, 0.1875, 0.25, 0.375)
         config.batch_size = 32
         config.optimizer.learning_rate = 2e-3
-        config.train_for = "30 epochs"
+        config.evaluate_every = "3 epochs"
+        config.train_for = "12 epochs"
         return config
     variant = common.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"

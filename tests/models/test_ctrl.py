@@ -272,7 +272,7 @@ def test_prediction_moves_windows_and_leaves_out_those_beyond_the_video():
     np.testing.assert_allclose(clips, jax.nn.sigmoid(jnp.float32([2, 2, 3, 3, np.nan, np.nan])), rtol=1e-6)
 
 
-@pytest.mark.parametrize("text,names", [("lstm", {"lstm"}), ("mean", set()), ("sentence", set())])
+@pytest.mark.parametrize("text,names", [("lstm", {"text"}), ("mean", set()), ("sentence", set())])
 def test_text(batch, text, names):
     model = create("ctrl", **{**SMALL, "text": text})
     assert model.requires() == (("sentence",) if text == "sentence" else ())
@@ -304,7 +304,7 @@ def test_mean_of_words_counts_real_words_alone(batch):
         (dict(strides=(1, 1)), {}, "one positive number for each of lengths"),
         (dict(test_lengths=(3,)), {}, "must be a part of lengths"),
         (dict(lengths=(20,), strides=(1,), test_lengths=(20,)), {}, "A video has 16 clips"),
-        ({}, dict(sentence=None), "reads a vector of the whole sentence"),
+        ({}, dict(sentence=None), "reads a vector of the whole query"),
     ],
 )
 def test_wrong_settings_are_told(batch, fields, change, message):

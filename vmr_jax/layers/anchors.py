@@ -1,8 +1,8 @@
 """Anchors at every clip: the table of preset moments, which of them are in the video, labels and the head.
 
 Positions are clips. An anchor of width w at clip t is [t - (w - 1)/2, t + (w - 1)/2], both ends included, so
-that its length is w and a moment within one clip has length 1 (CMIN, Zhang et al., SIGIR 2019). The order of the
-anchors is clip by clip, the widths of a clip in the order given; N = T * A.
+that its length is w and a moment within one clip has length 1 (CMIN, Zhang et al., SIGIR 2019). The order of
+the anchors is clip by clip, the widths of a clip in the order given; N = T * A.
 """
 
 import chex

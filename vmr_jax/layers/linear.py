@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 
 
-def torch_linear(
-    features: int, x: jax.Array, dtype: jnp.dtype, name: str, use_bias: bool = True
-) -> jax.Array:
+def torch_linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str, use_bias: bool = True) -> jax.Array:
     """[...,D] -> [...,features]: a layer `name` of the calling module, which starts as torch.nn.Linear."""
     layer = nn.Dense(
         features,

@@ -18,7 +18,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.map2d import MapConvs, candidate_mask, cell_spans, iou_map, max_pool_map
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import LSTM
@@ -59,14 +59,7 @@ class JointSpaces(nn.Module):
         """[...,D] -> unit vectors [...,C] of the IoU space and of the contrastive space."""
 
         def head(name):
-            layer = nn.Dense(
-                self.features,
-                kernel_init=torch_default_kernel,
-                bias_init=torch_bias(x.shape[-1]),
-                dtype=self.dtype,
-                name=name,
-            )
-            return l2_normalize(layer(x).astype(jnp.float32))
+            return l2_normalize(torch_linear(self.features, x, self.dtype, name).astype(jnp.float32))
 
         return head("iou"), head("contrast")
 

@@ -53,7 +53,8 @@ from vmr_jax.layers.anchors import (
     soft_labels,
 )
 from vmr_jax.layers.dropout import Dropout
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.init import torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.recurrent import GRU
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import Attention
@@ -128,7 +129,7 @@ class Model(GroundingModel):
 
         clips = drop(batch.video.astype(self.dtype))
         if self.projection:
-            clips = _linear(self.projection, clips, self.dtype, "projection")
+            clips = torch_linear(self.projection, clips, self.dtype, "projection")
         for i in range(self.attention_layers):
             attend = Attention(
                 clips.shape[-1], self.heads, dtype=self.dtype, band=self.band, name=f"attention_{i}"
@@ -253,8 +254,3 @@ class CrossGate(nn.Module):
             return jax.nn.sigmoid(layer(x))
 
         return jnp.concatenate([clips * gate(attended, "words"), attended * gate(clips, "clips")], axis=-1)
-
-
-def _linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
-    bias = torch_bias(x.shape[-1])
-    return nn.Dense(features, kernel_init=torch_default_kernel, bias_init=bias, dtype=dtype, name=name)(x)

@@ -41,8 +41,7 @@ from flax import struct
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.layers.draws import uniform_choice
 from vmr_jax.layers.norm import l2_normalize
-from vmr_jax.layers.recurrent import LSTM, last_state
-from vmr_jax.layers.text import WordEmbedding
+from vmr_jax.layers.sentence import SentenceVector
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.moments import iou, rank
 from vmr_jax.parallel import gather_examples
@@ -51,7 +50,6 @@ from vmr_jax.types import Array, Batch, Mean, Moments
 CHOICES = {
     "context_windows": ("official", "exact"),
     "regression": ("np", "p", "none"),
-    "text": ("sentence", "lstm", "mean"),
 }
 
 
@@ -130,7 +128,8 @@ class Model(GroundingModel):
 
         x = self._pool(batch.video, columns, clips)
         v = l2_normalize(self._projection(x, "video"))
-        s = l2_normalize(self._projection(self._text(batch), "sentence"))
+        text = SentenceVector(self.text, self.lstm_features, self.vocab_size, self.dtype, name="text")
+        s = l2_normalize(self._projection(text(batch), "sentence"))
         if train:
             v = gather_examples(v).swapaxes(0, 1)  # [1,B,F], the same for every sentence
         scores = Alignment(self.hidden, 1 if self.regression == "none" else 3, self.dtype, name="alignment")(
@@ -275,22 +274,6 @@ class Model(GroundingModel):
         return jnp.stack([centre - half, centre + half], axis=-1)
 
     # Text, projections, settings.
-
-    def _text(self, batch: Batch) -> Array:
-        """[B,S]"""
-        if self.text == "sentence":
-            if batch.sentence is None:
-                raise UserError(
-                    "CTRL reads a vector of the whole sentence, and this batch has none. Use a dataset with "
-                    "sentence vectors, or set text='lstm' or text='mean', which read word vectors."
-                )
-            return batch.sentence.astype(self.dtype)
-        words = WordEmbedding(self.vocab_size, self.dtype, name="words")(batch)
-        if self.text == "mean":
-            total = jnp.where(batch.query_mask[..., None], words, 0).sum(1)
-            return total / jnp.maximum(batch.query_mask.sum(-1), 1)[:, None].astype(self.dtype)
-        states = LSTM(self.lstm_features, dtype=self.dtype, name="lstm")(words, batch.query_mask)
-        return last_state(states, batch.query_mask)
 
     def _projection(self, x: Array, name: str) -> Array:
         init = nn.initializers.normal(self.projection_std)

@@ -70,6 +70,7 @@ from vmr_jax.layers.additive_attention import AdditiveAttention
 from vmr_jax.layers.anchors import AnchorHead, Scored, frame_anchors, half_open, legal_anchors, rank_anchors
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.recurrent import GRU
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import Attention
@@ -155,7 +156,7 @@ class Model(GroundingModel):
 
         words = WordEmbedding(self.vocab_size, self.dtype, name="words")(batch)
         words = recur(words, word_mask, "query")
-        clips = _linear(self.features, batch.video.astype(self.dtype), self.dtype, "projection")
+        clips = torch_linear(self.features, batch.video.astype(self.dtype), self.dtype, "projection")
         attend = Attention(self.features, self.heads, dtype=self.dtype, name="self_attention")
         attended = attend(clips, clips, clips, clip_mask, index, train)
         clips = recur(_norm(clips + attended, self.dtype, "self_attention_norm"), clip_mask, "clips")
@@ -227,7 +228,7 @@ class Model(GroundingModel):
             for i, sentence in enumerate(sentences)
         ]
         sentence = jnp.concatenate(stretched, axis=-1)
-        ratio = jax.nn.sigmoid(_linear(sentence.shape[-1], sentence, self.dtype, "filter"))
+        ratio = jax.nn.sigmoid(torch_linear(sentence.shape[-1], sentence, self.dtype, "filter"))
         return _norm(video + ratio * sentence, self.dtype, "fusion_norm")
 
     def _head(self) -> nn.Module:
@@ -305,8 +306,8 @@ class Encoder(nn.Module):
         if self.attention == "cga":
             attended = InformationGate(self.dtype, name="gate")(queries, attended)
         x = _norm(queries + attended, self.dtype, "attention_norm")
-        y = nn.relu(_linear(self.hidden, x, self.dtype, "hidden"))
-        return _norm(x + _linear(features, y, self.dtype, "output"), self.dtype, "output_norm")
+        y = nn.relu(torch_linear(self.hidden, x, self.dtype, "hidden"))
+        return _norm(x + torch_linear(features, y, self.dtype, "output"), self.dtype, "output_norm")
 
 
 class InformationGate(nn.Module):
@@ -408,11 +409,6 @@ class ContentHead(nn.Module):
             kernel_init=torch_default_kernel,
             name=f"{name}_{window}",
         )
-
-
-def _linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
-    bias = torch_bias(x.shape[-1])
-    return nn.Dense(features, kernel_init=torch_default_kernel, bias_init=bias, dtype=dtype, name=name)(x)
 
 
 def _norm(x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:

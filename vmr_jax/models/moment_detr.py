@@ -35,7 +35,7 @@ from flax import struct
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.dropout import Dropout
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import DecoderLayer, EncoderLayer, sine_positions
@@ -132,12 +132,14 @@ class Model(GroundingModel):
         memory = self._encode(source, positions, mask, index, train)
         decoded = self._decode(memory, positions, mask, index, train).astype(jnp.float32)
 
-        saliency = _linear(1, memory[:, : clips.shape[1]].astype(jnp.float32), jnp.float32, "saliency_head")
-        hidden = nn.relu(_linear(self.features, decoded, jnp.float32, "span_head_0"))
-        hidden = nn.relu(_linear(self.features, hidden, jnp.float32, "span_head_1"))
+        saliency = torch_linear(
+            1, memory[:, : clips.shape[1]].astype(jnp.float32), jnp.float32, "saliency_head"
+        )
+        hidden = nn.relu(torch_linear(self.features, decoded, jnp.float32, "span_head_0"))
+        hidden = nn.relu(torch_linear(self.features, hidden, jnp.float32, "span_head_1"))
         return Outputs(
-            logits=_linear(2, decoded, jnp.float32, "label_head"),
-            spans=jax.nn.sigmoid(_linear(2, hidden, jnp.float32, "span_head_2")),
+            logits=torch_linear(2, decoded, jnp.float32, "label_head"),
+            spans=jax.nn.sigmoid(torch_linear(2, hidden, jnp.float32, "span_head_2")),
             saliency=jnp.where(batch.video_mask, saliency[..., 0], MASKED),
             window_draws=self._draw(index, self._windows(batch)[1].shape[1], train),
             clip_draws=self._draw(index, clips.shape[1], train),
@@ -155,10 +157,10 @@ class Model(GroundingModel):
         """Two linear layers, each behind a layer norm and dropout: [B,*,D] -> [B,*,F]."""
         x = _layer_norm(x.astype(self.dtype), self.dtype, f"{name}_norm_0")
         x = Dropout(self.input_dropout)(x, index, train)
-        x = nn.relu(_linear(self.features, x, self.dtype, f"{name}_0"))
+        x = nn.relu(torch_linear(self.features, x, self.dtype, f"{name}_0"))
         x = _layer_norm(x, self.dtype, f"{name}_norm_1")
         x = Dropout(self.input_dropout)(x, index, train)
-        return _linear(self.features, x, self.dtype, f"{name}_1")
+        return torch_linear(self.features, x, self.dtype, f"{name}_1")
 
     def _encode(self, x, positions, mask, index, train: bool) -> jax.Array:
         """The memory [B,T+L,F]."""
@@ -397,12 +399,6 @@ def _random_clips(candidates: jax.Array, draws: jax.Array, count: int) -> tuple[
     """Positions [B,count] of different candidates [B,T], the first again where they are fewer; is there one."""
     values, clips = jax.lax.top_k(jnp.where(candidates, draws, -1.0), count)
     return jnp.where(values >= 0, clips, clips[:, :1]), candidates.any(-1)
-
-
-def _linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
-    """A linear layer with PyTorch's initialisation."""
-    bias = torch_bias(x.shape[-1])
-    return nn.Dense(features, kernel_init=torch_default_kernel, bias_init=bias, dtype=dtype, name=name)(x)
 
 
 def _layer_norm(x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:

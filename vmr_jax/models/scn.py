@@ -25,7 +25,8 @@ logarithm of the softmax over the K scores.
 What differs from the official code, where a sentence's loss depends on the longest one of its batch: the end
 of the sentence is predicted for every sentence (there: for all but the longest; see `predict_end`). The share
 of random picks falls at every update (there: once an epoch). The official metrics add one second to the
-intersection and to the union; ours do not.
+intersection and to the union; ours do not. Not in the paper: with `candidates` > 1 the completion of the
+sentence, not the score, ranks the moments, as in later work on the same network (CPL, Zheng et al., CVPR 2022).
 """
 
 from typing import ClassVar
