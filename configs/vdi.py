@@ -1,7 +1,7 @@
 """VDI (Luo et al., CVPR 2023): MMN whose text encoder is CLIP's, trained with visual-dynamic injection.
 
     python launch.py --config=configs/vdi.py
-        the embedded dataset, with word vectors: about six minutes on two CPU cores.
+        the embedded dataset, with word vectors: under ten minutes on two CPU cores.
     python launch.py --config=configs/vdi.py:charades_sta,clip --config.dataset.manual_dir=DIR
         the paper's setting; DIR as in data/charades_sta/README.md. Needs an accelerator, CLIP ViT-B/32 features
         of frames and of their patches (config.dataset.streams.objects: 49 x 512 a frame), and CLIP's text
