@@ -16,6 +16,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """Frees compiled programs after each file: a process can map only so many."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where prepared data are kept for the whole test session."""

@@ -40,6 +40,14 @@ def case(name, mode, devices, without_draws=False):
     return Case(name, mode, devices, **(cases.ALL[name].WITHOUT_DRAWS if without_draws else {}))
 
 
+@pytest.fixture(scope="module", params=cases.ALL)
+def name(request):
+    """One architecture after the other, so that the programs of one are held at a time."""
+    yield request.param
+    case.cache_clear()
+    jax.clear_caches()
+
+
 def assert_close(a, b, tolerance=1e-6):
     """Equal to `tolerance`, relative to the size of the numbers of each leaf where that is above 1."""
 
@@ -49,7 +57,6 @@ def assert_close(a, b, tolerance=1e-6):
     jax.tree.map(check, a, b)
 
 
-@pytest.mark.parametrize("name", cases.ALL)
 @pytest.mark.parametrize("mode,devices", [("pmap", 8), ("jit", 1), ("jit", 8)])
 def test_same_on_any_devices(name, mode, devices):
     # Eight rows, the last two filling: six devices have one real example each and two have none.
@@ -57,14 +64,12 @@ def test_same_on_any_devices(name, mode, devices):
     assert_close(case(name, mode, devices).run(batch), case(name, "pmap", 1).run(batch))
 
 
-@pytest.mark.parametrize("name", cases.ALL)
 def test_doubling_every_padded_axis_changes_nothing(name):
     batch = random_batch()
     one = case(name, "jit", 1, without_draws=hasattr(cases.ALL[name], "WITHOUT_DRAWS"))
     assert_close(one.run(double_padding(batch)), one.run(batch))
 
 
-@pytest.mark.parametrize("name", cases.ALL)
 def test_steps_are_repeatable_bit_by_bit(name):
     first, second = (case(name, "pmap", 8).run(random_batch(), steps=3) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)
