@@ -68,7 +68,7 @@ def get_config(arg=None):
         config.model.rows = 8
         # Of the moments of training, nine in ten are 0.08 to 0.4 of their video long.
         config.model.widths = (0.125, 0.1875, 0.25, 0.375)
-        # Not in the paper: the completion of the sentence ranks. Its scores do not learn that ranking here.
+        # Not in the paper: the completion of the sentence ranks. Its scores learn that ranking too, but late.
         config.model.candidates = 24
         config.batch_size = 32
         config.optimizer.learning_rate = 2e-3

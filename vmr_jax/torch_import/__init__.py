@@ -23,7 +23,8 @@ from flax import traverse_util
 from vmr_jax import models
 from vmr_jax.errors import UserError, nearest
 
-WRAPPERS = ("state_dict", "model", "net")  # keys under which training scripts save the tensors
+# Keys under which training scripts save the tensors.
+WRAPPERS = ("state_dict", "model", "model_parameters", "net")
 LISTED = 8  # tensors that an error message names
 
 
