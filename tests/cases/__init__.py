@@ -2,7 +2,7 @@
 
 A module has SMALL, hyper-parameters for `batches.random_batch`; `golden()`, the parameter count of every
 'dataset,variant' of its config; and, where random draws depend on the padding, WITHOUT_DRAWS, the fields that
-switch them off.
+switch them off; and TOLERANCE where float32 sums in another order differ by more than 1e-6.
 """
 
 import importlib

@@ -3,7 +3,10 @@
 from cases import manual_variants
 from configs.scdm import DATASETS
 
-SMALL = dict(features=8, layers=2, ratios=(0.25, 0.5, 0.75, 1.0))
+# One layer: standardising few positions of nearly equal numbers amplifies the rounding of sums in another order,
+# here to 2e-6 of the largest gradient.
+TOLERANCE = 1e-5
+SMALL = dict(features=8, layers=1, ratios=(0.25, 0.5, 0.75, 1.0))
 # The draws of dropout [L,F] depend on the number of words.
 WITHOUT_DRAWS = dict(dropout=0.0)
 

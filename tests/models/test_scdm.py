@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import pad_clips, random_batch
-from cases.scdm import SMALL
+from cases import scdm as case
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.scdm import BidirectionalSRU, ModulatedConv, Outputs, _standardised
+
+SMALL = {**case.SMALL, "layers": 2}
 
 
 def sigmoid(x):
