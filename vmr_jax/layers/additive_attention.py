@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vmr_jax.layers.attention import masked_softmax
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 
 
 class AdditiveAttention(nn.Module):
@@ -26,19 +26,9 @@ class AdditiveAttention(nn.Module):
     def __call__(self, queries: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
         """[B,T,D1], [B,S,D2], mask of the keys [B,S] -> [B,T,D2]."""
         chex.assert_shape(mask, keys.shape[:2])
-        q = nn.Dense(
-            self.features,
-            kernel_init=torch_default_kernel,
-            bias_init=torch_bias(queries.shape[-1]),
-            dtype=self.dtype,
-            name="query",
-        )(queries)
-        k = self._linear(self.features, keys, "key")
+        q = torch_linear(self.features, queries, self.dtype, "query")
+        k = torch_linear(self.features, keys, self.dtype, "key", use_bias=False)
         hidden = jnp.tanh(q[:, :, None] + k[:, None])
-        scores = self._linear(1, hidden, "score")[..., 0]
+        scores = torch_linear(1, hidden, self.dtype, "score", use_bias=False)[..., 0]
         weights = masked_softmax(scores, mask[:, None, :]).astype(self.dtype)
         return jnp.einsum("bts,bsd->btd", weights, keys)
-
-    def _linear(self, features: int, x: jax.Array, name: str) -> jax.Array:
-        layer = nn.Dense(features, False, kernel_init=torch_default_kernel, dtype=self.dtype, name=name)
-        return layer(x)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.moments import iou, rank
 from vmr_jax.types import Moments
 
@@ -45,14 +45,11 @@ class AnchorHead(nn.Module):
         clips = clips.astype(jnp.float32)
         offsets = None
         if self.regress:
-            offsets = self._linear(2 * self.anchors, clips, "offset").reshape(clips.shape[0], -1, 2)
-        logits = self._linear(self.anchors, clips, "score").reshape(clips.shape[0], -1)
+            offsets = torch_linear(2 * self.anchors, clips, jnp.float32, "offset").reshape(
+                clips.shape[0], -1, 2
+            )
+        logits = torch_linear(self.anchors, clips, jnp.float32, "score").reshape(clips.shape[0], -1)
         return Scored(logits=logits, offsets=offsets)
-
-    @staticmethod
-    def _linear(features: int, x: jax.Array, name: str) -> jax.Array:
-        bias = torch_bias(x.shape[-1])
-        return nn.Dense(features, kernel_init=torch_default_kernel, bias_init=bias, name=name)(x)
 
 
 def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre") -> np.ndarray:

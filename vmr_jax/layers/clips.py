@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vmr_jax.errors import UserError
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_linear
 
 
 def average_clips(video: jax.Array, video_mask: jax.Array, num_clips: int) -> jax.Array:
@@ -57,13 +57,7 @@ class ClipPool(nn.Module):
 
         Raises UserError where T is not a multiple of N.
         """
-        clips = nn.Dense(
-            self.features,
-            dtype=self.dtype,
-            kernel_init=torch_default_kernel,
-            bias_init=torch_bias(video.shape[-1]),
-            name="linear",
-        )(video)
+        clips = torch_linear(self.features, video, self.dtype, "linear")
         if self.activation is not None:
             clips = self.activation(clips)
         return average_clips(clips, video_mask, self.num_clips)

@@ -7,14 +7,18 @@ import jax.numpy as jnp
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 
 
-def torch_linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str, use_bias: bool = True) -> jax.Array:
-    """[...,D] -> [...,features]: a layer `name` of the calling module, which starts as torch.nn.Linear."""
-    layer = nn.Dense(
+def torch_dense(features: int, inputs: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
+    """A layer `name` of the calling module for `inputs` features, which starts as torch.nn.Linear."""
+    return nn.Dense(
         features,
         use_bias,
         kernel_init=torch_default_kernel,
-        bias_init=torch_bias(x.shape[-1]),
+        bias_init=torch_bias(inputs),
         dtype=dtype,
         name=name,
     )
-    return layer(x)
+
+
+def torch_linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str, use_bias: bool = True) -> jax.Array:
+    """[...,D] -> [...,features] by a `torch_dense` that is used once."""
+    return torch_dense(features, x.shape[-1], dtype, name, use_bias)(x)

@@ -248,9 +248,6 @@ class CrossGate(nn.Module):
         """[B,T,F] and [B,T,F] -> [B,T,2F]."""
 
         def gate(x, name):
-            layer = nn.Dense(
-                self.features, False, kernel_init=torch_default_kernel, dtype=self.dtype, name=name
-            )
-            return jax.nn.sigmoid(layer(x))
+            return jax.nn.sigmoid(torch_linear(self.features, x, self.dtype, name, use_bias=False))
 
         return jnp.concatenate([clips * gate(attended, "words"), attended * gate(clips, "clips")], axis=-1)

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, check_choices
 from vmr_jax.layers.draws import uniform_choice
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.sentence import SentenceVector
@@ -280,13 +280,7 @@ class Model(GroundingModel):
         return nn.Dense(self.features, kernel_init=init, dtype=self.dtype, name=name)(x)
 
     def _check_fields(self) -> None:
-        for field, allowed in CHOICES.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise UserError(
-                    f'{field} of CTRL is "{value}"; it must be one of {", ".join(allowed)}.'
-                    f"{nearest(str(value), allowed)}"
-                )
+        check_choices("CTRL", self, CHOICES)
         if len(self.strides) != len(self.lengths) or min(self.strides, default=0) <= 0:
             raise UserError(
                 f"strides of CTRL is {self.strides}; it must have one positive number for each of lengths, "

@@ -61,7 +61,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, check_choices
 from vmr_jax.layers import map2d
 from vmr_jax.layers.attention import masked_softmax
 from vmr_jax.layers.clips import ClipPool
@@ -423,13 +423,7 @@ class Model(GroundingModel, DualEncoder):
         return Mean.of(-jnp.exp(log_q) * log_p - jnp.exp(log_not_q) * log_not_p, real, weight)
 
     def _check_fields(self) -> None:
-        for field, allowed in CHOICES.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise UserError(
-                    f'{field} of FVMR is "{value}"; it must be one of {", ".join(allowed)}.'
-                    f"{nearest(str(value), allowed)}"
-                )
+        check_choices("FVMR", self, CHOICES)
         if self.features % 2:
             raise UserError(
                 f"features of FVMR is {self.features}; it must be even, half for each direction of the "

@@ -40,7 +40,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MultiHeadAttention, masked_softmax
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
-from vmr_jax.layers.linear import torch_linear
+from vmr_jax.layers.linear import torch_dense, torch_linear
 from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.layers.recurrent import LSTM, first_state, last_state
 from vmr_jax.layers.text import WordEmbedding
@@ -229,9 +229,9 @@ class SequentialQueryAttention(nn.Module):
     @nn.compact
     def __call__(self, words: jax.Array, sentence: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Words [B,L,F], sentence [B,F], mask [B,L] -> phrases [B,N,F], attention [B,N,L] float32."""
-        guide = self._layer(self.features, 2 * self.features, "guide")
-        key = self._layer(self.attention_features, self.features, "key")
-        score = self._layer(1, self.attention_features, "score")
+        guide = torch_dense(self.features, 2 * self.features, self.dtype, "guide")
+        key = torch_dense(self.attention_features, self.features, self.dtype, "key")
+        score = torch_dense(1, self.attention_features, self.dtype, "score")
         of_words = torch_linear(self.attention_features, words, self.dtype, "word")
         phrase, phrases, attentions = jnp.zeros_like(sentence), [], []
         for n in range(self.num_phrases):
@@ -243,16 +243,6 @@ class SequentialQueryAttention(nn.Module):
             phrases.append(phrase)
             attentions.append(attention)
         return jnp.stack(phrases, axis=1), jnp.stack(attentions, axis=1)
-
-    def _layer(self, features: int, inputs: int, name: str) -> nn.Dense:
-        """A linear layer that all phrases share."""
-        return nn.Dense(
-            features,
-            kernel_init=torch_default_kernel,
-            bias_init=torch_bias(inputs),
-            dtype=self.dtype,
-            name=name,
-        )
 
 
 # Local-global interaction, and attention over phrases and clips.
@@ -308,14 +298,9 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """[B,T,F] and mask [B,T] -> [B,T] float32."""
-
-        def linear(y, features, name):
-            return nn.Dense(
-                features, use_bias=False, kernel_init=torch_default_kernel, dtype=self.dtype, name=name
-            )(y)
-
-        hidden = jnp.tanh(linear(x, self.attention_features, "hidden"))
-        return masked_softmax(linear(hidden, 1, "score")[..., 0], mask)
+        hidden = torch_linear(self.attention_features, x, self.dtype, "hidden", use_bias=False)
+        scores = torch_linear(1, jnp.tanh(hidden), self.dtype, "score", use_bias=False)[..., 0]
+        return masked_softmax(scores, mask)
 
 
 # Labels and losses.

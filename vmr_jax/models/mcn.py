@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, check_choices
 from vmr_jax.layers.draws import uniform_choice
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import symmetric_uniform
@@ -111,13 +111,7 @@ class Model(GroundingModel, DualEncoder):
 
     def setup(self):
         """Names the networks; raises UserError for settings that do not exist."""
-        for field, allowed in CHOICES.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise UserError(
-                    f'{field} of MCN is "{value}"; it must be one of {", ".join(allowed)}.'
-                    f"{nearest(str(value), allowed)}"
-                )
+        check_choices("MCN", self, CHOICES)
         self.rgb = self._network()
         if self.streams == "fused":
             self.flow = self._network()

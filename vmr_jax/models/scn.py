@@ -38,7 +38,7 @@ import numpy as np
 from flax import struct
 
 from vmr_jax.layers.dropout import Dropout
-from vmr_jax.layers.init import torch_bias, torch_default_kernel
+from vmr_jax.layers.linear import torch_dense, torch_linear
 from vmr_jax.layers.transformer import Attention
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.moments import rank
@@ -118,10 +118,10 @@ class Model(GroundingModel):
         updates = self.variable("counters", "updates", lambda: jnp.int32(0))
         index, clip_mask = batch.example_index, batch.video_mask
         clip_stack, word_stack = self._stack("clip_stack"), self._stack("word_stack")
-        word_layer = self._linear(self.features, self.dtype, batch.query_vectors.shape[-1], "words")
+        word_layer = torch_dense(self.features, batch.query_vectors.shape[-1], self.dtype, "words")
 
         clips = Dropout(self.dropout)(batch.video.astype(self.dtype), index, train)
-        clips = self._linear(self.features, self.dtype, clips.shape[-1], "clips")(clips)
+        clips = torch_linear(self.features, clips, self.dtype, "clips")
         words = Dropout(self.dropout)(self._started(batch.query_vectors), index, train)
         words = word_layer(words)
         positions = sinusoids(words.shape[1], self.features)[None].astype(self.dtype)
@@ -129,9 +129,7 @@ class Model(GroundingModel):
 
         memory = word_stack(words + positions, word_mask, index, train)
         states = clip_stack(clips, clip_mask, index, train, memory, word_mask)
-        logits = self._linear(len(self.widths), jnp.float32, self.features, "scores")(
-            states.astype(jnp.float32)
-        )
+        logits = torch_linear(len(self.widths), states.astype(jnp.float32), jnp.float32, "scores")
         spans, real = proposals(clip_mask, self.widths)
         scores = jnp.where(real, jax.nn.sigmoid(logits).reshape(real.shape), 0.0)
         if self.candidates == 1 and not (train or self.is_initializing()):
@@ -159,20 +157,11 @@ class Model(GroundingModel):
         frame_mask = jnp.ones(frames.shape[:2], bool)
         memory = clip_stack(frames, frame_mask, rows, train)
         states = word_stack(words, word_mask, rows, train, memory, frame_mask)
-        logits = self._linear(self.vocab_size, jnp.float32, self.features, "completion")(
-            states.astype(jnp.float32)
-        )
+        logits = torch_linear(self.vocab_size, states.astype(jnp.float32), jnp.float32, "completion")
         return logits.reshape(size, picks, *logits.shape[1:])
 
     def _stack(self, name: str) -> "Stack":
         return Stack(self.features, self.hidden, self.heads, self.layers, self.dropout, self.dtype, name=name)
-
-    @staticmethod
-    def _linear(features: int, dtype: jnp.dtype, fan_in: int, name: str) -> nn.Dense:
-        """A linear layer with PyTorch's initialisation."""
-        return nn.Dense(
-            features, kernel_init=torch_default_kernel, bias_init=torch_bias(fan_in), dtype=dtype, name=name
-        )
 
     def _vector(self, name: str, width: int) -> jax.Array:
         return self.param(name, nn.initializers.zeros, (width,))
@@ -287,8 +276,8 @@ class Stack(nn.Module):
             if memory is not None:
                 y = self._attention(x, memory, memory_mask, example_index, train, f"layer_{i}_memory")
                 x = add(x, y, f"layer_{i}_memory")
-            y = nn.relu(self._linear(self.hidden, x, f"layer_{i}_hidden"))
-            x = add(x, self._linear(self.features, y, f"layer_{i}_output"), f"layer_{i}_output")
+            y = nn.relu(torch_linear(self.hidden, x, self.dtype, f"layer_{i}_hidden"))
+            x = add(x, torch_linear(self.features, y, self.dtype, f"layer_{i}_output"), f"layer_{i}_output")
         return x
 
     def _attention(self, x, keys, mask, example_index, train, name: str) -> jax.Array:
@@ -296,12 +285,6 @@ class Stack(nn.Module):
             self.features, self.heads, dtype=self.dtype, causal=keys is x, name=f"{name}_attention"
         )
         return attention(x, keys, keys, mask, example_index, train)
-
-    def _linear(self, features: int, x: jax.Array, name: str) -> jax.Array:
-        bias = torch_bias(x.shape[-1])
-        return nn.Dense(
-            features, kernel_init=torch_default_kernel, bias_init=bias, dtype=self.dtype, name=name
-        )(x)
 
 
 def sinusoids(length: int, features: int) -> jax.Array:

@@ -43,7 +43,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import check_choices
 from vmr_jax.layers import metric_map
 from vmr_jax.layers.clip_text import ClipText
 from vmr_jax.layers.clips import average_clips
@@ -157,13 +157,7 @@ class Model(metric_map.MutualMatching, GroundingModel, DualEncoder):
 
     def setup(self):
         """Names the parts; raises UserError for a field that has no such value."""
-        for field, allowed in CHOICES.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise UserError(
-                    f'{field} of VDI is "{value}"; it must be one of {", ".join(allowed)}.'
-                    f"{nearest(str(value), allowed)}"
-                )
+        check_choices("VDI", self, CHOICES)
         self.map = self.moment_map()
         if self.text == "clip":
             self.text_encoder = ClipText(
