@@ -27,7 +27,7 @@ from vmr_jax import optimizer as optimizer_lib
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.evaluate import Evaluator
 from vmr_jax.experiment import make_model
-from vmr_jax.input import Dataset, Split, dataset_module
+from vmr_jax.input import Dataset, Split, dataset_module, steps_per_epoch
 from vmr_jax.inspect import abstract_variables, parameter_count
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import Parallel
@@ -664,7 +664,9 @@ def _architecture(config, model: GroundingModel) -> str:
 
 def _training(config, dataset: Dataset | None) -> str:
     """How long it takes, in steps; UserError for a duration that cannot be read."""
-    steps = -(-len(dataset.split("train").queries) // max(config.batch_size, 1)) if dataset else 1
+    rows = max(config.input.queries_per_video, 1)
+    size = max(config.batch_size, rows)  # a wrong one was named above
+    steps = steps_per_epoch(dataset.split("train").owner, size, rows) if dataset else 1
     for field in ("evaluate_every", "log_every"):
         optimizer_lib.duration(config[field], steps, f"config.{field}")
     total = optimizer_lib.duration(config.train_for, steps, "config.train_for")

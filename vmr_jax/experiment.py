@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from vmr_jax import input as input_lib
 from vmr_jax import models
 from vmr_jax.checkpoint import Checkpoints
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, nearest
 from vmr_jax.parallel import Parallel
 from vmr_jax.writer import plain, write_json
 
@@ -61,15 +61,23 @@ def with_text_encoder(config, variables: dict[str, Any]) -> dict[str, Any]:
 
 def _check_encoder(config, ours, theirs) -> None:
     """Raises UserError where the published weights are not those of the architecture's text encoder."""
+    other = first_difference(ours, theirs)
+    if other is not None:
+        raise UserError(
+            f"The weights in {config.text.encoder_dir} do not fit {config.model.name}: text_encoder/{other[0]} "
+            f"is {other[2]} in them and {other[1]} in the config. Set the fields of config.model that "
+            "describe the text encoder, or give the folder that they describe."
+        )
+
+
+def first_difference(ours: Any, theirs: Any) -> tuple[str, Any, Any] | None:
+    """The first path of two trees with another shape: the path and both shapes, 'absent' where one lacks it."""
     wanted, found = (flatten_dict(tree, sep="/") for tree in (ours, theirs))
     for path in sorted(wanted.keys() | found.keys()):
         shapes = [tree[path].shape if path in tree else "absent" for tree in (wanted, found)]
         if shapes[0] != shapes[1]:
-            raise UserError(
-                f"The weights in {config.text.encoder_dir} do not fit {config.model.name}: text_encoder/{path} "
-                f"is {shapes[1]} in them and {shapes[0]} in the config. Set the fields of config.model that "
-                "describe the text encoder, or give the folder that they describe."
-            )
+            return path, *shapes
+    return None
 
 
 def _read_vocabulary(path: Path) -> list[str]:
@@ -89,6 +97,19 @@ def _read_vocabulary(path: Path) -> list[str]:
             "order of their ids, from 2 on, or a JSON object of word -> id."
         )
     return content
+
+
+def given_config(config, path: str):
+    """The locked config of a --config flag; UserError where its file `path` does not exist."""
+    try:
+        return config.unlock().lock()  # the first touch reports a file that was not found
+    except OSError:
+        paths = Path("configs").glob("*.py")
+        known = sorted(str(file) for file in paths if file.stem not in ("__init__", "common"))
+        raise UserError(
+            f"The file that --config names ({path}) does not exist.{nearest(path, known)} There are: "
+            f"{', '.join(known)}."
+        ) from None
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -126,13 +147,13 @@ class Experiment:
       model: the architecture.
     """
 
-    def __init__(self, config, workdir: Path | None = None, sentences: Sequence[str] = ()):
+    def __init__(self, config, workdir: Path | None = None, sentences: Sequence[str] | None = ()):
         """Opens everything; the vocabulary is read from `workdir` where a run has left one.
 
         Args:
           config: the resolved config.
           workdir: folder of the run.
-          sentences: queries beyond the dataset's, whose word vectors will be asked for.
+          sentences: queries beyond the dataset's, whose word vectors will be asked for; None: any may come.
         """
         self.config = config
         self.parallel = Parallel(config.parallel, config.num_devices)

@@ -8,7 +8,7 @@ import numpy as np
 
 from vmr_jax.checkpoint import Checkpoints
 from vmr_jax.errors import UserError
-from vmr_jax.experiment import BEST, CONFIG, Experiment, config_as_dict
+from vmr_jax.experiment import BEST, CONFIG, Experiment, config_as_dict, first_difference
 from vmr_jax.input import FIRST_WORD
 from vmr_jax.inspect import abstract_variables
 from vmr_jax.models import model_class
@@ -66,14 +66,11 @@ def _counters(wanted) -> dict:
 
 def _check_sizes(wanted, variables, checkpoint: str) -> None:
     """Raises UserError where the checkpoint is of another size than the `wanted` variables of the config."""
-    wanted = flax.traverse_util.flatten_dict(wanted, sep="/")
-    found = flax.traverse_util.flatten_dict(variables, sep="/")
-    for path in sorted(wanted.keys() | found.keys()):
-        ours = wanted[path].shape if path in wanted else "absent"
-        theirs = found[path].shape if path in found else "absent"
-        if ours != theirs:
-            raise UserError(
-                f"{checkpoint} does not fit the config: {path} is {theirs} in it and {ours} in the config. "
-                "Choose the dataset and options that it was trained with, set the fields of config.model, or "
-                "give its vocabulary as config.text.vocabulary."
-            )
+    other = first_difference(wanted, variables)
+    if other is not None:
+        path, ours, theirs = other
+        raise UserError(
+            f"{checkpoint} does not fit the config: {path} is {theirs} in it and {ours} in the config. "
+            "Choose the dataset and options that it was trained with, set the fields of config.model, or "
+            "give its vocabulary as config.text.vocabulary."
+        )

@@ -279,20 +279,23 @@ def build_vocabulary(split: Split, tokenizer: str) -> list[str]:
     return sorted({token.text for q in split.queries for token in tokenize(q.text, tokenizer)})
 
 
-def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] = ()) -> WordVectors | None:
+def open_word_vectors(config, dataset: Dataset, sentences: Sequence[str] | None = ()) -> WordVectors | None:
     """Opens `config.text.vectors`, or the dataset's own vectors where that is empty.
 
-    Of a file only the words of the dataset and of `sentences` (a user's queries) are kept in memory. None where
-    `config.text.features` takes the place of word vectors. 'none' has no word, for architectures that learn
-    their vectors from random ones.
+    Of a file only the words of the dataset and of `sentences` (a user's queries) are kept in memory; where
+    `sentences` is None, as any may come, all of its words are (GloVe 6B with 300 dimensions: 0.5 GB). Returns
+    None where `config.text.features` takes the place of word vectors. 'none' has no word, for architectures
+    that learn their vectors from random ones.
     """
     if config.text.features:
         return None
     if config.text.vectors == "none":
         return WordVectors([], np.zeros((0, config.text.dim), np.float32))
     if config.text.vectors:
-        every = itertools.chain(dataset.sentences(), sentences)
-        wanted = {token.text for text in every for token in tokenize(text, config.text.tokenizer)}
+        wanted = None
+        if sentences is not None:
+            every = itertools.chain(dataset.sentences(), sentences)
+            wanted = {token.text for text in every for token in tokenize(text, config.text.tokenizer)}
         vectors = load_word_vectors(Path(config.text.vectors).expanduser(), wanted)
     elif dataset.word_vectors_of_dataset is not None:
         vectors = WordVectors(*dataset.word_vectors_of_dataset)
@@ -424,9 +427,7 @@ class Loader:
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Training batches in one pass; the last one is filled up with masked rows."""
-        queries_of_video = np.bincount(self.split.owner, minlength=1)
-        groups = int((-(-queries_of_video // self.group)).sum()) if self.group > 1 else len(self)
-        return -(-groups // groups_of_batch(batch_size, self.group))
+        return steps_per_epoch(self.split.owner, batch_size, self.group)
 
     def training_rows(self, seed: int, step: int, batch_size: int) -> np.ndarray:
         """[batch_size] int64 positions in the split at a 0-based step; a negative i is a masked filler.
@@ -539,6 +540,19 @@ class Loader:
 
     def _show(self, rows: np.ndarray, video: Video) -> np.ndarray:
         return show_rows(rows, self.shown, self.config.seed, video.id)
+
+
+def steps_per_epoch(owner: np.ndarray, batch_size: int, rows_per_video: int) -> int:
+    """Batches that hold every query once.
+
+    Args:
+      owner: [Q] the video of each query.
+      batch_size: rows in a batch.
+      rows_per_video: of which so many together stand for one video; 1 where queries do not come by video.
+    """
+    queries_of_video = np.bincount(owner, minlength=1)
+    groups = int((-(-queries_of_video // rows_per_video)).sum())
+    return -(-groups // groups_of_batch(batch_size, rows_per_video))
 
 
 def groups_of_batch(batch_size: int, rows_per_video: int) -> int:

@@ -10,7 +10,6 @@ copula is the head of its clause, as in spaCy's parses.
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -191,23 +190,12 @@ _CLAUSE_ENDS = (",", ".", ":", "", "CC", "RB", "IN", "TO")
 
 
 def _parse_by_rules(text: str) -> tuple[list[tuple[int, int]], list[Arc]]:
-    tokens, tags = roles._tagged_tokens(text, _tagger())
+    tokens, tags = roles._tagged_tokens(text, roles.textblob_tagger())
     arcs = _Tree(tags).arcs()
     words = [i for i in range(len(tokens)) if not roles._PUNCTUATION.fullmatch(tokens[i].text)]
     place = {i: n for n, i in enumerate(words)}
     place[-1] = -1
     return [(tokens[i].start, tokens[i].end) for i in words], [(place[arcs[i][0]], arcs[i][1]) for i in words]
-
-
-@functools.cache
-def _tagger() -> Callable[..., str]:
-    with warnings.catch_warnings():
-        # TextBlob leaves the file of its lexicon open, once, at the first sentence.
-        warnings.simplefilter("ignore", ResourceWarning)
-        from textblob.en import parse as tag
-
-        tag("a zqx warms up", tokenize=False)  # opens each of its tables
-    return tag
 
 
 class _Tree:

@@ -147,13 +147,20 @@ def _roles(verbs: Sequence[Span], edges: set[tuple[int, int]], chunks: Sequence[
 # --- TextBlob: tags -------------------------------------------------------------------------------
 
 
-def _textblob_backend() -> _Backend:
+@functools.cache
+def textblob_tagger() -> Callable[..., str]:
+    """TextBlob's tagger, ready: a function of a sentence."""
     with warnings.catch_warnings():
         # TextBlob leaves the file of its lexicon open, once, at the first sentence.
         warnings.simplefilter("ignore", ResourceWarning)
         from textblob.en import parse as tag
 
         tag("a zqx warms up", tokenize=False)  # opens each of its tables
+    return tag
+
+
+def _textblob_backend() -> _Backend:
+    tag = textblob_tagger()
     version = importlib.metadata.version("textblob")
     return _Backend(
         f"textblob {version} + rules {RULES_VERSION}",
