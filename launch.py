@@ -5,6 +5,7 @@ python launch.py --mode=evaluate --workdir=runs/fvmr
 python launch.py --mode=predict --workdir=runs/fvmr --video=ID --query="a person opens the door"
 python launch.py --mode=index --workdir=runs/fvmr
 python launch.py --mode=search --workdir=runs/fvmr --query="a person opens the door"
+python launch.py --mode=serve --workdir=runs/fvmr
 """
 
 import importlib
@@ -20,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError
 
 # mode -> module of vmr_jax and its function (config, workdir, **the flags it names)
 MODES = {
@@ -30,8 +31,9 @@ MODES = {
     "inspect": ("inspect", "inspect", ()),
     "import": ("importing", "import_checkpoint", ("checkpoint",)),
     "check": ("check", "check", ()),
-    "index": ("retrieval.commands", "index", ()),
+    "index": ("retrieval.commands", "index", ("dtype", "uri")),
     "search": ("retrieval.commands", "search", ("query", "video", "top")),
+    "serve": ("retrieval.serve", "serve", ("host", "port", "videos")),
     "score": ("score", "score", ("predictions",)),
     "compare": ("compare", "compare", ()),  # (folders of runs, workdir)
 }
@@ -45,6 +47,15 @@ flags.DEFINE_string("query", None, "predict, search: the sentence.")
 flags.DEFINE_integer("top", 5, "predict, search: how many moments to print.")
 flags.DEFINE_string("checkpoint", None, "import: official PyTorch checkpoint.")
 flags.DEFINE_string("predictions", None, "score: file of Moment-DETR's, TVR's or CBP's format.")
+flags.DEFINE_string(
+    "dtype", None, "index: float32, bfloat16 or int8 rows; config.retrieval.dtype if not given."
+)
+flags.DEFINE_string(
+    "uri", None, "index: a Milvus server, or a file FILE.db of Milvus Lite, in place of a folder."
+)
+flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on; other machines reach 0.0.0.0.")
+flags.DEFINE_integer("port", 8000, "serve: the port.")
+flags.DEFINE_string("videos", None, "serve: folder of video files named by video id, which the page plays.")
 
 
 def main(argv: list[str]) -> None:
@@ -62,22 +73,12 @@ def main(argv: list[str]) -> None:
         return run(argv[1:], FLAGS.workdir and Path(FLAGS.workdir))
     if FLAGS.config is None and FLAGS.workdir is None:
         raise UserError("Give --config=configs/NAME.py to train, or --workdir=DIR of a run.")
-    config = experiment.load_config(Path(FLAGS.workdir)) if FLAGS.config is None else _given_config()
+    if FLAGS.config is None:
+        config = experiment.load_config(Path(FLAGS.workdir))
+    else:
+        config = experiment.given_config(FLAGS.config, FLAGS["config"].config_filename)
     workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
     run(config, workdir, **{name: FLAGS[name].value for name in names})
-
-
-def _given_config():
-    try:
-        return FLAGS.config.unlock().lock()  # the first touch reports a file that was not found
-    except OSError:
-        known = sorted(
-            str(path) for path in Path("configs").glob("*.py") if path.stem not in ("__init__", "common")
-        )
-        raise UserError(
-            f"The file that --config names ({FLAGS['config'].config_filename}) does not exist."
-            f"{nearest(FLAGS['config'].config_filename, known)} There are: {', '.join(known)}."
-        ) from None
 
 
 def cli() -> None:

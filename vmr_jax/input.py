@@ -122,7 +122,7 @@ class Dataset:
             self._check_missing(reader, videos)
         present = [v for v in videos if all(v in reader for reader in readers.values())]
         for name, reader in readers.items():
-            with _progress("features" if name == "video" else name) as on_progress:
+            with progress("features" if name == "video" else name) as on_progress:
                 self._stores[name] = build_feature_store(
                     reader,
                     present,
@@ -131,6 +131,7 @@ class Dataset:
                     self._settings.num_clips,
                     self._settings.normalize,
                     on_progress,
+                    getattr(self.options, "beam", ""),
                 )
 
     def _open_reader(self, stream: str) -> FeatureReader:
@@ -325,7 +326,7 @@ def check_resample(resample: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, from the first call of the function it gives; none elsewhere."""
     console = Console()
     bar = Progress(

@@ -201,6 +201,36 @@ def test_corpus(streams):
     assert np.isfinite(found.scores[:, 0]).all()
 
 
+@pytest.mark.parametrize("streams", ["both", "video", "subtitles"])
+def test_dual_encoder(streams):
+    """The best clip of a video has the score of the video; with two streams each may have a better clip."""
+    model, batch = created(streams=streams, clip_seconds=1.5, video_scale=1.0), one_batch()
+    variables = variables_of(model)
+    mute = batch.replace(query_vectors=np.full_like(batch.query_vectors, np.nan))
+    blind = batch.replace(video=np.full_like(batch.video, np.nan), video_mask=~batch.video_mask, subtitles=None)
+    vectors, spans, mask = call(model, "encode_moments", variables, mute)
+    query = call(model, "encode_query", variables, blind)
+    width = 16 if streams == "both" else 8
+    chex.assert_shape([vectors, spans, mask, query], [(8, 16, width), (8, 16, 2), (8, 16), (8, width)])
+    np.testing.assert_array_equal(mask, batch.video_mask & batch.example_mask[:, None])
+    dot = np.einsum("bd,ctd->bct", query, vectors)
+    outputs = outputs_of(model, variables, batch)
+    unit = outputs.queries / np.linalg.norm(outputs.queries, axis=-1, keepdims=True)
+    cosine = np.einsum("bsf,cstf->bcst", unit, outputs.retrieval)
+    np.testing.assert_allclose(dot[:, mask], cosine.mean(2)[:, mask], atol=1e-5)
+    best = np.where(batch.video_mask, dot, -np.inf).max(-1)
+    fits = call(model, "score_videos", variables, blind, call(model, "encode_videos", variables, mute))
+    if streams == "both":
+        assert (best <= fits + 1e-5).all() and (best < fits - 1e-2).any()
+    else:
+        np.testing.assert_allclose(best, fits, atol=1e-5)
+    # A clip has 1.5 s; where the video is longer than that by more than one clip, they share it.
+    count = batch.video_mask.sum(1)
+    length = np.where(batch.duration > 1.5 * (count + 1), batch.duration / count, 1.5)
+    grid = np.stack([np.arange(16), np.arange(1, 17)], axis=-1) * length[:, None, None]
+    np.testing.assert_allclose(spans, np.minimum(grid, batch.duration[:, None, None]), rtol=1e-6)
+
+
 # What is read, and what is not.
 
 

@@ -1,5 +1,8 @@
 """Search equals sorting all dot products: on any devices, with ties, removed videos and every kind of rows."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval import search
 from vmr_jax.retrieval.index import MomentIndex, suppressed
 from vmr_jax.retrieval.search import Searcher
-from vmr_jax.retrieval.store import EncodedVideo, MomentStore
+from vmr_jax.retrieval.store import EncodedVideo, MomentStore, quantized
 
 DIM = 8
 
@@ -44,10 +47,25 @@ def sorted_all(store, queries, k):
     return np.take_along_axis(scores, order, 1), order
 
 
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(search, "TILE", 512)
+    monkeypatch.setattr(search, "GROUP", 256)
+    monkeypatch.setattr(search, "PART", 128)
+
+
+def test_tiles(small_tiles):
+    # On one device four tiles are 2,048 of 2,400 rows; 352 are left: a group of 256, and of the 96 a part.
+    assert search.tile_sizes(2400, 1) == [512, 512, 512, 512, 256, 128]
+    # On eight a tile is 4,096 rows, a group 2,048, a part 1,024.
+    assert search.tile_sizes(2400, 8) == [256, 128]
+    assert search.tile_sizes(8192, 8) == [512, 512]
+    assert search.tile_sizes(0, 8) == []
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("k", [1, 7, 200])
-def test_equals_sorting_everything(store, devices, k, monkeypatch):
-    monkeypatch.setattr(search, "TILE", 512)  # several tiles: 2,400 rows
+def test_equals_sorting_everything(store, devices, k, small_tiles):
     scores, rows = Searcher(store, Parallel("pmap", devices))(QUERIES, k)
     expected, order = sorted_all(store, QUERIES, k)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -55,8 +73,7 @@ def test_equals_sorting_everything(store, devices, k, monkeypatch):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_of_equal_scores_the_lower_row_comes_first(tmp_path, devices, monkeypatch):
-    monkeypatch.setattr(search, "TILE", 256)
+def test_of_equal_scores_the_lower_row_comes_first(tmp_path, devices, small_tiles):
     vectors = np.ones((3000, DIM), np.float32)
     vectors[1234] *= 2
     made = MomentStore.create(tmp_path / "i", DIM, "float32", {}).add(
@@ -64,6 +81,62 @@ def test_of_equal_scores_the_lower_row_comes_first(tmp_path, devices, monkeypatc
     )
     _, rows = Searcher(made, Parallel("pmap", devices))(np.ones((1, DIM), np.float32), 5)
     assert rows.tolist() == [[1234, 0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("pieces", [{}, {"group": 1024, "part": 128}], ids=["accelerator", "cpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_tile_at_once_and_in_parts(dtype, pieces):
+    rng = np.random.default_rng(0)
+    rows, scales = quantized(rng.normal(size=(2048, DIM)).astype(np.float32), dtype)
+    tile = {"rows": rows, "alive": rng.random(2048) < 0.9}
+    queries, exact = QUERIES.astype(np.float64), rows.astype(np.float64)
+    if dtype == "int8":
+        tile["scales"], exact = scales, exact * scales[:, None]
+    if dtype == "bfloat16":
+        queries = QUERIES.astype(rows.dtype).astype(np.float64)
+        if pieces:  # as the searcher has it on a CPU
+            tile["rows"] = rows.view(np.uint16)
+    expected = np.where(tile["alive"], queries @ exact.T, -np.inf)
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :9]
+    scores, found = jax.jit(functools.partial(search.shard_top_k, k=9, **pieces))(QUERIES, [tile])
+    np.testing.assert_array_equal(found, order)
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, order, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_rows_of_several_additions(tmp_path, devices, small_tiles):
+    made = MomentStore.create(tmp_path / "i", DIM, "float32", {})
+    videos = list(corpus(videos=14))  # 840 rows; a tile has rows of three additions
+    for part in (videos[:6], videos[6:7], videos[7:]):
+        made = made.add(part)
+    scores, rows = Searcher(made, Parallel("pmap", devices))(QUERIES, 30)
+    expected, order = sorted_all(made, QUERIES, 30)
+    np.testing.assert_array_equal(rows, order)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_many_queries_have_the_answers_of_each(store, monkeypatch):
+    searcher = Searcher(store, Parallel("pmap", 1))
+    alone = [searcher(query[None], 6) for query in QUERIES]
+    monkeypatch.setattr(search, "QUERIES", 3)  # two calls, of three and of two
+    scores, rows = searcher(QUERIES, 6)
+    np.testing.assert_array_equal(rows, np.concatenate([found for _, found in alone]))
+    np.testing.assert_allclose(scores, np.concatenate([found for found, _ in alone]), atol=1e-5)
+
+
+def test_whole_tiles_are_not_copied():
+    arrays = [np.arange(20).reshape(10, 2), np.arange(100, 112).reshape(6, 2)]
+    assert np.shares_memory(search._rows(arrays, 2, 9), arrays[0])
+    assert np.shares_memory(search._rows(arrays, 10, 14), arrays[1])
+    np.testing.assert_array_equal(search._rows(arrays, 9, 12), [[18, 19], [100, 101], [102, 103]])
+    np.testing.assert_array_equal(search._rows(arrays, 15, 18), [[110, 111], [0, 0], [0, 0]])
+
+
+def test_an_index_without_rows_finds_nothing(tmp_path):
+    made = MomentStore.create(tmp_path / "i", DIM, "int8", {})
+    assert Searcher(made, Parallel("pmap", 8))(QUERIES, 3)[1].shape == (5, 0)
+    made = made.add(corpus(videos=1)).remove(["v0"])
+    assert Searcher(made, Parallel("pmap", 8))(QUERIES, 3)[1].shape == (5, 0)
 
 
 def test_removed_videos_are_never_found(store, tmp_path):

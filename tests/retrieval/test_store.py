@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vmr_jax.errors import UserError
+from vmr_jax.retrieval import store as store_module
 from vmr_jax.retrieval.store import EncodedVideo, MomentStore, quantized
 
 
@@ -42,6 +43,14 @@ def test_add_and_remove_without_a_rebuild(store):
     with pytest.raises(UserError, match='has no video "b"'):
         fewer.remove(["c", "b"])
     assert MomentStore.open(store.path).videos == ["c", "a"]
+
+
+def test_an_unknown_video_is_compared_with_some_thousands_at_most(store, monkeypatch):
+    with pytest.raises(UserError, match='no video "aa". Did you mean "a". It has 2'):
+        store.rows_of("aa")
+    monkeypatch.setattr(store_module, "_COMPARED", 1)
+    with pytest.raises(UserError, match='no video "aa". It has 2'):
+        store.rows_of("aa")
 
 
 def test_a_change_that_dies_leaves_the_old_index_whole(store):
@@ -97,6 +106,8 @@ def test_a_folder_with_something_in_it_is_not_overwritten(store):
         ([video("a", 1, dim=3)], r"expected \[n,4\]"),
         ([EncodedVideo("a", np.full((1, 4), np.nan, np.float32), np.zeros((1, 2)))], "not finite"),
         ([EncodedVideo("a\nb", np.zeros((1, 4), np.float32), np.zeros((1, 2)))], "one line of text"),
+        ([EncodedVideo("a\u2028b", np.zeros((1, 4), np.float32), np.zeros((1, 2)))], "one line of text"),
+        ([EncodedVideo("", np.zeros((1, 4), np.float32), np.zeros((1, 2)))], "one line of text"),
     ],
 )
 def test_impossible_videos(tmp_path, videos, message):

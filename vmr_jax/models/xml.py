@@ -19,6 +19,10 @@ F = 256. Query and video meet only in the last three rows, so videos are encoded
 has the score exp(20 r) p(start) p(end), here its logarithm. With one stream, or with `cross_attention=False`, a
 third self-attention takes the place of the attention to the other stream.
 
+The stage that finds the video is a dual encoder of clips, [B,T,S F]: the dot product of clip and query is the
+mean of their cosines over the streams. With one stream the highest of a video is its r. With two it is at most
+r, which takes the best clip of each stream.
+
 Where the official code is not followed:
 
 - ConvSE reads the similarity of padded clips as zero, so that padding does not matter; in the official code the
@@ -48,7 +52,7 @@ from vmr_jax.layers.corpus import (
 )
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.text import WordEmbedding
-from vmr_jax.models.base import CorpusRetriever, GroundingModel
+from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 from vmr_jax.moments import rank
 from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Batch, Mean, Moments
@@ -77,7 +81,7 @@ class Outputs:
     draws: jax.Array  # [B,2] uniform in [0,1): which negative video and which negative query
 
 
-class Model(GroundingModel, CorpusRetriever):
+class Model(GroundingModel, CorpusRetriever, DualEncoder):
     """XML. The defaults are the paper's.
 
     Attributes:
@@ -293,6 +297,24 @@ class Model(GroundingModel, CorpusRetriever):
         """Moments of query b in video b, with log p(start) p(end); reads no video field of the batch."""
         start, end = self._start_end(self._queries(batch, train=False), videos)
         return self._moments(start, end, video_mask, duration)
+
+    def encode_moments(self, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The clips: vectors [B,T,S F], spans [B,T,2] in seconds and mask [B,T]; reads no query field.
+
+        Filling rows of the batch have an all-False mask.
+        """
+        retrieval = self._videos(batch, train=False).retrieval  # [B,S,T,F]
+        vectors = retrieval.transpose(0, 2, 1, 3).reshape(*batch.video_mask.shape, -1)
+        clip = jnp.arange(batch.video_mask.shape[1])
+        seconds = clip_seconds(batch.duration, batch.video_mask, self.clip_seconds)[:, None, None]
+        spans = jnp.stack([clip, clip + 1], axis=-1)[None] * seconds
+        real = batch.video_mask & batch.example_mask[:, None]
+        return vectors, jnp.minimum(spans, batch.duration[:, None, None]), real
+
+    def encode_query(self, batch: Batch) -> jax.Array:
+        """Vectors [B,S F]; the dot product with a clip is the mean cosine over the streams."""
+        queries = l2_normalize(self._queries(batch, train=False))
+        return queries.reshape(len(queries), -1) / queries.shape[1]
 
     def _moments(self, start, end, mask, duration) -> Moments:
         """The best pairs of start and end, of `shortest` to `longest` clips, in seconds."""

@@ -1,53 +1,84 @@
 """`--mode=index` encodes the moments of a run's dataset; `--mode=search` asks them."""
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vmr_jax.errors import UserError
 from vmr_jax.experiment import Experiment
-from vmr_jax.input import filled_batches
+from vmr_jax.input import filled_batches, progress
 from vmr_jax.predict import asked_example, check_query
+from vmr_jax.retrieval import milvus
 from vmr_jax.retrieval.index import Found, MomentIndex, query_encoder
 from vmr_jax.retrieval.store import MomentStore
 from vmr_jax.types import Batch
 
 INDEX = "index"  # folder of the run
+_ASIDE = ".old"  # behind the name of the folder that is being replaced
 
 
-def index(config, workdir: Path) -> None:
-    """Encodes every video of the run's dataset into WORKDIR/index, in place of an older index."""
+def index(config, workdir: Path, dtype: str | None, uri: str | None) -> None:
+    """Encodes every video of the run's dataset into WORKDIR/index, in place of an older index.
+
+    The older one answers until the new one is whole. An index in Milvus is a collection of a new name, to
+    which WORKDIR/index points.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      dtype: of the rows; None is `config.retrieval.dtype`.
+      uri: a Milvus server or Lite file in place of a folder.
+    """
     experiment = Experiment(config, workdir)
     variables, position = experiment.best_variables(workdir)
-    unfinished, path = workdir / f"{INDEX}.unfinished", workdir / INDEX
-    shutil.rmtree(unfinished, ignore_errors=True)
+    source, dtype = _source(config, position), dtype or config.retrieval.dtype
+    path, unfinished, aside = (workdir / f"{INDEX}{end}" for end in ("", ".unfinished", _ASIDE))
+    _discard(unfinished)
+    if path.exists():
+        _discard(aside)
+    place: dict[str, Any] = {"path": unfinished}
+    if uri is not None:
+        name = f"{config.model.name}_{config.dataset.name}_{secrets.token_hex(4)}"
+        place = {"uri": milvus.resolved(uri), "collection": name}
+        milvus.point(unfinished, **place, source=source)
     videos = _videos(experiment)
-    with _progress(sum(len(ids) for _, _, ids in videos)) as advance:
+    count = sum(len(ids) for _, _, ids in videos)
+    with progress("index") as on_progress:
         built = MomentIndex.build(
             experiment.model,
             variables,
-            _batches(experiment, videos, config.evaluation.batch_size, advance),
-            path=unfinished,
+            _batches(experiment, videos, config.evaluation.batch_size, on_progress),
+            **place,
             encode=_encoder(experiment, variables),
             parallel=experiment.parallel,
-            dtype=config.retrieval.dtype,
-            source=_source(config, position),
+            dtype=dtype,
+            source=source,
             nms_threshold=config.retrieval.nms_threshold,
         )
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        path.rename(aside)
     unfinished.rename(path)
+    _discard(aside)
     size = sum(file.stat().st_size for file in path.iterdir())
+    where = f"{path} ({size / 2**20:.1f} MiB)" if uri is None else built.store.where
     print(
-        f"{len(built):,} moments of {len(built.store.videos):,} videos in {path} ({size / 2**20:.1f} MiB, "
-        f"{built.store.dtype} rows of {built.store.dim}). Ask it with: python launch.py --mode=search "
-        f'--workdir={workdir} --query="..."'
+        f"{len(built):,} moments of {count:,} videos in {where}, {dtype} rows of {built.store.dim}. Ask it "
+        f'with: python launch.py --mode=search --workdir={workdir} --query="..."'
     )
+
+
+def _discard(folder: Path) -> None:
+    """Deletes the folder of an index, and its collection where that is in Milvus."""
+    if (folder / milvus.POINTER).exists():
+        milvus.drop(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_index(config, workdir: Path, sentences: Sequence[str] = ()) -> MomentIndex:
@@ -58,17 +89,24 @@ def open_index(config, workdir: Path, sentences: Sequence[str] = ()) -> MomentIn
       workdir: its folder.
       sentences: queries that will be asked, whose word vectors are read.
     """
-    store = MomentStore.open(workdir / INDEX)
+    store = _open_store(workdir)
     experiment = Experiment(config, workdir, sentences=sentences)
     variables, position = experiment.best_variables(workdir)
-    if store.manifest["source"] != _source(config, position):
+    if store.source != _source(config, position):
         raise UserError(
-            f"{store.path} was built from {store.manifest['source']}, and the run's checkpoint is "
+            f"{store.where} was built from {store.source}, and the run's checkpoint is "
             f"{_source(config, position)}. Build it again with: python launch.py --mode=index "
             f"--workdir={workdir}"
         )
     encode = _encoder(experiment, variables)
     return MomentIndex(store, encode, experiment.parallel, config.retrieval.nms_threshold)
+
+
+def _open_store(workdir: Path) -> MomentStore | milvus.MilvusStore:
+    path, aside = workdir / INDEX, workdir / f"{INDEX}{_ASIDE}"
+    if aside.exists() and not path.exists():  # a new index was to take its place, and the process died
+        path = aside
+    return milvus.follow(path) if (path / milvus.POINTER).exists() else MomentStore.open(path)
 
 
 def search(config, workdir: Path, query: str | None, video: str | None, top: int) -> None:
@@ -111,15 +149,17 @@ def _videos(experiment: Experiment) -> list[tuple[str, np.ndarray, list[str]]]:
 
 
 def _batches(
-    experiment: Experiment, videos, size: int, advance: Callable[[int], None]
+    experiment: Experiment, videos, size: int, on_progress: Callable[[int, int], None]
 ) -> Iterator[tuple[list[str], Batch]]:
+    """Batches of videos with their ids; `on_progress` hears how many videos are done, and of how many."""
+    done, total = 0, sum(len(ids) for _, _, ids in videos)
     for name, rows, ids in videos:
-        loader, done = experiment.loader(name), 0
-        for batch_rows in filled_batches(rows, size):
-            part = ids[done : done + size]
+        loader = experiment.loader(name)
+        for first, batch_rows in zip(range(0, len(ids), size), filled_batches(rows, size)):
+            part = ids[first : first + size]
             yield part, loader.batch(batch_rows)
             done += len(part)
-            advance(len(part))
+            on_progress(done, total)
 
 
 def _encoder(experiment: Experiment, variables) -> Callable[[Sequence[str]], np.ndarray]:
@@ -133,26 +173,3 @@ def _encoder(experiment: Experiment, variables) -> Callable[[Sequence[str]], np.
 
     size = len(experiment.parallel.devices)
     return query_encoder(experiment.model, variables, batch_of, experiment.parallel, size)
-
-
-class _progress:
-    """A bar over videos; nothing where output is not a terminal."""
-
-    def __init__(self, total: int):
-        console = Console()
-        columns = (
-            TextColumn("index {task.completed:.0f}/{task.total:.0f} videos"),
-            BarColumn(),
-            TextColumn("ETA"),
-        )
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task = self._bar.add_task("index", total=total)
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._bar.start()
-        return lambda count: self._bar.advance(self._task, count)
-
-    def __exit__(self, *error) -> None:
-        self._bar.stop()

@@ -1,20 +1,19 @@
 """`MomentIndex`: what is encoded once, and the two calls of its users, `build` and `search`."""
 
-import logging
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from vmr_jax import metrics
 from vmr_jax.errors import UserError
 from vmr_jax.models.base import DualEncoder
 from vmr_jax.parallel import Parallel
-from vmr_jax.retrieval.search import Searcher
-from vmr_jax.retrieval.store import EncodedVideo, MomentStore
+from vmr_jax.retrieval.milvus import COLLECTION, MilvusStore
+from vmr_jax.retrieval.store import EncodedVideo, MomentStore, Ranked
 from vmr_jax.types import Batch
-
-log = logging.getLogger("vmr_jax")
 
 _MORE = 4  # rows fetched for every moment asked for, as NMS drops some; times as many each time it was too few
 
@@ -28,11 +27,51 @@ class Found(NamedTuple):
     score: float
 
 
+class Searcher(Protocol):
+    """What ranks the moments of a store."""
+
+    def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
+        """The k best moments for each of queries [Q,D], of all videos; fewer where there are no more."""
+
+    def of_video(self, query: np.ndarray, video: str) -> Ranked:
+        """The moments of a video for a query [D], at most `Store.most`; UserError where it is not there."""
+
+
+class Store(Protocol):
+    """What keeps the moments: a folder (`store.MomentStore`) or a collection (`milvus.MilvusStore`).
+
+    Attributes:
+      dim: D of the vectors.
+      source: what the vectors are of.
+      where: folder or collection, for messages.
+      videos: ids of the videos.
+      most: moments that one search can rank.
+    """
+
+    dim: int
+    source: dict[str, Any]
+    where: str
+    videos: list[str]
+    most: int
+
+    def __len__(self) -> int:
+        """Number of moments."""
+
+    def searcher(self, parallel: Parallel) -> Searcher:
+        """What ranks the moments, on these devices where it is done here."""
+
+    def add(self, videos: Iterable[EncodedVideo]) -> "Store":
+        """The store with these videos too; one that is there already is replaced."""
+
+    def remove(self, videos: Iterable[str]) -> "Store":
+        """The store without these videos; UserError names the first that is not there."""
+
+
 class MomentIndex:
     """Moments of a corpus, searched by sentences.
 
     Args:
-      store: the folder with the moments' vectors.
+      store: the moments' vectors.
       encode: sentences -> vectors [Q,D] float32.
       parallel: the devices of the search.
       nms_threshold: of two moments of a video with a higher IoU only the better is returned; 1 keeps all.
@@ -40,13 +79,13 @@ class MomentIndex:
 
     def __init__(
         self,
-        store: MomentStore,
+        store: Store,
         encode: Callable[[Sequence[str]], np.ndarray],
         parallel: Parallel,
         nms_threshold: float = 0.5,
     ):
         self.store, self._encode, self.parallel, self.nms_threshold = store, encode, parallel, nms_threshold
-        self._searcher = Searcher(store, parallel)
+        self._searcher = store.searcher(parallel)
 
     @classmethod
     def build(
@@ -55,14 +94,16 @@ class MomentIndex:
         variables: Any,
         videos: Iterable[tuple[Sequence[str], Batch]],
         *,
-        path: Path,
+        path: Path | None = None,
+        uri: str | None = None,
+        collection: str = COLLECTION,
         encode: Callable[[Sequence[str]], np.ndarray],
         parallel: Parallel,
         dtype: str = "float32",
         source: dict[str, Any] | None = None,
         nms_threshold: float = 0.5,
     ) -> "MomentIndex":
-        """Encodes the moments of videos into a new folder.
+        """Encodes the moments of videos into a new folder, or into a new collection in Milvus.
 
         Args:
           model: a `DualEncoder`; UserError for another.
@@ -70,18 +111,25 @@ class MomentIndex:
           videos: (ids of the real rows, batch [B]) of which the query fields are not read; a row past the ids
             only fills the batch. B is a multiple of the devices.
           path: the folder, new or empty.
+          uri: in place of `path`: a Milvus server ('http://HOST:19530') or file of Milvus Lite ('FILE.db').
+          collection: a new name there.
           encode: sentences -> vectors [Q,D], as `query_encoder` makes it.
           parallel: the devices.
-          dtype: of the rows on disk and in memory: 'float32', 'bfloat16' or 'int8'.
+          dtype: of the rows on disk and in memory: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
           source: what the vectors are of, kept in the manifest.
           nms_threshold: of the search.
         """
+        if (path is None) == (uri is None):
+            raise UserError("Give MomentIndex.build either the path of a folder or the uri of Milvus.")
         encoded = encoded_videos(model, variables, videos, parallel)
         first = next(encoded, None)
         if first is None:
             raise UserError("There is no video to index.")
-        store = MomentStore.create(path, first.vectors.shape[1], dtype, source or {})
-        store = store.add(_chained(first, encoded))
+        settings, encoded = (first.vectors.shape[1], dtype, source or {}), itertools.chain([first], encoded)
+        if path is not None:
+            store = MomentStore.create(path, *settings).add(encoded)
+        else:
+            store = MilvusStore.build(uri, collection, *settings, encoded)
         return cls(store, encode, parallel, nms_threshold)
 
     def __len__(self) -> int:
@@ -99,28 +147,35 @@ class MomentIndex:
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
         queries = self._encode(list(sentences))
+        if queries.shape[1] != self.store.dim:
+            raise UserError(
+                f"The model encodes a sentence as {queries.shape[1]} numbers, and the moments in "
+                f"{self.store.where} have {self.store.dim}. Ask with the model that the index was built with."
+            )
         if video is not None:
-            return [self._in_video(query, k, video) for query in queries]
-        fetch = min(_MORE * k, max(self._searcher.count, 1))
+            return [self._best(self._searcher.of_video(query, video), k) for query in queries]
         answers: list[list[Found]] = [[] for _ in queries]
-        waiting = list(range(len(queries)))
-        while waiting and self._searcher.count:
-            scores, rows = self._searcher(queries[waiting], fetch)
-            for i, s, r in zip(waiting, scores, rows):
-                videos, spans = self.store.locate(r)
-                answers[i] = suppressed(videos, spans, s, self.nms_threshold, k)
-            waiting = [i for i in waiting if len(answers[i]) < k] if fetch < self._searcher.count else []
-            fetch = min(fetch * _MORE, self._searcher.count)
+        waiting, fetch = list(range(len(queries))), min(_MORE * k, self.store.most)
+        while waiting:
+            ranked = self._searcher.top(queries[waiting], fetch)
+            for i, of_query in zip(waiting, ranked):
+                answers[i] = self._best(of_query, k)
+            # Where fewer came than were fetched, there are no more.
+            more = [len(of_query.scores) == fetch for of_query in ranked]
+            waiting = [i for i, is_more in zip(waiting, more) if is_more and len(answers[i]) < k]
+            fetch = min(_MORE * fetch, self.store.most)
         return answers
 
-    def _in_video(self, query: np.ndarray, k: int, video: str) -> list[Found]:
-        segment, rows = self.store.rows_of(video)
-        scores = segment.vectors[rows].astype(np.float32) @ query
-        if segment.scales is not None:
-            scores = scores * segment.scales[rows]
-        order = np.argsort(-scores, kind="stable")
-        spans = segment.spans[rows][order]
-        return suppressed([video] * len(order), spans, scores[order], self.nms_threshold, k)
+    def _best(self, ranked: Ranked, k: int) -> list[Found]:
+        """The k best after NMS; UserError where there are fewer because the store ranks no more."""
+        found = suppressed(*ranked, self.nms_threshold, k)
+        if len(found) < k and len(ranked.scores) == self.store.most:
+            raise UserError(
+                f"k is {k:,}, and {self.store.where} ranks at most {self.store.most:,} moments, of which "
+                f"{len(found):,} are left where no two of a video have an IoU above {self.nms_threshold}. Ask "
+                "for fewer."
+            )
+        return found
 
     def add(self, videos: Iterable[EncodedVideo]) -> "MomentIndex":
         """The index with these videos too; one that is there already is replaced."""
@@ -145,11 +200,6 @@ def encoded_videos(
         vectors, spans, mask = encode(variables, parallel.put_batch(batch))
         for video, rows, moments, real in zip(ids, vectors, spans, mask):
             yield EncodedVideo(video, np.asarray(rows[real], np.float32), moments[real])
-
-
-def _chained(first: EncodedVideo, rest: Iterator[EncodedVideo]) -> Iterator[EncodedVideo]:
-    yield first
-    yield from rest
 
 
 def query_encoder(
@@ -186,19 +236,13 @@ def suppressed(
 ) -> list[Found]:
     """The first k of ranked moments, without those whose IoU with a better one of their video is too high."""
     kept: list[Found] = []
-    of_video: dict[str, list[tuple[float, float]]] = {}
-    for video, (start, end), score in zip(videos, spans.tolist(), scores.tolist()):
+    of_video: dict[str, list[np.ndarray]] = {}
+    for video, span, score in zip(videos, spans, scores):
         if len(kept) == k:
             break
         better = of_video.setdefault(video, [])
-        if any(_iou(start, end, *other) > threshold + 1e-5 for other in better):
+        if better and metrics.iou(span, np.stack(better)).max() > threshold + 1e-5:
             continue
-        better.append((start, end))
-        kept.append(Found(video, start, end, score))
+        better.append(span)
+        kept.append(Found(video, *span.tolist(), score.item()))
     return kept
-
-
-def _iou(start: float, end: float, other_start: float, other_end: float) -> float:
-    overlap = max(0.0, min(end, other_end) - max(start, other_start))
-    union = (end - start) + (other_end - other_start) - overlap
-    return overlap / union if union > 0 else 0.0

@@ -1,11 +1,12 @@
 """Exact search for the largest dot products, on every device, with bounded memory.
 
-Each device holds a share of the rows and goes through it tile by tile; of a tile only the blocks with the k
-largest maxima can hold one of its k best rows, so nothing is ever sorted as a whole. Equal scores: the lower
-row first, on any number of devices.
+The rows lie on the devices as tiles, views of the mapped files where that is possible, and every device goes
+through its tiles one by one. Of a tile only the blocks with the k largest maxima can hold one of its k best
+rows, so nothing is ever sorted as a whole. Equal scores: the lower row first, on any number of devices.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,11 @@ import numpy as np
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.store import MomentStore
 
-TILE = 1 << 14  # rows whose scores are held at once
-BLOCK = 128  # rows of which only the maximum is compared first
+TILE = 1 << 20  # rows of a device in one array
+GROUP = 1 << 16  # rows whose scores a CPU holds at once: 16 MiB for 64 queries; divides `TILE`
+PART = 1 << 10  # rows that a CPU multiplies at once: 2 MiB where D is 512; divides `GROUP`
+BLOCK = 128  # rows of which only the maximum is compared first; divides `PART`
+QUERIES = 64  # asked at once; an accelerator holds 256 MiB of their scores
 
 
 class Searcher:
@@ -28,90 +32,136 @@ class Searcher:
 
     def __init__(self, store: MomentStore, parallel: Parallel):
         self.parallel = parallel
-        rows, scales, alive = _gathered(store)
-        self.count = int(alive.sum())
-        tile = min(TILE, -(-max(len(rows), 1) // (len(parallel.devices) * BLOCK)) * BLOCK)
-        self._tile, per_device = tile, -(-max(len(rows), 1) // (len(parallel.devices) * tile)) * tile
-        padding = per_device * len(parallel.devices) - len(rows)
-        shard = {"rows": _padded(rows, padding), "alive": _padded(alive, padding)}
-        if scales is not None:
-            shard["scales"] = _padded(scales, padding)
-        self._shards, self._per_device = parallel.put_shards(shard), per_device
-        self._compiled: dict[int, object] = {}
+        parts = {"rows": [s.vectors for s in store.segments], "alive": [s.alive for s in store.segments]}
+        if store.dtype == "int8":
+            parts["scales"] = [s.scales for s in store.segments]
+        total = sum(len(rows) for rows in parts["rows"])
+        self.count = sum(int(alive.sum()) for alive in parts["alive"])
+        self._pieces = {}
+        if parallel.devices[0].platform == "cpu":
+            # XLA's CPU copies what it slices before a matrix product, which costs little in the cache. It reads
+            # bfloat16 one number at a time: 0.31 s for 2^18 rows of 512, which take 0.03 s as integers.
+            self._pieces = {"group": GROUP, "part": PART}
+            if store.dtype == "bfloat16":
+                parts["rows"] = [rows.view(np.uint16) for rows in parts["rows"]]
+        self._sizes = tile_sizes(total, len(parallel.devices))
+        edges = np.cumsum([0, *self._sizes]) * len(parallel.devices)
+        self._tiles = [
+            parallel.put_shards({name: _rows(arrays, first, last) for name, arrays in parts.items()})
+            for first, last in zip(edges[:-1], edges[1:])
+        ]
+        self._compiled: dict[int, Callable] = {}
 
     def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores [Q,k'] and rows [Q,k'] of queries [Q,D], best first; k' is k, or all rows that count."""
-        k = min(k, self.count)
-        local = min(k, self._per_device)
+        k, queries = min(k, self.count), np.asarray(queries, np.float32)
+        if not k:
+            return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int32)
+        parts = [self._best(queries[i : i + QUERIES], k) for i in range(0, len(queries), QUERIES)]
+        scores, rows = zip(*parts)
+        return np.concatenate(scores), np.concatenate(rows)
+
+    def _best(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        count, devices = len(queries), len(self.parallel.devices)
+        local = min(k, sum(self._sizes))
         if local not in self._compiled:
-            function = functools.partial(shard_top_k, k=local, tile=self._tile)
+            function = functools.partial(shard_top_k, k=local, **self._pieces)
             self._compiled[local] = self.parallel.map_shards(function)
-        scores, rows = self._compiled[local](np.asarray(queries, np.float32), self._shards)  # [devices,Q,local]
-        first = np.arange(len(scores))[:, None, None] * self._per_device
-        scores = scores.transpose(1, 0, 2).reshape(len(queries), -1)
-        rows = (rows + first).transpose(1, 0, 2).reshape(len(queries), -1)
+        # Compiled once for every power of two of queries.
+        queries = np.pad(queries, ((0, (1 << (count - 1).bit_length()) - count), (0, 0)))
+        scores, rows = self._compiled[local](queries, self._tiles)  # [devices,Q,local]
+        starts = np.cumsum([0, *self._sizes[:-1]])
+        tile = np.searchsorted(starts, rows, side="right") - 1
+        # Before a tile are those that all devices had before, and in it the shares of the devices before.
+        before = starts[tile] * (devices - 1)
+        shares = np.arange(devices)[:, None, None] * np.asarray(self._sizes)[tile]
+        rows = (rows + before + shares).transpose(1, 0, 2).reshape(len(queries), -1)[:count]
+        scores = scores.transpose(1, 0, 2).reshape(len(queries), -1)[:count]
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def _gathered(store: MomentStore) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """All rows [N,D] as they are stored, their scales [N], and which count [N]."""
-    segments = store.segments or []
-    alive = np.concatenate([np.zeros(0, bool), *(segment.alive for segment in segments)])
-    empty = np.zeros((0, store.dim), np.float32)
-    if len(segments) == 1:
-        return segments[0].vectors, segments[0].scales, alive
-    rows = np.concatenate([segment.vectors for segment in segments]) if segments else empty
-    if store.dtype != "int8":
-        return rows, None, alive
-    return rows, np.concatenate([np.zeros(0, np.float32), *(segment.scales for segment in segments)]), alive
+def tile_sizes(rows: int, devices: int) -> list[int]:
+    """Rows a device in each tile: whole tiles, the whole groups and parts of what is left, and a last part."""
+    tiles, rows = divmod(rows, TILE * devices)
+    groups, rows = divmod(rows, GROUP * devices)
+    parts, rows = divmod(rows, PART * devices)
+    return [TILE] * tiles + [size for size in (groups * GROUP, parts * PART, PART * bool(rows)) if size]
 
 
-def _padded(x: np.ndarray, more: int) -> np.ndarray:
-    return np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)]) if more else np.asarray(x)
+def _rows(arrays: Sequence[np.ndarray], first: int, last: int) -> np.ndarray:
+    """Rows `first` to `last` of arrays that follow each other, then zeros; a view where one has them all."""
+    starts = np.cumsum([0, *(len(array) for array in arrays)])
+    parts = [array[max(first - start, 0) : max(last - start, 0)] for start, array in zip(starts, arrays)]
+    missing = last - max(first, starts[-1]) if last > starts[-1] else 0
+    parts = [part for part in (*parts, np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)) if len(part)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def shard_top_k(queries: jax.Array, shard: dict[str, jax.Array], *, k: int, tile: int):
-    """The k best rows of one device's share: scores [Q,k] float32 and rows [Q,k] within the share.
+def shard_top_k(
+    queries: jax.Array, tiles: Sequence[dict[str, jax.Array]], *, k: int, group: int = TILE, part: int = TILE
+) -> tuple[jax.Array, jax.Array]:
+    """The k best rows of one device's tiles: scores [Q,k] float32 and rows [Q,k], counted through the tiles.
 
     Args:
       queries: [Q,D] float32.
-      shard: 'rows' [N,D], 'alive' [N] bool, and 'scales' [N] of int8 rows; N is a multiple of `tile`.
-      k: at most N.
-      tile: a multiple of `BLOCK`.
+      tiles: 'rows' [N,D], 'alive' [N] bool, and 'scales' [N] of int8 rows; rows in uint16 are the bits of
+        bfloat16. N is a multiple of `PART`, and of `GROUP` where it is larger than that.
+      k: at most the rows of all tiles.
+      group: rows whose scores are held at once; a larger one than the tile is the whole tile.
+      part: rows that are multiplied at once; likewise.
     """
-    size = queries.shape[0]
-
-    def step(best, start):
-        part = {name: jax.lax.dynamic_slice_in_dim(x, start, tile) for name, x in shard.items()}
-        found, rows = tile_top_k(tile_scores(queries, part), min(k, tile))
-        scores = jnp.concatenate([best[0], found], axis=1)
-        rows = jnp.concatenate([best[1], start + rows], axis=1)
-        scores, order = jax.lax.top_k(scores, k)
-        return (scores, jnp.take_along_axis(rows, order, axis=1)), None
-
-    nothing = jnp.full((size, k), -jnp.inf), jnp.zeros((size, k), jnp.int32)
-    best, _ = jax.lax.scan(step, nothing, jnp.arange(0, shard["rows"].shape[0], tile, dtype=jnp.int32))
+    best, first = (jnp.zeros((len(queries), 0)), jnp.zeros((len(queries), 0), jnp.int32)), 0
+    for tile in tiles:
+        # One tile after the other, so that the scores of one alone are held.
+        queries, best = jax.lax.optimization_barrier((queries, best))
+        count = len(tile["rows"])
+        scores, rows = _best_of_tile(queries, tile, min(k, count), min(group, count), min(part, count))
+        best, first = _merged(best, (scores, first + rows), k), first + count
     return best
 
 
-def tile_scores(queries: jax.Array, part: dict[str, jax.Array]) -> jax.Array:
-    """Dot products [Q,R] float32 of queries [Q,D] with the rows of a tile; -inf where a row does not count."""
-    rows = part["rows"]
-    if rows.dtype == jnp.bfloat16:
+def _best_of_tile(queries, tile, k: int, group: int, part: int):
+    sliced = jax.lax.dynamic_slice_in_dim
+
+    def step(best, first):
+        starts = first + jnp.arange(0, group, part, dtype=jnp.int32)
+        scores = jax.lax.map(lambda start: products(queries, sliced(tile["rows"], start, part)), starts)
+        scores = scores.transpose(1, 0, 2).reshape(len(queries), group)  # of [group/part,Q,part]
+        if "scales" in tile:
+            scores = scores * sliced(tile["scales"], first, group)[None, :]
+        scores = jnp.where(sliced(tile["alive"], first, group)[None, :], scores, -jnp.inf)
+        found, rows = tile_top_k(scores, min(k, group))
+        return _merged(best, (found, first + rows), k), None
+
+    nothing = jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), jnp.int32)
+    return jax.lax.scan(step, nothing, jnp.arange(0, len(tile["rows"]), group, dtype=jnp.int32))[0]
+
+
+def _merged(best, found, k: int):
+    """The k best of two (scores [Q,.], rows [Q,.]); of equal scores those of the first come first."""
+    scores, rows = (jnp.concatenate(pair, axis=1) for pair in zip(best, found))
+    scores, order = jax.lax.top_k(scores, min(k, scores.shape[1]))
+    return scores, jnp.take_along_axis(rows, order, axis=1)
+
+
+def products(queries: jax.Array, rows: jax.Array) -> jax.Array:
+    """Dot products [Q,N] float32 of queries [Q,D] with rows [N,D]: float32, bfloat16, its bits, or int8."""
+    if rows.dtype in (jnp.bfloat16, jnp.uint16):
         queries = queries.astype(jnp.bfloat16)
+    if rows.dtype == jnp.uint16:
+        queries = queries.astype(jnp.float32)
+        # The upper half of a float32.
+        rows = jax.lax.bitcast_convert_type(rows.astype(jnp.uint32) << 16, jnp.float32)
     elif rows.dtype == jnp.int8:
         rows = rows.astype(jnp.float32)
-    scores = jax.lax.dot_general(
+    return jax.lax.dot_general(
         queries, rows, (((1,), (1,)), ((), ())), precision="highest", preferred_element_type=jnp.float32
     )
-    if "scales" in part:
-        scores = scores * part["scales"][None, :]
-    return jnp.where(part["alive"][None, :], scores, -jnp.inf)
 
 
 def tile_top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k largest of [Q,R] and their columns, the lower of equal ones first; R is a multiple of `BLOCK`."""
+    """The k largest of [Q,N] and their columns, the lower of equal ones first; N is a multiple of `BLOCK`."""
     size, width = scores.shape
     blocks = width // BLOCK
     if k >= blocks:

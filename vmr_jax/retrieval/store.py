@@ -13,21 +13,24 @@ old index whole. Opening maps the files and reads none of the vectors.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.parallel import Parallel
 from vmr_jax.writer import disk_error, write_json
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 1
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
+_COMPARED = 10_000  # ids that an unknown one is compared with, 0.1 s
 _PARTS = ("vectors", "scales", "spans", "offsets", "videos")
 
 
@@ -44,6 +47,14 @@ class EncodedVideo:
     id: str
     vectors: np.ndarray
     spans: np.ndarray
+
+
+class Ranked(NamedTuple):
+    """Moments for one query, best first: their videos, spans [r,2] in seconds and scores [r] float32."""
+
+    videos: Sequence[str]
+    spans: np.ndarray
+    scores: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +78,19 @@ class Segment:
 class MomentStore:
     """An open index folder."""
 
+    most: ClassVar[int] = sys.maxsize  # moments that one search can rank
+
     def __init__(self, path: Path, manifest: dict[str, Any], segments: list[Segment]):
         """Use `create` or `open`."""
         self.path, self.manifest, self.segments = path, manifest, segments
-        self._place = {
-            video: (s, v)
-            for s, segment in enumerate(segments)
-            for v, video in enumerate(segment.videos)
-            if not segment.removed[v]
+
+    @functools.cached_property
+    def _place(self) -> dict[str, tuple[int, int]]:
+        """Segment of each video that counts, and its place there."""
+        return {
+            self.segments[s].videos[v]: (s, v)
+            for s, segment in enumerate(self.segments)
+            for v in np.flatnonzero(~segment.removed).tolist()
         }
 
     @classmethod
@@ -115,21 +131,34 @@ class MomentStore:
         return self.manifest["dtype"]
 
     @property
+    def source(self) -> dict[str, Any]:
+        """What the vectors are of."""
+        return self.manifest["source"]
+
+    @property
+    def where(self) -> str:
+        """The folder, for messages."""
+        return str(self.path)
+
+    @property
     def videos(self) -> list[str]:
         """Ids of the videos that count, in the order of their rows."""
         return list(self._place)
 
     def __len__(self) -> int:
         """Number of moments that count."""
-        return sum(int(segment.alive.sum()) for segment in self.segments)
+        return sum(int(np.diff(segment.offsets)[~segment.removed].sum()) for segment in self.segments)
+
+    def searcher(self, parallel: Parallel) -> "FolderSearcher":
+        """What ranks the moments, on these devices."""
+        return FolderSearcher(self, parallel)
 
     def rows_of(self, video: str) -> tuple[Segment, slice]:
         """The segment and rows of a video; UserError where it is not in the index."""
         if video not in self._place:
-            raise UserError(
-                f'The index {self.path} has no video "{video}".{nearest(video, self._place)} It has '
-                f"{len(self._place):,}."
-            )
+            count = len(self._place)
+            near = nearest(video, self._place) if count <= _COMPARED else ""
+            raise UserError(f'The index {self.path} has no video "{video}".{near} It has {count:,}.')
         segment, v = self._place[video]
         segment = self.segments[segment]
         return segment, slice(int(segment.offsets[v]), int(segment.offsets[v + 1]))
@@ -151,8 +180,8 @@ class MomentStore:
             manifest = _read_manifest(self.path)
             name = f"{max((int(entry['name']) for entry in manifest['segments']), default=0) + 1:06d}"
             entry = _write_segment(self.path, name, manifest, videos)
-            added = set((self.path / f"{name}.videos").read_text(encoding="utf-8").splitlines())
-            segments = [_without(self.path, old, added)[0] for old in manifest["segments"]]
+            added = set(_read_videos(self.path, entry))
+            segments = [_without(self.path, old, added) for old in manifest["segments"]]
             write_json(self.path / MANIFEST, {**manifest, "segments": [*segments, entry]})
         return MomentStore.open(self.path)
 
@@ -163,9 +192,41 @@ class MomentStore:
             self.rows_of(video)
         with _one_writer(self.path):
             manifest = _read_manifest(self.path)
-            segments = [_without(self.path, old, gone)[0] for old in manifest["segments"]]
+            segments = [_without(self.path, old, gone) for old in manifest["segments"]]
             write_json(self.path / MANIFEST, {**manifest, "segments": segments})
         return MomentStore.open(self.path)
+
+
+class FolderSearcher:
+    """Ranks the moments of a folder. The devices get their vectors at the first search of the whole corpus.
+
+    Args:
+      store: the folder.
+      parallel: the devices.
+    """
+
+    def __init__(self, store: MomentStore, parallel: Parallel):
+        self._store, self._parallel = store, parallel
+
+    @functools.cached_property
+    def _rows(self):
+        from vmr_jax.retrieval.search import Searcher  # which knows this file
+
+        return Searcher(self._store, self._parallel)
+
+    def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
+        """The k best moments for each of queries [Q,D], of all videos; fewer where there are no more."""
+        scores, rows = self._rows(queries, k)
+        return [Ranked(*self._store.locate(r), s) for s, r in zip(scores, rows)]
+
+    def of_video(self, query: np.ndarray, video: str) -> Ranked:
+        """All moments of a video for a query [D]; UserError where it is not in the index."""
+        segment, rows = self._store.rows_of(video)
+        scores = segment.vectors[rows].astype(np.float32) @ query
+        if segment.scales is not None:
+            scores = scores * segment.scales[rows]
+        order = np.argsort(-scores, kind="stable")
+        return Ranked([video] * len(order), segment.spans[rows][order], scores[order])
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -214,9 +275,13 @@ def _open_segment(path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -
         scales=mapped("scales", np.float32, (rows,)) if manifest["dtype"] == "int8" else None,
         spans=mapped("spans", np.float32, (rows, 2)),
         offsets=np.fromfile(path / f"{entry['name']}.offsets", np.int64),
-        videos=(path / f"{entry['name']}.videos").read_text(encoding="utf-8").splitlines(),
+        videos=_read_videos(path, entry),
         removed=removed,
     )
+
+
+def _read_videos(path: Path, entry: dict[str, Any]) -> list[str]:
+    return (path / f"{entry['name']}.videos").read_text(encoding="utf-8").splitlines()
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -232,7 +297,7 @@ def _write_segment(
         with contextlib.ExitStack() as stack:
             out = {part: stack.enter_context(file.open("wb")) for part, file in files.items()}
             for video in videos:
-                _check_video(video, manifest["dim"], ids)
+                check_video(video, manifest["dim"], ids)
                 rows, scales = quantized(video.vectors, manifest["dtype"])
                 out["vectors"].write(rows.tobytes())
                 out["scales"].write(b"" if scales is None else scales.tobytes())
@@ -255,10 +320,11 @@ def _write_segment(
     }
 
 
-def _check_video(video: EncodedVideo, dim: int, seen: dict[str, int]) -> None:
+def check_video(video: EncodedVideo, dim: int, seen: Container[str]) -> None:
+    """UserError for a video whose id is no line or was `seen`, or whose vectors are not finite [n,dim]."""
     if video.id in seen:
         raise UserError(f'The video "{video.id}" comes twice. Give every video once.')
-    if "\n" in video.id or not video.id:
+    if video.id.splitlines() != [video.id]:
         raise UserError(f"A video id must be one line of text, not {video.id!r}.")
     if video.vectors.shape != (len(video.spans), dim):
         raise UserError(
@@ -277,11 +343,10 @@ def quantized(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray |
     return np.rint(vectors / scales[:, None]).astype(np.int8), scales
 
 
-def _without(path: Path, entry: dict[str, Any], gone: set[str]) -> tuple[dict[str, Any], int]:
-    """The entry of a segment with the videos of `gone` removed, and how many of them it had."""
-    ids = (path / f"{entry['name']}.videos").read_text(encoding="utf-8").splitlines()
-    found = [v for v, video in enumerate(ids) if video in gone]
-    return {**entry, "removed": sorted({*entry["removed"], *found})}, len(found)
+def _without(path: Path, entry: dict[str, Any], gone: set[str]) -> dict[str, Any]:
+    """The entry of a segment with the videos of `gone` removed."""
+    found = [v for v, video in enumerate(_read_videos(path, entry)) if video in gone]
+    return {**entry, "removed": sorted({*entry["removed"], *found})}
 
 
 @contextlib.contextmanager
@@ -296,9 +361,3 @@ def _one_writer(path: Path) -> Iterator[None]:
             if file.suffix[1:] in _PARTS and file.stem not in known:
                 file.unlink()
         yield
-
-
-def delete(path: Path) -> None:
-    """Deletes an index; UserError where the folder is none."""
-    _read_manifest(path)
-    shutil.rmtree(path)

@@ -1,0 +1,589 @@
+"""--mode=serve: what it answers, what it refuses, and many who ask at once."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+from vmr_jax import input as input_lib
+from vmr_jax.errors import UserError
+from vmr_jax.experiment import Experiment
+from vmr_jax.retrieval import commands, serve, web
+from vmr_jax.retrieval.index import Found
+from vmr_jax.train import train
+
+DURATIONS = {"a": 30.0, "B <i>": 0.0, "b.avi": 10.0, "../secret": 10.0, "out": 10.0, "é/ö": 10.0}
+
+
+def search(sentences, k, video):
+    """Moments that tell the sentence, by its length and last letter; some sentences fail."""
+    for sentence in sentences:
+        if sentence == "???":
+            raise UserError(f'The query "{sentence}" has no word.')
+        if sentence == "break":
+            raise RuntimeError("as asked for")
+    return [
+        [Found(video or "a", float(i), i + 1.5, len(s) + ord(s[-1]) / 1000 - i) for i in range(k)]
+        for s in sentences
+    ]
+
+
+@contextlib.contextmanager
+def served(service, hosts=("127.0.0.1", "localhost")):
+    """The port of a running server."""
+    with serve.listening("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        server = serve.make_server(service, list(hosts))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of video files, of which two are links, beside a file that is not to be seen."""
+    root = tmp_path_factory.mktemp("files")
+    (root / "secret.mp4").write_bytes(b"SECRET")
+    videos = root / "videos"
+    videos.mkdir()
+    (videos / "a.mp4").write_bytes(bytes(range(256)) * 1000)
+    (videos / "b.webm").write_bytes(b"of b")
+    (videos / "notes.txt").write_bytes(b"SECRET")
+    (videos / "out.mp4").symlink_to(root / "secret.mp4")
+    (videos / "within.mp4").symlink_to(videos / "a.mp4")
+    return videos
+
+
+@pytest.fixture(scope="module")
+def port(folder):
+    with served(web.Service("fvmr on <i>x</i>", search, DURATIONS, web.VideoFolder(folder))) as port:
+        yield port
+
+
+def request(port, method, path, body=None, **headers):
+    """Status, headers and content; the path is sent as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
+        for name, value in {**headers, **({"Content-Length": str(len(body))} if body else {})}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+    finally:
+        connection.close()
+
+
+def ask(port, question, kind="application/json"):
+    body = question if isinstance(question, bytes) else json.dumps(question).encode()
+    status, _, content = request(port, "POST", "/search", body, **{"Content-Type": kind})
+    return status, json.loads(content)
+
+
+# --- the page and its data ---------------------------------------------------------------------------
+
+
+def test_the_page_asks_nobody_else(port):
+    status, headers, content = request(port, "GET", "/")
+    page = content.decode()
+    assert status == 200 and headers["X-Content-Type-Options"] == "nosniff"
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "connect-src 'self'" in policy and "unsafe" not in policy
+    (nonce,) = set(re.findall(r"'nonce-([^']+)'", policy))
+    assert page.count(f'nonce="{nonce}"') == 2 and "{" + "nonce}" not in page
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", page)
+    assert "fvmr on &lt;i&gt;x&lt;/i&gt;" in page and "<i>" not in page
+    assert request(port, "GET", "/")[1]["Content-Security-Policy"] != policy  # a new nonce each time
+
+
+def test_an_answer(port):
+    status, answer = ask(port, {"query": "a person", "k": 2})
+    score = 8.11  # 8 letters; ord("n") is 110
+    assert status == 200 and answer == {
+        "moments": [
+            {"video": "a", "start": 0.0, "end": 1.5, "score": score, "duration": 30.0, "playable": True},
+            {"video": "a", "start": 1.0, "end": 2.5, "score": score - 1, "duration": 30.0, "playable": True},
+        ]
+    }
+    assert len(ask(port, {"query": "a person"})[1]["moments"]) == 10
+    assert len(ask(port, {"query": "a person", "k": 50, "video": ""})[1]["moments"]) == 50
+
+
+def test_a_video_of_unknown_length_ends_with_its_last_moment(port):
+    _, answer = ask(port, {"query": "a person", "k": 3, "video": "B <i>"})
+    # the third of three moments ends at 2 + 1.5 s
+    assert [(m["video"], m["duration"], m["playable"]) for m in answer["moments"]] == [
+        ("B <i>", 3.5, False)
+    ] * 3
+
+
+def test_suggestions(port, monkeypatch):
+    def suggested(prefix):
+        return json.loads(request(port, "GET", f"/videos?prefix={prefix}")[2])["videos"]
+
+    assert suggested("b") == suggested("B") == ["B <i>", "b.avi"]
+    assert suggested("") == ["../secret", "a", "B <i>", "b.avi", "out", "é/ö"]
+    assert suggested("zzz") == []
+    monkeypatch.setattr(web, "SUGGESTIONS", 2)
+    assert suggested("") == ["../secret", "a"]
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "question,status,message",
+    [
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[" * 16_000, 400, "not JSON"),
+        (b'{"query": "a", "k": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+        (b'["a person"]', 400, "no JSON object"),
+        ({}, 400, "Type a sentence"),
+        ({"query": 5}, 400, "Type a sentence"),
+        ({"query": " \n"}, 400, "Type a sentence"),
+        ({"query": "x" * 1001}, 400, "has 1001 characters; at most 1000 are read"),
+        ({"query": "\ud800"}, 400, "surrogate"),
+        ({"query": "a", "video": "\udfff"}, 400, "surrogate"),
+        ({"query": "a", "k": 0}, 400, "from 1 to 50"),
+        ({"query": "a", "k": 51}, 400, "from 1 to 50"),
+        ({"query": "a", "k": 2.5}, 400, "from 1 to 50"),
+        ({"query": "a", "k": True}, 400, "from 1 to 50"),
+        ({"query": "a", "k": None}, 400, "from 1 to 50"),
+        ({"query": "a", "video": ["a"]}, 400, "must be the id"),
+        ({"query": "a", "video": "nowhere"}, 404, 'no video "nowhere"'),
+        ({"query": "???"}, 400, "has no word"),
+        ({"query": "break"}, 500, "The server failed here"),
+        (b"{" + b" " * web.MAX_BODY, 413, "more than 16,384 bytes"),
+    ],
+)
+def test_refused_questions(port, question, status, message):
+    found, answer = ask(port, question)
+    assert found == status and message in answer["message"] and "as asked for" not in answer["message"]
+
+
+def test_the_longest_query_fits_whatever_its_letters(port):
+    query = "\U0001f600" * 1000  # 12 bytes each in ASCII JSON
+    assert ask(port, {"query": query, "k": 1})[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_page_elsewhere_cannot_send_a_question(port, kind):
+    status, answer = ask(port, {"query": "a person"}, kind)
+    assert status == 415 and "application/json" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    "method,path,status", [("GET", "/search", 405), ("POST", "/", 405), ("GET", "/x", 404)]
+)
+def test_other_requests_are_refused_in_json(port, method, path, status):
+    found, _, content = request(port, method, path)
+    assert found == status and json.loads(content)["message"]
+
+
+def test_a_body_without_end_is_not_read_to_its_end(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(
+            b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(web.MAX_BODY // 4096 + 1):  # one chunk more than is read, and never the last
+            connection.sendall(b"1000\r\n" + b" " * 4096 + b"\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server hangs up
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"more than 16,384 bytes" in answer
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "a b"])
+def test_a_foreign_name_is_refused(port, host):
+    assert request(port, "GET", "/", Host=host)[0] == 400
+    assert request(port, "GET", "/video/a", Host=host)[0] == 400
+
+
+def test_names_of_this_machine_are_not(port):
+    assert request(port, "GET", "/", Host=f"127.0.0.1:{port}")[0] == 200
+    assert request(port, "GET", "/", Host="LOCALHOST")[0] == 200
+
+
+# --- video files -------------------------------------------------------------------------------------
+
+CONTENT = bytes(range(256)) * 1000  # of a.mp4
+
+
+@pytest.mark.parametrize(
+    "range_,first,last",
+    [
+        ("bytes=0-0", 0, 0),
+        ("bytes=1000-1999", 1000, 1999),
+        ("bytes=255999-", 255_999, 255_999),
+        ("bytes=-5", 255_995, 255_999),
+    ],
+)
+def test_a_range_of_a_video(port, range_, first, last):
+    status, headers, content = request(port, "GET", "/video/a", Range=range_)
+    assert status == 206 and content == CONTENT[first : last + 1]
+    assert headers["Content-Range"] == f"bytes {first}-{last}/256000"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_a_whole_video(port):
+    status, headers, content = request(port, "GET", "/video/a")
+    assert (status, content) == (200, CONTENT)
+    assert headers["Content-Type"] == "video/mp4" and headers["Accept-Ranges"] == "bytes"
+    status, headers, content = request(port, "HEAD", "/video/a")
+    assert (status, headers["Content-Length"], content) == (200, "256000", b"")
+    status, headers, content = request(port, "GET", "/video/b.avi")  # its file has another suffix
+    assert (status, headers["Content-Type"], content) == (200, "video/webm", b"of b")
+
+
+def test_a_range_that_is_not_there(port):
+    status, headers, content = request(port, "GET", "/video/a", Range="bytes=256000-")
+    assert (status, headers["Content-Range"], content) == (416, "bytes */256000", b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/video/../secret.mp4",
+        "/video/..%2fsecret.mp4",
+        "/video/%2e%2e/secret.mp4",
+        "/video/%2e%2e%2fsecret",  # which is an id of the index
+        "/video/../secret",
+        "/video/%252e%252e%252fsecret",
+        "/video/..\\secret.mp4",
+        "/video//etc/passwd",
+        "/video/%2fetc%2fpasswd",
+        "/video/a%00.mp4",
+        "/video/%00",
+        "/video/",
+        "/video/.",
+        "/video/notes",
+        "/video/notes.txt",
+        "/video/out",  # an id of the index, and a link that leaves the folder
+        "/video/within",  # a file, and no id of the index
+        "/video/%ff%fe",
+        "/video/" + "a" * 5000,
+        "//etc/passwd",
+        "/../../../etc/passwd",
+    ],
+)
+def test_what_is_no_video_is_not_served(port, path):
+    status, _, content = request_raw(port, path)
+    assert status in (400, 404)
+    assert b"SECRET" not in content and b"root:" not in content and json.loads(content)["message"]
+
+
+def request_raw(port, path):
+    """GET of bytes that http.client would not send."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1")
+        )
+        head, _, content = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    return int(head.split()[1]), head, content
+
+
+@pytest.mark.parametrize("path", ["/video/a\0b", "/video/a b", "video/a"])
+def test_a_request_that_is_no_http_is_refused(port, path):
+    assert request_raw(port, path)[0] in (400, 404)
+
+
+def test_files_by_id(folder):
+    files = web.VideoFolder(folder)
+    assert len(files) == 3  # a, b and the link within the folder
+    assert files.find("a") == files.find("a.mp4") == files.find("a.mov") == folder / "a.mp4"
+    assert files.find("within") == folder / "within.mp4"
+    for name in (
+        "out",
+        "out.mp4",
+        "notes",
+        "notes.txt",
+        "../secret",
+        "../secret.mp4",
+        str(folder / "a"),
+        "",
+        ".",
+        "\0",
+    ):
+        assert files.find(name) is None
+
+
+def test_the_full_name_counts_before_the_stem(tmp_path):
+    for name in ("x.avi", "x.mp4", "x.mp4.webm", "y.MKV", "v_1.5.webm"):
+        (tmp_path / name).write_bytes(b"")
+    files = web.VideoFolder(tmp_path)
+    assert files.find("x.avi").name == "x.avi"
+    assert files.find("x").name == files.find("x.mov").name == "x.mp4"  # which browsers play
+    assert files.find("x.mp4").name == "x.mp4"
+    assert files.find("y").name == "y.MKV" and files.find("v_1.5").name == "v_1.5.webm"
+
+
+def test_a_file_that_becomes_a_link_is_no_longer_served(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "secret").write_bytes(b"SECRET")
+    file = tmp_path / "videos" / "a.mp4"
+    file.write_bytes(b"of a")
+    files = web.VideoFolder(tmp_path / "videos")
+    assert files.find("a") == file
+    file.unlink()
+    assert files.find("a") is None
+    file.symlink_to(tmp_path / "secret")
+    assert files.find("a") is None
+
+
+def test_a_folder_that_is_none():
+    with pytest.raises(UserError, match="--videos=/nowhere is no folder"):
+        web.VideoFolder(Path("/nowhere"))
+    assert web.VideoFolder(None).find("a") is None
+
+
+# --- many who ask ------------------------------------------------------------------------------------
+
+
+def asked_together(questions, search, waiting=web.MAX_WAITING):
+    """Answers or errors of questions (sentence, k, video) that all wait before the first search."""
+
+    async def together():
+        queue = web.SearchQueue(search)
+        asking = [asyncio.ensure_future(queue.ask(*question)) for question in questions]
+        await asyncio.sleep(0)  # all have asked
+        running = asyncio.ensure_future(queue.run())
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return found
+
+    return asyncio.run(together())
+
+
+def counting(calls):
+    def counted(sentences, k, video):
+        calls.append((len(sentences), video))
+        return search(sentences, k, video)
+
+    return counted
+
+
+def test_who_waits_is_answered_together():
+    questions = [(f"sentence {i}", 1 + i % 50, None) for i in range(37)]
+    calls = []
+    found = asked_together(questions, counting(calls))
+    assert found == [search([sentence], k, video)[0] for sentence, k, video in questions]
+    assert calls == [(16, None), (16, None), (8, None)]  # 37 are 16 + 16 + 5, and 5 are searched as 8
+
+
+def test_videos_take_turns():
+    calls = []
+    questions = [(f"sentence {i}", 2, None) for i in range(18)] + [("other", 3, "a"), ("sentence", 2, "a")]
+    found = asked_together(questions, counting(calls))
+    assert found == [search([sentence], k, video)[0] for sentence, k, video in questions]
+    assert calls == [(16, None), (2, "a"), (2, None)]
+
+
+def test_a_query_that_fails_fails_alone():
+    sentences = [f"sentence {i}" for i in range(11)]
+    sentences[3], sentences[8] = "???", "break"
+    found = asked_together([(sentence, 4, None) for sentence in sentences], search)
+    assert isinstance(found[3], UserError) and isinstance(found[8], RuntimeError)
+    for i in set(range(11)) - {3, 8}:
+        assert found[i] == search([sentences[i]], 4, None)[0]
+
+
+def test_too_many_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr(web, "MAX_WAITING", 3)
+    found = asked_together([(f"sentence {i}", 1, None) for i in range(5)], search)
+    assert found[:3] == [search([f"sentence {i}"], 1, None)[0] for i in range(3)]
+    assert [error.status_code for error in found[3:]] == [503, 503]
+
+
+def test_a_refused_client_is_told_to_ask_again(port, monkeypatch):
+    monkeypatch.setattr(web, "MAX_WAITING", 0)
+    status, headers, content = request(
+        port, "POST", "/search", b'{"query": "a person"}', **{"Content-Type": "application/json"}
+    )
+    assert status == 503 and headers["Retry-After"] == "1"
+    assert json.loads(content)["message"].startswith("Too many questions are waiting")
+
+
+def test_a_client_that_leaves_does_not_stop_the_others():
+    async def leaving():
+        queue = web.SearchQueue(search)
+        left = asyncio.ensure_future(queue.ask("gone", 1, None))
+        stays = asyncio.ensure_future(queue.ask("stays", 1, None))
+        await asyncio.sleep(0)
+        left.cancel()
+        running = asyncio.ensure_future(queue.run())
+        found = await stays
+        running.cancel()
+        await asyncio.gather(running, left, return_exceptions=True)
+        return found
+
+    assert asyncio.run(leaving()) == search(["stays"], 1, None)[0]
+
+
+# --- the address -------------------------------------------------------------------------------------
+
+
+def test_a_taken_port():
+    with serve.listening("127.0.0.1", 0) as taken:
+        number = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {number} of 127.0.0.1.*--port=NUMBER"):
+            serve.listening("127.0.0.1", number)
+
+
+def test_answers_are_sent_at_once():
+    with serve.listening("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_number_that_is_no_port(port):
+    with pytest.raises(UserError, match=f"--port={port} is no port"):
+        serve.listening("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_of_this_machine():
+    with pytest.raises(UserError, match="192.0.2.1"):  # kept for documentation (RFC 5737)
+        serve.listening("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("host,foreign", [("127.0.0.1", 400), ("0.0.0.0", 200)])
+def test_interrupt_ends_it_even_while_a_video_is_watched(tmp_path, host, foreign):
+    with (tmp_path / "a.mp4").open("wb") as file:
+        file.truncate(1 << 28)  # more than the sockets hold
+    program = f"""
+        from pathlib import Path
+        from vmr_jax.retrieval import serve, web
+        files = web.VideoFolder(Path({str(tmp_path)!r}))
+        service = web.Service("test", lambda s, k, v: [[]] * len(s), {{"a": 1.0}}, files)
+        serve.run(service, serve.listening("{host}", 0))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            lines = [process.stdout.readline()]
+            while "Open http://" not in lines[-1] and lines[-1]:
+                lines.append(process.stdout.readline())
+            name, number = re.search(r"http://([^:]+):(\d+)/", lines[-1]).groups()
+            assert name == {"127.0.0.1": "127.0.0.1", "0.0.0.0": "localhost"}[host]
+            warned = any("WARNING" in line and "anyone" in line for line in lines)
+            assert warned == (host == "0.0.0.0")
+            assert request(int(number), "GET", "/", Host="evil.example")[0] == foreign
+            with socket.create_connection(("127.0.0.1", int(number)), timeout=60) as watching:
+                watching.sendall(b"GET /video/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert watching.recv(12) == b"HTTP/1.1 200"
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (0, "Ended.\n", "")
+
+
+# --- a run -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny_config(data_dir, train_for="2 steps", evaluate_every="2 steps", evaluation__splits=("val",))
+    train(config, workdir)
+    commands.index(config, workdir, dtype=None, uri=None)
+    return config, workdir
+
+
+@pytest.fixture(scope="module")
+def run_service(trained, tmp_path_factory):
+    """The service of `serve`, which stops before it answers."""
+    videos, made = tmp_path_factory.mktemp("videos"), []
+    (videos / "val_0001.mp4").write_bytes(b"of val_0001")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serve, "run", lambda service, listener: made.append(service))
+        serve.serve(*trained, "127.0.0.1", 0, str(videos))
+    return made[0]
+
+
+def test_serve_knows_the_videos_of_the_run(trained, run_service):
+    dataset = Experiment(trained[0]).dataset
+    lengths = {v.id: v.duration for name in dataset.split_names for v in dataset.split(name).videos}
+    assert run_service.durations == lengths
+    assert run_service.title == f"fvmr on storyboard, {len(lengths):,} videos"
+    assert run_service.files.find("val_0001") and not run_service.files.find("val_0000")
+
+
+def test_fifty_clients_get_the_answers_of_the_index(trained, run_service):
+    agents, places = ("a man", "a woman", "somebody", "zebras", "the boy"), ("door", "window", "box", "car")
+    questions = [
+        {"query": f"{agents[i % 5]} opens the {places[j]} {i}", "k": (1, 3, 10, 50)[(i + j) % 4],
+         "video": "val_0001" if i % 7 == 3 else None}
+        for i in range(50) for j in range(4)
+    ]  # fmt: skip
+    together = threading.Barrier(50)
+
+    def client(mine):
+        together.wait()
+        return [ask(port, question) for question in mine]
+
+    with served(run_service) as port, ThreadPoolExecutor(50) as clients:
+        shares = clients.map(client, [questions[4 * i : 4 * i + 4] for i in range(50)])
+        answers = [answer for share in shares for answer in share]
+    index = commands.open_index(*trained, sentences=[question["query"] for question in questions])
+    for question, (status, answer) in zip(questions, answers, strict=True):
+        assert status == 200
+        (expected,) = index.search([question["query"]], k=question["k"], video=question["video"])
+        assert len(answer["moments"]) == len(expected)
+        # A batch adds up a dot product in another order than a single sentence: the last bits differ.
+        scores = [moment["score"] for moment in answer["moments"]]
+        assert scores == pytest.approx([moment.score for moment in expected], abs=1e-5)
+        for found, moment in zip(answer["moments"], expected):
+            assert found["duration"] >= found["end"] > found["start"] >= 0
+            assert found["playable"] == (found["video"] == "val_0001")
+            if not near_another(moment, expected):
+                assert (found["video"], found["start"], found["end"]) == moment[:3]
+
+
+def near_another(moment, moments):
+    """Whether another of these scores the same but for rounding, so that they may change places."""
+    return any(other is not moment and abs(other.score - moment.score) < 2e-5 for other in moments)
+
+
+def test_any_word_of_the_file_of_vectors_may_be_asked(tmp_path):
+    file = tmp_path / "vectors.txt"
+    file.write_text("door 1 2\nzebra 3 4\n")
+    text = types.SimpleNamespace(features="", vectors=str(file), tokenizer="words", dim=2)
+    config, dataset = (
+        types.SimpleNamespace(text=text),
+        types.SimpleNamespace(sentences=lambda: iter(["a door"])),
+    )
+    assert not input_lib.open_word_vectors(config, dataset, []).known("zebra")
+    assert input_lib.open_word_vectors(config, dataset, ["a zebra"]).known("zebra")
+    assert input_lib.open_word_vectors(config, dataset, None).known("zebra")
+
+
+def test_without_an_index(trained, tmp_path):
+    with pytest.raises(UserError, match="holds no moment index"):
+        serve.serve(trained[0], tmp_path, "127.0.0.1", 0, None)
+
+
+def test_without_starlette(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"needs uvicorn, .* pip install -e '\.\[serve\]'"):
+        serve.serve(None, tmp_path, "127.0.0.1", 0, None)

@@ -1,0 +1,429 @@
+"""The moments of an index in Milvus, a vector database: a server or cluster, or one file of Milvus Lite.
+
+One collection holds one index, a row a moment:
+
+  id        INT64, given by Milvus
+  video     VARCHAR
+  moment    INT64, the place of the moment in its video: a video is counted by its moment 0
+  start     FLOAT seconds
+  end       FLOAT
+  vector    FLOAT_VECTOR, metric IP, index FLAT: the search is exact
+
+What the vectors are of is a property of the collection. A new collection gets its name when it is whole: a
+build that dies leaves nothing under that name. For a search that is not exact, replace the index of `vector` in
+Milvus; nothing here depends on its type.
+
+The token of a server is read from the environment variable MILVUS_TOKEN.
+"""
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from vmr_jax.errors import UserError
+from vmr_jax.parallel import Parallel
+from vmr_jax.retrieval.store import EncodedVideo, Ranked, check_video
+from vmr_jax.writer import plain, write_json
+
+log = logging.getLogger("vmr_jax")
+
+COLLECTION = "moments"
+POINTER, FORMAT, VERSION = "milvus.json", "vmr_jax moment index in milvus", 1
+MOST = 16_384  # moments that Milvus ranks in one search
+_PROPERTY = "vmr_jax"  # of the collection
+_UNFINISHED = "_unfinished"  # behind the name of a collection that is being filled
+_MAX_DIM, _MAX_ID = 32_768, 1024  # numbers of a vector that Milvus takes; bytes of a video's id
+_FLOATS = 1 << 22  # of the vectors in one request, 16 MiB
+_RESULTS = 1 << 17  # moments in one answer
+_IDS, _VIDEOS = 4096, 256  # ids of moments, and of videos, in one request
+_CONNECT, _ANSWER = 10.0, 120.0  # seconds to wait
+
+
+class MilvusStore:
+    """An open collection of moments.
+
+    Attributes:
+      uri: of Milvus; the file of Milvus Lite as an absolute path.
+      collection: its name there.
+      dim: D of the vectors.
+      source: what the vectors are of.
+    """
+
+    def __init__(self, client: Any, uri: str, collection: str, dim: int, source: dict[str, Any]):
+        """Use `build` or `open`."""
+        self._client, self.uri, self.collection, self.dim, self.source = client, uri, collection, dim, source
+
+    @classmethod
+    def build(
+        cls,
+        uri: str,
+        collection: str,
+        dim: int,
+        dtype: str,
+        source: dict[str, Any],
+        videos: Iterable[EncodedVideo],
+    ) -> "MilvusStore":
+        """Makes a new collection of videos.
+
+        Args:
+          uri: 'http://HOST:19530' or a file 'FILE.db' of Milvus Lite, which is made if there is none.
+          collection: a new name.
+          dim: D of the vectors.
+          dtype: 'float32'.
+          source: what the vectors are of, plain JSON.
+          videos: their moments. Memory: one request.
+        """
+        if dtype != "float32":
+            raise UserError(
+                f"dtype is {dtype}, and an index in Milvus has float32 rows. Give --dtype=float32, or build a "
+                "folder, which has bfloat16 and int8 rows too."
+            )
+        if not 0 < dim <= _MAX_DIM:
+            raise UserError(
+                f"A moment has {dim:,} numbers, and Milvus takes 1 to {_MAX_DIM:,}. Build a folder."
+            )
+        if not (collection.isidentifier() and collection.isascii()):
+            raise UserError(f'collection is "{collection}". Milvus takes letters, digits and underscores.')
+        uri = resolved(uri)
+        if _is_file(uri):
+            Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        client, unfinished = _connected(uri), collection + _UNFINISHED
+        with _asked(uri, f"make the collection {collection}"):
+            if client.has_collection(collection):
+                raise UserError(
+                    f"Milvus at {uri} has a collection {collection} already. Give a new name for a new index, "
+                    "or drop that collection first."
+                )
+            client.drop_collection(unfinished)
+            _create(client, unfinished, dim, source)
+            for _ in cls(client, uri, unfinished, dim, source)._insert(videos, set()):
+                pass
+            client.flush(unfinished)
+            client.rename_collection(unfinished, collection)
+        return cls.open(uri, collection)
+
+    @classmethod
+    def open(cls, uri: str, collection: str = COLLECTION) -> "MilvusStore":
+        """Opens a collection; UserError where there is none, or one that is no index of moments."""
+        uri = resolved(uri)
+        if _is_file(uri) and not Path(uri).exists():
+            raise UserError(f"There is no file {uri} of Milvus Lite. Bring it back, or build the index again.")
+        client = _connected(uri)
+        with _asked(uri, f"open the collection {collection}"):
+            if not client.has_collection(collection):
+                raise UserError(f"Milvus at {uri} has no collection {collection}. Build the index again.")
+            found = client.describe_collection(collection)
+            types = {field["name"]: field["type"] for field in found["fields"]}
+            if types != _types() or _PROPERTY not in found["properties"]:
+                raise UserError(
+                    f"The collection {collection} of Milvus at {uri} is not of a moment index (its fields: "
+                    f"{', '.join(types)}). Give the name of an index, or a new name."
+                )
+            about = json.loads(found["properties"][_PROPERTY])
+            client.load_collection(collection)
+        if about["version"] != VERSION:
+            raise UserError(
+                f"The collection {collection} of Milvus at {uri} is an index of version {about['version']}; "
+                f"this program reads version {VERSION}. Build it again."
+            )
+        return cls(client, uri, collection, about["dim"], about["source"])
+
+    @property
+    def where(self) -> str:
+        """The collection, for messages."""
+        return f"the collection {self.collection} of Milvus at {self.uri}"
+
+    @property
+    def videos(self) -> list[str]:
+        """Ids of the videos."""
+        with self._asked("list the videos"):
+            pages = self._client.query_iterator(
+                self.collection, filter="moment == 0", output_fields=["video"], batch_size=_IDS
+            )
+            found: dict[str, None] = {}  # a change that was killed may have left a video twice
+            while page := pages.next():
+                found.update((row["video"], None) for row in page)
+            pages.close()
+        return list(found)
+
+    def __len__(self) -> int:
+        """Number of moments."""
+        with self._asked("count the moments"):
+            (row,) = self._client.query(self.collection, output_fields=["count(*)"], timeout=_ANSWER)
+        return row["count(*)"]
+
+    @property
+    def most(self) -> int:
+        """Moments that one search can rank."""
+        return MOST
+
+    def searcher(self, parallel: Parallel) -> "MilvusStore":
+        """What ranks the moments: Milvus, on devices of its own."""
+        return self
+
+    def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
+        """The k best moments for each of queries [Q,D], of all videos; k is at most `MOST`."""
+        size = max(1, _RESULTS // k)
+        parts = [queries[first : first + size] for first in range(0, len(queries), size)]
+        return [ranked for part in parts for ranked in self._search(part, k, "")]
+
+    def of_video(self, query: np.ndarray, video: str) -> Ranked:
+        """The best moments of a video for a query [D], at most `MOST`; UserError where it is not there."""
+        self._check_lines([video])
+        (ranked,) = self._search(query[None], MOST, _any_of([video]))
+        if not len(ranked.scores):
+            raise self._unknown(video)
+        return ranked
+
+    def _search(self, queries: np.ndarray, k: int, condition: str) -> list[Ranked]:
+        with self._asked("search"):
+            answers = self._client.search(
+                self.collection,
+                data=list(np.asarray(queries, np.float32)),
+                filter=condition,
+                limit=k,
+                output_fields=["video", "start", "end"],
+                search_params={"metric_type": "IP"},
+                timeout=_ANSWER,
+            )
+        return [_ranked(hits) for hits in answers]
+
+    def add(self, videos: Iterable[EncodedVideo]) -> "MilvusStore":
+        """Returns the index with these videos too; one that is there already is replaced.
+
+        Memory: one request, and the ids of the new moments. What was there is deleted when all is added: a
+        change that fails is taken back, and one whose process is killed leaves the old index whole, with some
+        of the new moments beside it. Add the same videos again then.
+        """
+        seen: set[str] = set()
+        new: set[int] = set()
+        with self._asked("add videos"):
+            try:
+                for ids in self._insert(videos, seen):
+                    new.update(ids)
+            except BaseException:
+                self._delete(sorted(new))
+                raise
+            for part in _parts(sorted(seen), _VIDEOS):
+                rows = self._client.query(self.collection, filter=_any_of(part), output_fields=["id"])
+                self._delete([row["id"] for row in rows if row["id"] not in new])
+        return self
+
+    def remove(self, videos: Iterable[str]) -> "MilvusStore":
+        """Returns the index without these videos; UserError names the first that is not there."""
+        gone = sorted(set(videos))
+        self._check_lines(gone)
+        parts = _parts(gone, _VIDEOS)
+        with self._asked("remove videos"):
+            for part in parts:
+                condition = f"{_any_of(part)} and moment == 0"
+                rows = self._client.query(self.collection, filter=condition, output_fields=["video"])
+                if missing := sorted(set(part) - {row["video"] for row in rows}):
+                    raise self._unknown(missing[0])
+            for part in parts:
+                self._client.delete(self.collection, filter=_any_of(part))
+        return self
+
+    def _insert(self, videos: Iterable[EncodedVideo], seen: set[str]) -> Iterator[list[int]]:
+        """The ids of the moments of each request; fills `seen` with the ids of the videos."""
+        rows = self._rows(videos, seen)
+        while part := list(itertools.islice(rows, max(1, _FLOATS // self.dim))):
+            yield self._client.insert(self.collection, part)["ids"]
+
+    def _rows(self, videos: Iterable[EncodedVideo], seen: set[str]) -> Iterator[dict[str, Any]]:
+        for video in videos:
+            check_video(video, self.dim, seen)
+            if len(video.id.encode()) > _MAX_ID:
+                raise UserError(
+                    f"The id of a video has {len(video.id.encode()):,} bytes, and an index in Milvus takes "
+                    f"{_MAX_ID:,}: {video.id[:40]}... Build a folder."
+                )
+            seen.add(video.id)
+            for i, ((start, end), vector) in enumerate(zip(np.asarray(video.spans).tolist(), video.vectors)):
+                vector = np.asarray(vector, np.float32)
+                yield {"video": video.id, "moment": i, "start": start, "end": end, "vector": vector}
+
+    def _delete(self, ids: Sequence[int]) -> None:
+        for part in _parts(ids, _IDS):
+            self._client.delete(self.collection, ids=part)
+
+    def _check_lines(self, videos: Sequence[str]) -> None:
+        """UserError for what cannot be the id of a video, nor stand in a filter."""
+        for video in videos:
+            if video.splitlines() != [video]:
+                raise self._unknown(video)
+
+    def _unknown(self, video: str) -> UserError:
+        return UserError(f'The index in {self.where} has no video "{video}". Look at the spelling.')
+
+    def _asked(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return _asked(self.uri, f"{what} ({self.collection})")
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def resolved(uri: str) -> str:
+    """The address as it is kept: of a file of Milvus Lite the absolute path. UserError for what is neither."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https", "tcp", "unix"):
+        if parts.username or parts.password:
+            raise UserError(
+                "The uri of Milvus has a user or password in it, which would be written to disk. Leave it out, "
+                "and set the environment variable MILVUS_TOKEN to USER:PASSWORD."
+            )
+        return uri
+    if parts.scheme or not uri.endswith(".db"):
+        raise UserError(
+            f'uri is "{uri}". Give the address of a Milvus server, http://HOST:19530, or a file of Milvus '
+            "Lite, FILE.db."
+        )
+    return str(Path(uri).expanduser().resolve())
+
+
+def _is_file(uri: str) -> bool:
+    return uri.endswith(".db") and not urlsplit(uri).scheme
+
+
+def _connected(uri: str) -> Any:
+    """A client of a resolved address."""
+    try:
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+    except ImportError:
+        raise UserError(
+            "An index in Milvus needs pymilvus. Install it with: pip install -e '.[milvus]'"
+        ) from None
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):  # they print tracebacks of what is told here
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_CONNECT)
+    except MilvusException as error:
+        if _is_file(uri):
+            raise UserError(
+                f"{uri} cannot be opened with Milvus Lite ({error.message}). If another process has it open, "
+                "end that first; else it is damaged or of another version of Milvus Lite: delete it and build "
+                "the index again."
+            ) from None
+        raise UserError(
+            f"Milvus at {uri} does not answer ({error.message}). Start it, or correct the address. If it wants "
+            "a token, set the environment variable MILVUS_TOKEN."
+        ) from None
+
+
+@contextlib.contextmanager
+def _asked(uri: str, what: str) -> Iterator[None]:
+    """Turns an error of Milvus into a message."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except MilvusException as error:
+        raise UserError(
+            f"Milvus at {uri} could not {what}: {error.message}. Look at the server; where its data are "
+            "damaged, drop the collection or delete the file, and build the index again."
+        ) from None
+
+
+def _create(client: Any, collection: str, dim: int, source: dict[str, Any]) -> None:
+    """An empty collection with its index, loaded."""
+    schema = client.create_schema(auto_id=True, enable_dynamic_field=False)
+    settings = {"id": {"is_primary": True}, "video": {"max_length": _MAX_ID}, "vector": {"dim": dim}}
+    for name, of_type in _types().items():
+        schema.add_field(name, of_type, **settings.get(name, {}))
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="FLAT", metric_type="IP")
+    about = {"format": FORMAT, "version": VERSION, "dim": dim, "source": plain(source)}
+    client.create_collection(
+        collection,
+        schema=schema,
+        index_params=index,
+        consistency_level="Strong",  # a search sees every change before it
+        properties={_PROPERTY: json.dumps(about)},
+    )
+
+
+def _types() -> dict[str, Any]:
+    """Type of each field."""
+    from pymilvus import DataType
+
+    return {
+        "id": DataType.INT64,
+        "video": DataType.VARCHAR,
+        "moment": DataType.INT64,
+        "start": DataType.FLOAT,
+        "end": DataType.FLOAT,
+        "vector": DataType.FLOAT_VECTOR,
+    }
+
+
+def _any_of(videos: Sequence[str]) -> str:
+    """The filter of the moments of these videos, whose ids are lines of text."""
+    quoted = ('"' + video.replace("\\", r"\\").replace('"', r"\"") + '"' for video in videos)
+    return f"video in [{', '.join(quoted)}]"
+
+
+def _ranked(hits: Sequence[Any]) -> Ranked:
+    found = [(hit["entity"], hit["distance"]) for hit in hits]
+    spans = np.array([[entity["start"], entity["end"]] for entity, _ in found], np.float32)
+    scores = np.array([score for _, score in found], np.float32)
+    return Ranked([entity["video"] for entity, _ in found], spans.reshape(-1, 2), scores)
+
+
+def _parts(items: Sequence[Any], size: int) -> list[list[Any]]:
+    return [list(items[first : first + size]) for first in range(0, len(items), size)]
+
+
+# --- the pointer ----------------------------------------------------------------------------------
+
+
+def point(folder: Path, uri: str, collection: str, source: dict[str, Any]) -> None:
+    """Makes a folder that says where an index is: `follow` opens it. Holds no token."""
+    folder.mkdir(parents=True)
+    document = {"uri": resolved(uri), "collection": collection, "source": source}
+    write_json(folder / POINTER, {"format": FORMAT, "version": VERSION, **document})
+
+
+def follow(folder: Path) -> MilvusStore:
+    """Opens the index that a folder points to; UserError where it is not what was pointed to."""
+    pointer = _read_pointer(folder)
+    store = MilvusStore.open(pointer["uri"], pointer["collection"])
+    if store.source != pointer["source"]:
+        raise UserError(
+            f"{store.where} was built from {store.source}, and {folder / POINTER} points to one of "
+            f"{pointer['source']}. Build the index again."
+        )
+    return store
+
+
+def drop(folder: Path) -> None:
+    """Drops the collection that a folder points to; one that is out of reach is told and left."""
+    try:
+        pointer = _read_pointer(folder)
+        if _is_file(pointer["uri"]) and not Path(pointer["uri"]).exists():
+            return
+        client = _connected(pointer["uri"])
+        with _asked(pointer["uri"], f"drop the collection {pointer['collection']}"):
+            client.drop_collection(pointer["collection"])
+            client.drop_collection(pointer["collection"] + _UNFINISHED)
+    except UserError as error:
+        log.warning("An older index was left in Milvus. %s", error)
+
+
+def _read_pointer(folder: Path) -> dict[str, Any]:
+    path = folder / POINTER
+    try:
+        pointer = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Build the index again.") from None
+    if not isinstance(pointer, dict) or (pointer.get("format"), pointer.get("version")) != (FORMAT, VERSION):
+        raise UserError(f"{path} is not of a moment index of version {VERSION}. Build the index again.")
+    return pointer
