@@ -21,6 +21,7 @@ from vmr_jax.retrieval.store import MomentStore
 from vmr_jax.types import Batch
 
 INDEX = "index"  # folder of the run
+_QUERIES = 32  # sentences a device that are encoded at once
 _ASIDE = ".old"  # behind the name of the folder that is being replaced
 
 
@@ -163,7 +164,7 @@ def _batches(
 
 
 def _encoder(experiment: Experiment, variables) -> Callable[[Sequence[str]], np.ndarray]:
-    """Sentences -> vectors, a row a device at a time."""
+    """Sentences -> vectors."""
     loader = experiment.loader(experiment.dataset.split_names[0])
     video = loader.split.videos[0]  # its clips are not read
 
@@ -171,5 +172,4 @@ def _encoder(experiment: Experiment, variables) -> Callable[[Sequence[str]], np.
         rows = [asked_example(experiment, loader, sentence, video) for sentence in sentences]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
-    size = len(experiment.parallel.devices)
-    return query_encoder(experiment.model, variables, batch_of, experiment.parallel, size)
+    return query_encoder(experiment.model, variables, batch_of, experiment.parallel, _QUERIES)

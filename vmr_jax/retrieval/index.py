@@ -209,22 +209,24 @@ def query_encoder(
     parallel: Parallel,
     size: int,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """A function from sentences to vectors [Q,D], compiled once for batches of `size` sentences.
+    """A function from sentences to vectors [Q,D], compiled for few sizes of a batch: doubled from one a device.
 
     Args:
       model: the architecture.
       variables: its variables.
       batch_of: sentences -> host batch of as many rows.
-      parallel: the devices; `size` is a multiple of their number.
-      size: sentences in a batch.
+      parallel: the devices.
+      size: sentences a device in a batch, at most.
     """
     encode = parallel.map_examples(lambda v, batch: model.apply(v, batch, method="encode_query"))
 
     def encode_all(sentences: Sequence[str]) -> np.ndarray:
-        found = []
-        for first in range(0, len(sentences), size):
-            part = list(sentences[first : first + size])
-            batch = batch_of(part + part[-1:] * (size - len(part)))
+        found, devices = [], len(parallel.devices)
+        for first in range(0, len(sentences), size * devices):
+            part = list(sentences[first : first + size * devices])
+            each = -(-len(part) // devices)
+            rows = devices * min(1 << (each - 1).bit_length(), size)
+            batch = batch_of(part + part[-1:] * (rows - len(part)))
             found.append(encode(variables, parallel.put_batch(batch))[: len(part)])
         return np.concatenate(found).astype(np.float32)
 
