@@ -47,12 +47,8 @@ flags.DEFINE_string("query", None, "predict, search: the sentence.")
 flags.DEFINE_integer("top", 5, "predict, search: how many moments to print.")
 flags.DEFINE_string("checkpoint", None, "import: official PyTorch checkpoint.")
 flags.DEFINE_string("predictions", None, "score: file of Moment-DETR's, TVR's or CBP's format.")
-flags.DEFINE_string(
-    "dtype", None, "index: float32, bfloat16 or int8 rows; config.retrieval.dtype if not given."
-)
-flags.DEFINE_string(
-    "uri", None, "index: a Milvus server, or a file FILE.db of Milvus Lite, in place of a folder."
-)
+flags.DEFINE_string("dtype", None, "index: of the rows, if not config.retrieval.dtype.")
+flags.DEFINE_string("uri", None, "index: a Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
 flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on; other machines reach 0.0.0.0.")
 flags.DEFINE_integer("port", 8000, "serve: the port.")
 flags.DEFINE_string("videos", None, "serve: folder of video files named by video id, which the page plays.")
@@ -66,7 +62,7 @@ def main(argv: list[str]) -> None:
 
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
-    parallel.initialise_hosts()
+    parallel.initialise_hosts(FLAGS.mode)
     module, function, names = MODES[FLAGS.mode]
     run = getattr(importlib.import_module(f"vmr_jax.{module}"), function)
     if FLAGS.mode == "compare":

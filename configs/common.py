@@ -275,6 +275,7 @@ def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tup
     config.dataset.feature_stride = features.stride
     config.dataset.streams = ml_collections.ConfigDict()  # field of the batch -> (path, *shape of a row)
     config.dataset.on_missing = "error"  # 'drop' goes on without videos that have no features
+    config.dataset.beam = ""  # options of Apache Beam, which then prepares: '--runner=DirectRunner ...'
     for field, values in _CHOICES.get(dataset, {}).items():
         chosen = [option for option in options if option in values] or [values[0]]
         if len(chosen) > 1:

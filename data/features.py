@@ -11,6 +11,7 @@ before the moment that is asked for, are stretched over it; `launch.py --mode=ch
 
 import abc
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -135,6 +136,9 @@ class Hdf5File(FeatureReader):
     def __init__(self, path: Path, key: str):
         self._file = _open_hdf5(path)
         super().__init__(path, key, self._file.keys())
+
+    def __reduce__(self):
+        return Hdf5File, (self.path, self.key)  # an open file stays here; a worker opens its own
 
     def where(self, video_id: str) -> str:
         return f"{self.path}[{video_id!r}]"
@@ -406,6 +410,13 @@ def read_rows(reader: FeatureReader, video_id: str, feature_dim: int, normalize:
     return rows.astype(np.float32, copy=False)
 
 
+def kept_rows(
+    reader: FeatureReader, video_id: str, feature_dim: int, num_clips: int, normalize: bool
+) -> np.ndarray:
+    """Returns the rows [n,D] of a video as a `FeatureStore` keeps them; raises what `read_rows` raises."""
+    return shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips)
+
+
 def _check(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> None:
     widths = [part.shape[1] for part in parts]
     if sum(widths) != feature_dim:
@@ -472,6 +483,7 @@ def build_feature_store(
     num_clips: int,
     normalize: bool,
     on_progress: Callable[[int, int], None] | None = None,
+    beam: str = "",
 ) -> FeatureStore:
     """Writes the clips of the listed videos to one memory-mapped file, or opens it where that was done.
 
@@ -494,6 +506,8 @@ def build_feature_store(
       num_clips: longer videos are averaged to so many rows.
       normalize: whether native rows are L2-normalised, before they are averaged; see `read_rows`.
       on_progress: called with (videos done, videos) after each.
+      beam: options of an Apache Beam pipeline whose workers read the features, `config.dataset.beam`; '' reads
+        them in this process.
 
     Raises:
       UserError: for a video that `read_rows` refuses; where the disk is full or cache_dir cannot be written.
@@ -517,8 +531,9 @@ def build_feature_store(
         with _locked(path.with_suffix(".lock")):
             store = _opened(path, source)  # another process may have written it meanwhile
             if store is None:
-                with _renamed_when_done(path) as file:
-                    clips = _clips(reader, video_ids, feature_dim, num_clips, normalize, on_progress)
+                make = _maker_of_clips(beam, path.with_suffix(".beam"))
+                clips = make(reader, video_ids, feature_dim, num_clips, normalize, on_progress)
+                with contextlib.closing(clips), _renamed_when_done(path) as file:
                     _write(file, source, clips)
                 store = FeatureStore(path)
     except OSError as error:
@@ -617,9 +632,18 @@ def _clips(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (id, rows as they are kept) of each video."""
     for done, video_id in enumerate(video_ids, 1):
-        yield video_id, shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips)
+        yield video_id, kept_rows(reader, video_id, feature_dim, num_clips, normalize)
         if on_progress is not None:
             on_progress(done, len(video_ids))
+
+
+def _maker_of_clips(beam: str, folder: Path) -> Callable[..., Iterator[tuple[str, np.ndarray]]]:
+    """`_clips`, or what does the same with the workers of an Apache Beam pipeline."""
+    if not beam:
+        return _clips
+    from data import beam as beam_lib  # not imported unless it is asked for
+
+    return functools.partial(beam_lib.clips, beam=beam, folder=folder)
 
 
 def _write(file: IO, source: str, clips: Iterable[tuple[str, np.ndarray]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from vmr_jax.errors import UserError
 
 
-def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None = None):
+def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None = None, beam: str = ""):
     """Returns a prepared TFDS builder; writes its records first unless they are there.
 
     TFDS writes to a folder of a random name and renames it when it is complete, so what a killed
@@ -18,16 +18,14 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
       make_builder: makes the builder; called again after a preparation, to read what it left.
       data_dir: where the records go, named in the error where that fails.
       manual_dir: the user's own files, for builders that read them.
+      beam: options of the Apache Beam pipeline of a builder that makes one, `config.dataset.beam`.
     """
-    import tensorflow_datasets as tfds
-
     with _quiet():
         try:
             builder = make_builder()
             if builder.data_path.exists():
                 return builder
-            options = {"download_config": tfds.download.DownloadConfig(manual_dir=str(manual_dir))}
-            builder.download_and_prepare(**(options if manual_dir else {}))
+            _prepare(builder, manual_dir, beam)
         except OSError as error:
             # The rename fails where another process has put the same folder there meanwhile.
             if not make_builder().data_path.exists():
@@ -36,6 +34,20 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
                     "or set config.dataset.data_dir to another folder."
                 ) from None
         return make_builder()
+
+
+def _prepare(builder, manual_dir: Path | None, beam: str) -> None:
+    import tensorflow_datasets as tfds
+
+    settings = {"manual_dir": str(manual_dir)} if manual_dir else {}
+    if not beam:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**settings))
+        return
+    from data.beam import failing_plainly, pipeline_options  # not imported unless it is asked for
+
+    settings["beam_options"] = pipeline_options(beam)
+    with failing_plainly(beam):
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**settings))
 
 
 @contextlib.contextmanager

@@ -47,6 +47,11 @@ def manual_dir(options) -> Path:
     return Path(options.manual_dir).expanduser()
 
 
+def beam_of(options) -> str:
+    """`options.beam`, the options of Apache Beam; a run from before there was the field prepares without it."""
+    return getattr(options, "beam", "")
+
+
 def open_manual_features(options, stream: str = "") -> FeatureReader:
     """Opens the features that the user has.
 
@@ -75,7 +80,10 @@ def prepare(source: Source, options):
     data_dir = Path(options.data_dir).expanduser()
     name = _fingerprint(source, options)
     builder = prepare_once(
-        lambda: _builder_class()(source, options, name=name, data_dir=data_dir), data_dir, manual_dir(options)
+        lambda: _builder_class()(source, options, name=name, data_dir=data_dir),
+        data_dir,
+        manual_dir(options),
+        beam_of(options),
     )
     _report(source, builder.info.metadata)
     return builder
@@ -137,6 +145,17 @@ def query_of(found: annotations.Sentence) -> schema.Query:
     )
 
 
+def _example(numbered: tuple[int, annotations.Video]) -> tuple[int, dict]:
+    """The key and the record of a video."""
+    number, video = numbered
+    queries = [query_of(found) for found in video.queries]
+    return number, schema.record(video.id, video.duration, queries, _where(video))
+
+
+def _where(video: annotations.Video) -> str:
+    return f"{video.source}, video {video.id}"
+
+
 _parsed = functools.lru_cache(maxsize=None)(parse)  # many sentences of these datasets occur more than once
 
 
@@ -177,8 +196,13 @@ def _builder_class():
             return {name: self._generate_examples(videos) for name, videos in found.splits.items()}
 
         def _generate_examples(self, videos):
-            for i, video in enumerate(videos):
-                queries = [query_of(found) for found in video.queries]
-                yield i, schema.record(video.id, video.duration, queries, f"{video.source}, video {video.id}")
+            if not beam_of(self._options):
+                return map(_example, enumerate(videos))
+            from data.beam import mapped  # not imported unless it is asked for
+
+            for video in videos:  # what is wrong is said here, not by a worker
+                for query in video.queries:
+                    schema.check_query(query, video.duration, f"{_where(video)}, query {query.qid}")
+            return mapped(_example, videos)
 
     return AnnotatedVideos

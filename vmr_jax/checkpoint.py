@@ -3,7 +3,8 @@
 A run keeps two folders: `checkpoints/` with the newest states (to resume from) and `best/` with the variables
 of the best step by the validation metric (to evaluate, predict and search with). A save is a temporary
 folder that is renamed when it is complete, so a killed save is never seen; every leaf carries a checksum,
-so a damaged one is noticed and passed over for the newest good one.
+so a damaged one is noticed and passed over for the newest good one. Several hosts share the folders: all of
+them call each function, the lead host writes, every host reads.
 """
 
 import logging
@@ -18,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vmr_jax.errors import UserError
+from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.writer import disk_error
 
 log = logging.getLogger("vmr_jax")
@@ -145,12 +147,14 @@ class Checkpoints:
             )
 
     def _set_aside(self, step: int) -> None:
-        aside = self.folder.with_name(self.folder.name + "-damaged")
-        aside.mkdir(exist_ok=True)
-        target = aside / str(step)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(self.folder / str(step), target)
+        if is_lead_host():
+            aside = self.folder.with_name(self.folder.name + "-damaged")
+            aside.mkdir(exist_ok=True)
+            target = aside / str(step)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(self.folder / str(step), target)
+        wait_for_hosts(f"{self.folder.name} {step} set aside")
         self._manager.reload()
 
     def close(self) -> None:

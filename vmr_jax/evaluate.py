@@ -16,7 +16,7 @@ from vmr_jax import moments as moments_lib
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.input import Loader, Split, filled_batches
 from vmr_jax.models.base import GroundingModel
-from vmr_jax.parallel import Parallel
+from vmr_jax.parallel import Parallel, host_rows
 from vmr_jax.protocols import Corpus, MomentRetrieval, Predictions, make_protocol, means, milliseconds
 from vmr_jax.types import Batch, Moments
 from vmr_jax.writer import disk_error, write_json
@@ -50,7 +50,10 @@ class Evaluator:
         return self.parallel.map_examples(lambda state, batch: function(self.model, state, batch))
 
     def score(self, variables: Any, batch: Batch) -> dict[str, np.ndarray]:
-        """What the protocol collects of one host batch, B rows, of moments in its own videos."""
+        """What the protocol collects of a batch, B rows, of moments in its own videos.
+
+        Of several hosts each gives its own rows and gets all of them.
+        """
         return self._score(variables, self.parallel.put_batch(batch))
 
     def run(self, variables: Any, loader: Loader) -> Predictions:
@@ -69,7 +72,7 @@ class Evaluator:
         """The encoded videos of the split, C of them, on every device."""
         _, first = np.unique(loader.split.owner, return_index=True)  # a query of each video
         batches = [
-            self._encode(variables, self.parallel.put_batch(loader.batch(rows)))
+            self._encode(variables, self.parallel.put_batch(loader.batch(host_rows(rows))))
             for rows in filled_batches(first, self.batch_size)
         ]
         return self.parallel.replicate(_joined(batches, len(first)))
@@ -89,7 +92,7 @@ class Evaluator:
         """The architecture's pictures ([len(rows),...]) of the queries at `rows`."""
         size = -(-len(rows) // len(self.parallel.devices)) * len(self.parallel.devices)
         filled = np.concatenate([rows, np.full(size - len(rows), -1, rows.dtype)])
-        drawn = self._explain(variables, self.parallel.put_batch(loader.batch(filled)))
+        drawn = self._explain(variables, self.parallel.put_batch(loader.batch(host_rows(filled))))
         return {name: picture[: len(rows)] for name, picture in drawn.items()}
 
 

@@ -38,6 +38,7 @@ from data.features import (
     read_rows,
 )
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.parallel import host_rows
 from vmr_jax.query_input import FIRST_WORD, OF_ANY_SENTENCE, QueryReader, field_shapes
 from vmr_jax.text.tokenize import tokenize
 from vmr_jax.text.vectors import WordVectors, load_word_vectors
@@ -470,13 +471,13 @@ class Loader:
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")
-        example = self.batch(self._host_rows(rows_of_step(first)))
+        example = self.batch(host_rows(rows_of_step(first)))
         leaves, structure = jax.tree.flatten(example)
         failures = []
 
         def assemble(step):
             try:
-                batch = self.batch(self._host_rows(rows_of_step(int(step))))
+                batch = self.batch(host_rows(rows_of_step(int(step))))
                 return jax.tree.leaves(batch)
             except Exception as error:
                 failures.append(error)
@@ -497,12 +498,6 @@ class Loader:
             if failures:
                 raise failures[0] from None
             raise
-
-    @staticmethod
-    def _host_rows(rows: np.ndarray) -> np.ndarray:
-        """The share of a global batch that this host reads."""
-        share = rows.shape[0] // jax.process_count()
-        return rows[jax.process_index() * share : (jax.process_index() + 1) * share]
 
     def _example(self, row: int) -> Batch:
         """One example as a Batch without the batch axis."""

@@ -14,19 +14,29 @@ where the array is already global.
 
 import contextlib
 import contextvars
+import hashlib
+import logging
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vmr_jax.errors import UserError
 
+log = logging.getLogger("vmr_jax")
+
 AXIS = "data"
 MODES = ("pmap", "jit")
+_MODES_OF_HOSTS = ("train", "evaluate")  # of launch.py; the others are for one host
+# What a host that ends waits for the others to end too. All of them end together (`wait_for_hosts`) but
+# after an error of one, and then the others should soon know.
+_LEAVE_SECONDS = 20
 _inside_pmap = contextvars.ContextVar("inside_pmap", default=False)
 
 
@@ -69,9 +79,11 @@ class Parallel:
                 f"config.num_devices is {num_devices}, but this machine has {len(available)}. "
                 "Set it to 0 to use them all."
             )
-        if mode == "pmap" and jax.process_count() > 1:
-            raise UserError("config.parallel='pmap' serves one host; with several, set config.parallel='jit'.")
+        if several_hosts():
+            _check_hosts(mode, num_devices)
         self.mode = mode
+        # The devices of a host side by side: it reads the rows between those of its neighbours (`host_rows`).
+        available = sorted(available, key=lambda device: (device.process_index, device.id))
         self.devices = available[: num_devices or len(available)]
         self.mesh = Mesh(np.asarray(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
 
@@ -165,24 +177,113 @@ def _is_key(x: Any) -> bool:
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def initialise_hosts() -> None:
-    """Joins the other hosts where the environment describes them (VMR_JAX_COORDINATOR, ...).
+# --- hosts ----------------------------------------------------------------------------------------
 
-    TPU pods and Slurm are recognised by `jax.distributed.initialize()` itself once
-    VMR_JAX_MULTIHOST=1 is set.
+
+def initialise_hosts(mode: str) -> None:
+    """Joins the other hosts where VMR_JAX_MULTIHOST=1, before anything else of JAX is used.
+
+    VMR_JAX_COORDINATOR (address:port of the lead host, free there), VMR_JAX_PROCESSES and VMR_JAX_PROCESS_ID (0
+    on the lead host) describe them; where the first is not set, JAX recognises TPU pods, Slurm and Open MPI.
+
+    Args:
+      mode: of launch.py.
+
+    Raises:
+      UserError: for a mode of one host, a variable that is missing or wrong, hosts that do not meet.
     """
-    import os
+    if os.environ.get("VMR_JAX_MULTIHOST") != "1":
+        return
+    if mode not in _MODES_OF_HOSTS:
+        raise UserError(
+            f"--mode={mode} runs on one host; several (VMR_JAX_MULTIHOST=1) {' and '.join(_MODES_OF_HOSTS)} "
+            "alone. Give the command on one host, without VMR_JAX_MULTIHOST."
+        )
+    described = _described_hosts()
+    if described:
+        log.info("Meeting the other hosts at %s: %d processes, this is number %d", *described)
+    try:
+        jax.distributed.initialize(*described, shutdown_timeout_seconds=_LEAVE_SECONDS)
+    except (ValueError, RuntimeError) as error:
+        where = f"at {described[0]}" if described else "by the cluster's own description (TPU, Slurm, Open MPI)"
+        raise UserError(
+            f"The hosts of VMR_JAX_MULTIHOST=1 did not meet {where}: {str(error).strip().splitlines()[0]}. Set "
+            "VMR_JAX_COORDINATOR to an address of the lead host and a port that is free there and open to "
+            "the others, VMR_JAX_PROCESSES and VMR_JAX_PROCESS_ID, and start all of them."
+        ) from None
+    if not is_lead_host():
+        log.setLevel(logging.WARNING)  # the lead host tells how it goes
 
-    if os.environ.get("VMR_JAX_MULTIHOST") == "1":
-        coordinator = os.environ.get("VMR_JAX_COORDINATOR")
-        if coordinator:
-            jax.distributed.initialize(
-                coordinator,
-                int(os.environ["VMR_JAX_PROCESSES"]),
-                int(os.environ["VMR_JAX_PROCESS_ID"]),
-            )
-        else:
-            jax.distributed.initialize()
+
+def _described_hosts() -> tuple:
+    """(coordinator, number of processes, number of this one) of the environment; () where it names none."""
+    names = ("VMR_JAX_COORDINATOR", "VMR_JAX_PROCESSES", "VMR_JAX_PROCESS_ID")
+    values = [os.environ.get(name, "") for name in names]
+    if not any(values):
+        return ()
+    coordinator, count, index = values
+    if not (coordinator and count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+        given = ", ".join(f"{name}={value!r}" for name, value in zip(names, values))
+        raise UserError(
+            f"VMR_JAX_MULTIHOST=1 came with {given}. Expected are an address and port, such as 10.0.0.1:8476, "
+            "the number of processes, and the number of this one, from 0 on. Set all three, or none where TPU "
+            "pods, Slurm or Open MPI describe the hosts."
+        )
+    return coordinator, int(count), int(index)
+
+
+def _check_hosts(mode: str, num_devices: int) -> None:
+    """Raises UserError where the devices of several hosts cannot share a batch in equal parts."""
+    if mode == "pmap":
+        raise UserError("config.parallel='pmap' serves one host; with several, set config.parallel='jit'.")
+    if num_devices:
+        raise UserError(
+            f"config.num_devices is {num_devices}, which leaves out devices of some hosts. Several hosts use "
+            "all of theirs; set it to 0."
+        )
+    counts = [0] * jax.process_count()
+    for device in jax.devices():
+        counts[device.process_index] += 1
+    if len(set(counts)) > 1:
+        raise UserError(
+            f"The hosts have {', '.join(map(str, counts))} devices; all must have the same number, as each "
+            "reads an equal share of a batch. Hide some (CUDA_VISIBLE_DEVICES), or leave a host out."
+        )
+
+
+def several_hosts() -> bool:
+    """True where this process is one of several."""
+    return jax.process_count() > 1
+
+
+def host_rows(rows: np.ndarray) -> np.ndarray:
+    """The share [B/hosts] of the rows [B] of a batch that this host reads, for `Parallel.put_batch`."""
+    return np.split(rows, jax.process_count())[jax.process_index()]
+
+
+def wait_for_hosts(what: str) -> None:
+    """Returns when all hosts have called it; `what` is their place in the code."""
+    if several_hosts():
+        multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def lead_host_first(what: str) -> Iterator[None]:
+    """The lead host runs the block before the others, which find the files that it has written."""
+    if not is_lead_host():
+        wait_for_hosts(what)
+    try:
+        yield
+    finally:  # after an error too: the others will say the same, or go on and learn that one has ended
+        if is_lead_host():
+            wait_for_hosts(what)
+
+
+def hosts_agree(text: str) -> bool:
+    """True where all hosts have the same text; they ask at the same time."""
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    every = multihost_utils.process_allgather(digest)  # [hosts,32]
+    return bool((every == every[0]).all())
 
 
 def is_lead_host() -> bool:

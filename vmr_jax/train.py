@@ -2,12 +2,17 @@
 
 Sections: state, step, loop, finish. The loop evaluates and saves before it takes the next batch, so that a run
 killed at any instant and started again with the same command ends with the same bytes.
+
+Several hosts run the same loop: each reads its rows of a batch, all have the same numbers and take the same
+decisions, and the lead host alone writes files. They share the folder of the run, where all of them read the
+checkpoints.
 """
 
 import contextlib
 import json
 import logging
 import resource
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -29,15 +34,24 @@ from vmr_jax.errors import UserError
 from vmr_jax.evaluate import Evaluator
 from vmr_jax.experiment import BEST, CHECKPOINTS, CONFIG, Experiment, config_as_dict, load_config
 from vmr_jax.models.base import GroundingModel
-from vmr_jax.parallel import is_lead_host, sum_over_devices
+from vmr_jax.parallel import (
+    hosts_agree,
+    is_lead_host,
+    lead_host_first,
+    several_hosts,
+    sum_over_devices,
+    wait_for_hosts,
+)
 from vmr_jax.protocols import check_selection
 from vmr_jax.report import results_table, write_report
 from vmr_jax.types import Batch
-from vmr_jax.writer import JsonLines, prepare_workdir, write_json, write_whole
+from vmr_jax.writer import JsonLines, NoLines, prepare_workdir, write_json, write_whole
 
 log = logging.getLogger("vmr_jax")
 
-_MAY_CHANGE = ("train_for", "log_every", "patience", "profile", "num_devices", "parallel", "published")
+_MAY_CHANGE = {
+    "train_for", "log_every", "patience", "profile", "num_devices", "parallel", "published", "dataset.beam"
+}  # fmt: skip
 
 
 # --- state ----------------------------------------------------------------------------------------
@@ -133,7 +147,7 @@ class Trainer:
     def __init__(self, config, workdir: Path):
         self.config, self.workdir = config, workdir
         _check_same_run(config, workdir)
-        self.experiment = Experiment(config, workdir)
+        self.experiment = _open(config, workdir)
         self.parallel = self.experiment.parallel
         self.loader = self.experiment.loader("train")
         self.steps_per_epoch = self.loader.steps_per_epoch(config.batch_size)
@@ -189,6 +203,7 @@ class Trainer:
         return state
 
     def _loop(self, state: TrainState, first: int) -> None:
+        chex.clear_trace_counter()  # it would take the step of another run in this process for the same one
         step_function = chex.assert_max_traces(
             make_step(
                 self.experiment.model,
@@ -200,12 +215,12 @@ class Trainer:
             n=1,
         )
         step_function = self.parallel.map_step(step_function)
-        metrics_log = JsonLines(self.workdir / "metrics.jsonl", keep_until_step=first)
-        self.timing_log = JsonLines(self.workdir / "timing.jsonl", keep_until_step=first)
+        metrics_log = _lines(self.workdir / "metrics.jsonl", first)
+        self.timing_log = _lines(self.workdir / "timing.jsonl", first)
         batches = self.loader.training_batches(
             self.config.seed, first, self.total_steps, self.config.batch_size
         )
-        profiler = _Profiler(self.config.profile, self.workdir, first)
+        profiler = _Profiler(self.config.profile and is_lead_host(), self.workdir, first)
         clock = _Clock(self.config.batch_size)
         with _progress_bar(first, self.total_steps) as show:
             pending = None
@@ -234,7 +249,7 @@ class Trainer:
         metrics_log.close()
         self.timing_log.close()
 
-    def _log_scalars(self, pending, metrics_log: JsonLines, show, clock: "_Clock") -> None:
+    def _log_scalars(self, pending, metrics_log: JsonLines | NoLines, show, clock: "_Clock") -> None:
         if pending is None:
             return
         step, scalars = pending
@@ -246,13 +261,13 @@ class Trainer:
                 "for extreme values."
             )
         show(step, values["train/loss"], clock.examples_per_second())
-        if step % self.log_every == 0 and is_lead_host():
+        if step % self.log_every == 0:
             metrics_log.write({"step": step, "epoch": self._epoch(step), **values})
 
     def _epoch(self, step: int) -> float:
         return round(step / self.steps_per_epoch, 4)
 
-    def _evaluate_and_save(self, step: int, state: TrainState, metrics_log: JsonLines, clock) -> None:
+    def _evaluate_and_save(self, step: int, state: TrainState, metrics_log, clock) -> None:
         clock.pause()
         options, values = self.config.evaluation, {}
         if options.select_split:
@@ -266,14 +281,13 @@ class Trainer:
             "best_value": value if better else self.position["best_value"],
             "stale": 0 if better else self.position["stale"] + 1,
         }
-        if values and is_lead_host():
+        if values:
             named = {f"{options.select_split}/{name}": v for name, v in values.items()}
             metrics_log.write({"step": step, "epoch": self._epoch(step), **named})
         if better:
             self.best.save(step, state.variables, {"step": step, "value": value})
         self.checkpoints.save(step, state, self.position)
-        if is_lead_host():
-            self.timing_log.write({"step": step, **clock.summary()})
+        self.timing_log.write({"step": step, **clock.summary()})
         log.info(
             "epoch %g, step %d of %d: %s %s %.2f%s, %.0f examples/s",
             self._epoch(step),
@@ -290,6 +304,17 @@ class Trainer:
     def _stopped_early(self) -> bool:
         patience = self.config.patience
         return bool(patience) and self.position["stale"] >= patience
+
+
+def _open(config, workdir: Path) -> Experiment:
+    """The lead host prepares the data and writes the vocabulary, the others find them or do the same."""
+    with lead_host_first("open the experiment"):
+        return Experiment(config, workdir)
+
+
+def _lines(path: Path, first: int) -> JsonLines | NoLines:
+    """The lines of a log up to the step that is resumed from, where this host writes it."""
+    return JsonLines(path, keep_until_step=first) if is_lead_host() else NoLines()
 
 
 class _Clock:
@@ -360,7 +385,7 @@ def _progress_bar(first: int, total: int):
         TextColumn("ETA"),
         TimeRemainingColumn(),
         transient=True,
-        disable=not sys.stdout.isatty(),
+        disable=not (sys.stdout.isatty() and is_lead_host()),
     )
     task = bar.add_task("train", total=total, completed=first, loss=0.0, speed=0.0)
     with bar:
@@ -377,12 +402,34 @@ def _check_same_run(config, workdir: Path) -> None:
             f"{workdir} holds a run of the architecture {old.get('model.name')}; this config trains "
             f"{new['model.name']}. Choose another --workdir."
         )
-    changed = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k.split(".")[0] not in _MAY_CHANGE]
+    changed = [
+        k for k in sorted(old | new) if old.get(k) != new.get(k) and not {k, k.split(".")[0]} & _MAY_CHANGE
+    ]
     if changed:
         shown = ", ".join(f"config.{k}: {old.get(k)} -> {new.get(k)}" for k in changed[:6])
         raise UserError(
             f"{workdir} holds a run with another config ({shown}{', ...' if len(changed) > 6 else ''}). Choose "
             "another --workdir for a new run, or give the original settings to resume it."
+        )
+
+
+def _check_hosts(config, workdir: Path) -> None:
+    """Raises UserError, on all hosts, where they were given different commands or do not share `workdir`."""
+    if not several_hosts():
+        return
+    if not hosts_agree(json.dumps([config_as_dict(config), workdir.name])):
+        raise UserError("The hosts have different configs. Start all of them with the same command.")
+    marker = workdir / ".hosts"
+    if is_lead_host():
+        write_whole(marker, secrets.token_hex())
+    wait_for_hosts("marked the folder")
+    shared = hosts_agree(marker.read_text(encoding="utf-8") if marker.is_file() else "")
+    if is_lead_host():
+        marker.unlink()
+    if not shared:
+        raise UserError(
+            f"{workdir} is not the same folder on all hosts. The lead host writes checkpoints that all of them "
+            "read: choose a --workdir on a file system that they share."
         )
 
 
@@ -427,9 +474,15 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path) -> None:
         if name == ("test" if "test" in splits else splits[-1]):
             chosen = evaluate_lib.choose_examples(predictions.ious)
             pictures = evaluator.pictures(variables, loader, np.asarray([row for _, row in chosen]))
-            evaluate_lib.save_examples(workdir, loader.split, chosen, pictures)
-    if not is_lead_host():
-        return
+            drawn = loader.split, chosen, pictures
+    if is_lead_host():
+        evaluate_lib.save_examples(workdir, *drawn)
+        _write_results(workdir, results, lines)
+    wait_for_hosts("finished")  # a host that ends first would wait for the others in vain
+
+
+def _write_results(workdir: Path, results: dict, lines: list[dict]) -> None:
+    """Writes what a run ends with, and prints the tables and where the files are."""
     write_json(workdir / "results.json", results)
     write_whole(workdir / "predictions.jsonl", "".join(_json_line(line) for line in lines))
     report = write_report(workdir)
@@ -441,7 +494,7 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path) -> None:
                 ("metrics", workdir / "metrics.jsonl"),
                 ("predictions", workdir / "predictions.jsonl"),
                 ("report", report),
-                ("checkpoint", workdir / BEST / str(position["step"])),
+                ("checkpoint", workdir / BEST / str(results["step"])),
             )
         )
     )
@@ -467,10 +520,12 @@ def _note(config, splits: list[str]) -> str:
 def train(config, workdir: Path) -> None:
     """`--mode=train`: trains, evaluates, reports."""
     prepare_workdir(workdir)
+    _check_hosts(config, workdir)
     Trainer(config, workdir).run()
 
 
 def evaluate(config, workdir: Path) -> None:
     """`--mode=evaluate`: reproduces the numbers of a run from its best checkpoint."""
-    experiment = Experiment(config, workdir)
+    _check_hosts(config, workdir)
+    experiment = _open(config, workdir)
     finish(experiment, Evaluator(config, experiment.model, experiment.parallel), workdir)

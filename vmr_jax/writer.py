@@ -20,7 +20,7 @@ def prepare_workdir(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
         probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # of several hosts another may have been faster
     except OSError as error:
         raise UserError(
             f"The working directory {workdir} cannot be written ({error.strerror or error}). Choose another "
@@ -49,6 +49,16 @@ class JsonLines:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+class NoLines:
+    """In place of `JsonLines` on the hosts that write nothing."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
