@@ -108,6 +108,10 @@ class Parallel:
         copies = jax.tree.map(lambda x: np.array(x) if not _is_key(x) else x, tree)
         return jax.device_put(copies, self.replicated)
 
+    def on_first_device(self, tree: Any) -> Any:
+        """Copies a tree to the first device, for functions of `jax.jit` that only it runs."""
+        return jax.device_put(tree, self.devices[0])
+
     def abstract(self, tree: Any) -> Any:
         """Shapes, dtypes and replicated shardings of a tree: what a checkpoint is restored into."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree)

@@ -21,7 +21,7 @@ from vmr_jax.retrieval.store import MomentStore
 from vmr_jax.types import Batch
 
 INDEX = "index"  # folder of the run
-_QUERIES = 32  # sentences a device that are encoded at once
+_QUERIES = 32  # sentences that are encoded at once
 _ASIDE = ".old"  # behind the name of the folder that is being replaced
 
 

@@ -1,10 +1,12 @@
 """`MomentIndex`: what is encoded once, and the two calls of its users, `build` and `search`."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from vmr_jax import metrics
@@ -15,6 +17,14 @@ from vmr_jax.retrieval.milvus import COLLECTION, MilvusStore
 from vmr_jax.retrieval.store import EncodedVideo, MomentStore, Ranked
 from vmr_jax.types import Batch
 
+_WORDS = 4
+_OF_CLIPS = (
+    "video", "video_mask", "flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency",
+)  # fmt: skip
+_OF_WORDS = (
+    "query", "query_vectors", "query_mask", "static_words", "dynamic_words", "content_words", "query_chars",
+)  # fmt: skip
+_OF_SUBWORDS = ("subwords", "subword_mask", "subword_static", "subword_dynamic")
 _MORE = 4  # rows fetched for every moment asked for, as NMS drops some; times as many each time it was too few
 
 
@@ -209,28 +219,53 @@ def query_encoder(
     parallel: Parallel,
     size: int,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """A function from sentences to vectors [Q,D], compiled for few sizes of a batch: doubled from one a device.
+    """A function from sentences to vectors [Q,D], compiled for few shapes.
+
+    It runs on the first device: a sentence is too little to be shared, and sharing it would take longer.
 
     Args:
       model: the architecture.
       variables: its variables.
       batch_of: sentences -> host batch of as many rows.
       parallel: the devices.
-      size: sentences a device in a batch, at most.
+      size: sentences in a batch, at most; a power of two.
     """
-    encode = parallel.map_examples(lambda v, batch: model.apply(v, batch, method="encode_query"))
+    encode = jax.jit(lambda v, batch: model.apply(v, batch, method="encode_query"))
+    variables = parallel.on_first_device(variables)
 
     def encode_all(sentences: Sequence[str]) -> np.ndarray:
-        found, devices = [], len(parallel.devices)
-        for first in range(0, len(sentences), size * devices):
-            part = list(sentences[first : first + size * devices])
-            each = -(-len(part) // devices)
-            rows = devices * min(1 << (each - 1).bit_length(), size)
+        found = []
+        for first in range(0, len(sentences), size):
+            part = list(sentences[first : first + size])
+            rows = 1 << (len(part) - 1).bit_length()
             batch = batch_of(part + part[-1:] * (rows - len(part)))
-            found.append(encode(variables, parallel.put_batch(batch))[: len(part)])
+            found.append(np.asarray(encode(variables, only_query(batch)))[: len(part)])
         return np.concatenate(found).astype(np.float32)
 
     return encode_all
+
+
+def only_query(batch: Batch) -> Batch:
+    """A host batch without what `encode_query` never reads: one clip, and no more words than the longest query.
+
+    Their number is a multiple of four, so that few shapes are compiled.
+    """
+    words, subwords = (_longest(mask) for mask in (batch.query_mask, batch.subword_mask))
+
+    def cut(names: Sequence[str], length: int) -> dict[str, np.ndarray]:
+        return {name: getattr(batch, name)[:, :length] for name in names if getattr(batch, name) is not None}
+
+    cut_batch = dataclasses.replace(
+        batch, **cut(_OF_CLIPS, 1), **cut(_OF_WORDS, words), **cut(_OF_SUBWORDS, subwords), tree=None
+    )
+    if batch.dependencies is not None:
+        cut_batch = dataclasses.replace(cut_batch, dependencies=batch.dependencies[:, :words, :words])
+    return cut_batch
+
+
+def _longest(mask: np.ndarray | None) -> int:
+    """The longest row of a mask [B,L], rounded up to a multiple of `_WORDS`; 0 of none."""
+    return 0 if mask is None else -(-int(mask.sum(1).max()) // _WORDS) * _WORDS
 
 
 def suppressed(
