@@ -14,7 +14,8 @@ from vmr_jax.torch_import import load
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
-nn, F = torch.nn, torch.nn.functional
+F = torch.nn.functional
+from twins.mmn import DistilBertTwin, Twin  # noqa: E402
 
 VIDEOS, SENTENCES, T, D, S = 3, 2, 16, 7, 6
 N, K, LAYERS, HIDDEN, SPACE = 8, 3, 3, 10, 6
@@ -22,115 +23,29 @@ WIDTH, HEADS, FEED, WORDS, PLACES = 12, 3, 20, 30, 9
 MARGIN, TAU, POSITIVES = 0.3, 0.1, 2
 
 
-class DistilBertTwin(nn.Module):
-    """Two layers of the published encoder, under its names; evaluation only."""
-
-    def __init__(self):
-        super().__init__()
-        self.embeddings = nn.Module()
-        self.embeddings.word_embeddings = nn.Embedding(WORDS, WIDTH)
-        self.embeddings.position_embeddings = nn.Embedding(PLACES, WIDTH)
-        self.embeddings.LayerNorm = nn.LayerNorm(WIDTH, 1e-12)
-        self.transformer = nn.Module()
-        self.transformer.layer = nn.ModuleList([self._layer() for _ in range(2)])
-
-    @staticmethod
-    def _layer():
-        layer = nn.Module()
-        layer.attention = nn.Module()
-        for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
-            setattr(layer.attention, name, nn.Linear(WIDTH, WIDTH))
-        layer.ffn = nn.Module()
-        layer.ffn.lin1, layer.ffn.lin2 = nn.Linear(WIDTH, FEED), nn.Linear(FEED, WIDTH)
-        layer.sa_layer_norm, layer.output_layer_norm = nn.LayerNorm(WIDTH, 1e-12), nn.LayerNorm(WIDTH, 1e-12)
-        return layer
-
-    def forward(self, ids, mask):
-        e = self.embeddings
-        x = e.LayerNorm(e.word_embeddings(ids) + e.position_embeddings.weight[: ids.shape[1]])
-        for layer in self.transformer.layer:
-            a = layer.attention
-            q, k, v = (p(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in (a.q_lin, a.k_lin, a.v_lin))
-            y = F.scaled_dot_product_attention(q, k, v, mask[:, None, None, :]).transpose(1, 2).flatten(2)
-            x = layer.sa_layer_norm(x + a.out_lin(y))
-            x = layer.output_layer_norm(x + layer.ffn.lin2(F.gelu(layer.ffn.lin1(x))))
-        return x
-
-
-class Twin(nn.Module):
-    """MMN in PyTorch, with the official names."""
-
-    def __init__(self):
-        super().__init__()
-        self.featpool = nn.Module()
-        self.featpool.conv = nn.Conv1d(D, HIDDEN, 1)
-        self.proposal_conv = nn.Module()
-        padding = [(K - 1) * LAYERS // 2] + [0] * (LAYERS - 1)
-        self.proposal_conv.convs = nn.ModuleList([nn.Conv2d(HIDDEN, HIDDEN, K, padding=p) for p in padding])
-        self.proposal_conv.bn = nn.ModuleList([nn.BatchNorm2d(HIDDEN) for _ in padding])
-        for norm in self.proposal_conv.bn:
-            nn.init.normal_(norm.bias)
-            nn.init.normal_(norm.running_mean, std=0.3)
-            nn.init.uniform_(norm.running_var, 0.2, 2)
-        self.proposal_conv.conv1x1_iou = nn.Conv2d(HIDDEN, SPACE, 1)
-        self.proposal_conv.conv1x1_contrastive = nn.Conv2d(HIDDEN, SPACE, 1)
-        self.text_encoder = nn.Module()
-        self.text_encoder.bert = DistilBertTwin()
-        self.text_encoder.layernorm = nn.LayerNorm(WIDTH)
-        self.text_encoder.fc_out1, self.text_encoder.fc_out2 = nn.Linear(WIDTH, SPACE), nn.Linear(WIDTH, SPACE)
-        self.mask = torch.ones(N, N, dtype=torch.bool).triu()  # every moment is a candidate
-
-    def forward(self, video, ids, mask):
-        """Cosines of every sentence with the cells of its video, and the vectors of the contrastive space."""
-        clips = F.avg_pool1d(self.featpool.conv(video.mT).relu(), T // N)
-        spans = [
-            clips[:, :, i : j + 1].amax(2) if i <= j else torch.zeros(len(video), HIDDEN)
-            for i in range(N)
-            for j in range(N)
-        ]
-        x = torch.stack(spans, 2).unflatten(2, (N, N))
-        valid = self.mask[None, None].float()
-        p = self.proposal_conv
-        for conv, norm in zip(p.convs, p.bn, strict=True):
-            count = F.conv2d(valid, torch.ones(1, 1, K, K), padding=conv.padding)
-            x = norm(conv(x)).relu() * torch.where(count > 0, 1 / count.clamp(min=1), 0)
-            valid = (count > 0).float()
-        iou, contrast = (F.normalize(head(x), dim=1) for head in (p.conv1x1_iou, p.conv1x1_contrastive))
-        t = self.text_encoder
-        states = t.bert(ids, mask) * mask[..., None]
-        sentence = t.layernorm(states.sum(1) / mask.sum(1, keepdim=True))
-        s_iou, s_contrast = F.normalize(t.fc_out1(sentence), dim=1), F.normalize(t.fc_out2(sentence), dim=1)
-        owner = torch.arange(len(ids)) // (len(ids) // len(video))
-        return {
-            "iou": torch.einsum("bc,bcij->bij", s_iou, iou[owner]),
-            "contrast": torch.einsum("bc,bcij->bij", s_contrast, contrast[owner]),
-            "moments": contrast,
-            "sentences": s_contrast,
-            "owner": owner,
-        }
-
-    def losses(self, out, overlap, spans):
-        """The terms, sentence by sentence: overlaps [B,N,N] of the cells with the described moments [B,2]."""
-        p = (10 * out["iou"]).sigmoid()[:, self.mask]
-        y = ((overlap[:, self.mask] - 0.5) / 0.5).clamp(0, 1)
-        cells = out["moments"][:, :, self.mask]  # [videos, C, cells]
-        moment, sentence = [], []
-        for b, owner in enumerate(out["owner"]):
-            iou, cosines = overlap[b, self.mask], out["sentences"][b] @ cells[owner]
-            for cell in iou.topk(POSITIVES)[1]:
-                positive = ((cosines[cell] - MARGIN) / TAU).exp()
-                total = positive
-                for other, video in enumerate(out["owner"]):
-                    apart = video != owner or _iou(spans[b], spans[other]) < 0.5
-                    if other != b and apart:
-                        total = total + (out["sentences"][other] @ cells[owner, :, cell] / TAU).exp()
-                moment.append((total / positive).log())
-                total = positive + (torch.where(iou < 0.5, cosines, 0) / TAU).exp().sum() + 1e-6
-                for video in range(len(cells)):
-                    if video != owner:
-                        total = total + (out["sentences"][b] @ cells[video] / TAU).exp().sum()
-                sentence.append((total / positive).log())
-        return F.binary_cross_entropy(p, y), torch.stack(moment).mean(), torch.stack(sentence).mean()
+def losses_by_definition(out, overlap, spans):
+    """The terms, sentence by sentence: overlaps [B,M] of the cells with the described moments [B,2]."""
+    p = (10 * out["iou"]).sigmoid()
+    y = ((overlap - 0.5) / 0.5).clamp(0, 1)
+    cells = out["moments"]  # [videos, C, cells]
+    moment, sentence = [], []
+    for b, owner in enumerate(out["owner"]):
+        iou, cosines = overlap[b], out["sentences"][b] @ cells[owner]
+        for cell in iou.topk(POSITIVES)[1]:
+            positive = ((cosines[cell] - MARGIN) / TAU).exp()
+            total = positive
+            for other, video in enumerate(out["owner"]):
+                apart = video != owner or _iou(spans[b], spans[other]) < 0.5
+                if other != b and apart:
+                    total = total + (out["sentences"][other] @ cells[owner, :, cell] / TAU).exp()
+            moment.append((total / positive).log())
+            total = positive + (torch.where(iou < 0.5, cosines, 0) / TAU).exp().sum() + 1e-6
+            for video in range(len(cells)):
+                if video != owner:
+                    total = total + (out["sentences"][b] @ cells[video] / TAU).exp().sum()
+            sentence.append((total / positive).log())
+    terms = {"moment": 0.05 * torch.stack(moment).mean(), "sentence": 0.05 * torch.stack(sentence).mean()}
+    return {"iou": F.binary_cross_entropy(p, y), **terms}
 
 
 def _iou(a, b):
@@ -166,7 +81,16 @@ def make_batch():
 @pytest.fixture(scope="module")
 def twin():
     torch.manual_seed(0)
-    return Twin()
+    encoder = DistilBertTwin(WIDTH, HEADS, FEED, WORDS, PLACES, layers=2)
+    twin = Twin(
+        D, encoder, WIDTH, T, features=HIDDEN, space=SPACE, num_clips=N, scale_layers=(N,), map_kernel=K,
+        map_layers=LAYERS, queries_per_video=SENTENCES, positives=POSITIVES, margin=MARGIN, temperature=TAU,
+    )  # fmt: skip
+    for norm in twin.proposal_conv.bn:
+        torch.nn.init.normal_(norm.bias)
+        torch.nn.init.normal_(norm.running_mean, std=0.3)
+        torch.nn.init.uniform_(norm.running_var, 0.2, 2)
+    return twin
 
 
 def make_model(queries_per_video=1):
@@ -178,17 +102,13 @@ def make_model(queries_per_video=1):
     )  # fmt: skip
 
 
-def twin_batch(batch):
-    return (torch.tensor(x) for x in (batch.video[::SENTENCES], batch.subwords, batch.subword_mask))
-
-
 def test_scores_are_the_twins(twin):
     batch, model = make_batch(), make_model()
     with torch.no_grad():
-        expected = twin.eval()(*twin_batch(batch))
+        expected = twin.eval()(batch)
     variables = load("mmn", {"model": {f"module.{key}": x for key, x in twin.state_dict().items()}, "epoch": 3})
     outputs = jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
-    iou, contrast = (expected[name][:, twin.mask].numpy() for name in ("iou", "contrast"))
+    iou, contrast = (expected[name].numpy() for name in ("iou", "contrast"))
     np.testing.assert_allclose(outputs.iou_logits, 10 * iou, atol=1e-4, rtol=0)
     np.testing.assert_allclose(outputs.contrast, contrast, atol=1e-4, rtol=0)
     # The official score, cell by cell; here in order of score.
@@ -209,8 +129,11 @@ def test_training_is_the_twins(twin):
         [[_iou(span, (start, end + 4)) if start <= end else 0.0 for end in edges] for start in edges]
         for span in batch.span.tolist()
     ]
-    terms = twin.train().losses(twin(*twin_batch(batch)), torch.tensor(overlap).float(), batch.span.tolist())
-    (terms[0] + 0.05 * (terms[1] + terms[2])).backward()
+    stages = twin.train()(batch)
+    terms = losses_by_definition(stages, torch.tensor(overlap).float()[:, twin.mask], batch.span.tolist())
+    for name, term in twin.loss(stages, batch).items():  # all pairs at once
+        torch.testing.assert_close(term, terms[name], rtol=1e-5, atol=0)
+    sum(terms.values()).backward()
     statistics = load("mmn", twin.state_dict())["batch_stats"]  # after the step
 
     def objective(params, model):
@@ -224,8 +147,7 @@ def test_training_is_the_twins(twin):
     gradient, (found, changed) = jax.jit(lambda p: jax.grad(objective, has_aux=True)(p, model))(
         variables["params"]
     )
-    expected = {"iou": terms[0], "moment": 0.05 * terms[1], "sentence": 0.05 * terms[2]}
-    for name, term in expected.items():
+    for name, term in terms.items():
         np.testing.assert_allclose(found[name], term.item(), rtol=1e-4, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), changed, statistics)
     # The gradients, under the official names, go through the same map as the parameters.

@@ -1,0 +1,76 @@
+"""A training step of a twin is the training step of ours: what `benchmarks/training.py --torch` compares."""
+
+import dataclasses
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from vmr_jax import input as input_lib
+from vmr_jax import optimizer as optimizer_lib
+from vmr_jax.experiment import make_model
+from vmr_jax.train import initial_state, make_step
+
+torch = pytest.importorskip("torch")
+import twins  # noqa: E402
+
+
+def tiny_config(name):
+    config = importlib.import_module(f"configs.{name}").get_config("storyboard")
+    for field in ("dropout", "input_dropout"):
+        if field in config.model:
+            config.model[field] = 0.0
+    config.model.features, config.batch_size = 16, 8
+    if name == "mmn":
+        config.model.text_features = config.model.space = 16
+    return config
+
+
+def full_batch(spec):
+    """Random, without padding: four videos with two queries each."""
+    rng = np.random.default_rng(0)
+    size = spec.example_mask.shape[0]
+
+    def leaf(s):
+        if s.dtype == np.float32:
+            return rng.normal(size=s.shape).astype(np.float32)
+        return np.ones(s.shape, s.dtype) if s.dtype == bool else rng.integers(2, 9, s.shape, np.int32)
+
+    start = rng.uniform(0, 15, size)
+    return dataclasses.replace(
+        jax.tree.map(leaf, spec),
+        duration=np.full(size, 30, np.float32),
+        span=np.stack([start, start + rng.uniform(3, 12, size)], 1).astype(np.float32),
+        example_index=np.arange(size, dtype=np.int32),
+        video_index=np.arange(size, dtype=np.int32) // 2,
+    )
+
+
+@pytest.mark.parametrize("name", ["two_d_tan", "mmn", "vslnet", "moment_detr"])
+def test_two_steps_are_the_twins(name):
+    """The second loss is after an update, so the gradients, their clipping and the optimiser agree too."""
+    config = tiny_config(name)
+    if name == "mmn":
+        config.model.queries_per_video = config.input.queries_per_video = 2
+    module = importlib.import_module(f"twins.{name}")
+    torch.manual_seed(0)
+    model, twin = make_model(config), module.build(config)
+    batch = full_batch(input_lib.batch_spec(config, config.batch_size, model.requires()))
+    config.optimizer.schedule, config.optimizer.learning_rate = "constant", 3e-3
+    config.optimizer.warmup = "0 steps"
+    schedule = optimizer_lib.learning_rate(config.optimizer, 1000, 100)
+    variables = module.variables(twin)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 100)
+    state = initial_state(variables, optimizer)
+    step = jax.jit(make_step(model, optimizer, schedule, 100, seed=0))
+    theirs = twins.make_optimizer(config.optimizer, twin.train())
+    losses = []
+    for number in range(2):
+        key = jax.random.fold_in(jax.random.key(0), number)
+        draws = twins.random_draws(model, state.variables, batch, key)
+        state, scalars = step(state, batch)
+        found = twins.train_step(twin, theirs, config.optimizer.clip_norm, twins.tensors(batch), **draws)
+        np.testing.assert_allclose(scalars["train/loss"], found, rtol=1e-4)
+        losses.append(found)
+    assert losses[0] - losses[1] > 1e-3 * losses[0]  # the update matters
