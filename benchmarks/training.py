@@ -1,23 +1,26 @@
-"""Speed of a training step: steps/s, examples/s, the fraction of the device's peak; beside eager PyTorch.
+"""Speed of a training step: compile seconds, steps/s, examples/s, fraction of the device's peak, memory.
 
-    python benchmarks/training.py --torch                             # every setting below, under five minutes
+    python benchmarks/training.py --torch                             # all four, under five minutes
     python benchmarks/training.py --models=fvmr --args=charades_sta,clip
     python benchmarks/training.py --args=charades_sta,i3d --models=vslnet --dtypes=float32,bfloat16
 
 Random batches of the config's shapes without padding, so it needs no dataset and no TensorFlow. Without --args
-each model is measured at the size of the embedded dataset and at a published one, with as small a batch as two
-CPU cores carry (`PUBLISHED`). Steps are timed in turns, ours and PyTorch's; medians with the 10th and 90th
-percentile. 'of peak' is the compiler's count of floating-point operations by the time, beside that of the best
-large matrix product of the same dtype on one device in the same run.
+each model is measured at the size of the embedded dataset and at a published one, there with as small a batch
+as two CPU cores carry (`PUBLISHED`). Medians with the 10th and 90th percentile. 'of peak' is the compiler's
+count of floating-point operations by the time, beside the best of large matrix products of the same dtype in
+the same run.
 
-PyTorch runs the twins of tests/twins on the CPU: the same batch, weights, loss, dropout rates, clipping and
-optimiser. Before timing, the losses of the first step without dropout are compared.
+--torch times eager PyTorch too, on the CPU, both steps in turns: the twins of tests/twins with the same batch,
+weights, loss, dropout rates, clipping and optimiser. Before that the losses of the first step without dropout
+are compared. 'times as fast' is the median of the ratios. Where others use the machine, take --threads=1:
+PyTorch's threads wait for each other, ours do not.
 """
 
 import dataclasses
 import importlib
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +48,7 @@ flags.DEFINE_list("dtypes", ["float32"], "Of the computation. PyTorch's is alway
 flags.DEFINE_integer("features", 0, "Hidden size; 0: the config's.")
 flags.DEFINE_integer("batch_size", 0, "0: the config's, or that of the published setting.")
 flags.DEFINE_integer("steps", 20, "Timed steps.")
-flags.DEFINE_float("seconds", 12, "After so many for a setting, no more steps, but three at least.")
+flags.DEFINE_float("seconds", 6, "No more steps after so many for a setting, but three at least.")
 flags.DEFINE_integer("threads", 2, "CPU threads of both.")
 flags.DEFINE_bool("torch", False, "Times the eager PyTorch twins too.")
 
@@ -66,6 +69,7 @@ class Measured(NamedTuple):
     ours: list[float]  # seconds of a step
     theirs: list[float]  # PyTorch's; empty without --torch
     flops: float  # of a step
+    memory: str
 
 
 def random_batch(spec, queries_per_video=1, seed=0):
@@ -137,7 +141,7 @@ def torch_twin(name):
         ) from error
 
 
-def torch_step(name, config, model, batch):
+def torch_step(name, config, batch):
     """PyTorch's step, a function without arguments, and the same initial variables for ours.
 
     Raises AssertionError where the losses of the first step without dropout are not equal.
@@ -154,8 +158,7 @@ def torch_step(name, config, model, batch):
 
 def check_first_step(twins, module, config, twin, batch, variables):
     """Compares the losses of the first step, without dropout."""
-    with config.unlocked():
-        still = type(config)(config)
+    still = config.copy_and_resolve_references()
     for field in _RANDOM:
         if field in still.model:
             still.model[field] = 0.0
@@ -183,7 +186,7 @@ def measure(name, arg, batch_size, dtype) -> Measured:
     spec = input_lib.batch_spec(config, config.batch_size, model.requires())
     batch = random_batch(spec, config.input.queries_per_video)
     if FLAGS.torch:
-        theirs, variables = torch_step(name, config, model, batch)
+        theirs, variables = torch_step(name, config, batch)
     else:
         variables = initial_variables(model, spec, 0)
     ours = OurStep(config, model, variables, batch)
@@ -191,7 +194,8 @@ def measure(name, arg, batch_size, dtype) -> Measured:
     for step in steps:
         step()
     seconds = in_turns(steps)
-    return Measured(config.batch_size, ours.first_seconds, *seconds, *[[]] * (2 - len(steps)), ours.flops)
+    seconds += [[]] * (2 - len(steps))
+    return Measured(config.batch_size, ours.first_seconds, *seconds, ours.flops, peak_memory())
 
 
 def in_turns(steps: list[Callable]) -> list[list[float]]:
@@ -206,6 +210,13 @@ def in_turns(steps: list[Callable]) -> list[list[float]]:
             step()
             found.append(time.perf_counter() - start)
     return seconds
+
+
+def peak_memory() -> str:
+    """Of the device, or where that is not known of this process so far (PyTorch's share included)."""
+    device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return f"{device / 2**30:.2f} GiB" if device else f"{host / 2**30:.2f} GiB (host, so far)"
 
 
 def matmul_peak(dtype) -> float:
@@ -247,7 +258,7 @@ def main(_):
         + ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, peak in peaks.items())
     )
     columns = ("model", "setting", "dtype", "batch", "compile + first step", "step ms (p10-p90)", "steps/s")
-    for column in (*columns, "examples/s", "GFLOP", "of peak"):
+    for column in (*columns, "examples/s", "GFLOP", "of peak", "peak memory"):
         table.add_column(column, justify="right")
     if FLAGS.torch:
         table.add_column("PyTorch ms (p10-p90)", justify="right")
@@ -258,7 +269,7 @@ def main(_):
                 found = measure(name, arg, batch_size, dtype)
                 table.add_row(name, arg, dtype, *row(found, len(devices) * peaks[dtype]))
                 jax.clear_caches()
-    Console(width=190).print(table)
+    Console(width=210).print(table)
 
 
 def row(found: Measured, peak: float) -> list[str]:
@@ -267,6 +278,7 @@ def row(found: Measured, peak: float) -> list[str]:
     cells = [
         str(found.batch_size), f"{found.first:.1f} s", spread(found.ours), f"{1 / median:.2f}",
         f"{found.batch_size / median:.1f}", f"{found.flops / 1e9:.1f}", f"{found.flops / median / peak:.0%}",
+        found.memory,
     ]  # fmt: skip
     if found.theirs:
         ratio = np.median(np.asarray(found.theirs) / np.asarray(found.ours))
