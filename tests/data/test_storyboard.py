@@ -585,7 +585,7 @@ def test_the_second_of_two_preparations_reads_the_first(prepared, tmp_path, monk
 
     data_dir, _ = prepared
 
-    def lose_the_race(self):
+    def lose_the_race(self, **settings):
         shutil.copytree(data_dir / "storyboard", tmp_path / "storyboard")
         raise FileExistsError("Cannot rename")
 
@@ -594,7 +594,7 @@ def test_the_second_of_two_preparations_reads_the_first(prepared, tmp_path, monk
     assert second.info.splits["train"].num_examples == 900
     assert Path(second.data_path).is_relative_to(tmp_path)
 
-    def fail(self):
+    def fail(self, **settings):
         raise FileExistsError("disk on fire")
 
     monkeypatch.setattr(Storyboard, "download_and_prepare", fail)
