@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from test_torch_import_two_d_tan import Twin
 from tiny import tiny_config
 
 from vmr_jax.errors import UserError
@@ -13,6 +12,7 @@ from vmr_jax.torch_import import load
 from vmr_jax.train import evaluate
 
 torch = pytest.importorskip("torch")
+from twins.two_d_tan import Twin  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,8 @@ def official(tmp_path_factory):
     """A randomly initialised checkpoint of the tests' twin: F = 12, D = 10, W = 8."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("official") / "official.pth"
-    torch.save({"state_dict": Twin("pool", 16, (16,), 3, 3).state_dict()}, path)
+    twin = Twin(10, 8, 12, 16, num_clips=16, scale_layers=(16,), map_kernel=3, map_layers=3)
+    torch.save({"state_dict": twin.state_dict()}, path)
     return path
 
 
