@@ -267,7 +267,9 @@ def main(_):
         for arg, batch_size in settings(name):
             for dtype in FLAGS.dtypes:
                 found = measure(name, arg, batch_size, dtype)
-                table.add_row(name, arg, dtype, *row(found, len(devices) * peaks[dtype]))
+                cells = [name, arg, dtype, *row(found, len(devices) * peaks[dtype])]
+                table.add_row(*cells)
+                print("; ".join(cells), flush=True)  # so that a run that is cut short has shown something
                 jax.clear_caches()
     Console(width=210).print(table)
 
