@@ -8,7 +8,7 @@ Random batches of the config's shapes without padding, so it needs no dataset an
 each model is measured at the size of the embedded dataset and at a published one, there with as small a batch
 as two CPU cores carry (`PUBLISHED`). Medians with the 10th and 90th percentile. 'of peak' is the compiler's
 count of floating-point operations by the time, beside the best of large matrix products of the same dtype in
-the same run.
+the same run. 'peak GiB' is that of the process so far where the device does not tell its own.
 
 --torch times eager PyTorch too, on the CPU, both steps in turns: the twins of tests/twins with the same batch,
 weights, loss, dropout rates, clipping and optimiser. Before that the losses of the first step without dropout
@@ -213,10 +213,10 @@ def in_turns(steps: list[Callable]) -> list[list[float]]:
 
 
 def peak_memory() -> str:
-    """Of the device, or where that is not known of this process so far (PyTorch's share included)."""
+    """In GiB: of the device, or where that is not known of this process so far (PyTorch's share included)."""
     device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return f"{device / 2**30:.2f} GiB" if device else f"{host / 2**30:.2f} GiB (host, so far)"
+    return f"{(device or host) / 2**30:.2f}"
 
 
 def matmul_peak(dtype) -> float:
@@ -258,7 +258,7 @@ def main(_):
         + ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, peak in peaks.items())
     )
     columns = ("model", "setting", "dtype", "batch", "compile + first step", "step ms (p10-p90)", "steps/s")
-    for column in (*columns, "examples/s", "GFLOP", "of peak", "peak memory"):
+    for column in (*columns, "examples/s", "GFLOP", "of peak", "peak GiB"):
         table.add_column(column, justify="right")
     if FLAGS.torch:
         table.add_column("PyTorch ms (p10-p90)", justify="right")
