@@ -18,9 +18,8 @@ from vmr_jax.train import initial_state, make_step
 class Case:
     """A step of one architecture, mapped in one way: compiled once, however many tests ask."""
 
-    def __init__(self, name, mode, devices, **fields):
-        model = models.create(name, **{**cases.ALL[name].SMALL, **fields})
-        variables = initial_variables(model, random_batch(), 0)
+    def __init__(self, name, mode, devices, without_draws):
+        model, variables = initialised(name, without_draws)
         # SGD of rate 1: the update is the gradient itself.
         optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
         self.state = jax.tree.map(np.asarray, initial_state(variables, optimizer))
@@ -36,14 +35,23 @@ class Case:
 
 
 @functools.cache
+def initialised(name, without_draws):
+    """A small model and its variables."""
+    fields = cases.ALL[name].WITHOUT_DRAWS if without_draws else {}
+    model = models.create(name, **{**cases.ALL[name].SMALL, **fields})
+    return model, initial_variables(model, random_batch(), 0)
+
+
+@functools.cache
 def case(name, mode, devices, without_draws=False):
-    return Case(name, mode, devices, **(cases.ALL[name].WITHOUT_DRAWS if without_draws else {}))
+    return Case(name, mode, devices, without_draws)
 
 
 @pytest.fixture(scope="module", params=cases.ALL)
 def name(request):
     """One architecture after the other, so that the programs of one are held at a time."""
     yield request.param
+    initialised.cache_clear()
     case.cache_clear()
     jax.clear_caches()
 

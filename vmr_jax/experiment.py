@@ -17,6 +17,7 @@ from vmr_jax import models
 from vmr_jax.checkpoint import Checkpoints
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.parallel import Parallel
+from vmr_jax.types import Batch
 from vmr_jax.writer import plain, write_json
 
 log = logging.getLogger("vmr_jax")
@@ -38,6 +39,11 @@ def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
     elif not config.text.trainable:
         vocab_size = 0
     return models.create(config.model.name, **fields, vocab_size=vocab_size, dtype=jnp.dtype(config.dtype))
+
+
+def abstract_variables(model, batch) -> dict[str, Any]:
+    """Shapes and dtypes of the variables from a batch or its spec; nothing is computed."""
+    return jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
 
 
 def initial_variables(model, batch, seed: int) -> dict[str, Any]:
@@ -214,16 +220,20 @@ class Experiment:
 
     def initial_variables(self) -> dict[str, Any]:
         """Initial variables from the shapes of a batch and the seed, and a published text encoder."""
-        return with_text_encoder(self.config, self._random_variables())
+        return with_text_encoder(self.config, initial_variables(self.model, self._spec(), self.config.seed))
 
-    def _random_variables(self) -> dict[str, Any]:
+    def abstract_variables(self) -> dict[str, Any]:
+        """Their shapes and dtypes; nothing is computed."""
+        return abstract_variables(self.model, self._spec())
+
+    def _spec(self) -> Batch:
+        """Of a small batch."""
         rows = len(self.parallel.devices) * max(self.config.input.queries_per_video, 1)
-        spec = input_lib.batch_spec(self.config, rows, self.model.requires())
-        return initial_variables(self.model, spec, self.config.seed)
+        return input_lib.batch_spec(self.config, rows, self.model.requires())
 
     def best_variables(self, workdir: Path) -> tuple[Any, dict[str, Any]]:
         """The variables of the best step, on every device, and their position."""
-        abstract = self.parallel.abstract(self._random_variables())
+        abstract = self.parallel.abstract(self.abstract_variables())
         best = Checkpoints(workdir / BEST, keep=1)
         restored = best.restore(abstract)
         best.close()

@@ -8,19 +8,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from vmr_jax import experiment
 from vmr_jax import input as input_lib
 from vmr_jax import optimizer as optimizer_lib
-from vmr_jax.experiment import make_model
 from vmr_jax.parallel import Parallel
 from vmr_jax.train import initial_state, make_step
 
 
 def abstract_variables(config, batch_size: int = 1, vocab_size: int = 0):
     """Shapes of the variables of a config, by `jax.eval_shape`: nothing is computed."""
-    model = make_model(config, vocab_size)
+    model = experiment.make_model(config, vocab_size)
     rows = batch_size * max(config.input.queries_per_video, 1)
     batch = input_lib.batch_spec(config, rows, model.requires())
-    return jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
+    return experiment.abstract_variables(model, batch)
 
 
 def parameter_count(variables) -> int:
@@ -37,7 +37,7 @@ def inspect(config, workdir: Path) -> None:
     parallel = Parallel(config.parallel, config.num_devices)
     parallel.check_batch_size(config.batch_size, "config.batch_size")
     vocab_size = 2 if config.text.trainable else 0
-    model = make_model(config, vocab_size)
+    model = experiment.make_model(config, vocab_size)
     batch = input_lib.batch_spec(config, config.batch_size, model.requires())
     console.print(_batch_table(batch))
     variables = abstract_variables(config, vocab_size=vocab_size)
@@ -72,7 +72,7 @@ def _parameter_table(variables) -> Table:
 def _cost_table(config, model, batch) -> Table:
     """Compiles one step for one device and asks the compiler."""
     schedule = optimizer_lib.learning_rate(config.optimizer, 1000, 100)
-    variables = jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
+    variables = experiment.abstract_variables(model, batch)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 100)
     state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
     step = jax.jit(make_step(model, optimizer, schedule, 100, config.seed), donate_argnums=0)

@@ -190,14 +190,15 @@ class Trainer:
         finish(self.experiment, self.evaluator, self.workdir)
 
     def _restore_or_start(self) -> TrainState:
-        variables = self.experiment.initial_variables()
+        shapes = self.experiment.abstract_variables()
         self.optimizer = optimizer_lib.make_optimizer(
-            self.config.optimizer, self.schedule, variables["params"], self.steps_per_epoch
+            self.config.optimizer, self.schedule, shapes["params"], self.steps_per_epoch
         )
-        state = initial_state(variables, self.optimizer)
-        restored = self.checkpoints.restore(self.parallel.abstract(state))
+        abstract = jax.eval_shape(lambda variables: initial_state(variables, self.optimizer), shapes)
+        restored = self.checkpoints.restore(self.parallel.abstract(abstract))
         if restored is None:
-            return self.parallel.replicate(state)
+            variables = self.experiment.initial_variables()
+            return self.parallel.replicate(initial_state(variables, self.optimizer))
         state, self.position = restored
         log.info("Resuming from step %d of %d", self.position["step"], self.total_steps)
         return state
