@@ -1,5 +1,6 @@
 """Strict session: eight simulated CPU devices, warnings are errors, rank promotion raises."""
 
+import importlib.metadata
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -9,6 +10,9 @@ os.environ["XLA_FLAGS"] = (
     # Compilation is most of the time of the suite; numbers stay those of the same program.
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag would end the process
+    # The older emitters compile in two thirds of the time. What starts launch.py has the ones of today.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest

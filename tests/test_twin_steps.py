@@ -1,12 +1,12 @@
 """A training step of a twin is the training step of ours: what `benchmarks/training.py --torch` compares."""
 
-import dataclasses
 import importlib
 
 import jax
 import numpy as np
 import pytest
 
+from benchmarks.training import random_batch
 from vmr_jax import input as input_lib
 from vmr_jax import optimizer as optimizer_lib
 from vmr_jax.experiment import make_model
@@ -27,26 +27,6 @@ def tiny_config(name):
     return config
 
 
-def full_batch(spec):
-    """Random, without padding: four videos with two queries each."""
-    rng = np.random.default_rng(0)
-    size = spec.example_mask.shape[0]
-
-    def leaf(s):
-        if s.dtype == np.float32:
-            return rng.normal(size=s.shape).astype(np.float32)
-        return np.ones(s.shape, s.dtype) if s.dtype == bool else rng.integers(2, 9, s.shape, np.int32)
-
-    start = rng.uniform(0, 15, size)
-    return dataclasses.replace(
-        jax.tree.map(leaf, spec),
-        duration=np.full(size, 30, np.float32),
-        span=np.stack([start, start + rng.uniform(3, 12, size)], 1).astype(np.float32),
-        example_index=np.arange(size, dtype=np.int32),
-        video_index=np.arange(size, dtype=np.int32) // 2,
-    )
-
-
 @pytest.mark.parametrize("name", ["two_d_tan", "mmn", "vslnet", "moment_detr"])
 def test_two_steps_are_the_twins(name):
     """The second loss is after an update, so the gradients, their clipping and the optimiser agree too."""
@@ -56,7 +36,8 @@ def test_two_steps_are_the_twins(name):
     module = importlib.import_module(f"twins.{name}")
     torch.manual_seed(0)
     model, twin = make_model(config), module.build(config)
-    batch = full_batch(input_lib.batch_spec(config, config.batch_size, model.requires()))
+    spec = input_lib.batch_spec(config, config.batch_size, model.requires())
+    batch = random_batch(spec, queries_per_video=2)
     config.optimizer.schedule, config.optimizer.learning_rate = "constant", 3e-3
     config.optimizer.warmup = "0 steps"
     schedule = optimizer_lib.learning_rate(config.optimizer, 1000, 100)

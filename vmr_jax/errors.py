@@ -18,11 +18,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_choices(owner: str, fields: object, choices: Mapping[str, Sequence[str]]) -> None:
-    """Raises UserError where an attribute of `fields` is none of its `choices`; `owner` is who has them."""
+    """Raises UserError where a field of the architecture `owner` is none of its `choices`."""
     for field, allowed in choices.items():
         value = getattr(fields, field)
         if value not in allowed:
             raise UserError(
-                f'{field} of {owner} is "{value}"; it must be one of {", ".join(allowed)}.'
+                f'config.model.{field} of {owner} is "{value}"; it must be one of {", ".join(allowed)}.'
                 f"{nearest(str(value), allowed)}"
             )

@@ -375,8 +375,8 @@ def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
 @pytest.mark.parametrize(
     "fields,message",
     [
-        (dict(attention="cgs"), 'attention is "cgs". Did you mean "cga"'),
-        (dict(branches="one"), "FIAN has: both, video_query, query_video"),
+        (dict(attention="cgs"), 'attention of FIAN is "cgs"; it must be one of .* Did you mean "cga"'),
+        (dict(branches="one"), "must be one of both, video_query, query_video"),
         (dict(fusion="matrix", branches="query_video"), "compares the videos of two branches"),
         (dict(num_clips=15), "has 16 clips, and FIAN has weights for 15"),
         (dict(max_words=5), "has 7 words, and FIAN has weights for 5"),

@@ -65,7 +65,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, check_choices
 from vmr_jax.layers.additive_attention import AdditiveAttention
 from vmr_jax.layers.anchors import AnchorHead, Scored, frame_anchors, half_open, legal_anchors, rank_anchors
 from vmr_jax.layers.dropout import Dropout
@@ -167,13 +167,7 @@ class Model(GroundingModel):
         return Outputs(logits=scored.logits, offsets=scored.offsets)
 
     def _check(self, batch: Batch) -> None:
-        for field, choices in CHOICES.items():
-            value = getattr(self, field)
-            if value not in choices:
-                raise UserError(
-                    f'config.model.{field} is "{value}".{nearest(value, choices)} '
-                    f"FIAN has: {', '.join(choices)}."
-                )
+        check_choices("FIAN", self, CHOICES)
         if self.fusion == "matrix" and self.branches != "both":
             raise UserError(
                 "config.model.fusion='matrix' compares the videos of two branches, and config.model.branches "
