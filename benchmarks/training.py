@@ -38,7 +38,7 @@ from vmr_jax import input as input_lib
 from vmr_jax import optimizer as optimizer_lib
 from vmr_jax.errors import UserError
 from vmr_jax.experiment import initial_variables, make_model
-from vmr_jax.parallel import Parallel
+from vmr_jax.parallel import Parallel, on_cpu
 from vmr_jax.train import initial_state, make_step
 
 FLAGS = flags.FLAGS
@@ -222,7 +222,7 @@ def peak_memory() -> str:
 def matmul_peak(dtype) -> float:
     """Floating-point operations a second of one device: the fastest of matrix products of three sizes."""
     best = 0.0
-    for size in (1024, 2048, 4096) if jax.default_backend() == "cpu" else (4096, 8192, 16384):
+    for size in (1024, 2048, 4096) if on_cpu() else (4096, 8192, 16384):
         x = jax.random.normal(jax.random.key(0), (size, size), dtype)
         product = jax.jit(jnp.dot)
         jax.block_until_ready(product(x, x))

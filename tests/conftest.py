@@ -11,7 +11,7 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag would end the process
-    # The older emitters compile in two thirds of the time. What starts launch.py has the ones of today.
+    # The older emitters compile in two thirds of the time. test_launch.py has the ones of today.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax

@@ -52,6 +52,11 @@ def gather_examples(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, axis=0, tiled=True), tree)
 
 
+def on_cpu() -> bool:
+    """Whether the computation is on CPUs."""
+    return jax.default_backend() == "cpu"
+
+
 @contextlib.contextmanager
 def _pmap_axis():
     token = _inside_pmap.set(True)

@@ -375,7 +375,10 @@ def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
 @pytest.mark.parametrize(
     "fields,message",
     [
-        (dict(attention="cgs"), 'attention of FIAN is "cgs"; it must be one of .* Did you mean "cga"'),
+        (
+            dict(attention="cgs"),
+            'attention of FIAN is "cgs"; it must be one of cga, cma, soft. Did you mean "cga"',
+        ),
         (dict(branches="one"), "must be one of both, video_query, query_video"),
         (dict(fusion="matrix", branches="query_video"), "compares the videos of two branches"),
         (dict(num_clips=15), "has 16 clips, and FIAN has weights for 15"),

@@ -18,6 +18,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.moments import iou, rank
+from vmr_jax.parallel import on_cpu
 from vmr_jax.types import Moments
 
 
@@ -289,7 +290,7 @@ def _band(x: jax.Array, kernel: jax.Array, band: Band) -> jax.Array:
     half, (first, last), (left, right) = kernel.shape[0] // 2, band.rows, band.read
     # Columns are padded, and cropped after: without any padding XLA's CPU convolution was 3 times slower. With
     # more columns out of it than into it all threads share one of few channels, else one thread does it alone.
-    padding = (half, half + 1) if _on_cpu() else (half, half)
+    padding = (half, half + 1) if on_cpu() else (half, half)
     y = jax.lax.conv_general_dilated(
         x[:, first - half : last + half, left:right],
         kernel,
@@ -312,11 +313,7 @@ def _placed(pieces: list[jax.Array], of_bands: tuple[Band, ...], size: int) -> j
 
 def band_height() -> int:
     """Rows that `MapConvs` convolves at once: few on a CPU, where work is what counts, else all."""
-    return 8 if _on_cpu() else sys.maxsize
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return 8 if on_cpu() else sys.maxsize
 
 
 class MapConv(nn.Module):
@@ -351,7 +348,7 @@ class MapConvs(nn.Module):
 
     The weight divides by the number of valid cells under the kernel, see `map_weights`. The official code
     pads the first layer by (k - 1) L / 2 on every side and the others not at all. This gives the same result
-    from the cells that matter alone (`map_regions`): at N=16, k=5, L=8 the bands of `band_height` hold 4576
+    from the cells that matter alone (`map_regions`): at N=16, k=5, L=8 the bands of `band_height` take 4768
     cells on a CPU, not 7872.
 
     MMN has a batch normalisation after each convolution (`norm`). Its statistics are over all cells of the
