@@ -27,8 +27,10 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from configs import common
-from vmr_jax import input as input_lib
+from vmr_jax.configs import common
+from vmr_jax.input import dataset as input_lib
+from vmr_jax.input.loader import Loader
+from vmr_jax.input.words import build_vocabulary
 from vmr_jax.text.vectors import WordVectors
 
 FLAGS = flags.FLAGS
@@ -65,7 +67,7 @@ def make_data(folder: Path) -> int:
     return (folder / "features.hdf5").stat().st_size
 
 
-def make_loader(folder: Path) -> tuple[input_lib.Loader, float]:
+def make_loader(folder: Path) -> tuple[Loader, float]:
     """Returns the loader, its cache built, and the seconds that opening the dataset took."""
     config = common.base("none")
     common.manual_dataset(config, "jsonl")
@@ -77,9 +79,9 @@ def make_loader(folder: Path) -> tuple[input_lib.Loader, float]:
     dataset = input_lib.Dataset(config.dataset, config.input)
     seconds = time.perf_counter() - start
     split = dataset.split("train")
-    vocabulary = input_lib.build_vocabulary(split, config.text.tokenizer)
+    vocabulary = build_vocabulary(split, config.text.tokenizer)
     vectors = WordVectors(list(_WORDS), np.ones((len(_WORDS), config.text.dim), np.float32))
-    return input_lib.Loader(config, dataset, split, vocabulary, vectors), seconds
+    return Loader(config, dataset, split, vocabulary, vectors), seconds
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -107,7 +109,7 @@ def seconds_of_hdf5(path: Path, round_: int) -> float:
     return (time.perf_counter() - start) / FLAGS.batch_size
 
 
-def seconds_of_ours(loader: input_lib.Loader, round_: int) -> tuple[float, int]:
+def seconds_of_ours(loader: Loader, round_: int) -> tuple[float, int]:
     """Seconds per example of `FLAGS.steps` batches, the first not counted; bytes of a batch."""
     stream = loader.training_batches(round_, 0, FLAGS.steps + 1, FLAGS.batch_size)
     batch = next(stream)

@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.table import Table
 from stages import QUERY, VIDEO, Stages, split
 
-from vmr_jax import input as input_lib
 from vmr_jax import models
-from vmr_jax.experiment import make_model
-from vmr_jax.inspect import abstract_variables
+from vmr_jax.input.spec import batch_spec
+from vmr_jax.modes.inspect import abstract_variables
+from vmr_jax.training.experiment import make_model
 from vmr_jax.types import Batch, Moments
 
 FLAGS = flags.FLAGS
@@ -94,7 +94,7 @@ def main(_):
 
 def rows(name: str, dataset: str) -> Iterator[tuple[tuple[str, ...], float]]:
     """The table's rows of an architecture, one a batch size, and the seconds of matching a query."""
-    config = importlib.import_module(f"configs.{name}").get_config(dataset)
+    config = importlib.import_module(f"vmr_jax.configs.{name}").get_config(dataset)
     if FLAGS.words:
         config.text.max_words = FLAGS.words
     stages, variables, video, query = opened(config)
@@ -143,7 +143,7 @@ def opened(config) -> tuple[Stages, Any, Any, Any]:
         # Positive, as variances of batch norm must be, and a mean of what is before.
         return (rng.random(s.shape, np.float32) / max(math.prod(s.shape[:-1]), 1)).astype(s.dtype)
 
-    batch = jax.tree.map(noise, input_lib.batch_spec(config, 1, model.requires()))
+    batch = jax.tree.map(noise, batch_spec(config, 1, model.requires()))
     batch = dataclasses.replace(batch, duration=np.full(1, 30, np.float32))
     variables = jax.tree.map(weights, abstract_variables(config))
     video, query = (

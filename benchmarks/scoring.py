@@ -19,12 +19,12 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from data import schema
-from data.annotations import Annotations
-from data.qvhighlights import annotations
-from vmr_jax import predictions as files
-from vmr_jax.input import Split, Video
-from vmr_jax.score import qvhighlights
+from vmr_jax.data.annotations import Annotations
+from vmr_jax.data.qvhighlights import annotations
+from vmr_jax.evaluation import prediction_files as files
+from vmr_jax.input import schema
+from vmr_jax.input.dataset import Split, Video
+from vmr_jax.modes.score import qvhighlights
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("predictions", None, "A file in Moment-DETR's format; none: synthetic.")

@@ -10,7 +10,7 @@ as two CPU cores carry (`PUBLISHED`). Medians with the 10th and 90th percentile.
 count of floating-point operations by the time, beside the best of large matrix products of the same dtype in
 the same run. 'peak GiB' is that of the process so far where the device does not tell its own.
 
---torch times eager PyTorch too, on the CPU, both steps in turns: the twins of tests/twins with the same batch,
+--torch times eager PyTorch too, on the CPU, both steps in turns: tests/references with the same batch,
 weights, loss, dropout rates, clipping and optimiser. Before that the losses of the first step without dropout
 are compared. 'times as fast' is the median of the ratios. Where others use the machine, take --threads=1:
 PyTorch's threads wait for each other, ours do not.
@@ -34,12 +34,12 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from vmr_jax import input as input_lib
-from vmr_jax import optimizer as optimizer_lib
 from vmr_jax.errors import UserError
-from vmr_jax.experiment import initial_variables, make_model
+from vmr_jax.input.spec import batch_spec
 from vmr_jax.parallel import Parallel, on_cpu
-from vmr_jax.train import initial_state, make_step
+from vmr_jax.training import optimizer as optimizer_lib
+from vmr_jax.training.experiment import initial_variables, make_model
+from vmr_jax.training.step import initial_state, make_step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", ["two_d_tan", "mmn", "vslnet", "moment_detr"], "Configs to measure.")
@@ -94,7 +94,7 @@ def random_batch(spec, queries_per_video=1, seed=0):
 
 def make_config(name, arg, batch_size, dtype):
     """The config with what the flags change."""
-    config = importlib.import_module(f"configs.{name}").get_config(arg)
+    config = importlib.import_module(f"vmr_jax.configs.{name}").get_config(arg)
     config.dtype = dtype
     config.batch_size = FLAGS.batch_size or batch_size or config.batch_size
     if FLAGS.features:
@@ -133,11 +133,11 @@ def torch_twin(name):
     """The modules `twins` and `twins.NAME` of the tests; UserError without PyTorch."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     try:
-        return importlib.import_module("twins"), importlib.import_module(f"twins.{name}")
+        return importlib.import_module("references"), importlib.import_module(f"references.{name}")
     except ModuleNotFoundError as error:
         raise UserError(
             f"--torch found no module {error.name}. It needs PyTorch (pip install -e '.[torch]') and a model "
-            "that has a twin in tests/twins."
+            "that has a twin in tests/references."
         ) from error
 
 
@@ -183,7 +183,7 @@ def measure(name, arg, batch_size, dtype) -> Measured:
     """Times a setting: ours and PyTorch's take turns."""
     config = make_config(name, arg, batch_size, dtype)
     model = make_model(config)
-    spec = input_lib.batch_spec(config, config.batch_size, model.requires())
+    spec = batch_spec(config, config.batch_size, model.requires())
     batch = random_batch(spec, config.input.queries_per_video)
     if FLAGS.torch:
         theirs, variables = torch_step(name, config, batch)

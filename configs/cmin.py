@@ -13,7 +13,7 @@ in seconds. The official code reads 500-d features; others are projected to 500 
 widths of the anchors of the datasets that the paper does not have.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 DATASETS = common.DATASETS
 

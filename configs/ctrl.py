@@ -16,7 +16,7 @@ Windows are in clips. Where the paper has a setting (TACoS, Charades-STA), every
 one of mean length has clips of about 16 frames; the other datasets' windows are ours.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 _VARIANTS = {"aln": "none", "reg_p": "p"}
 DATASETS = {

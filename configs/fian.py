@@ -16,7 +16,7 @@ C3D, IoU .1 39.55 / 56.14, .3 33.87 / 47.76, .5 28.58 / 39.16; Charades-STA I3D,
 rate, norm 5, 840B, m - 0.05. No official code exists; vmr_jax/models/fian.py says which choices are ours.
 """
 
-from configs import common
+from vmr_jax.configs import common
 from vmr_jax.errors import UserError
 
 _BRANCH = {"branches": "video_query", "fusion": "concat"}

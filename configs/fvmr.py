@@ -14,7 +14,7 @@ Paper, R@1 / R@5 (%): Charades-STA VGG IoU .5 42.36 / 83.97, IoU .7 24.14 / 50.1
 No official code exists; vmr_jax/models/fvmr.py says which choices are ours.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 DATASETS = common.DATASETS
 

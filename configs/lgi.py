@@ -29,7 +29,7 @@ preprocessing writes. Both become a file of word vectors, then a run:
         --config.dataset.manual_dir=DIR --config.text.trainable=False --config.text.vectors=words.npz
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 _ABLATIONS = ("no_sqan", "no_dqa", "no_tag")
 DATASETS = {dataset: (*options, *_ABLATIONS) for dataset, options in common.DATASETS.items()}

@@ -13,7 +13,7 @@ by others, R@1 / R@5: Charades-STA IoU .5 17.46 / 48.22, .7 8.01 / 26.73; Activi
 68.12, .5 21.36 / 53.23, .7 6.43 / 29.70. Datasets without chunks are averaged to 16 of them, which is ours.
 """
 
-from configs import common
+from vmr_jax.configs import common
 from vmr_jax.errors import UserError
 
 _CHUNKED = ("didemo", "tempo")  # six chunks a video, and flow beside RGB

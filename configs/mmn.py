@@ -17,7 +17,7 @@ R@1 / R@5 (%): Charades-STA VGG, IoU .5 47.31 / 83.74, IoU .7 27.28 / 58.41. Act
 here it is the validation split.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 DATASETS = {
     dataset: (*options, "glove") for dataset, options in common.DATASETS.items() if dataset != "storyboard"

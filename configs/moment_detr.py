@@ -16,7 +16,7 @@ ActivityNet Captions have the settings of line/lighthouse, the field's collectio
 there, has 256 rows); those of the others are ours. To pre-train on subtitles, bring them as jsonl.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 DATASETS = {
     dataset: (*options, "glove") if dataset == "qvhighlights" else options

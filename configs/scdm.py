@@ -13,7 +13,7 @@ here the checkpoint is chosen on the validation split.
 DiDeMo and TEMPO are left out: six chunks cannot be halved into layers of anchors.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 DATASETS = {
     dataset: options for dataset, options in common.DATASETS.items() if dataset not in ("didemo", "tempo")

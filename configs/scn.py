@@ -12,7 +12,7 @@ favours short ones; ours do not. Which checkpoint is the best, the moments of th
 config.evaluation.select_split="" to take the last one and read no moment at all.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 DATASETS = common.DATASETS
 

@@ -12,7 +12,7 @@ Paper, R@1 (%) at IoU .5 / .7: Charades-STA two-stream 45.30 / 24.73, C3D 37.39 
 C3D 38.76 at .5. The official code selects on the test split; here it is the validation split.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 DATASETS = {
     dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))

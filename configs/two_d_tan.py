@@ -14,7 +14,7 @@ Options pool (default) and conv choose the moment map. Paper, Charades-STA VGG, 
 44.51 / 77.13, conv 44.05 / 76.65. TACoS C3D, IoU .5: pool 25.32 / 45.04, conv 25.17 / 44.24.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 _MAPS = ("pool", "conv")
 DATASETS = {dataset: (*options, *_MAPS) for dataset, options in common.DATASETS.items()}

@@ -19,7 +19,7 @@ Paper, R@1 / R@5 (%): Charades-STA, IoU .5 52.32 / 87.03, IoU .7 31.37 / 62.30. 
 ActivityNet-CG 32.35, 16.02, 34.32. No official code exists; vmr_jax/models/vdi.py says which choices are ours.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 _INJECTIONS = {
     "baseline": ("off", "off"),

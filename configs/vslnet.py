@@ -11,7 +11,7 @@ mIoU: Charades-STA fine-tuned I3D 70.46 / 54.19 / 35.22, 50.02; ActivityNet Capt
 the test split; here it is the validation split.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 _VARIANTS = ("base", "transformer")
 DATASETS = {dataset: (*options, *_VARIANTS) for dataset, options in common.DATASETS.items()}

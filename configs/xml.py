@@ -18,7 +18,7 @@ paper: 5.28 / 12.77 / 17.59 / 30.22 and 2.62 / 6.10 / 8.45 / 14.86 (config.evalu
 official code selects by the sum of both R@1 on that same split; here it is R@1 at IoU .7.
 """
 
-from configs import common
+from vmr_jax.configs import common
 
 _STREAMS = ("video", "subtitles")
 DATASETS = {

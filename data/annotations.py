@@ -1,6 +1,6 @@
 """Annotation files: what every dataset reads into, and the reading that they share.
 
-A dataset's own `annotations.py` turns its files into `Annotations`; `data/records.py` turns those into records.
+A dataset's own `annotations.py` turns its files into `Annotations`; `input/records.py` makes records of those.
 Rules that all of them follow: times are seconds; a moment is cut to its video and counted; one that is empty
 then is dropped, counted and named; everything else that is wrong is a UserError that names file and row. Files
 are UTF-8, with or without a byte order mark, with either kind of line ends.

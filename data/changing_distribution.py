@@ -8,7 +8,8 @@ sparse regions of the distribution of (start, end) / duration.
 import functools
 from pathlib import Path
 
-from data import annotations, records
+from vmr_jax.data import annotations
+from vmr_jax.input import records
 
 SPLITS = ("train", "val", "test_iid", "test_ood")
 

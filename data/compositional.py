@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data import annotations, records
+from vmr_jax.data import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
 
 FILES = {
     "train": "train.json",

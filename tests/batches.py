@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from data import schema
+from vmr_jax.input import schema
 from vmr_jax.types import Batch, Tree
 
 _OF_WORDS = (

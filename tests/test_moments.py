@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmr_jax import metrics
 from vmr_jax import moments as moments_lib
+from vmr_jax.evaluation import metrics
 from vmr_jax.types import Moments
 
 

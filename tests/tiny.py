@@ -5,7 +5,7 @@ import importlib
 
 def tiny_config(data_dir, name="fvmr", **fields):
     """The default config of an architecture, shrunk; `fields` are dotted paths with __ for the dot."""
-    config = importlib.import_module(f"configs.{name}").get_config(None)
+    config = importlib.import_module(f"vmr_jax.configs.{name}").get_config(None)
     config.dataset.data_dir = str(data_dir)
     config.dataset.train_videos = 20
     config.model.features = 8

@@ -3,8 +3,8 @@
 From: Krishna, Hata, Ren, Fei-Fei, Niebles, "Dense-Captioning Events in Videos", ICCV 2017.
 """
 
-from data import records
-from data.activitynet_captions import annotations
+from vmr_jax.data.activitynet_captions import annotations
+from vmr_jax.input import records
 
 # Of the official files: what is left of 37,421 training rows when the four that are empty are dropped.
 PUBLISHED_COUNTS = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.annotations import (
+from vmr_jax.data.annotations import (
     Annotations,
     Video,
     choice,
@@ -12,8 +12,8 @@ from data.annotations import (
     video_table,
     with_val,
 )
-from data.records import manual_dir
 from vmr_jax.errors import UserError
+from vmr_jax.input.records import manual_dir
 
 CONVENTIONS = ("2d_tan", "vslnet", "lgi")
 # Split -> the names that its file goes by: the original one, and the one that 2D-TAN gave it.

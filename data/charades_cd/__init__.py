@@ -4,7 +4,8 @@ From: Yuan, Lan, Wang, Chen, Wang, Zhu, "A Closer Look at Temporal Sentence Grou
 Metric", 2021 (arXiv 2101.09028).
 """
 
-from data import changing_distribution, records
+from vmr_jax.data import changing_distribution
+from vmr_jax.input import records
 
 # Of the published files: what is left when the three rows of test_ood that start after their video are dropped.
 PUBLISHED_COUNTS = {

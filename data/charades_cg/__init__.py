@@ -4,7 +4,8 @@ From: Li, Xie, Qian, Zhu, Tang, Wu, Yang, Zhuang, Wang, "Compositional Temporal 
 Variational Cross-Graph Correspondence Learning", CVPR 2022.
 """
 
-from data import compositional, records
+from vmr_jax.data import compositional
+from vmr_jax.input import records
 
 # Of the published files, before validation videos are taken out of train.
 PUBLISHED_COUNTS = {

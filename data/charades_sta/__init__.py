@@ -3,8 +3,8 @@
 From: Gao, Sun, Yang, Nevatia, "TALL: Temporal Activity Localization via Language Query", ICCV 2017.
 """
 
-from data import records
-from data.charades_sta import annotations
+from vmr_jax.data.charades_sta import annotations
+from vmr_jax.input import records
 
 # Of the official files: what is left of 12,408 rows when the four that are empty after clipping are dropped.
 PUBLISHED_COUNTS = {

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.annotations import (
+from vmr_jax.data.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,9 +21,9 @@ from data.annotations import (
     sentence,
     text_of,
 )
-from data.records import manual_dir
-from data.schema import EXTRA
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.input.records import manual_dir
+from vmr_jax.input.schema import EXTRA
 
 QUERY_FILES = {"train": "charades_sta_train.txt", "test": "charades_sta_test.txt"}
 DURATION_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv")

@@ -4,8 +4,8 @@ From: Hendricks, Wang, Shechtman, Sivic, Darrell, Russell, "Localizing Moments i
 ICCV 2017.
 """
 
-from data import records
-from data.didemo import annotations
+from vmr_jax.data.didemo import annotations
+from vmr_jax.input import records
 
 # Of the official files, videos by their names. Train (33,005 queries) is not among them: its published count of
 # 8,395 videos is that of names without extension, and the same video can have two extensions (see README.md).

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.annotations import (
+from vmr_jax.data.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,8 +21,8 @@ from data.annotations import (
     require_files,
     sentence,
 )
-from data.records import manual_dir
 from vmr_jax.errors import UserError
+from vmr_jax.input.records import manual_dir
 
 QUERY_FILES = {"train": "train_data.json", "val": "val_data.json", "test": "test_data.json"}
 CHUNK_SECONDS = 5.0

@@ -1,7 +1,7 @@
 """A user's own data: one jsonl file of sentences and moments for each split; see README.md."""
 
-from data import records
-from data.jsonl import annotations
+from vmr_jax.data.jsonl import annotations
+from vmr_jax.input import records
 
 MODALITIES = records.TEXT_MODALITIES
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.annotations import (
+from vmr_jax.data.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,8 +21,8 @@ from data.annotations import (
     sentence,
     with_val,
 )
-from data.records import manual_dir
 from vmr_jax.errors import UserError
+from vmr_jax.input.records import manual_dir
 
 _SPLIT = re.compile(r"train|val|test|test_\w+", re.ASCII)
 _SOURCE = "Each split is a file: train.jsonl is needed; val.jsonl, test.jsonl and test_NAME.jsonl are read too."

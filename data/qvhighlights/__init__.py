@@ -4,8 +4,8 @@ From: Lei, Berg, Bansal, "QVHighlights: Detecting Moments and Highlights in Vide
 Queries", NeurIPS 2021.
 """
 
-from data import records
-from data.qvhighlights import annotations
+from vmr_jax.data.qvhighlights import annotations
+from vmr_jax.input import records
 
 # Of the official files, with the ground truth of the test split that was released later.
 PUBLISHED_COUNTS = {

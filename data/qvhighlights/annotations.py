@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data.annotations import (
+from vmr_jax.data.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,9 +21,9 @@ from data.annotations import (
     require_files,
     sentence,
 )
-from data.records import manual_dir
-from data.schema import ANNOTATORS, SALIENCY_SECONDS
 from vmr_jax.errors import UserError
+from vmr_jax.input.records import manual_dir
+from vmr_jax.input.schema import ANNOTATORS, SALIENCY_SECONDS
 
 QUERY_FILES = {
     "train": "highlight_train_release.jsonl",

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.preparing import prepare_once
-from data.storyboard.render import SHAPES
-from data.storyboard.vectors import SENTENCE_DIM, vectors
+from vmr_jax.data.storyboard.render import SHAPES
+from vmr_jax.data.storyboard.vectors import SENTENCE_DIM, vectors
 from vmr_jax.errors import UserError
+from vmr_jax.input.preparing import prepare_once
 
 SPLITS = (
     "train",
@@ -47,7 +47,7 @@ def prepare(options):
                 f"config.dataset.{field} is {value!r}; storyboard expects a whole number of at least {least}. "
                 "Correct it in the config or on the command line."
             )
-    from data.storyboard.builder import Storyboard, StoryboardConfig
+    from vmr_jax.data.storyboard.builder import Storyboard, StoryboardConfig
 
     config = StoryboardConfig.of(options.seed, options.train_videos)
     data_dir = Path(options.data_dir).expanduser()

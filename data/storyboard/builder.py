@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from data import schema
-from data.storyboard import SPLITS
-from data.storyboard.generate import generate, scene_record
-from data.storyboard.render import SHAPES
-from data.storyboard.vectors import SENTENCE_DIM
+from vmr_jax.data.storyboard import SPLITS
+from vmr_jax.data.storyboard.generate import generate, scene_record
+from vmr_jax.data.storyboard.render import SHAPES
+from vmr_jax.data.storyboard.vectors import SENTENCE_DIM
+from vmr_jax.input import schema
 
 
 @dataclasses.dataclass(eq=False)

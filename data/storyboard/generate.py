@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data import schema
-from data.storyboard import SPLITS
-from data.storyboard.render import render
-from data.storyboard.scene import Scene, make_scene
-from data.storyboard.vectors import Vectors, vectors
+from vmr_jax.data.storyboard import SPLITS
+from vmr_jax.data.storyboard.render import render
+from vmr_jax.data.storyboard.scene import Scene, make_scene
+from vmr_jax.data.storyboard.vectors import Vectors, vectors
+from vmr_jax.input import schema
 
 # Videos per split; those of train are `options.train_videos`.
 VIDEOS = {
@@ -33,7 +33,7 @@ def generate(seed: int, split: str, train_videos: int) -> Iterator[tuple[Scene, 
 
 
 def scene_record(scene: Scene, arrays: dict[str, np.ndarray], seed: int) -> dict:
-    """Returns the record (see `data.schema`) of a scene and its features."""
+    """Returns the record (see `vmr_jax.input.schema`) of a scene and its features."""
     world = vectors(seed)
     queries = [_query(f"{scene.video}_{k}", q, world) for k, q in enumerate(scene.questions)]
     return schema.record(scene.video, scene.duration, queries, f"storyboard, {scene.video}", arrays)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data.storyboard.grammar import ACTIONS, OBJECTS, choice
-from data.storyboard.scene import Event, Scene
-from data.storyboard.vectors import (
+from vmr_jax.data.storyboard.grammar import ACTIONS, OBJECTS, choice
+from vmr_jax.data.storyboard.scene import Event, Scene
+from vmr_jax.data.storyboard.vectors import (
     AUDIO_DIM,
     FLOW_DIM,
     OBJECT_DIM,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.storyboard.grammar import (
+from vmr_jax.data.storyboard.grammar import (
     AGENTS,
     ANYONE,
     GIVE,

@@ -5,7 +5,15 @@ import re
 
 import numpy as np
 
-from data.storyboard.grammar import ACTIONS, AGENTS, ANYONE, FUNCTION_WORDS, OBJECTS, PLACES, word_groups
+from vmr_jax.data.storyboard.grammar import (
+    ACTIONS,
+    AGENTS,
+    ANYONE,
+    FUNCTION_WORDS,
+    OBJECTS,
+    PLACES,
+    word_groups,
+)
 
 WORD_DIM = 50
 SENTENCE_DIM = 32

@@ -3,8 +3,8 @@
 From: Regneri, Rohrbach, Wetzel, Thater, Schiele, Pinkal, "Grounding Action Descriptions in Videos", TACL 2013.
 """
 
-from data import records
-from data.tacos import annotations
+from vmr_jax.data.tacos import annotations
+from vmr_jax.input import records
 
 # Of the files of 2D-TAN, the version that is read by default.
 PUBLISHED_COUNTS = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.annotations import (
+from vmr_jax.data.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -23,9 +23,9 @@ from data.annotations import (
     sentence,
     video_table,
 )
-from data.features import plain_id
-from data.records import manual_dir
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.input.features import plain_id
+from vmr_jax.input.records import manual_dir
 
 VERSIONS = ("2d_tan", "tall")
 TABLES = {"train": "train.json", "val": "val.json", "test": "test.json"}

@@ -4,8 +4,8 @@ From: Hendricks, Wang, Shechtman, Sivic, Darrell, Russell, "Localizing Moments i
 EMNLP 2018.
 """
 
-from data import records
-from data.tempo import annotations
+from vmr_jax.data.tempo import annotations
+from vmr_jax.input import records
 
 PUBLISHED_COUNTS = {}  # none that could be checked
 MODALITIES = records.TEXT_MODALITIES

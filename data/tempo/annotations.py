@@ -3,10 +3,10 @@
 import functools
 from pathlib import Path
 
-from data import didemo
-from data.annotations import Annotations, Video, choice, read_splits, require_files
-from data.records import manual_dir
+from vmr_jax.data import didemo
+from vmr_jax.data.annotations import Annotations, Video, choice, read_splits, require_files
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.input.records import manual_dir
 
 SPLITS = ("train", "val", "test")
 DIDEMO = "didemo"  # the type of the rows that are DiDeMo's own

@@ -3,8 +3,8 @@
 From: Lei, Yu, Berg, Bansal, "TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval", ECCV 2020.
 """
 
-from data import records
-from data.tvr import annotations
+from vmr_jax.data.tvr import annotations
+from vmr_jax.input import records
 
 # Of the official files: every video has five queries.
 PUBLISHED_COUNTS = {

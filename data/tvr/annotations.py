@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.annotations import (
+from vmr_jax.data.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,8 +21,8 @@ from data.annotations import (
     require_files,
     sentence,
 )
-from data.records import manual_dir
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.input.records import manual_dir
 
 QUERY_FILES = {"train": "tvr_train_release.jsonl", "val": "tvr_val_release.jsonl"}
 INDEX_FILE = "tvr_video2dur_idx.json"

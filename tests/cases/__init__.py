@@ -16,7 +16,7 @@ def other_width(count: int, published: int, width: int, features: int) -> int:
 
 def manual_variants(datasets) -> list[tuple[str, str, int]]:
     """(argument, dataset, D) of every feature variant of the manual datasets among `datasets`."""
-    from configs import common
+    from vmr_jax.configs import common
 
     found = []
     for dataset, variants in {**common.FEATURES, "jsonl": {"": common.Features("features", 512)}}.items():

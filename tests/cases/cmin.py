@@ -1,7 +1,7 @@
 """CMIN."""
 
 from cases import manual_variants
-from configs.cmin import DATASETS
+from vmr_jax.configs.cmin import DATASETS
 
 SMALL = dict(features=8, heads=2, widths=(3, 5), band=2)
 

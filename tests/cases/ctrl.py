@@ -1,7 +1,7 @@
 """CTRL."""
 
 from cases import manual_variants
-from configs.ctrl import DATASETS
+from vmr_jax.configs.ctrl import DATASETS
 
 # Of two clips or more; the moments of `random_batch` are up to 16 clips long, some have no window.
 SMALL = dict(

@@ -1,7 +1,7 @@
 """FIAN."""
 
 from cases import manual_variants
-from configs.fian import DATASETS
+from vmr_jax.configs.fian import DATASETS
 
 SMALL = dict(num_clips=16, max_words=14, windows=(3, 6), stride="k/2", features=8, heads=2, hidden=12)
 

@@ -1,7 +1,7 @@
 """FVMR."""
 
 from cases import manual_variants, other_width
-from configs.fvmr import DATASETS
+from vmr_jax.configs.fvmr import DATASETS
 
 SMALL = dict(num_clips=8, scale_layers=(8,), features=8, common=8, warmup_epochs=0)
 

@@ -1,7 +1,7 @@
 """LGI."""
 
 from cases import manual_variants
-from configs.lgi import DATASETS
+from vmr_jax.configs.lgi import DATASETS
 
 # A ReLU can be zero for all of a random batch.
 SMALL = dict(

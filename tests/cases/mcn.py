@@ -1,7 +1,7 @@
 """MCN."""
 
 from cases import manual_variants
-from configs.mcn import DATASETS
+from vmr_jax.configs.mcn import DATASETS
 
 SMALL = dict(hidden=8, features=6, lstm_features=8)
 

@@ -1,7 +1,7 @@
 """MMN."""
 
 from cases import manual_variants, other_width
-from configs.mmn import DATASETS
+from vmr_jax.configs.mmn import DATASETS
 
 SMALL = dict(
     num_clips=4,

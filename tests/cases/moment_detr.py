@@ -1,7 +1,7 @@
 """Moment-DETR."""
 
 from cases import manual_variants
-from configs.moment_detr import DATASETS
+from vmr_jax.configs.moment_detr import DATASETS
 
 SMALL = dict(features=8, heads=2, hidden=12, encoder_layers=1, decoder_layers=1, num_queries=4)
 # Attention weights [T+L,T+L] have two padded axes, so the draws of dropout depend on padding.

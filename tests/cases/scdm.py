@@ -1,7 +1,7 @@
 """SCDM."""
 
 from cases import manual_variants
-from configs.scdm import DATASETS
+from vmr_jax.configs.scdm import DATASETS
 
 # One layer. Its normalisation divides by deviations down to 1e-3 (the official epsilon), which amplifies the
 # rounding of sums in another order up to a thousandfold; differences of 2e-5 were seen, with 8 features 1e-4.

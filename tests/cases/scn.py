@@ -1,7 +1,7 @@
 """SCN."""
 
 from cases import manual_variants, other_width
-from configs.scn import DATASETS
+from vmr_jax.configs.scn import DATASETS
 
 SMALL = dict(features=8, hidden=16, heads=2, layers=1, widths=(0.25, 0.5, 1.0), rows=4, vocab_size=12)
 

@@ -1,7 +1,7 @@
 """TSP-PRL."""
 
 from cases import manual_variants
-from configs.tsp_prl import DATASETS
+from vmr_jax.configs.tsp_prl import DATASETS
 
 SMALL = dict(features=8, critic_features=(6, 5), horizon=4)
 

@@ -1,7 +1,7 @@
 """2D-TAN."""
 
 from cases import manual_variants, other_width
-from configs.two_d_tan import DATASETS
+from vmr_jax.configs.two_d_tan import DATASETS
 
 SMALL = dict(num_clips=8, scale_layers=(8,), features=8, lstm_layers=1, map_kernel=3, map_layers=2)
 

@@ -1,7 +1,7 @@
 """VDI."""
 
 from cases import manual_variants
-from configs.vdi import DATASETS
+from vmr_jax.configs.vdi import DATASETS
 
 SMALL = dict(
     num_clips=4,

@@ -1,7 +1,7 @@
 """VSLNet."""
 
 from cases import manual_variants, other_width
-from configs.vslnet import DATASETS
+from vmr_jax.configs.vslnet import DATASETS
 
 SMALL = dict(
     features=8, heads=2, conv_layers=2, conv_kernel=3, max_positions=32, char_features=5, highlight_weight=1.0

@@ -1,7 +1,7 @@
 """XML."""
 
 from cases import manual_variants
-from configs.xml import DATASETS
+from vmr_jax.configs.xml import DATASETS
 
 SMALL = dict(features=8, heads=2, max_clips=32, hard_pool=3, span_weight=0.3, clip_seconds=0.0)
 # Attention weights [L,L] have two padded axes, so the draws of dropout depend on padding.

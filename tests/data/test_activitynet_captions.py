@@ -9,9 +9,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import activitynet_captions, records
-from data.features import missing
+from vmr_jax.data import activitynet_captions
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
+from vmr_jax.input.features import missing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/activitynet_captions"

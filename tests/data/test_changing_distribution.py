@@ -8,9 +8,10 @@ import pathlib
 import ml_collections
 import pytest
 
-from data import changing_distribution, records
+from vmr_jax.data import changing_distribution
 from vmr_jax.errors import UserError
-from vmr_jax.input import Dataset
+from vmr_jax.input import records
+from vmr_jax.input.dataset import Dataset
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data"
@@ -66,7 +67,7 @@ def _options(dataset, manual_dir, data_dir="unused"):
 
 
 def _annotations(dataset, manual_dir):
-    module = importlib.import_module(f"data.{dataset}")
+    module = importlib.import_module(f"vmr_jax.data.{dataset}")
     return records.read(module.SOURCE, _options(dataset, manual_dir))
 
 
@@ -296,7 +297,7 @@ def test_real_files(dataset):
         name: {"queries": sum(len(v.queries) for v in videos), "videos": len(videos)}
         for name, videos in found.splits.items()
     }
-    assert counts == importlib.import_module(f"data.{dataset}").PUBLISHED_COUNTS
+    assert counts == importlib.import_module(f"vmr_jax.data.{dataset}").PUBLISHED_COUNTS
     start = LAYOUTS[dataset][1]
     assert found.dropped == [f"{start}_test_ood.json, {place}" for place in DROPPED[dataset]]
     assert sum(c["queries"] for c in counts.values()) + len(found.dropped) == POOL[dataset]

@@ -10,10 +10,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import charades_sta, records, schema
-from data.charades_sta import annotations
-from data.features import build_feature_store, missing
+from vmr_jax.data import charades_sta
+from vmr_jax.data.charades_sta import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records, schema
+from vmr_jax.input.cache import build_feature_store
+from vmr_jax.input.features import missing
 from vmr_jax.text.parse import parse, parser_name
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -384,7 +386,8 @@ def test_data_dir_that_cannot_be_written(folder, tmp_path):
 
 _KILLED = """
 import os, sys, ml_collections
-from data import charades_sta, records
+from vmr_jax.data import charades_sta
+from vmr_jax.input import records
 original = records.query_of
 def dies(sentence):
     if sentence.qid == "EEEEE-1":

@@ -10,9 +10,10 @@ import re
 import ml_collections
 import pytest
 
-from data import compositional, records
+from vmr_jax.data import compositional
 from vmr_jax.errors import UserError
-from vmr_jax.input import Dataset
+from vmr_jax.input import records
+from vmr_jax.input.dataset import Dataset
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data"
@@ -74,7 +75,7 @@ def _options(manual_dir, dataset="charades_cg", data_dir="unused", val_fraction=
 
 
 def _annotations(manual_dir, dataset="charades_cg", val_fraction=0.0):
-    source = importlib.import_module(f"data.{dataset}").SOURCE
+    source = importlib.import_module(f"vmr_jax.data.{dataset}").SOURCE
     return records.read(source, _options(manual_dir, dataset, val_fraction=val_fraction))
 
 
@@ -273,7 +274,7 @@ def test_prepared_records(folder, dataset, tmp_path, caplog):
 
 
 def test_another_val_fraction_prepares_anew(folder, tmp_path):
-    module = importlib.import_module("data.charades_cg")
+    module = importlib.import_module("vmr_jax.data.charades_cg")
     paths = {
         module.prepare(_options(folder, data_dir=tmp_path / "data", val_fraction=fraction)).data_path
         for fraction in (0.0, 0.25, 0.25)
@@ -333,7 +334,7 @@ def test_real_files(dataset):
         name: {"queries": sum(len(v.queries) for v in videos), "videos": len(videos)}
         for name, videos in found.splits.items()
     }
-    assert counts == importlib.import_module(f"data.{dataset}").PUBLISHED_COUNTS
+    assert counts == importlib.import_module(f"vmr_jax.data.{dataset}").PUBLISHED_COUNTS
     assert found.dropped == DROPPED[dataset]
     # The dropped rows do not end past their video.
     assert found.clipped == sum(past for _, _, past in PUBLISHED[dataset].values())

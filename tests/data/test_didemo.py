@@ -11,10 +11,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import didemo, records
-from data.annotations import Annotations
-from data.didemo import annotations
+from vmr_jax.data import didemo
+from vmr_jax.data.annotations import Annotations
+from vmr_jax.data.didemo import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/didemo"

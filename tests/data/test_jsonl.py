@@ -8,12 +8,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import two_d_tan
-from data import jsonl
-from data.annotations import hold_out
-from data.jsonl import annotations
+from vmr_jax.configs import two_d_tan
+from vmr_jax.data import jsonl
+from vmr_jax.data.annotations import hold_out
+from vmr_jax.data.jsonl import annotations
 from vmr_jax.errors import UserError
-from vmr_jax.experiment import Experiment
+from vmr_jax.training.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/qvhighlights"

@@ -14,10 +14,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import common
-from data import activitynet_captions, charades_sta, records, tacos
-from vmr_jax import evaluate, metrics, protocols
-from vmr_jax import input as input_lib
+from vmr_jax.configs import common
+from vmr_jax.data import activitynet_captions, charades_sta, tacos
+from vmr_jax.evaluation import metrics, protocols
+from vmr_jax.evaluation.trivial import trivial_rows
+from vmr_jax.input import dataset as input_lib
+from vmr_jax.input import records
 from vmr_jax.layers.map2d import candidate_mask, cell_spans
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -184,7 +186,7 @@ def test_evaluation_prints_the_prior_beside_a_model(dataset, split):
     options = common.base("two_d_tan").evaluation
     options.update(top_n=(1,), thresholds=THRESHOLDS, strict=True)
     protocol = protocols.make_protocol(options)
-    rows = evaluate.trivial_rows(protocol, _input_split(dataset, "train"), _input_split(dataset, split), seed=0)
+    rows = trivial_rows(protocol, _input_split(dataset, "train"), _input_split(dataset, split), seed=0)
     *recalls, mean_iou = rows["best span of the training prior"].values()
     expected = ANCHORS[dataset, split].prior
     assert tuple(f"{value:.2f}" for value in recalls) == expected[:3]

@@ -8,10 +8,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import qvhighlights, records
-from data.annotations import Annotations
-from data.qvhighlights import annotations
+from vmr_jax.data import qvhighlights
+from vmr_jax.data.annotations import Annotations
+from vmr_jax.data.qvhighlights import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/qvhighlights"

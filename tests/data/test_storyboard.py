@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import schema, storyboard
-from data.storyboard import grammar
-from data.storyboard.generate import VIDEOS, generate, scene_record
-from data.storyboard.render import PHASE_GAIN, SHAPES
-from data.storyboard.vectors import vectors, words_of
+from vmr_jax.data import storyboard
+from vmr_jax.data.storyboard import grammar
+from vmr_jax.data.storyboard.generate import VIDEOS, generate, scene_record
+from vmr_jax.data.storyboard.render import PHASE_GAIN, SHAPES
+from vmr_jax.data.storyboard.vectors import vectors, words_of
 from vmr_jax.errors import UserError
-from vmr_jax.metrics import iou
+from vmr_jax.evaluation.metrics import iou
+from vmr_jax.input import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -494,8 +495,8 @@ def test_records_are_the_scenes(prepared, generated):
 
 _DIGEST = """
 import hashlib, sys
-from data.storyboard import SPLITS, word_vectors
-from data.storyboard.generate import generate, scene_record
+from vmr_jax.data.storyboard import SPLITS, word_vectors
+from vmr_jax.data.storyboard.generate import generate, scene_record
 import types
 digest = hashlib.sha256()
 for split in SPLITS:
@@ -537,7 +538,7 @@ def test_content_of_this_version(generated):
     Without a new VERSION users would go on with the old files that they have prepared. (A numpy release
     that changes its random streams would change the content, too.)
     """
-    from data.storyboard.builder import Storyboard
+    from vmr_jax.data.storyboard.builder import Storyboard
 
     lines = [
         f"{scene.video} {scene.duration} {q.span} {q.sentence.text}"
@@ -549,7 +550,7 @@ def test_content_of_this_version(generated):
 
 
 def test_settings_never_share_files(prepared, tmp_path):
-    from data.storyboard.builder import Storyboard, StoryboardConfig
+    from vmr_jax.data.storyboard.builder import Storyboard, StoryboardConfig
 
     _, builder = prepared
     paths = {
@@ -581,7 +582,7 @@ def test_prepare_is_quiet_when_it_generates(prepared, tmp_path, capfd):
 
 
 def test_the_second_of_two_preparations_reads_the_first(prepared, tmp_path, monkeypatch):
-    from data.storyboard.builder import Storyboard
+    from vmr_jax.data.storyboard.builder import Storyboard
 
     data_dir, _ = prepared
 

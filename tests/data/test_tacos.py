@@ -9,10 +9,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import records, tacos
-from data.features import missing
-from data.tacos import annotations
+from vmr_jax.data import tacos
+from vmr_jax.data.tacos import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
+from vmr_jax.input.features import missing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/tacos"

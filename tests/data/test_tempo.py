@@ -8,9 +8,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import records, tempo
-from data.tempo import annotations
+from vmr_jax.data import tempo
+from vmr_jax.data.tempo import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
 
 
 def _didemo_row(annotation_id, video, times, train_times, **more):

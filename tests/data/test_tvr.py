@@ -9,10 +9,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data import records, tvr
-from data.annotations import Annotations
-from data.tvr import annotations
+from vmr_jax.data import tvr
+from vmr_jax.data.annotations import Annotations
+from vmr_jax.data.tvr import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/tvr"

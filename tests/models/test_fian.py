@@ -10,7 +10,7 @@ import pytest
 from batches import random_batch
 from cases.fian import count
 
-from configs.fian import ABLATIONS, get_config
+from vmr_jax.configs.fian import ABLATIONS, get_config
 from vmr_jax.errors import UserError
 from vmr_jax.models import create, fian
 from vmr_jax.models.fian import (

@@ -11,7 +11,7 @@ import pytest
 from batches import random_batch
 from cases.lgi import SMALL
 
-from configs.lgi import get_config
+from vmr_jax.configs.lgi import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.lgi import (

@@ -10,7 +10,7 @@ import pytest
 from batches import random_batch
 from cases.mcn import SMALL
 
-from configs.mcn import get_config
+from vmr_jax.configs.mcn import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.mcn import Outputs, global_mean, segment_means

@@ -13,14 +13,14 @@ import pytest
 from batches import random_batch
 from cases.mmn import SMALL
 
-from configs.mmn import get_config
+from vmr_jax.configs.mmn import get_config
 from vmr_jax.errors import UserError
-from vmr_jax.experiment import initial_variables
 from vmr_jax.layers.map2d import candidate_mask
 from vmr_jax.models import create
 from vmr_jax.models.mmn import Outputs
 from vmr_jax.parallel import Parallel
-from vmr_jax.train import initial_state, make_step
+from vmr_jax.training.experiment import initial_variables
+from vmr_jax.training.step import initial_state, make_step
 
 BERT = dict(
     text="distilbert",

@@ -10,8 +10,7 @@ import optax
 import pytest
 from batches import random_batch
 
-from configs.tsp_prl import get_config
-from vmr_jax.experiment import initial_variables
+from vmr_jax.configs.tsp_prl import get_config
 from vmr_jax.layers.actor_critic import Decision
 from vmr_jax.models import create
 from vmr_jax.models.tsp_prl import (
@@ -25,8 +24,9 @@ from vmr_jax.models.tsp_prl import (
     signed_iou,
     ten_units,
 )
-from vmr_jax.optimizer import make_optimizer
-from vmr_jax.train import initial_state, make_step
+from vmr_jax.training.experiment import initial_variables
+from vmr_jax.training.optimizer import make_optimizer
+from vmr_jax.training.step import initial_state, make_step
 
 SMALL = dict(features=8, critic_features=(6, 5), horizon=5)
 B, H = 8, 5

@@ -12,7 +12,7 @@ import pytest
 from batches import random_batch
 from cases.vdi import SMALL
 
-from configs.vdi import get_config
+from vmr_jax.configs.vdi import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.layers.recurrent import LSTM
 from vmr_jax.layers.transformer import DecoderLayer, sine_positions

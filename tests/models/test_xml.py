@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from batches import random_batch
 
-from configs.xml import get_config
+from vmr_jax.configs.xml import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.models import create

@@ -8,10 +8,10 @@ from batches import random_batch
 
 from vmr_jax import models
 from vmr_jax.errors import UserError
-from vmr_jax.experiment import initial_variables
 from vmr_jax.models import DualEncoder
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
+from vmr_jax.training.experiment import initial_variables
 
 NAMES = [name for name in models.architectures() if issubclass(models.model_class(name), DualEncoder)]
 IDS = [f"v{i}" for i in range(6)]  # rows 6 and 7 only fill the batch

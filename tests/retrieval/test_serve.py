@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from vmr_jax import input as input_lib
 from vmr_jax.errors import UserError
-from vmr_jax.experiment import Experiment
-from vmr_jax.retrieval import commands, serve, web
+from vmr_jax.input.words import open_word_vectors
+from vmr_jax.modes import index as commands
+from vmr_jax.modes import serve
+from vmr_jax.modes.train import train
+from vmr_jax.retrieval import web
 from vmr_jax.retrieval.index import Found
-from vmr_jax.train import train
+from vmr_jax.training.experiment import Experiment
 
 DURATIONS = {"a": 30.0, "B <i>": 0.0, "b.avi": 10.0, "../secret": 10.0, "out": 10.0, "é/ö": 10.0}
 
@@ -472,7 +474,8 @@ def test_interrupt_ends_it_even_while_a_video_is_watched(tmp_path, host, foreign
         file.truncate(1 << 28)  # more than the sockets hold
     program = f"""
         from pathlib import Path
-        from vmr_jax.retrieval import serve, web
+        from vmr_jax.modes import serve
+        from vmr_jax.retrieval import web
         files = web.VideoFolder(Path({str(tmp_path)!r}))
         service = web.Service("test", lambda s, k, v: [[]] * len(s), {{"a": 1.0}}, files)
         serve.run(service, serve.listening("{host}", 0))
@@ -573,9 +576,9 @@ def test_any_word_of_the_file_of_vectors_may_be_asked(tmp_path):
         types.SimpleNamespace(text=text),
         types.SimpleNamespace(sentences=lambda: iter(["a door"])),
     )
-    assert not input_lib.open_word_vectors(config, dataset, []).known("zebra")
-    assert input_lib.open_word_vectors(config, dataset, ["a zebra"]).known("zebra")
-    assert input_lib.open_word_vectors(config, dataset, None).known("zebra")
+    assert not open_word_vectors(config, dataset, []).known("zebra")
+    assert open_word_vectors(config, dataset, ["a zebra"]).known("zebra")
+    assert open_word_vectors(config, dataset, None).known("zebra")
 
 
 def test_without_an_index(trained, tmp_path):

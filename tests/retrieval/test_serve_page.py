@@ -17,7 +17,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from vmr_jax.retrieval import serve, web
+from vmr_jax.modes import serve
+from vmr_jax.retrieval import web
 from vmr_jax.retrieval.index import Found
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.storyboard.generate import generate
+from vmr_jax.data.storyboard.generate import generate
 from vmr_jax.text import dependencies
 from vmr_jax.text.dependencies import RELATIONS, arcs_of_doc, dependency_graph
 from vmr_jax.text.parse import parser_name

@@ -30,14 +30,7 @@ from flax import struct
 from vmr_jax.errors import UserError
 from vmr_jax.layers.clips import ClipPool
 from vmr_jax.layers.linear import torch_linear
-from vmr_jax.layers.map2d import (
-    MapConvs,
-    StackedConvMap,
-    candidate_mask,
-    iou_map,
-    max_pool_map,
-    rank_cells,
-)
+from vmr_jax.layers.map2d import MapConvs, StackedConvMap, candidate_mask, iou_map, max_pool_map, rank_cells
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import LSTM, last_state
 from vmr_jax.layers.text import WordEmbedding

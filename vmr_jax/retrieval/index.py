@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from vmr_jax import metrics
 from vmr_jax.errors import UserError
+from vmr_jax.evaluation import metrics
 from vmr_jax.models.base import DualEncoder
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.milvus import COLLECTION, MilvusStore

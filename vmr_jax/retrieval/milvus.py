@@ -29,9 +29,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import plain, write_json
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.store import EncodedVideo, Ranked, check_video
-from vmr_jax.writer import plain, write_json
 
 log = logging.getLogger("vmr_jax")
 

@@ -25,8 +25,8 @@ import ml_dtypes
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.files import disk_error, write_json
 from vmr_jax.parallel import Parallel
-from vmr_jax.writer import disk_error, write_json
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 1
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
@@ -210,7 +210,7 @@ class FolderSearcher:
 
     @functools.cached_property
     def _rows(self):
-        from vmr_jax.retrieval.search import Searcher  # which knows this file
+        from vmr_jax.retrieval.search import Searcher
 
         return Searcher(self._store, self._parallel)
 

@@ -32,7 +32,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
 
 from vmr_jax.errors import UserError
-from vmr_jax.predict import check_query
+from vmr_jax.modes.predict import check_query
 from vmr_jax.retrieval.index import Found
 
 log = logging.getLogger("vmr_jax")

@@ -46,7 +46,7 @@ class Roles:
 def parse(text: str) -> Roles:
     """Returns the predicates, arguments and noun chunks of a sentence.
 
-    Their number is not limited here; a record keeps the first `data.schema.MAX_VERBS` and so on.
+    Their number is not limited here; a record keeps the first `vmr_jax.input.schema.MAX_VERBS` and so on.
     """
     return _backend().parse(text)
 

@@ -1,0 +1,41 @@
+"""Files that survive a kill."""
+
+import os
+
+import numpy as np
+import pytest
+
+from vmr_jax.errors import UserError
+from vmr_jax.files import write_json
+from vmr_jax.training.writer import JsonLines, prepare_workdir, read_lines
+
+
+def test_lines_past_the_step_and_a_torn_line_are_removed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 3}\n{"step": 4, "a"')
+    log = JsonLines(path, keep_until_step=2)
+    log.write({"step": 3, "a": np.float32(0.5)})
+    log.close()
+    assert path.read_text() == '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 0.5}\n'
+
+
+def test_numpy_and_tuples_become_json(tmp_path):
+    write_json(tmp_path / "x.json", {"a": (np.int32(1), np.arange(2)), "b": {"c": np.float64(0.25)}})
+    assert "".join((tmp_path / "x.json").read_text().split()) == '{"a":[1,[0,1]],"b":{"c":0.25}}'
+    (tmp_path / "y.jsonl").write_text('{"step": 1}\n\n')
+    assert read_lines(tmp_path / "y.jsonl") == [{"step": 1}]
+
+
+def test_unwritable_workdir_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"working directory .*file/run cannot be written.*--workdir"):
+        prepare_workdir(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_is_one_clear_error(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = JsonLines(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics.jsonl could not be written \(No space left on device\)"):
+        log.write({"step": 1})
+    log.close()

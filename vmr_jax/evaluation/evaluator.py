@@ -1,0 +1,112 @@
+"""Evaluation: a protocol scores a model on every query once, whatever the batch size; and what is reported."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.evaluation.protocols import (
+    Corpus,
+    Predictions,
+    make_protocol,
+    means,
+)
+from vmr_jax.input.loader import Loader, filled_batches
+from vmr_jax.models.base import GroundingModel
+from vmr_jax.parallel import Parallel, host_rows
+from vmr_jax.reporting import tables
+from vmr_jax.types import Batch
+
+log = logging.getLogger("vmr_jax")
+
+
+class Evaluator:
+    """Scores variables on splits; compiled once, used after every epoch and at the end."""
+
+    def __init__(self, config, model: GroundingModel, parallel: Parallel):
+        self.config, self.model, self.parallel = config, model, parallel
+        self.protocol = make_protocol(config.evaluation)
+        self.batch_size = config.evaluation.batch_size
+        parallel.check_batch_size(self.batch_size, "config.evaluation.batch_size")
+        _check_sanity(config.evaluation.sanity)
+        self._score = self._map(self.protocol.score_batch)
+        if isinstance(self.protocol, Corpus):
+            self._encode, self._search = (
+                self._map(self.protocol.encode_batch),
+                self._map(self.protocol.search_batch),
+            )
+        self._explain = parallel.map_examples(
+            lambda variables, batch: model.explain(model.apply(variables, batch, train=False), batch)
+        )
+
+    def _map(self, function):
+        return self.parallel.map_examples(lambda state, batch: function(self.model, state, batch))
+
+    def score(self, variables: Any, batch: Batch) -> dict[str, np.ndarray]:
+        """What the protocol collects of a batch, B rows, of moments in its own videos.
+
+        Of several hosts each gives its own rows and gets all of them.
+        """
+        return self._score(variables, self.parallel.put_batch(batch))
+
+    def run(self, variables: Any, loader: Loader) -> Predictions:
+        """Predicts for every query of the loader's split exactly once."""
+        self.protocol.prepare(self.model, loader.split)
+        corpus = self._corpus(variables, loader) if isinstance(self.protocol, Corpus) else None
+        collected = []
+        for batch in loader.evaluation_batches(self.batch_size):
+            rows = self.score(variables, batch)
+            if corpus is not None:
+                rows |= self._search((variables, corpus), self.parallel.put_batch(batch))
+            collected.append(rows)
+        return self.protocol.finish(loader.split, _joined(collected, len(loader)))
+
+    def _corpus(self, variables: Any, loader: Loader) -> Any:
+        """The encoded videos of the split, C of them, on every device."""
+        _, first = np.unique(loader.split.owner, return_index=True)  # a query of each video
+        batches = [
+            self._encode(variables, self.parallel.put_batch(loader.batch(host_rows(rows))))
+            for rows in filled_batches(first, self.batch_size)
+        ]
+        return self.parallel.replicate(_joined(batches, len(first)))
+
+    def metrics(self, variables: Any, loader: Loader) -> dict[str, float]:
+        """The protocol's metrics in percent on the loader's split."""
+        return means(self.run(variables, loader).values)
+
+    def sanity(self, variables: Any, loader: Loader) -> dict[str, dict[str, float]]:
+        """Metrics of the same variables on videos that are hidden or shuffled: a row of each check."""
+        return {
+            tables.SANITY[shown]: self.protocol.score(loader.split, self.run(variables, loader.showing(shown)))
+            for shown in self.config.evaluation.sanity
+        }
+
+    def pictures(self, variables: Any, loader: Loader, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The architecture's pictures ([len(rows),...]) of the queries at `rows`."""
+        size = -(-len(rows) // len(self.parallel.devices)) * len(self.parallel.devices)
+        filled = np.concatenate([rows, np.full(size - len(rows), -1, rows.dtype)])
+        drawn = self._explain(variables, self.parallel.put_batch(loader.batch(host_rows(filled))))
+        return {name: picture[: len(rows)] for name, picture in drawn.items()}
+
+
+def _joined(batches: Sequence[Any], count: int) -> Any:
+    """The first `count` rows of trees of arrays [B,...]."""
+    return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *batches)
+
+
+def _check_sanity(checks) -> None:
+    for shown in checks:
+        if shown not in tables.SANITY:
+            raise UserError(
+                f'config.evaluation.sanity names "{shown}".{nearest(shown, tables.SANITY)} Known: '
+                f"{', '.join(tables.SANITY)}; () runs none."
+            )
+
+
+# --- trivial rows ---------------------------------------------------------------------------------
+
+
+# --- results --------------------------------------------------------------------------------------

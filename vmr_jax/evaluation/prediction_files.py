@@ -1,0 +1,307 @@
+"""Prediction files of the field: ranked moments of queries, read and written.
+
+- Moment-DETR's jsonl, one query a line: {"qid", "query", "vid", "pred_relevant_windows": [[start, end, score],
+  ...], "pred_saliency_scores": [...]}; the saliency may be absent. Our predictions.jsonl has "split" beside it.
+- TVR's json: {"video2idx": {video: number}, "VCMR" | "SVMR" | "VR": [{"desc_id", "desc", "predictions":
+  [[number, start, end, score], ...]}]}.
+- CBP's json (read only): {"results": {qid: [{"timestamp": [start, end], "score"}, ...]}}.
+
+Moments are best first, in seconds. A query id is text here: 7 and "7" are the same id, 7 and "07" are not.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmr_jax.data.annotations import json_of, jsonl_of
+from vmr_jax.errors import UserError
+from vmr_jax.evaluation.metrics import TASKS
+from vmr_jax.files import write_whole
+
+log = logging.getLogger("vmr_jax")
+
+_SHOWN = 10  # ids that a message lists
+_FIRST_KEY = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"(video2idx|results|%s)"' % "|".join(TASKS).encode())
+
+
+@dataclasses.dataclass
+class Prediction:
+    """The ranked moments of one query.
+
+    Attributes:
+      qid: id of the query.
+      windows: [K,3] start, end (seconds) and score, best first.
+      videos: [K] number of the video of each moment (`PredictionFile.video_index`); None: all are in the
+        query's own video.
+      saliency: [P] score of each clip, or None.
+      query: the sentence, '' where the file has none.
+      vid: the query's video, '' where the file does not say.
+      split: '' where the file does not say.
+    """
+
+    qid: str
+    windows: np.ndarray
+    videos: np.ndarray | None = None
+    saliency: np.ndarray | None = None
+    query: str = ""
+    vid: str = ""
+    split: str = ""
+
+
+@dataclasses.dataclass
+class PredictionFile:
+    """What a file holds: task (one of `metrics.TASKS`) -> its predictions, and the numbers of the videos."""
+
+    path: Path
+    tasks: dict[str, list[Prediction]]
+    video_index: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> PredictionFile:
+    """Reads a prediction file of any of the three formats.
+
+    Predictions are taken in the order of the file; where that is not the order of the scores, the log says so.
+
+    Raises:
+      UserError: for a file that is missing, damaged, not UTF-8 or of no known format, for a row that is wrong
+        and for an id that two rows have, naming file and line or row.
+    """
+    if not path.is_file():
+        raise UserError(f"The prediction file {path} does not exist. Give --predictions=FILE.")
+    found = _read_object(path) if _is_one_object(path) else PredictionFile(path, {"SVMR": _moment_detr(path)})
+    for task, predictions in found.tasks.items():
+        _refuse_repeated(predictions, f"{path}, {task}")
+        unsorted = sum(bool((np.diff(p.windows[:, 2]) > 0).any()) for p in predictions)
+        if unsorted:
+            log.warning(
+                "%s, %s: the moments of %d of %d queries are not in the order of their scores; they are "
+                "taken in the order of the file",
+                path, task, unsorted, len(predictions),
+            )  # fmt: skip
+    return found
+
+
+def _is_one_object(path: Path) -> bool:
+    """Whether the first key is one of TVR's or CBP's files, not of the first query of a jsonl."""
+    with path.open("rb") as file:
+        return _FIRST_KEY.match(file.read(1024)) is not None
+
+
+def _moment_detr(path: Path) -> list[Prediction]:
+    predictions = []
+    for line, row in jsonl_of(path):
+        where = f"{path}, line {line}"
+        saliency = row.get("pred_saliency_scores")
+        predictions.append(
+            Prediction(
+                qid=_qid(row, "qid", where),
+                windows=_numbers(row.get("pred_relevant_windows"), 3, "pred_relevant_windows", where),
+                saliency=None if saliency is None else _scores(saliency, where),
+                query=str(row.get("query", "")),
+                vid=str(row.get("vid", "")),
+                split=str(row.get("split", "")),
+            )
+        )
+    return predictions
+
+
+def _read_object(path: Path) -> PredictionFile:
+    document = json_of(path)
+    if isinstance(document, dict) and isinstance(document.get("results"), dict):
+        return PredictionFile(path, {"SVMR": _cbp(path, document["results"])})
+    tasks = [task for task in TASKS if task in document] if isinstance(document, dict) else []
+    index = document.get("video2idx") if tasks else None
+    if not isinstance(index, dict) or not all(type(number) is int for number in index.values()):
+        raise UserError(
+            f'{path}: expected {{"video2idx": {{"VIDEO": number}}, "VCMR" or "SVMR" or "VR": [...]}} (TVR), '
+            f'{{"results": {{"QUERY": [...]}}}} (CBP), or one object a line with "qid" and '
+            '"pred_relevant_windows" (Moment-DETR).'
+        )
+    return PredictionFile(path, {task: _tvr(document[task], f"{path}, {task}") for task in tasks}, index)
+
+
+def _tvr(rows: Any, place: str) -> list[Prediction]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f'{place}: expected [{{"desc_id": ..., "predictions": [...]}}, ...].')
+    predictions = []
+    for k, row in enumerate(rows):
+        where = f"{place}, row {k}"
+        moments = _numbers(row.get("predictions"), 4, "predictions", where, first=1)
+        if (moments[:, 0] % 1).any():
+            raise UserError(f'{where}: "predictions" has a video number that is not whole. Correct it.')
+        predictions.append(
+            Prediction(
+                qid=_qid(row, "desc_id", where),
+                windows=moments[:, 1:],
+                videos=moments[:, 0].astype(np.int64),
+                query=str(row.get("desc", "")),
+            )
+        )
+    return predictions
+
+
+def _cbp(path: Path, results: Mapping[str, Any]) -> list[Prediction]:
+    predictions = []
+    for qid, rows in results.items():
+        where = f"{path}, results, {qid}"
+        try:
+            moments = [[*row["timestamp"], row["score"]] for row in rows]
+        except (TypeError, KeyError):
+            raise UserError(f'{where}: expected [{{"timestamp": [start, end], "score": ...}}, ...].') from None
+        predictions.append(Prediction(qid=qid, windows=_numbers(moments, 3, "timestamp and score", where)))
+    return predictions
+
+
+def _qid(row: Mapping[str, Any], field: str, where: str) -> str:
+    qid = row.get(field)
+    if type(qid) not in (int, str) or qid == "":
+        raise UserError(f'{where}: "{field}" is {qid!r}; expected the id of a query, a whole number or text.')
+    return str(qid)
+
+
+def _numbers(value: Any, width: int, field: str, where: str, first: int = 0) -> np.ndarray:
+    """[K,width] float64 from rows of finite numbers, of which start and end are at `first`."""
+    try:
+        rows = np.array(value if value != [] else np.zeros((0, width)))
+    except ValueError:  # rows of different length
+        rows = np.zeros(())
+    if rows.ndim != 2 or rows.shape[1] != width or rows.dtype.kind not in "if" or not np.isfinite(rows).all():
+        names = ", ".join((*["video number"] * first, "start", "end", "score"))
+        raise UserError(f'{where}: "{field}" is not [[{names}], ...], finite numbers in every row. Correct it.')
+    rows = rows.astype(np.float64)
+    reverse = np.flatnonzero(rows[:, first] > rows[:, first + 1])
+    if len(reverse):
+        start, end = rows[reverse[0], first : first + 2]
+        raise UserError(
+            f'{where}: moment {reverse[0]} of "{field}" starts at {start:g} s and ends at {end:g} s; the start '
+            "comes first. Correct it."
+        )
+    return rows
+
+
+def _scores(value: Any, where: str) -> np.ndarray:
+    scores = np.array(value) if isinstance(value, list) and value else np.zeros(())
+    if scores.ndim != 1 or scores.dtype.kind not in "if" or not np.isfinite(scores).all():
+        raise UserError(
+            f'{where}: "pred_saliency_scores" is not a list of finite numbers, one a clip. Correct it.'
+        )
+    return scores.astype(np.float64)
+
+
+def _refuse_repeated(predictions: Iterable[Prediction], place: str) -> None:
+    count = Counter((p.split, p.qid) for p in predictions)
+    twice = [qid for (_, qid), times in count.items() if times > 1]
+    if twice:
+        raise UserError(
+            f"{place}: {len(twice)} ids stand more than once: {_listed(twice)}. Keep one row of each."
+        )
+
+
+# --- matching -------------------------------------------------------------------------------------
+
+
+def of_split(predictions: Sequence[Prediction], split: str) -> list[Prediction]:
+    """Those of the split: the rows that name it, and the rows that name none."""
+    return [p for p in predictions if p.split in (split, "")]
+
+
+def match(predictions: Sequence[Prediction], qids: Sequence[str], place: str) -> list[Prediction]:
+    """The predictions in the order of the queries.
+
+    Args:
+      predictions: of one split (`of_split`).
+      qids: ids of the annotated queries.
+      place: the file and the split, for the message.
+
+    Raises:
+      UserError: unless the two sets of ids are the same, listing what is missing and what is too much.
+    """
+    by_id = {p.qid: p for p in predictions}
+    missing = [qid for qid in qids if qid not in by_id]
+    unknown = sorted(by_id.keys() - set(qids))
+    if missing or unknown:
+        parts = [
+            f"{len(missing)} of {len(qids)} queries have no prediction: {_listed(missing)}" if missing else "",
+            f"{len(unknown)} ids are of no query: {_listed(unknown)}" if unknown else "",
+        ]
+        raise UserError(
+            f"{place}: {'; '.join(part for part in parts if part)}. Scores compare over the same "
+            "queries alone: give one prediction for every query of the split."
+        )
+    return [by_id[qid] for qid in qids]
+
+
+def _listed(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
+
+
+def stacked(windows: Sequence[np.ndarray], depth: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Moments [K_i,3] of Q queries as spans [Q,K,2] and scores [Q,K], -inf past the last one.
+
+    At most the first `depth` moments of each query are kept. K is at least 1.
+    """
+    kept = [rows[:depth] for rows in windows]
+    size = max([1, *(len(rows) for rows in kept)])
+    spans, scores = np.zeros((len(kept), size, 2)), np.full((len(kept), size), -np.inf)
+    for i, rows in enumerate(kept):
+        spans[i, : len(rows)], scores[i, : len(rows)] = rows[:, :2], rows[:, 2]
+    return spans, scores
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def write_moment_detr(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Writes Moment-DETR's jsonl; whole numbers among the ids are written as such, as its evaluator needs."""
+    lines = []
+    for p in predictions:
+        row = {"split": p.split} if p.split else {}
+        row |= {"qid": _number_or_text(p.qid), "query": p.query, "vid": p.vid}
+        row["pred_relevant_windows"] = p.windows.tolist()
+        if p.saliency is not None:
+            row["pred_saliency_scores"] = p.saliency.tolist()
+        lines.append(json.dumps(row) + "\n")
+    write_whole(path, "".join(lines))
+
+
+def write_tvr(path: Path, tasks: Mapping[str, Iterable[Prediction]], video_index: Mapping[str, int]) -> None:
+    """Writes TVR's json. Predictions without `videos` are all in their `vid`.
+
+    Args:
+      path: the file.
+      tasks: one of `metrics.TASKS` -> its predictions.
+      video_index: video -> number, of every video of the predictions.
+    """
+    document: dict[str, Any] = {"video2idx": dict(video_index)}
+    for task, predictions in tasks.items():
+        document[task] = [
+            {
+                "desc_id": _number_or_text(p.qid),
+                "desc": p.query,
+                "predictions": [
+                    [int(video), *window] for video, window in zip(_videos(p, video_index), p.windows.tolist())
+                ],
+            }
+            for p in predictions
+        ]
+    write_whole(path, json.dumps(document) + "\n")
+
+
+def _videos(prediction: Prediction, video_index: Mapping[str, int]) -> np.ndarray:
+    if prediction.videos is not None:
+        return prediction.videos
+    return np.full(len(prediction.windows), video_index[prediction.vid])
+
+
+def _number_or_text(qid: str) -> int | str:
+    return int(qid) if qid.isdecimal() and str(int(qid)) == qid else qid

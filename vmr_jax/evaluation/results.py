@@ -1,0 +1,213 @@
+"""What results.json, predictions.jsonl and the examples of a report hold."""
+
+import collections
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vmr_jax
+from vmr_jax.evaluation import significance
+from vmr_jax.evaluation.protocols import (
+    MomentRetrieval,
+    Predictions,
+    means,
+    milliseconds,
+)
+from vmr_jax.evaluation.trivial import trivial_rows
+from vmr_jax.files import disk_error, write_json
+from vmr_jax.input.dataset import Split
+
+log = logging.getLogger("vmr_jax")
+
+MOST_TAGS = 20  # rows of the breakdown by tag
+
+
+_LENGTHS = ((0, 5), (5, 10), (10, 20), (20, 40), (40, float("inf")))
+
+
+_WORDS = ((1, 4), (5, 8), (9, 12), (13, 10**6))
+
+
+def breakdown(split: Split, values: dict[str, np.ndarray]) -> dict[str, list[dict]]:
+    """Metrics by moment length (s), position of its centre (thirds), query length, and frequent tag."""
+    spans, durations = split.spans, split.durations
+    length = spans[:, 1] - spans[:, 0]
+    centre = spans.mean(1) / durations
+    words = np.asarray([len(q.text.split()) for q in split.queries])
+    by_length = [
+        (f"{low}-{high} s" if np.isfinite(high) else f"over {low} s", (length > low) & (length <= high))
+        for low, high in _LENGTHS
+    ]
+    by_position = [
+        (name, (centre >= i / 3) & ((centre < (i + 1) / 3) | (i == 2)))
+        for i, name in enumerate(("first third", "middle third", "last third"))
+    ]
+    by_words = [
+        (
+            f"{low}-{high} words" if high < 10**6 else f"over {low - 1} words",
+            (words >= low) & (words <= high),
+        )
+        for low, high in _WORDS
+    ]
+
+    def rows(groups):
+        return [
+            {"label": label, "count": int(member.sum()), "metrics": means(values, member)}
+            for label, member in groups
+            if member.any()
+        ]
+
+    return {
+        "by_length": rows(by_length),
+        "by_position": rows(by_position),
+        "by_words": rows(by_words),
+        "by_tag": rows(_tag_members(split)),
+    }
+
+
+def _tag_members(split: Split) -> list[tuple[str, np.ndarray]]:
+    """(tag, [Q] bool: which queries have it) of the most frequent tags."""
+    counts = collections.Counter(tag for query in split.queries for tag in set(query.tags))
+    ranked = sorted(counts, key=lambda tag: (-counts[tag], tag))
+    if len(ranked) > MOST_TAGS:
+        log.info("%s: results by the %d most frequent of %d tags", split.name, MOST_TAGS, len(ranked))
+    return [(tag, np.asarray([tag in query.tags for query in split.queries])) for tag in ranked[:MOST_TAGS]]
+
+
+def intervals(split: Split, values: dict[str, np.ndarray], seed: int) -> dict[str, list[float]]:
+    """[low, high] of each metric in percent: 95% bootstrap intervals over videos."""
+    ends = 100.0 * significance.bootstrap_interval(np.stack([*values.values()], axis=1), split.owner, seed)
+    return {name: [float(low), float(high)] for name, low, high in zip(values, *ends)}
+
+
+def split_results(
+    config,
+    protocol: MomentRetrieval,
+    train: Split,
+    split: Split,
+    predictions: Predictions,
+    sanity: dict[str, dict[str, float]],
+) -> dict:
+    """One entry of results.json: ours, the sanity and trivial rows, the published ones, the breakdown.
+
+    Args:
+      config: the resolved config.
+      protocol: what is measured.
+      train: whose moments are the prior.
+      split: what was evaluated.
+      predictions: of this run on the split.
+      sanity: row name -> metrics, of `Evaluator.sanity`.
+    """
+    ours = {
+        "name": f"{config.model.name} (this run)",
+        "metrics": protocol.score(split, predictions),
+        "intervals": intervals(split, predictions.values, config.seed),
+    }
+    others = {**sanity, **trivial_rows(protocol, train, split, config.seed)}
+    rows = [ours, *({"name": name, "metrics": values} for name, values in others.items())]
+    rows += [
+        {"name": name, "metrics": dict(values)}
+        for where, name, values in config.published
+        if where == split.name
+    ]
+    return {
+        "count": len(split.queries),
+        "rows": rows,
+        **breakdown(split, predictions.values),
+    }
+
+
+def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
+    """Lines of predictions.jsonl: Moment-DETR's keys, plus split, duration, truth and top IoU."""
+    rows = []
+    for i, query in enumerate(split.queries):
+        real = np.isfinite(predictions.scores[i])
+        windows = [
+            [float(s), float(e), round(float(p), 6)]
+            for (s, e), p in zip(predictions.spans[i][real], predictions.scores[i][real])
+        ]
+        video = split.videos[split.owner[i]]
+        rows.append(
+            {
+                "split": split.name,
+                "qid": query.qid,
+                "vid": video.id,
+                "query": query.text,
+                "duration": round(video.duration, 3),
+                "relevant_windows": milliseconds(query.windows or [query.span]).tolist(),
+                "pred_relevant_windows": windows,
+                "iou": round(float(predictions.ious[i, 0]), 6),
+                **{key: column[i] for key, column in predictions.extra.items()},
+            }
+        )
+    return rows
+
+
+def choose_examples(ious: np.ndarray, count: int = 3) -> list[tuple[str, int]]:
+    """(kind, row) of the best, median and worst queries by the IoU of the top moment."""
+    order = np.argsort(-ious[:, 0], kind="stable")
+    middle = max((len(order) - count) // 2, 0)
+    chosen, seen = [], set()
+    for kind, rows in (
+        ("best", order[:count]),
+        ("median", order[middle : middle + count]),
+        ("worst", order[::-1][:count]),
+    ):
+        for row in rows:
+            if int(row) not in seen:
+                seen.add(int(row))
+                chosen.append((kind, int(row)))
+    return chosen
+
+
+def save_examples(workdir: Path, split: Split, chosen, pictures: dict[str, np.ndarray]) -> None:
+    """Writes examples.json and examples.npz, the pictures of the drawn queries."""
+    arrays, rows = {}, []
+    for i, (kind, row) in enumerate(chosen):
+        entry = {"qid": split.queries[row].qid, "split": split.name, "kind": kind}
+        for name in ("map", "clips"):
+            entry[name] = f"{name}_{i}" if name in pictures else None
+            if name in pictures:
+                arrays[f"{name}_{i}"] = pictures[name][i]
+        rows.append(entry)
+    try:
+        np.savez_compressed(workdir / "examples.npz", **arrays)
+    except OSError as error:
+        raise disk_error(workdir / "examples.npz", error) from None
+    write_json(workdir / "examples.json", rows)
+
+
+def selected_on_test(config, splits: Collection[str]) -> bool:
+    """True where the checkpoint was chosen by a test split, or by the only one of the evaluated `splits`."""
+    chosen_by = config.evaluation.select_split
+    return chosen_by.startswith("test") or set(splits) == {chosen_by}
+
+
+def protocol_stamp(config, protocol: MomentRetrieval, splits: dict[str, int]) -> dict[str, Any]:
+    """All that must be known to compare the numbers with others.
+
+    Args:
+      config: the resolved config.
+      protocol: what is measured.
+      splits: evaluated split -> number of its queries.
+    """
+    options, dataset = config.evaluation, config.dataset
+    selection = f"{options.select_split} {options.select_by}" if options.select_split else "none, the last step"
+    return {
+        **protocol.stamp(),
+        "splits": splits,
+        "selection": selection,
+        "selected_on_test": selected_on_test(config, splits),
+        "dataset": dataset.name,
+        **({"convention": dataset.convention} if "convention" in dataset else {}),
+        **({"dataset_version": dataset.version} if "version" in dataset else {}),
+        "features": str(dataset.features),
+        "feature_dim": int(dataset.feature_dim),
+        "vectors": config.text.features or config.text.vectors or "of the dataset",
+        "tokenizer": config.text.tokenizer,
+        "seed": int(config.seed),
+        "version": vmr_jax.__version__,
+    }

@@ -1,0 +1,186 @@
+"""Preparation over Apache Beam: `config.dataset.beam` holds the options of its pipelines.
+
+Two things can take long: parsing the sentences of the annotations, and reading, checking and shortening the
+features. Both become pipelines over the videos of TFDS builders, that of `records.py` and the one here.
+They leave the same records and the same bytes of the cache as without Beam, on any runner and any number of
+workers. Workers need this package and the user's files at the same paths. Apache Beam is imported where it is
+used.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vmr_jax.errors import UserError
+from vmr_jax.input.features import FeatureReader, kept_rows
+from vmr_jax.input.preparing import prepare_once
+
+log = logging.getLogger("vmr_jax")
+
+_SPLIT = "videos"
+
+
+def pipeline_options(text: str):
+    """Beam's options of a text such as '--runner=DirectRunner --direct_num_workers=2'.
+
+    Raises:
+      UserError: Beam is not installed; it does not know the options.
+    """
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
+    except ImportError:
+        raise UserError(
+            f"config.dataset.beam is '{text}', and Apache Beam is not installed. Install it with: "
+            "pip install -e '.[beam]', or prepare without it: config.dataset.beam=''."
+        ) from None
+    flags = shlex.split(text)
+    options = PipelineOptions(flags)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            known = options.get_all_options()
+            extra = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+        except SystemExit:  # of argparse, which prints a page and the reason
+            known, extra = {}, ()
+    if not known or not text.strip().startswith("--"):
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise UserError(
+            f"config.dataset.beam is '{text}', which are no options of Apache Beam{reason and f' ({reason})'}. "
+            "Expected is, for example, '--runner=DirectRunner --direct_num_workers=2 "
+            "--direct_running_mode=multi_processing'."
+        )
+    if extra:
+        log.warning(
+            "Apache Beam leaves options that it does not know to the runner: %s", ", ".join(sorted(extra))
+        )
+    if not known["default_sdk_harness_log_level"]:
+        options.view_as(WorkerOptions).default_sdk_harness_log_level = "ERROR"
+    return options
+
+
+@contextlib.contextmanager
+def failing_plainly(text: str) -> Iterator[None]:
+    """What a worker could not do is one paragraph, not the tracebacks of all the layers above it."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
+        log.debug("Apache Beam failed", exc_info=True)
+        raise UserError(
+            f"Apache Beam failed with the options '{text}': {type(error).__name__}: {reason[:400]}. Workers "
+            "need this package and the user's files at the same paths (config.dataset.manual_dir and data_dir, "
+            "best absolute). Correct config.dataset.beam, or prepare without it: config.dataset.beam=''."
+        ) from error
+
+
+def clips(
+    reader: FeatureReader,
+    video_ids: Sequence[str],
+    feature_dim: int,
+    num_clips: int,
+    normalize: bool,
+    on_progress: Callable[[int, int], None] | None,
+    beam: str,
+    folder: Path,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (id, rows [n,D] as they are kept) of each video in order, as workers have read them.
+
+    Args:
+      reader: where the features are; each worker opens it anew.
+      video_ids: in the order wanted.
+      feature_dim: D that every video must have.
+      num_clips: longer videos are averaged to so many rows.
+      normalize: whether native rows are L2-normalised.
+      on_progress: called with (videos done, videos) after each.
+      beam: the pipeline's options.
+      folder: for the records in between, which take as much room as what is kept; deleted at the end.
+
+    Raises:
+      UserError: for the first video that `read_rows` refuses, as without Beam; for a pipeline that fails.
+    """
+    read = functools.partial(
+        _example, reader=reader, feature_dim=feature_dim, num_clips=num_clips, normalize=normalize
+    )
+    shutil.rmtree(folder, ignore_errors=True)  # of a preparation that was killed
+    try:
+        log.info("Features of %d videos are read over Apache Beam: %s", len(video_ids), beam)
+        builder = prepare_once(lambda: _builder_class()(read, video_ids, folder), folder, beam=beam)
+        for done, (video_id, rows) in enumerate(zip(video_ids, _rows(builder, feature_dim), strict=True), 1):
+            yield video_id, rows
+            if on_progress is not None:
+                on_progress(done, len(video_ids))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _example(numbered: tuple[int, str], *, reader: FeatureReader, **settings) -> tuple[int, dict]:
+    """What a worker makes of a video: its rows, or the message of the error for who waits for them."""
+    number, video_id = numbered
+    try:
+        return number, {"rows": kept_rows(reader, video_id, **settings).tobytes(), "error": ""}
+    except UserError as error:
+        return number, {"rows": b"", "error": str(error)}
+
+
+def _rows(builder, feature_dim: int) -> Iterator[np.ndarray]:
+    """The rows [n,D] of each record in order; UserError for the first that holds an error in their place."""
+    import tensorflow_datasets as tfds
+
+    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    for row in tfds.as_numpy(builder.as_dataset(split=_SPLIT, read_config=in_order)):
+        if row["error"]:
+            raise UserError(row["error"].decode())
+        yield np.frombuffer(row["rows"], np.float32).reshape(-1, feature_dim)
+
+
+@functools.cache
+def _builder_class():
+    """The class is made on demand, so that importing this module does not import TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    class PreparedClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """One record per video: its clips, or why there are none."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        url_infos = None  # nothing is downloaded, so there is no file of checksums to look for
+
+        def __init__(self, read: Callable, video_ids: Sequence[str], data_dir: Path):
+            self._read, self._video_ids = read, video_ids
+            super().__init__(data_dir=data_dir)
+
+        def _info(self):
+            text = tfds.features.Text()  # bytes, which are written several times faster than numbers
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Clips of videos between Apache Beam and the cache of features.",
+                features=tfds.features.FeaturesDict({"rows": text, "error": text}),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {_SPLIT: self._generate_examples()}
+
+        def _generate_examples(self):
+            return mapped(self._read, self._video_ids)
+
+    return PreparedClips
+
+
+def mapped(function: Callable, items: Sequence):
+    """The Beam transform of `function((i, items[i]))`, a keyed example, over all i.
+
+    `function` and `items` are pickled for the workers.
+    """
+    import apache_beam as beam
+
+    return beam.Create(list(enumerate(items))) | beam.Map(function)

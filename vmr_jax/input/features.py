@@ -1,0 +1,430 @@
+"""Preextracted features: read them as the field distributes them, keep them where training reads them fast.
+
+A `FeatureReader` opens a file or folder of features, whatever its layout, or several of them side by side;
+its rows are native: nothing is resampled or normalised. A `FeatureStore` holds the videos of a dataset in one
+memory-mapped file as training needs them: checked, normalised, averaged to clips where a video has more rows.
+
+The n rows of a video are taken to cover its whole duration evenly, row i from i/n to (i+1)/n of it, whatever
+n is: no file of the field says at which second a row was taken. Features that end before their video, or
+before the moment that is asked for, are stretched over it; `launch.py --mode=check` names such videos.
+"""
+
+import abc
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from vmr_jax.errors import UserError, nearest
+
+log = logging.getLogger("vmr_jax")
+
+# Names of the array within an .npz file, an HDF5 group or a video's own HDF5 file, where the user gives none.
+KEYS = ("features", "image_embeddings", "feature", "c3d_features")
+_HDF5 = (".h5", ".hdf5", ".hdf")
+RESAMPLE = ("average", "pad")  # what becomes of a video with fewer rows than clips; see `fit_rows`
+_VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
+_MOST_APART = 2  # rows by which sources of one video may differ, as the field's extractors round differently
+
+
+def plain_id(name: str) -> str:
+    """A video id without the extension of a video file: 's17-d69.avi' and 's17-d69' are the same video."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in _VIDEO_SUFFIXES else name
+
+
+# --- readers --------------------------------------------------------------------------------------
+
+
+class FeatureReader(abc.ABC):
+    """Features of many videos, by video id, with or without the extension of a video file.
+
+    Where two names differ in the extension alone, as DiDeMo has them, each is found by its full name.
+
+    Attributes:
+      path: the file or folder; a text that names all where there are several.
+      key: name of the array within a video's group or file; '' for the usual ones.
+    """
+
+    def __init__(self, path: Path | str, key: str, names: Iterable[str]):
+        self.path, self.key = path, key
+        self._names: dict[str, list[str]] = {}  # plain id -> names in the file or folder
+        for name in sorted(names):
+            self._names.setdefault(plain_id(name), []).append(name)
+        for plain, same in self._names.items():
+            if len(same) > 1 and plain in same:
+                raise UserError(f"{path} has {' and '.join(same)}, which are one video id. Remove one of them.")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The video ids, sorted, without extensions."""
+        return tuple(self._names)
+
+    def __contains__(self, video_id: str) -> bool:
+        return self._name(video_id) is not None
+
+    def _name(self, video_id: str) -> str | None:
+        """The name in the file or folder; None where there is none, or several and none is exact."""
+        names = self._names.get(plain_id(video_id), [])
+        return video_id if video_id in names else names[0] if len(names) == 1 else None
+
+    def read(self, video_id: str) -> np.ndarray:
+        """Returns the features [n,D] of a video, float16 or float32, all native rows.
+
+        Axes of length 1 are squeezed: [n,1,1,D] and [1,n,D] become [n,D]. float64 becomes float32.
+
+        Raises:
+          UserError: for an absent video, a damaged file, a wrong key, or an array that is no feature matrix.
+        """
+        if video_id not in self:
+            raise UserError(f'{self.path} has no features of the video "{video_id}".{self.spelling(video_id)}')
+        name = self._name(video_id)
+        where = self.where(video_id)
+        try:
+            rows = self._read(name, where)
+        except UserError:
+            raise
+        except Exception as error:  # h5py, zipfile, zlib and numpy each raise their own for a damaged file
+            raise UserError(
+                f"{where} cannot be read ({error}). The file is damaged, cut short or holds pickled objects; "
+                "get or extract it again."
+            ) from None
+        return _matrix(rows, where)
+
+    def parts(self, video_id: str) -> list[np.ndarray]:
+        """Returns the features of each source, [n,D1], [n,D2], ...; here the one source."""
+        return [self.read(video_id)]
+
+    def spelling(self, video_id: str) -> str:
+        """' Did you mean "x"?' for the id that differs in case alone, else for the nearest, else ''."""
+        wanted = plain_id(video_id).casefold()
+        same = next((known for known in self.ids if known.casefold() == wanted), None)
+        return f' Did you mean "{same}"?' if same else nearest(video_id, self.ids)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from other readers: path and key."""
+        return (str(Path(self.path).resolve()), self.key)
+
+    @abc.abstractmethod
+    def where(self, video_id: str) -> str:
+        """The place of a video's features, for messages."""
+
+    @abc.abstractmethod
+    def files(self, video_ids: Iterable[str]) -> list[Path]:
+        """The files that hold these videos."""
+
+    @abc.abstractmethod
+    def _read(self, name: str, where: str) -> np.ndarray: ...
+
+
+class Hdf5File(FeatureReader):
+    """One HDF5 file: an array `[id]`, or an array `[id][key]`."""
+
+    def __init__(self, path: Path, key: str):
+        self._file = _open_hdf5(path)
+        super().__init__(path, key, self._file.keys())
+
+    def __reduce__(self):
+        return Hdf5File, (self.path, self.key)  # an open file stays here; a worker opens its own
+
+    def where(self, video_id: str) -> str:
+        return f"{self.path}[{video_id!r}]"
+
+    def files(self, video_ids: Iterable[str]) -> list[Path]:
+        return [self.path]
+
+    def _read(self, name: str, where: str) -> np.ndarray:
+        return _array_of(self._file[name], self.key, where)
+
+
+class Folder(FeatureReader):
+    """A folder with one .npy, .npz or HDF5 file per video, named by its id."""
+
+    def __init__(self, path: Path, key: str):
+        files = [f for f in path.iterdir() if f.suffix in _READ_FILE and not f.name.startswith(".")]
+        suffixes = sorted({f.suffix for f in files})
+        if len(suffixes) != 1:
+            found = f"files of several kinds ({', '.join(suffixes)})" if suffixes else "no feature files"
+            raise UserError(
+                f"{path} holds {found}; expected one file per video, its id and one of "
+                f"{', '.join(_READ_FILE)}. Set config.dataset.features to the folder that holds them."
+            )
+        self._suffix = suffixes[0]
+        super().__init__(path, key, (f.stem for f in files))
+
+    def where(self, video_id: str) -> str:
+        return str(self._file_of(self._name(video_id)))
+
+    def files(self, video_ids: Iterable[str]) -> list[Path]:
+        return [self._file_of(self._name(v)) for v in video_ids]
+
+    def _file_of(self, name: str) -> Path:
+        return self.path / (name + self._suffix)
+
+    def _read(self, name: str, where: str) -> np.ndarray:
+        return _READ_FILE[self._suffix](self._file_of(name), self.key, where)
+
+
+class Concatenated(FeatureReader):
+    """Several sources side by side: the rows [n,D1+D2+...] of the videos that all of them have.
+
+    Lengths may differ by two rows, as they do in the files of Moment-DETR's family; the longer ones are cut.
+    """
+
+    def __init__(self, readers: Sequence[FeatureReader]):
+        self._readers = tuple(readers)
+        names = set.intersection(*(set(reader.ids) for reader in self._readers))
+        super().__init__(" and ".join(str(reader.path) for reader in self._readers), "", names)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return tuple(part for reader in self._readers for part in reader.identity)
+
+    def where(self, video_id: str) -> str:
+        return " and ".join(reader.where(video_id) for reader in self._readers)
+
+    def files(self, video_ids: Iterable[str]) -> list[Path]:
+        video_ids = list(video_ids)
+        return [file for reader in self._readers for file in reader.files(video_ids)]
+
+    def parts(self, video_id: str) -> list[np.ndarray]:
+        """Returns the features of each source, cut to the shortest.
+
+        Raises:
+          UserError: for what `read` raises; for lengths that differ by more than two rows.
+        """
+        parts = [reader.read(video_id) for reader in self._readers]
+        lengths = [len(part) for part in parts]
+        if max(lengths) - min(lengths) > _MOST_APART:
+            found = ", ".join(f"{reader.path}: {n}" for reader, n in zip(self._readers, lengths))
+            raise UserError(
+                f'The sources of features have different numbers of rows for the video "{video_id}" ({found}); '
+                f"at most {_MOST_APART} rows apart are cut to the shortest. Extract them at the same rate, or "
+                "leave the video out."
+            )
+        return [part[: min(lengths)] for part in parts]
+
+    def _read(self, name: str, where: str) -> np.ndarray:
+        return np.concatenate(self.parts(name), axis=1)
+
+
+def open_features(path: str | Path, key: str = "") -> FeatureReader:
+    """Opens preextracted features.
+
+    Args:
+      path: an HDF5 file with one entry per video (2D-TAN, MS-2D-TAN, CPL), or a folder of one .npy (LGI,
+        VSLNet), .npz (Moment-DETR's family) or HDF5 file (SCN, RTBPN) per video.
+      key: name of the array within a video's HDF5 group or file; '' takes the first of `KEYS` that is there.
+
+    Raises:
+      UserError: for a missing path, an unknown kind, a damaged file.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return Folder(path, key)
+    if not path.exists():
+        raise UserError(
+            f"There are no features at {path}. Set config.dataset.features to an HDF5 file or a folder with "
+            "one file per video; the README of the dataset says where to get them."
+        )
+    if path.suffix in _HDF5 or h5py.is_hdf5(path):
+        return Hdf5File(path, key)
+    raise UserError(
+        f"{path} is no feature file of a known kind. Expected an HDF5 file ({', '.join(_HDF5)}) with one entry "
+        f"per video, or a folder with one file ({', '.join(_READ_FILE)}) per video."
+    )
+
+
+def missing(reader: FeatureReader, video_ids: Iterable[str]) -> list[str]:
+    """Returns the ids without features, in the order given. The caller decides what becomes of them."""
+    return [video_id for video_id in video_ids if video_id not in reader]
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    try:
+        # Reading needs no lock, and network file systems often have none.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be opened as HDF5 ({error}). The file is damaged or cut short; compare its size "
+            "with that of the source and get it again."
+        ) from None
+
+
+def _array_of(entry: h5py.Dataset | h5py.Group, key: str, where: str) -> np.ndarray:
+    """The array of an HDF5 entry: the entry itself, or an array within the group."""
+    if isinstance(entry, h5py.Dataset):
+        if key:
+            raise UserError(
+                f'{where} is an array, not a group with the array "{key}". Set config.dataset.feature_key '
+                'to "".'
+            )
+        return entry[()]
+    return entry[_key(list(entry), key, where)][()]
+
+
+def _key(names: Sequence[str], key: str, where: str) -> str:
+    """The array to read among those that are there."""
+    wanted = (key,) if key else KEYS
+    found = next((k for k in wanted if k in names), None)
+    if found is None:
+        raise UserError(
+            f"{where} has no array {' or '.join(repr(k) for k in wanted)}; it has: "
+            f"{', '.join(sorted(names)) or 'none'}. Set config.dataset.feature_key to the one that holds the "
+            "features."
+        )
+    return found
+
+
+def _read_npy(path: Path, key: str, where: str) -> np.ndarray:
+    if key:
+        raise UserError(f'{where} is a single array without keys. Set config.dataset.feature_key to "".')
+    return np.load(path, allow_pickle=False)
+
+
+def _read_npz(path: Path, key: str, where: str) -> np.ndarray:
+    # NumPy leaves a damaged file open that it opened itself.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays[_key(arrays.files, key, where)]
+
+
+def _read_hdf5(path: Path, key: str, where: str) -> np.ndarray:
+    with _open_hdf5(path) as file:
+        return _array_of(file, key, where)
+
+
+_READ_FILE: Mapping[str, Callable[[Path, str, str], np.ndarray]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    **{suffix: _read_hdf5 for suffix in _HDF5},
+}
+
+
+def _matrix(rows: np.ndarray, where: str) -> np.ndarray:
+    """Squeezes to [n,D] and converts to float16 or float32."""
+    if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.dtype.kind != "f":
+        kind = getattr(rows, "dtype", type(rows).__name__)
+        raise UserError(
+            f"{where} holds {kind} of shape {list(np.shape(rows))}; expected floating-point features "
+            "[clips,dimensions]. Check config.dataset.features and config.dataset.feature_key."
+        )
+    if sum(n != 1 for n in rows.shape[:-1]) > 1:
+        raise UserError(
+            f"{where} has shape {list(rows.shape)}; expected [clips,dimensions]. Pool the other axes first."
+        )
+    rows = rows.reshape(int(np.prod(rows.shape[:-1])), rows.shape[-1])
+    return rows.astype(np.float32) if rows.dtype not in (np.float16, np.float32) else rows
+
+
+# --- clips ----------------------------------------------------------------------------------------
+
+
+def normalize_rows(rows: np.ndarray) -> np.ndarray:
+    """L2-normalises rows [n,D] (2D-TAN and its line; eps 1e-12), float32."""
+    rows = rows.astype(np.float32)
+    return rows / np.maximum(_norms(rows), 1e-12)
+
+
+def _normalize_part(rows: np.ndarray) -> np.ndarray:
+    """L2-normalises one of several sources [n,D] (Moment-DETR and its line: x / (|x| + 1e-5)), float32."""
+    rows = rows.astype(np.float32)
+    return rows / (_norms(rows) + np.float32(1e-5))
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
+    """[n,1]"""
+    return np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
+
+
+def average_rows(rows: np.ndarray, length: int) -> np.ndarray:
+    """Resamples [n,...] to [length,...] float32: the mean of each bucket, a repeated row where n < length.
+
+    Edges are min(round(k/length*n), n-1) in float32, halves to even, as 2D-TAN's
+    `average_to_fixed_length` has them; the last bucket therefore never contains the last row when
+    n > length.
+    """
+    n, rows = rows.shape[0], np.asarray(rows, np.float32)
+    edges = np.round(np.arange(length + 1, dtype=np.float32) / np.float32(length) * np.float32(n))
+    edges = np.minimum(edges, n - 1).astype(np.int64)
+    if n <= length:  # no bucket has more than one row
+        return rows[edges[:-1]]
+    counts = np.maximum(edges[1:] - edges[:-1], 1).astype(np.float32)
+    sums = np.add.reduceat(rows, edges[:-1], axis=0)
+    # The last bucket must stop at the last edge; reduceat runs to the end of the array.
+    sums[-1] = rows[edges[-2] : max(edges[-1], edges[-2] + 1)].sum(0)
+    return sums / counts.reshape(-1, *([1] * (rows.ndim - 1)))
+
+
+def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, np.ndarray]:
+    """Brings [n,...] to [length,...] float32 and its mask [length]; rows already so are not copied.
+
+    'average' resamples every video to `length`; 'pad' keeps the rows of a shorter one and pads. Both average
+    the rows of a longer one, so fitting what `shorten` left is fitting the native rows.
+    """
+    n, rows = rows.shape[0], np.asarray(rows, np.float32)
+    if n == length:
+        return rows, np.ones(length, bool)
+    if resample == "average" or n > length:
+        return average_rows(rows, length), np.ones(length, bool)
+    fitted = np.zeros((length, *rows.shape[1:]), np.float32)
+    fitted[:n] = rows
+    return fitted, np.arange(length) < n
+
+
+def shorten(rows: np.ndarray, num_clips: int) -> np.ndarray:
+    """Averages [n,D] to [num_clips,D] where n is larger."""
+    return average_rows(rows, num_clips) if rows.shape[0] > num_clips else rows
+
+
+def read_rows(reader: FeatureReader, video_id: str, feature_dim: int, normalize: bool) -> np.ndarray:
+    """Returns all native rows [n,D] of a video, float32.
+
+    Args:
+      reader: where the features are.
+      video_id: the video.
+      feature_dim: D that it must have.
+      normalize: whether to L2-normalise each row; each source of a row for itself where there are several.
+
+    Raises:
+      UserError: for what `reader.read` raises; for another dimension, no clips, NaN or infinity (naming the
+        first such row).
+    """
+    parts = reader.parts(video_id)
+    _check(parts, feature_dim, reader.where(video_id))
+    if normalize:
+        parts = [normalize_rows(parts[0])] if len(parts) == 1 else [_normalize_part(part) for part in parts]
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return rows.astype(np.float32, copy=False)
+
+
+def kept_rows(
+    reader: FeatureReader, video_id: str, feature_dim: int, num_clips: int, normalize: bool
+) -> np.ndarray:
+    """Returns the rows [n,D] of a video as a `FeatureStore` keeps them; raises what `read_rows` raises."""
+    return shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips)
+
+
+def _check(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> None:
+    widths = [part.shape[1] for part in parts]
+    if sum(widths) != feature_dim:
+        raise UserError(
+            f"{where} has features of dimension {' + '.join(map(str, widths))}; config.dataset.feature_dim is "
+            f"{feature_dim}. Set it to {sum(widths)}, or bring the features that the config means."
+        )
+    if not parts[0].shape[0]:
+        raise UserError(
+            f"{where} has no clips (shape {list(parts[0].shape)}). Extract the video again or leave it out."
+        )
+    finite = np.all([np.isfinite(part).all(-1) for part in parts], axis=0)
+    if not finite.all():
+        raise UserError(
+            f"{where} holds NaN or infinity, first in row {int(finite.argmin())} of {len(finite)} (from 0). "
+            "Extract the video again or leave it out."
+        )
+
+
+# --- store ----------------------------------------------------------------------------------------

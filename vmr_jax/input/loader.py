@@ -1,0 +1,295 @@
+"""Batches: the queries of a split become arrays of fixed shape.
+
+The batch at a step is a pure function of (seed, step): the order of an epoch is a permutation drawn from
+(seed, epoch), the position in it is the step. Nothing needs to be saved to resume. `tf.data` runs the
+assembly in the background, fed with step numbers.
+
+TensorFlow is imported inside functions, so that importing this module does not need it.
+"""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from vmr_jax.errors import UserError
+from vmr_jax.input import schema
+from vmr_jax.input.dataset import Dataset, Split, Video
+from vmr_jax.input.features import fit_rows
+from vmr_jax.input.queries import FIRST_WORD, QueryReader
+from vmr_jax.input.spec import OF_CLIPS
+from vmr_jax.parallel import host_rows
+from vmr_jax.text.vectors import WordVectors
+from vmr_jax.types import Batch
+
+log = logging.getLogger("vmr_jax")
+
+# --- sanity checks --------------------------------------------------------------------------------
+
+
+def show_rows(rows: np.ndarray, shown: str, seed: int, video_id: str) -> np.ndarray:
+    """Feature rows [n,...] as a sanity check shows them (Otani et al., BMVC 2020).
+
+    'real' leaves them, 'blind' makes them zeros, 'shuffled' puts them into a random temporal order. That
+    order is a function of (seed, video_id, n): the streams of a video that have n rows keep together.
+    """
+    if shown == "blind":
+        return np.zeros_like(rows)
+    if shown == "shuffled":
+        digest = hashlib.sha256(f"{seed} {video_id}".encode()).digest()
+        return rows[np.random.default_rng(int.from_bytes(digest[:8], "big")).permutation(len(rows))]
+    return rows
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+class Loader:
+    """Makes the batches of one split.
+
+    Args:
+      config: the resolved config; reads `config.input` and `config.text`.
+      dataset: where features come from.
+      split: the queries to serve.
+      vocabulary: training words, for `Batch.query`.
+      vectors: word vectors, for `Batch.query_vectors`; None where `config.text.features` gives them.
+      fields: optional `Batch` fields to fill (what the architecture requires).
+      shown: what is shown of the videos, as in `show_rows`; their length and mask stay.
+    """
+
+    def __init__(
+        self,
+        config,
+        dataset: Dataset,
+        split: Split,
+        vocabulary: Sequence[str],
+        vectors: WordVectors | None,
+        fields: Sequence[str] = (),
+        shown: str = "real",
+    ):
+        self.config, self.dataset, self.split, self.vectors = config, dataset, split, vectors
+        self.fields, self.shown = tuple(fields), shown
+        self._vocabulary = vocabulary
+        ids = {word: i + FIRST_WORD for i, word in enumerate(vocabulary)}
+        self._grouped = (None, None)  # (seed, epoch) and its rows by video
+        self._read_query = QueryReader(config, ids, vectors, fields)
+        self._tokens = [self._read_query.tokens(q) for q in split.queries]
+        self._check_words()
+
+    def __len__(self) -> int:
+        return len(self.split.queries)
+
+    def showing(self, shown: str) -> "Loader":
+        """The same queries with another view of their videos, as in `show_rows`."""
+        return Loader(self.config, self.dataset, self.split, self._vocabulary, self.vectors, self.fields, shown)
+
+    def _check_words(self) -> None:
+        limit = self.config.text.max_words
+        for query, tokens in zip(self.split.queries, self._tokens):
+            if not tokens:
+                raise UserError(
+                    f'Query {query.qid} ("{query.text}") has no word for the tokeniser '
+                    f'"{self.config.text.tokenizer}". Correct the sentence.'
+                )
+        cut = sum(len(tokens) > limit for tokens in self._tokens)
+        if cut and self.shown == "real":
+            log.info("%s: %d of %d queries cut to %d words", self.split.name, cut, len(self), limit)
+
+    @property
+    def group(self) -> int:
+        """S of `config.input.queries_per_video`: training rows that stand for one video."""
+        return max(self.config.input.queries_per_video, 1)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Training batches in one pass; the last one is filled up with masked rows."""
+        return steps_per_epoch(self.split.owner, batch_size, self.group)
+
+    def training_rows(self, seed: int, step: int, batch_size: int) -> np.ndarray:
+        """[batch_size] int64 positions in the split at a 0-based step; a negative i is a masked filler.
+
+        The filler shows query -1 - i. With `config.input.queries_per_video` = S > 1 every S rows are queries of
+        one video; what it lacks is filled with its own.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch(batch_size))
+        groups, count = self._epoch(seed, epoch), groups_of_batch(batch_size, self.group)
+        return _filled(groups[position * count : (position + 1) * count].ravel(), batch_size)
+
+    def _epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """[groups,S] rows of an epoch; S is 1 where queries do not come by video."""
+        order = epoch_order(seed, epoch, len(self))
+        if self.group == 1:
+            return order[:, None]
+        if self._grouped[0] != (seed, epoch):
+            self._grouped = (seed, epoch), _by_video(order, self.split.owner, self.group)
+        return self._grouped[1]
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Assembles the queries at `rows` [B] (negative: a masked filler) into a host batch."""
+        examples = [self._example(int(row) if row >= 0 else -1 - int(row)) for row in rows]
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+        index = np.maximum(rows, -1).astype(np.int32)
+        return dataclasses.replace(batch, example_mask=rows >= 0, example_index=index)
+
+    def training_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
+        """Yields the batches of steps first, ..., last - 1 of this host."""
+        return self._stream(first, last, lambda s: self.training_rows(seed, s, batch_size))
+
+    def evaluation_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yields every query once, in order; the last batch is filled up with masked rows."""
+        batches = filled_batches(np.arange(len(self)), batch_size)
+        return self._stream(0, len(batches), batches.__getitem__)
+
+    def _stream(self, first: int, last: int, rows_of_step) -> Iterator[Batch]:
+        """Assembles batches in the background with tf.data; errors are raised as they were."""
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
+        example = self.batch(host_rows(rows_of_step(first)))
+        leaves, structure = jax.tree.flatten(example)
+        failures = []
+
+        def assemble(step):
+            try:
+                batch = self.batch(host_rows(rows_of_step(int(step))))
+                return jax.tree.leaves(batch)
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        def load(step):
+            arrays = tf.numpy_function(assemble, [step], [leaf.dtype for leaf in leaves], stateful=False)
+            for array, leaf in zip(arrays, leaves):
+                array.set_shape(leaf.shape)
+            return tuple(arrays)
+
+        stream = tf.data.Dataset.range(first, last)
+        stream = stream.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+        try:
+            for arrays in stream.as_numpy_iterator():
+                yield jax.tree.unflatten(structure, arrays)
+        except tf.errors.OpError:
+            if failures:
+                raise failures[0] from None
+            raise
+
+    def _example(self, row: int) -> Batch:
+        """One example as a Batch without the batch axis."""
+        query, video = self.split.queries[row], self.split.videos[self.split.owner[row]]
+        return self.example(query, video, self._tokens[row], int(self.split.owner[row]))
+
+    def example(self, query: schema.Query, video: Video, tokens, video_index: int = 0) -> Batch:
+        """Builds one unbatched example; `tokens` are the query's, from `tokenize`."""
+        clips, clip_mask = self._clips(video, "video")
+        optional = {name: self._clips(video, name)[0] for name in OF_CLIPS if name in self.fields}
+        if "objects" in optional:
+            optional["object_mask"] = np.abs(optional["objects"]).sum(-1) > 0
+        if "subtitles" in optional:
+            optional["subtitle_mask"] = np.abs(optional["subtitles"]).sum(-1) > 0
+        if "windows" in self.fields:
+            optional["windows"], optional["window_mask"] = _windows(query)
+        if "saliency" in self.fields:
+            optional["saliency"] = _saliency(query.saliency, clip_mask, video.duration)
+        return Batch(
+            video=clips,
+            video_mask=clip_mask,
+            duration=np.float32(video.duration),
+            span=np.asarray(query.span, np.float32),
+            example_mask=np.True_,
+            example_index=np.int32(0),
+            video_index=np.int32(video_index),
+            **self._read_query(query, tokens),
+            **optional,
+        )
+
+    def _clips(self, video: Video, stream: str) -> tuple[np.ndarray, np.ndarray]:
+        options = self.config.input
+        # Order matters among the native rows alone, which are read anew; zeros are zeros of either.
+        source = self.dataset.features if self.shown == "shuffled" else self.dataset.clips
+        return fit_rows(self._show(source(video, stream), video), options.num_clips, options.resample)
+
+    def _show(self, rows: np.ndarray, video: Video) -> np.ndarray:
+        return show_rows(rows, self.shown, self.config.seed, video.id)
+
+
+def steps_per_epoch(owner: np.ndarray, batch_size: int, rows_per_video: int) -> int:
+    """Batches that hold every query once.
+
+    Args:
+      owner: [Q] the video of each query.
+      batch_size: rows in a batch.
+      rows_per_video: of which so many together stand for one video; 1 where queries do not come by video.
+    """
+    queries_of_video = np.bincount(owner, minlength=1)
+    groups = int((-(-queries_of_video // rows_per_video)).sum())
+    return -(-groups // groups_of_batch(batch_size, rows_per_video))
+
+
+def groups_of_batch(batch_size: int, rows_per_video: int) -> int:
+    """Videos in a batch of rows; UserError where their rows do not fill it."""
+    if batch_size % rows_per_video:
+        raise UserError(
+            f"config.batch_size is {batch_size} rows, which are no whole number of videos with "
+            f"{rows_per_video} rows each (config.input.queries_per_video). Use a multiple of {rows_per_video}."
+        )
+    return batch_size // rows_per_video
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The permutation of n examples in an epoch: a pure function of (seed, epoch)."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
+
+
+def filled_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """`rows` in order, `size` at a time; -1 fills the last."""
+    return [_filled(rows[first : first + size], size) for first in range(0, len(rows), size)]
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([rows, np.full(size - len(rows), -1, np.int64)])
+
+
+def _by_video(order: np.ndarray, owner: np.ndarray, size: int) -> np.ndarray:
+    """[groups,size] rows: the queries of each video in an order, the groups in the order of their first query.
+
+    A group with fewer queries is filled with masked copies (-1 - row) of its first one.
+    """
+    waiting: dict[int, list[int]] = {}
+    groups = []
+    for row in order:
+        group = waiting.setdefault(int(owner[row]), [])
+        if not group:
+            groups.append(group)
+        group.append(int(row))
+        if len(group) == size:
+            del waiting[int(owner[row])]
+    return np.asarray([group + [-1 - group[0]] * (size - len(group)) for group in groups], np.int64)
+
+
+def _windows(query: schema.Query) -> tuple[np.ndarray, np.ndarray]:
+    """The annotated moments [M,2] and their mask [M]; M is `schema.MAX_WINDOWS`."""
+    moments = list(query.windows or [query.span])
+    windows = np.zeros((schema.MAX_WINDOWS, 2), np.float32)
+    windows[: len(moments)] = moments
+    return windows, np.arange(schema.MAX_WINDOWS) < len(moments)
+
+
+def _saliency(scores: np.ndarray | None, clip_mask: np.ndarray, duration: float) -> np.ndarray:
+    """[T] float32: the sum over annotators, of the annotated clip in which the centre of each clip lies.
+
+    Args:
+      scores: [clips, annotators] int for every `schema.SALIENCY_SECONDS`, -1 where none was given; None, of a
+        sentence that nobody annotated, is 0 everywhere.
+      clip_mask: [T] bool.
+      duration: of the video, in seconds.
+    """
+    if scores is None:
+        return np.zeros(len(clip_mask), np.float32)
+    total = np.maximum(scores, 0).sum(1).astype(np.float32)
+    centres = (np.arange(clip_mask.sum()) + 0.5) * duration / max(clip_mask.sum(), 1)
+    annotated = np.minimum((centres / schema.SALIENCY_SECONDS).astype(np.int64), len(total) - 1)
+    filled = np.zeros(len(clip_mask), np.float32)
+    filled[: len(centres)] = total[annotated]
+    return filled

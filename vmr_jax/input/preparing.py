@@ -1,0 +1,66 @@
+"""How every builder is prepared: once, quietly, and never trusted half done."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vmr_jax.errors import UserError
+
+
+def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None = None, beam: str = ""):
+    """Returns a prepared TFDS builder; writes its records first unless they are there.
+
+    TFDS writes to a folder of a random name and renames it when it is complete, so what a killed
+    preparation leaves behind is never read, and of two at the same time the first to finish stays.
+
+    Args:
+      make_builder: makes the builder; called again after a preparation, to read what it left.
+      data_dir: where the records go, named in the error where that fails.
+      manual_dir: the user's own files, for builders that read them.
+      beam: options of the Apache Beam pipeline of a builder that makes one, `config.dataset.beam`.
+    """
+    with _quiet():
+        try:
+            builder = make_builder()
+            if builder.data_path.exists():
+                return builder
+            _prepare(builder, manual_dir, beam)
+        except OSError as error:
+            # The rename fails where another process has put the same folder there meanwhile.
+            if not make_builder().data_path.exists():
+                raise UserError(
+                    f"The records of the dataset cannot be written to {data_dir} ({error}). Make room there, "
+                    "or set config.dataset.data_dir to another folder."
+                ) from None
+        return make_builder()
+
+
+def _prepare(builder, manual_dir: Path | None, beam: str) -> None:
+    import tensorflow_datasets as tfds
+
+    settings = {"manual_dir": str(manual_dir)} if manual_dir else {}
+    if not beam:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**settings))
+        return
+    from vmr_jax.input.beam import failing_plainly, pipeline_options
+
+    settings["beam_options"] = pipeline_options(beam)
+    with failing_plainly(beam):
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**settings))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's announcements, progress bars and warnings from the console."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

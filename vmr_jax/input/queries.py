@@ -1,0 +1,203 @@
+"""The query part of a batch: ids, vectors and masks of the words, and what optional fields a sentence gives."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmr_jax.errors import UserError
+from vmr_jax.input import schema
+from vmr_jax.input.features import FeatureReader, open_features, read_rows
+from vmr_jax.text.dependencies import dependency_graph
+from vmr_jax.text.parse import content_words
+from vmr_jax.text.subwords import open_subwords
+from vmr_jax.text.tokenize import MAX_CHARACTERS, Token, characters, tokenize
+from vmr_jax.text.vectors import WordVectors
+from vmr_jax.types import Tree
+
+PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2  # vocabulary ids
+
+_WORDS = ("static_words", "dynamic_words", "content_words")
+_SUBWORDS = ("subwords", "subword_mask", "subword_static", "subword_dynamic")
+_OF_RECORDS = ("tree", "static_words", "dynamic_words")
+# Optional fields that every dataset can fill, because they follow from the sentence.
+OF_ANY_SENTENCE = ("content_words", "dependencies", "query_chars", *_SUBWORDS)
+_WITH_MASK = {"subwords": "subword_mask"}
+# Those with a word axis L that stands for the words of the tokeniser.
+_OF_WORDS = ("tree", *_WORDS, "dependencies", "query_chars")
+
+
+class QueryReader:
+    """Turns annotated sentences into the query fields of `Batch`.
+
+    Args:
+      config: the resolved config; reads `config.text`.
+      ids: training word -> id.
+      vectors: word vectors; None where `config.text.features` takes their place.
+      fields: optional `Batch` fields to fill.
+    """
+
+    def __init__(self, config, ids: Mapping[str, int], vectors: WordVectors | None, fields: Sequence[str]):
+        self.options, self._ids, self.vectors, self.fields = config.text, ids, vectors, tuple(fields)
+        check_text(config, fields)
+        self.fields += tuple(mask for name, mask in _WITH_MASK.items() if name in self.fields)
+        self._features = _opened(self.options.features, self.options.feature_key)
+        self._sentences = _opened(self.options.sentence_features, self.options.feature_key)
+        self._subwords = None
+        if "subwords" in self.fields:
+            tokenizer = open_subwords(self.options.encoder, Path(self.options.encoder_dir).expanduser())
+            self._subwords = functools.lru_cache(maxsize=None)(tokenizer.encode)
+
+    def tokens(self, query: schema.Query) -> list[Token]:
+        """The words of a sentence, at most `config.text.max_words` of which `__call__` reads."""
+        return tokenize(query.text, self.options.tokenizer)
+
+    def __call__(self, query: schema.Query, tokens: Sequence[Token]) -> dict[str, Any]:
+        """The query fields of one unbatched example."""
+        limit = self.options.max_words
+        tokens = tokens[:limit]
+        vectors = self._vectors(query, tokens)
+        filled = np.zeros((limit, vectors.shape[1]), np.float32)
+        filled[: len(vectors)] = vectors[:limit]
+        ids = np.zeros(limit, np.int32)
+        ids[: len(vectors)] = UNKNOWN
+        if self._features is None:
+            ids[: len(tokens)] = [self._ids.get(token.text, UNKNOWN) for token in tokens]
+        return {
+            "query": ids,
+            "query_vectors": filled,
+            "query_mask": np.arange(limit) < len(vectors),
+            **{
+                name: self._field(name, query, tokens)
+                for name in self.fields
+                if name in (*_OF_RECORDS, *OF_ANY_SENTENCE)
+            },
+            **({"sentence": self._sentence(query)} if "sentence" in self.fields else {}),
+        }
+
+    def _vectors(self, query: schema.Query, tokens: Sequence[Token]) -> np.ndarray:
+        """[n,W] of the words, or of the tokens of the features that stand for them."""
+        if self._features is None:
+            return self.vectors.lookup([token.text for token in tokens])
+        return _rows_of(self._features, query.qid, self.options.dim)
+
+    def _sentence(self, query: schema.Query) -> np.ndarray:
+        if self._sentences is None:
+            return query.sentence
+        return _rows_of(self._sentences, query.qid, self.options.sentence_dim).mean(0)
+
+    def _field(self, name: str, query: schema.Query, tokens: Sequence[Token]) -> Any:
+        limit = self.options.max_words
+        if name == "tree":
+            return _tree(query, tokens, limit)
+        if name == "static_words":
+            return word_mask(query.static, tokens, limit)
+        if name == "dynamic_words":
+            return ~word_mask(query.static, tokens, limit) & (np.arange(limit) < len(tokens))
+        if name == "content_words":
+            return word_mask(_content_words(query.text), tokens, limit)
+        if name == "dependencies":
+            graph, found = np.zeros((limit, limit), np.int32), _dependencies(query.text, tuple(tokens))
+            graph[: len(tokens), : len(tokens)] = found
+            return graph
+        if name == "query_chars":
+            return characters(tokens, self.options.characters, limit)
+        return self._subword_field(name, query)
+
+    def _subword_field(self, name: str, query: schema.Query) -> np.ndarray:
+        limit = self.options.max_subwords
+        found = self._subwords(query.text, limit)
+        real = np.arange(limit) < len(found.ids)
+        if name == "subword_mask":
+            return real
+        if name == "subwords":
+            ids = np.zeros(limit, np.int32)
+            ids[: len(found.ids)] = found.ids
+            return ids
+        special = [start == end for start, end in found.spans]
+        static = [_overlaps(span, query.static) for span in found.spans]
+        wanted = static if name == "subword_static" else [not word for word in static]
+        mask = np.zeros(limit, bool)
+        mask[: len(special)] = np.logical_or(special, wanted)
+        return mask
+
+
+_content_words = functools.lru_cache(maxsize=None)(content_words)
+_dependencies = functools.lru_cache(maxsize=None)(dependency_graph)
+
+
+def check_text(config, fields: Sequence[str]) -> None:
+    """Raises UserError where `config.text` cannot give the optional `fields`."""
+    options = config.text
+    if options.features:
+        aligned = [name for name in fields if name in _OF_WORDS]
+        if aligned:
+            raise UserError(
+                f"config.text.features replaces words by tokens of its own, and {config.model.name} needs "
+                f"{', '.join(aligned)}, which follow the words. Set config.text.features to '' and bring word "
+                "vectors."
+            )
+    if "subwords" in fields and not (options.encoder and options.encoder_dir):
+        raise UserError(
+            f"{config.model.name} reads the subwords of a text encoder. Set config.text.encoder to "
+            "'distilbert' or 'clip', and config.text.encoder_dir to the folder with its vocabulary and weights."
+        )
+
+
+def _opened(path: str, key: str) -> FeatureReader | None:
+    return open_features(Path(path).expanduser(), key) if path else None
+
+
+def _rows_of(reader: FeatureReader, qid: str, width: int) -> np.ndarray:
+    """The rows [n,width] of a query, filed under its id or, as Moment-DETR does, under 'qid' and the id."""
+    name = next((name for name in (qid, f"qid{qid}") if name in reader), None)
+    if name is None:
+        raise UserError(
+            f'{reader.path} has no features of the query "{qid}".{reader.spelling(qid)} Only annotated '
+            "sentences whose features were extracted can be read with it."
+        )
+    return read_rows(reader, name, width, normalize=False)
+
+
+def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
+    return any(span[0] < end and span[1] > start for start, end in others)
+
+
+def word_mask(spans: Sequence[tuple[int, int]], tokens: Sequence[Token], limit: int) -> np.ndarray:
+    """[limit] bool: the words that overlap one of the character spans."""
+    mask = np.zeros(limit, bool)
+    mask[: len(tokens)] = [_overlaps((token.start, token.end), spans) for token in tokens[:limit]]
+    return mask
+
+
+def _tree(query: schema.Query, tokens: Sequence[Token], limit: int) -> Tree:
+    """The unbatched semantic role tree over the words of one tokeniser."""
+
+    def nodes(spans, size):
+        masks = np.zeros((size, limit), bool)
+        for i, span in enumerate(spans):
+            masks[i] = word_mask([span], tokens, limit)
+        return masks
+
+    verbs, nouns = nodes(query.verbs, schema.MAX_VERBS), nodes(query.nouns, schema.MAX_NOUNS)
+    edges = np.zeros((schema.MAX_VERBS, schema.MAX_NOUNS), bool)
+    for verb, noun in query.edges:
+        edges[verb, noun] = verbs[verb].any() and nouns[noun].any()
+    return Tree(verb_words=verbs, noun_words=nouns, edges=edges)
+
+
+def field_shapes(config, sentence_dim: int) -> dict[str, Any]:
+    """Shape and dtype, without the batch axis, of the optional fields of a sentence."""
+    length, limit = config.text.max_words, config.text.max_subwords
+    v, n = schema.MAX_VERBS, schema.MAX_NOUNS
+    return {
+        "tree": Tree(verb_words=((v, length), bool), noun_words=((n, length), bool), edges=((v, n), bool)),
+        **{name: ((length,), bool) for name in _WORDS},
+        "dependencies": ((length, length), np.int32),
+        "query_chars": ((length, MAX_CHARACTERS), np.int32),
+        "subwords": ((limit,), np.int32),
+        **{name: ((limit,), bool) for name in _SUBWORDS[1:]},
+        "sentence": ((sentence_dim,), np.float32),
+    }

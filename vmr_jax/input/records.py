@@ -1,0 +1,209 @@
+"""From annotations to records: the TFDS builder that datasets with a folder of the user's files share."""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vmr_jax.data import annotations
+from vmr_jax.errors import UserError
+from vmr_jax.input import schema
+from vmr_jax.input.features import Concatenated, FeatureReader, open_features
+from vmr_jax.input.preparing import prepare_once
+from vmr_jax.text.parse import parse, parser_name
+
+log = logging.getLogger("vmr_jax")
+
+VERSION = "1.1.0"  # of the records; a change of content needs a new one
+
+# The optional fields of `Batch` that parsed sentences fill, with their shape in one query.
+TEXT_MODALITIES = {"tree": (), "static_words": (), "dynamic_words": ()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A dataset that is read from the user's folder.
+
+    Attributes:
+      name: folder of `data/`.
+      title: what it is, and where it was published.
+      files: options -> the annotation files that `read` will read; UserError lists the missing ones.
+      read: options -> `Annotations`.
+      fields: names of the options on which the records depend, apart from the files' content.
+      saliency_clips: most clips with saliency scores, 0 where there are none.
+    """
+
+    name: str
+    title: str
+    files: Callable[..., Sequence[Path]]
+    read: Callable[..., annotations.Annotations]
+    fields: tuple[str, ...] = ()
+    saliency_clips: int = 0
+
+
+def manual_dir(options) -> Path:
+    """`options.manual_dir`, the user's folder."""
+    return Path(options.manual_dir).expanduser()
+
+
+def beam_of(options) -> str:
+    """`options.beam`, the options of Apache Beam; a run from before there was the field prepares without it."""
+    return getattr(options, "beam", "")
+
+
+def open_manual_features(options, stream: str = "") -> FeatureReader:
+    """Opens the features that the user has.
+
+    Args:
+      options: has `manual_dir`, to which paths are relative; `features`, a path, or several as a tuple or with
+        commas between them, which are concatenated; `feature_key`, the name of the arrays in all of them;
+        `streams`, further streams by name: the path, then the shape of a row.
+      stream: the one to open, '' for `features`.
+    """
+    named, key = (options.streams[stream][0], "") if stream else (options.features, options.feature_key)
+    paths = named.split(",") if isinstance(named, str) else named
+    folder = manual_dir(options)
+    readers = [open_features(folder / Path(path.strip()).expanduser(), key) for path in paths]
+    return readers[0] if len(readers) == 1 else Concatenated(readers)
+
+
+def prepare(source: Source, options):
+    """Writes the records under `options.data_dir` unless they are there; returns their TFDS builder.
+
+    The records' folder is named by the content of the annotation files, the options and the parser, so
+    records of other files or options are never met. What was put right is said in the log.
+
+    Raises:
+      UserError: for missing or wrong annotation files, naming file and row.
+    """
+    data_dir = Path(options.data_dir).expanduser()
+    name = _fingerprint(source, options)
+    builder = prepare_once(
+        lambda: _builder_class()(source, options, name=name, data_dir=data_dir),
+        data_dir,
+        manual_dir(options),
+        beam_of(options),
+    )
+    _report(source, builder.info.metadata)
+    return builder
+
+
+def entry_points(source: Source) -> tuple[Callable, Callable, Callable]:
+    """`prepare`, `features` and `word_vectors` of a dataset's module, functions of `config.dataset`.
+
+    They are `prepare` with this source, `open_manual_features`, and one that returns None: the user brings word
+    vectors (config.text.vectors).
+    """
+    return functools.partial(prepare, source), open_manual_features, lambda options: None
+
+
+def read(source: Source, options) -> annotations.Annotations:
+    """Reads the annotations; UserError also for a split without queries."""
+    found = source.read(options)
+    for name, videos in found.splits.items():
+        if not videos:
+            raise UserError(
+                f'The split "{name}" of {source.name} has no queries. Bring annotations for it, or leave it '
+                "out."
+            )
+    return found
+
+
+def _fingerprint(source: Source, options) -> str:
+    """Of all that decides what the records hold."""
+    digest = hashlib.sha256(parser_name().encode())
+    for path in source.files(options):
+        digest.update(f"{path.name}\0".encode())  # of a user's own data it is the split
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    digest.update(repr([(field, getattr(options, field)) for field in source.fields]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _report(source: Source, metadata) -> None:
+    """Says in the log what was put right in the annotations, and who parsed them."""
+    dropped = metadata["dropped"]
+    parts = [
+        f"{len(dropped)} rows dropped, empty after clipping to the video"
+        + (f" ({', '.join(dropped[:10])}{', ...' if len(dropped) > 10 else ''})" if dropped else ""),
+        f"{metadata['clipped']} clipped",
+        *(f"{count} {what}" for what, count in metadata["counts"].items()),
+        f"parser: {metadata['parser']}",
+    ]
+    log.info("%s: %s", source.name, "; ".join(parts))
+
+
+def query_of(found: annotations.Sentence) -> schema.Query:
+    """A sentence with its roles and noun chunks."""
+    roles = _parsed(found.text)
+    return schema.Query(
+        **{field.name: getattr(found, field.name) for field in dataclasses.fields(found)},
+        verbs=roles.verbs,
+        nouns=roles.nouns,
+        edges=roles.edges,
+        static=roles.chunks,
+    )
+
+
+def _example(numbered: tuple[int, annotations.Video]) -> tuple[int, dict]:
+    """The key and the record of a video."""
+    number, video = numbered
+    queries = [query_of(found) for found in video.queries]
+    return number, schema.record(video.id, video.duration, queries, _where(video))
+
+
+def _where(video: annotations.Video) -> str:
+    return f"{video.source}, video {video.id}"
+
+
+_parsed = functools.lru_cache(maxsize=None)(parse)  # many sentences of these datasets occur more than once
+
+
+@functools.cache
+def _builder_class():
+    """The class is made on demand, so that importing this module does not import TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    class AnnotatedVideos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """One record per video, features apart. `info.metadata` holds the counts of `Annotations`."""
+
+        VERSION = tfds.core.Version(VERSION)
+        MANUAL_DOWNLOAD_INSTRUCTIONS = "See the README of the dataset."
+        url_infos = None  # nothing is downloaded, so there is no file of checksums to look for
+
+        def __init__(self, source: Source, options, name: str, data_dir: Path):
+            self._source, self._options = source, options
+            self.name = source.name
+            super().__init__(
+                config=tfds.core.BuilderConfig(name=name, description=source.title), data_dir=data_dir
+            )
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=self._source.title,
+                features=schema.feature_spec({}, saliency_clips=self._source.saliency_clips),
+                metadata=tfds.core.MetadataDict(),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            found = read(self._source, self._options)
+            self.info.metadata.update(
+                dropped=found.dropped, clipped=found.clipped, counts=found.counts, parser=parser_name()
+            )
+            return {name: self._generate_examples(videos) for name, videos in found.splits.items()}
+
+        def _generate_examples(self, videos):
+            if not beam_of(self._options):
+                return map(_example, enumerate(videos))
+            from vmr_jax.input.beam import mapped
+
+            for video in videos:  # what is wrong is said here, not by a worker
+                for query in video.queries:
+                    schema.check_query(query, video.duration, f"{_where(video)}, query {query.qid}")
+            return mapped(_example, videos)
+
+    return AnnotatedVideos

@@ -1,0 +1,77 @@
+"""`--mode=import`: an official PyTorch checkpoint becomes a run that can be evaluated and asked."""
+
+from pathlib import Path
+
+import flax
+import jax
+import numpy as np
+
+from vmr_jax.errors import UserError
+from vmr_jax.files import write_json, write_whole
+from vmr_jax.input.queries import FIRST_WORD
+from vmr_jax.models import model_class
+from vmr_jax.modes.inspect import abstract_variables
+from vmr_jax.torch_import import load, read_checkpoint
+from vmr_jax.training.checkpoint import Checkpoints
+from vmr_jax.training.experiment import BEST, CONFIG, Experiment, config_as_dict, first_difference
+from vmr_jax.training.writer import prepare_workdir
+
+
+def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
+    """Turns the official `checkpoint` of `config.model.name` into the best checkpoint of `workdir`.
+
+    Nothing is written before the file has been read and fits the config.
+
+    Raises:
+      UserError: without a file, for a folder that holds a run, for a file that is damaged, of another
+        architecture, or of other sizes than the config's.
+    """
+    if not checkpoint:
+        raise UserError("--mode=import needs --checkpoint=FILE, an official checkpoint of the architecture.")
+    if (workdir / CONFIG).exists():
+        raise UserError(f"{workdir} already holds a run. Choose another --workdir.")
+    variables = load(config.model.name, read_checkpoint(checkpoint))
+    wanted = abstract_variables(config, vocab_size=_vocab_size(config))
+    variables = {**_counters(wanted), **variables}
+    _check_sizes(wanted, variables, checkpoint)
+    prepare_workdir(workdir)
+    experiment = Experiment(config, workdir)
+    best = Checkpoints(workdir / BEST, keep=1)
+    position = {"step": 0, "value": 0.0, "imported": Path(checkpoint).name}
+    best.save(0, experiment.parallel.replicate(variables), position)
+    best.close()
+    write_whole(workdir / "metrics.jsonl", "")  # nothing was trained here; the report asks for it
+    write_json(workdir / CONFIG, config_as_dict(config))
+    count = sum(int(np.prod(leaf.shape)) for leaf in flax.traverse_util.flatten_dict(variables).values())
+    print(
+        f"{count:,} numbers of {checkpoint} are the checkpoint of {workdir}. Evaluate it with: "
+        f"python launch.py --mode=evaluate --workdir={workdir}"
+    )
+
+
+def _vocab_size(config) -> int:
+    """Of the vocabulary that the model has a table of; 0 where it has none, and the data stay closed."""
+    if config.text.trainable or model_class(config.model.name).needs_vocabulary:
+        return len(Experiment(config).vocabulary) + FIRST_WORD
+    return 0
+
+
+def _counters(wanted) -> dict:
+    """Collections of updates done, of which official checkpoints know nothing, at zero."""
+    return {
+        name: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+        for name, tree in wanted.items()
+        if all(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(tree))
+    }
+
+
+def _check_sizes(wanted, variables, checkpoint: str) -> None:
+    """Raises UserError where the checkpoint is of another size than the `wanted` variables of the config."""
+    other = first_difference(wanted, variables)
+    if other is not None:
+        path, ours, theirs = other
+        raise UserError(
+            f"{checkpoint} does not fit the config: {path} is {theirs} in it and {ours} in the config. "
+            "Choose the dataset and options that it was trained with, set the fields of config.model, or "
+            "give its vocabulary as config.text.vocabulary."
+        )

@@ -1,0 +1,85 @@
+"""The command: its flags, and for each `--mode` one file of this folder. `launch.py` and `vmr_jax` are this."""
+
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces it at every start
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from vmr_jax.errors import UserError
+
+# mode -> module of this folder and its function (config, workdir, **the flags it names)
+MODES = {
+    "train": ("train", "train", ()),
+    "evaluate": ("evaluate", "evaluate", ()),
+    "predict": ("predict", "predict", ("video", "query", "top")),
+    "inspect": ("inspect", "inspect", ()),
+    "import": ("importing", "import_checkpoint", ("checkpoint",)),
+    "check": ("check", "check", ()),
+    "index": ("index", "index", ("dtype", "uri")),
+    "search": ("search", "search", ("query", "video", "top")),
+    "serve": ("serve", "serve", ("host", "port", "videos")),
+    "score": ("score", "score", ("predictions",)),
+    "compare": ("compare", "compare", ()),  # (folders of runs, workdir)
+}
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:dataset[,option...]]", lock_config=True)
+flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>_<dataset> if not given.")
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+flags.DEFINE_string("video", None, "predict, search: id of a video of the dataset.")
+flags.DEFINE_string("query", None, "predict, search: the sentence.")
+flags.DEFINE_integer("top", 5, "predict, search: how many moments to print.")
+flags.DEFINE_string("checkpoint", None, "import: official PyTorch checkpoint.")
+flags.DEFINE_string("predictions", None, "score: file of Moment-DETR's, TVR's or CBP's format.")
+flags.DEFINE_string("dtype", None, "index: of the rows, if not config.retrieval.dtype.")
+flags.DEFINE_string("uri", None, "index: a Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
+flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on; other machines reach 0.0.0.0.")
+flags.DEFINE_integer("port", 8000, "serve: the port.")
+flags.DEFINE_string("videos", None, "serve: folder of video files named by video id, which the page plays.")
+
+
+def main(argv: list[str]) -> None:
+    """Resolves config and folder, then calls the one function of the mode."""
+    if len(argv) > 1 and FLAGS.mode != "compare":
+        raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
+    from vmr_jax import parallel
+    from vmr_jax.training import experiment
+
+    if not FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
+    parallel.initialise_hosts(FLAGS.mode)
+    module, function, names = MODES[FLAGS.mode]
+    run = getattr(importlib.import_module(f"vmr_jax.modes.{module}"), function)
+    if FLAGS.mode == "compare":
+        return run(argv[1:], FLAGS.workdir and Path(FLAGS.workdir))
+    if FLAGS.config is None and FLAGS.workdir is None:
+        raise UserError("Give --config=configs/NAME.py to train, or --workdir=DIR of a run.")
+    if FLAGS.config is None:
+        config = experiment.load_config(Path(FLAGS.workdir))
+    else:
+        config = experiment.given_config(FLAGS.config, FLAGS["config"].config_filename)
+    workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
+    run(config, workdir, **{name: FLAGS[name].value for name in names})
+
+
+def cli() -> None:
+    """Runs `main`; what the user can put right is printed without a traceback, exit status 2."""
+    logging.getLogger("vmr_jax").setLevel(logging.INFO)
+    logging.getLogger("vmr_jax").addHandler(logging.StreamHandler())
+    logging.getLogger("vmr_jax").propagate = False
+    try:
+        app.run(main, flags_parser=lambda argv: FLAGS(argv))
+    except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:
+        if not isinstance(error, UserError) and FLAGS.is_parsed():
+            raise  # a defect of ours, not of the command line
+        unknown = error.args and isinstance(error.args[0], KeyError)  # of ml_collections
+        print(f"error: {'the config has no field ' if unknown else ''}{error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,31 @@
+"""`--mode=search`: the best moments of an index for a sentence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vmr_jax.modes.index import open_index
+from vmr_jax.modes.predict import check_query
+from vmr_jax.retrieval.index import Found
+
+
+def search(config, workdir: Path, query: str | None, video: str | None, top: int) -> None:
+    """Prints the `top` moments for `query` in the corpus, or in `video` alone."""
+    query = check_query("search", query, top)
+    (found,) = open_index(config, workdir, [query]).search([query], k=top, video=video)
+    console = Console(width=None if Console().is_terminal else 100, highlight=False)
+    console.print(f'"{query}" in {video or "all videos"}', markup=False)
+    console.print(_table(found))
+
+
+def _table(found: Sequence[Found]) -> Table:
+    table = Table()
+    for column, justify in (("rank", "right"), ("video", "left"), ("start (s)", "right"), ("end (s)", "right")):
+        table.add_column(column, justify=justify)
+    table.add_column("score", justify="right")
+    for i, moment in enumerate(found, 1):
+        span = f"{moment.start:.2f}", f"{moment.end:.2f}"
+        table.add_row(str(i), moment.video, *span, f"{moment.score:.4f}")
+    return table

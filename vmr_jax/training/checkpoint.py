@@ -1,0 +1,198 @@
+"""Checkpoints with Orbax, and nothing about Orbax anywhere else.
+
+A run keeps two folders: `checkpoints/` with the newest states (to resume from) and `best/` with the variables
+of the best step by the validation metric (to evaluate, predict and search with). A save is a temporary
+folder that is renamed when it is complete, so a killed save is never seen; every leaf carries a checksum,
+so a damaged one is noticed and passed over for the newest good one. Several hosts share the folders: all of
+them call each function, the lead host writes, every host reads.
+"""
+
+import logging
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vmr_jax.errors import UserError
+from vmr_jax.files import disk_error
+from vmr_jax.parallel import is_lead_host, wait_for_hosts
+
+log = logging.getLogger("vmr_jax")
+
+_SPARE = 1 << 18  # bytes of a checkpoint that are not arrays, and of the run's other files
+
+
+class Checkpoints:
+    """The checkpoints of one folder, by step.
+
+    Args:
+      folder: created at the first save.
+      keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = Path(folder).absolute()
+        self._manager = None
+        self._keep = keep
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            )
+            handlers = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        return self._manager
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(self._open().all_steps())
+
+    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+        """Saves a state and a JSON position, replacing a checkpoint of the same step."""
+        self._require_space(state)
+        manager = self._open()
+        try:
+            if step in manager.all_steps():
+                manager.delete(step)
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    position=ocp.args.JsonSave({**position, "checksums": _checksums(state)}),
+                ),
+            )
+            manager.wait_until_finished()
+        except OSError as error:
+            raise disk_error(self.folder / str(step), error) from None
+        except Exception as error:
+            if _is_disk_trouble(error, self.folder):
+                raise UserError(
+                    f"The checkpoint {self.folder / str(step)} could not be written: {_first_line(error)}. "
+                    "What was saved before is intact; free space or fix permissions and give the same "
+                    "command again to resume."
+                ) from None
+            raise
+
+    def _require_space(self, state: Any) -> None:
+        """Fails before anything is written, because Orbax reports a full disk in many tracebacks."""
+        needed = sum(leaf.nbytes for _, leaf in _leaves(state)) + _SPARE
+        free = _free(self.folder)
+        if free < needed:
+            raise UserError(
+                f"The disk of {self.folder} is full: a checkpoint takes {needed / 2**20:.1f} MiB, "
+                f"{free / 2**20:.1f} MiB are free. What was saved before is intact; free space and give the "
+                "same command again to resume."
+            )
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
+        """Restores the newest good state (of `step`, if given) into an abstract tree with shardings.
+
+        Returns (state, position), or None where there is no checkpoint. A damaged one is moved aside and
+        the one before it is taken, with a warning; UserError where none is left.
+        """
+        steps = [s for s in self.steps() if step is None or s == step]
+        for candidate in reversed(steps):
+            self._refuse_other_model(candidate, abstract)
+            try:
+                return self._read(candidate, abstract)
+            except Exception as error:
+                log.warning(
+                    "The checkpoint %s is damaged (%s); moved aside, falling back to the one before it",
+                    self.folder / str(candidate),
+                    _first_line(error),
+                )
+                self._set_aside(candidate)
+        if steps:
+            raise UserError(
+                f"Every checkpoint in {self.folder} is damaged (steps {steps}; moved to "
+                f"{self.folder.with_name(self.folder.name + '-damaged')}). Train again in a new --workdir, or "
+                "restore the folder from a copy."
+            )
+        return None
+
+    def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        restored = self._open().restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()),
+        )
+        position = dict(restored["position"])
+        if _checksums(restored["state"]) != position.pop("checksums"):
+            raise ValueError("checksum mismatch")
+        # A fresh copy: restored buffers may be shared with the reader, and the state is donated later.
+        state = jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), restored["state"])
+        return state, position
+
+    def _refuse_other_model(self, step: int, abstract: Any) -> None:
+        """Raises UserError for a checkpoint of other shapes (another architecture or size)."""
+        try:
+            saved = self._open().item_metadata(step)["state"]
+            shapes = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(saved.tree)}
+        except Exception:
+            return  # damaged; reading it says how
+        wanted = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
+        if shapes and shapes != wanted:
+            name = next(n for n in sorted(shapes.keys() | wanted.keys()) if shapes.get(n) != wanted.get(n))
+            raise UserError(
+                f"The checkpoint {self.folder / str(step)} belongs to another architecture or size: {name} "
+                f"is {shapes.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this config. Use "
+                "the config it was trained with (config.json beside it), or another --workdir."
+            )
+
+    def _set_aside(self, step: int) -> None:
+        if is_lead_host():
+            aside = self.folder.with_name(self.folder.name + "-damaged")
+            aside.mkdir(exist_ok=True)
+            target = aside / str(step)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(self.folder / str(step), target)
+        wait_for_hosts(f"{self.folder.name} {step} set aside")
+        self._manager.reload()
+
+    def close(self) -> None:
+        """Releases the folder."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+
+def _checksums(state: Any) -> dict[str, int]:
+    return {
+        _name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1))
+        for path, leaf in _leaves(state)
+    }
+
+
+def _leaves(tree: Any) -> list:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _name(path) -> str:
+    parts = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path]
+    return "/".join(str(part) for part in parts)
+
+
+def _is_disk_trouble(error: Exception, folder: Path) -> bool:
+    text = str(error).lower()
+    words = ("no space left", "permission denied", "read-only", "resource_exhausted", "quota")
+    return any(word in text for word in words) or _free(folder) < 1 << 20
+
+
+def _free(folder: Path) -> int:
+    """Bytes left on the disk that holds `folder`, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,249 @@
+"""What every mode needs: a config becomes devices, data, vocabulary, model and loaders."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from vmr_jax import models
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.files import plain, write_json
+from vmr_jax.input import dataset as input_lib
+from vmr_jax.input.loader import Loader, groups_of_batch
+from vmr_jax.input.queries import FIRST_WORD
+from vmr_jax.input.spec import batch_spec, check_fields
+from vmr_jax.input.words import build_vocabulary, open_word_vectors
+from vmr_jax.parallel import Parallel
+from vmr_jax.training.checkpoint import Checkpoints
+from vmr_jax.types import Batch
+
+log = logging.getLogger("vmr_jax")
+
+CONFIG, VOCABULARY, BEST, CHECKPOINTS = "config.json", "vocabulary.json", "best", "checkpoints"
+
+
+def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
+    """Builds the architecture of `config.model`.
+
+    Args:
+      config: the resolved config.
+      vocab_size: of the training vocabulary, padding and unknown included; 0 where it is not known. It reaches
+        the architectures that need it, and those whose word vectors are trained.
+    """
+    fields = {k: v for k, v in config.model.items() if k != "name"}
+    if models.model_class(config.model.name).needs_vocabulary:
+        vocab_size = max(vocab_size, FIRST_WORD)
+    elif not config.text.trainable:
+        vocab_size = 0
+    return models.create(config.model.name, **fields, vocab_size=vocab_size, dtype=jnp.dtype(config.dtype))
+
+
+def abstract_variables(model, batch) -> dict[str, Any]:
+    """Shapes and dtypes of the variables from a batch or its spec; nothing is computed."""
+    return jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
+
+
+def initial_variables(model, batch, seed: int) -> dict[str, Any]:
+    """Initial variables from a batch or its spec, as host arrays; a function of (model, shapes, seed)."""
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+    variables = jax.jit(lambda key: model.init(key, batch, train=True))(jax.random.key(seed))
+    return jax.tree.map(np.asarray, variables)
+
+
+def with_text_encoder(config, variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables with the published weights of `config.text.encoder_dir` at 'params/text_encoder'."""
+    if not config.text.encoder_dir:
+        return variables
+    from vmr_jax.torch_import.text_encoders import initial_text_encoder
+
+    found = initial_text_encoder(config.text.encoder, Path(config.text.encoder_dir).expanduser())
+    params = variables["params"]
+    _check_encoder(config, params.get("text_encoder", {}), found)
+    return {**variables, "params": {**params, "text_encoder": found}}
+
+
+def _check_encoder(config, ours, theirs) -> None:
+    """Raises UserError where the published weights are not those of the architecture's text encoder."""
+    other = first_difference(ours, theirs)
+    if other is not None:
+        raise UserError(
+            f"The weights in {config.text.encoder_dir} do not fit {config.model.name}: text_encoder/{other[0]} "
+            f"is {other[2]} in them and {other[1]} in the config. Set the fields of config.model that "
+            "describe the text encoder, or give the folder that they describe."
+        )
+
+
+def first_difference(ours: Any, theirs: Any) -> tuple[str, Any, Any] | None:
+    """The first path of two trees with another shape: the path and both shapes, 'absent' where one lacks it."""
+    wanted, found = (flatten_dict(tree, sep="/") for tree in (ours, theirs))
+    for path in sorted(wanted.keys() | found.keys()):
+        shapes = [tree[path].shape if path in tree else "absent" for tree in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            return path, *shapes
+    return None
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    """Words in the order of their ids, from 2 on: a JSON list, or a JSON object of word -> id.
+
+    Of an object the ids 0 and 1 are padding and the unknown word and are left out.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} (config.text.vocabulary) cannot be read as JSON: {error}.") from None
+    if isinstance(content, dict):
+        content = [word for word, index in sorted(content.items(), key=lambda item: item[1]) if index > 1]
+    if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
+        raise UserError(
+            f"{path} (config.text.vocabulary) holds no vocabulary. Expected is a JSON list of words in the "
+            "order of their ids, from 2 on, or a JSON object of word -> id."
+        )
+    return content
+
+
+def given_config(config, path: str):
+    """The locked config of a --config flag; UserError where its file `path` does not exist."""
+    try:
+        return config.unlock().lock()  # the first touch reports a file that was not found
+    except OSError:
+        paths = Path("configs").glob("*.py")
+        known = sorted(str(file) for file in paths if file.stem not in ("__init__", "common"))
+        raise UserError(
+            f"The file that --config names ({path}) does not exist.{nearest(path, known)} There are: "
+            f"{', '.join(known)}."
+        ) from None
+
+
+def load_config(workdir: Path) -> ml_collections.ConfigDict:
+    """Reads the resolved config of a run; UserError where the folder holds none."""
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} holds no {CONFIG}, so it is not the --workdir of a run. Give the folder that a "
+            "training run printed at its end, or train first with --config."
+        )
+    config = ml_collections.ConfigDict(_tuples(json.loads(path.read_text(encoding="utf-8"))))
+    return config.lock()
+
+
+def config_as_dict(config) -> dict[str, Any]:
+    """The config as plain JSON types."""
+    return plain(config.to_dict())
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where a config has tuples."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+class Experiment:
+    """A config, opened.
+
+    Attributes:
+      config: resolved and locked.
+      parallel: the devices.
+      dataset: prepared, features checked.
+      vocabulary: training words.
+      model: the architecture.
+    """
+
+    def __init__(self, config, workdir: Path | None = None, sentences: Sequence[str] | None = ()):
+        """Opens everything; the vocabulary is read from `workdir` where a run has left one.
+
+        Args:
+          config: the resolved config.
+          workdir: folder of the run.
+          sentences: queries beyond the dataset's, whose word vectors will be asked for; None: any may come.
+        """
+        self.config = config
+        self.parallel = Parallel(config.parallel, config.num_devices)
+        self.parallel.check_batch_size(config.batch_size, "config.batch_size")
+        self.parallel.check_batch_size(config.evaluation.batch_size, "config.evaluation.batch_size")
+        make_model(config)  # a wrong name or hyper-parameter shows before any data is read
+        self.dataset = input_lib.Dataset(config.dataset, config.input)
+        self.vocabulary = self._open_vocabulary(workdir)
+        self.vectors = open_word_vectors(config, self.dataset, sentences)
+        self.model = make_model(config, len(self.vocabulary) + FIRST_WORD)
+        check_fields(config, self.model.requires())
+        self._check_groups()
+        self._loaders: dict[str, Loader] = {}
+
+    def _check_groups(self) -> None:
+        """Rows of one video stay on one device."""
+        rows = self.config.input.queries_per_video
+        expected = getattr(self.model, "queries_per_video", rows)
+        if rows != expected:
+            raise UserError(
+                f"config.input.queries_per_video is {rows}, and {self.config.model.name} reads "
+                f"{expected} (config.model.queries_per_video). Give both the same number."
+            )
+        if rows > 1:
+            groups = groups_of_batch(self.config.batch_size, rows)
+            self.parallel.check_batch_size(groups, "config.batch_size / config.input.queries_per_video")
+
+    def _open_vocabulary(self, workdir: Path | None) -> list[str]:
+        if workdir is not None and (workdir / VOCABULARY).is_file():
+            return json.loads((workdir / VOCABULARY).read_text(encoding="utf-8"))
+        if self.config.text.vocabulary:
+            vocabulary = _read_vocabulary(Path(self.config.text.vocabulary).expanduser())
+        else:
+            vocabulary = build_vocabulary(self.dataset.split("train"), self.config.text.tokenizer)
+        if workdir is not None:
+            write_json(workdir / VOCABULARY, vocabulary)
+        return vocabulary
+
+    def loader(self, split: str) -> Loader:
+        """The loader of a split, made once."""
+        if split not in self._loaders:
+            self._loaders[split] = Loader(
+                self.config,
+                self.dataset,
+                self.dataset.split(split),
+                self.vocabulary,
+                self.vectors,
+                self.model.requires(),
+            )
+        return self._loaders[split]
+
+    def evaluation_splits(self) -> list[str]:
+        """The splits of `config.evaluation.splits`, all but train where that is empty."""
+        named = list(self.config.evaluation.splits)
+        for name in named:
+            self.dataset.split(name)
+        return named or [name for name in self.dataset.split_names if name != "train"]
+
+    def initial_variables(self) -> dict[str, Any]:
+        """Initial variables from the shapes of a batch and the seed, and a published text encoder."""
+        return with_text_encoder(self.config, initial_variables(self.model, self._spec(), self.config.seed))
+
+    def abstract_variables(self) -> dict[str, Any]:
+        """Their shapes and dtypes; nothing is computed."""
+        return abstract_variables(self.model, self._spec())
+
+    def _spec(self) -> Batch:
+        """Of a small batch."""
+        rows = len(self.parallel.devices) * max(self.config.input.queries_per_video, 1)
+        return batch_spec(self.config, rows, self.model.requires())
+
+    def best_variables(self, workdir: Path) -> tuple[Any, dict[str, Any]]:
+        """The variables of the best step, on every device, and their position."""
+        abstract = self.parallel.abstract(self.abstract_variables())
+        best = Checkpoints(workdir / BEST, keep=1)
+        restored = best.restore(abstract)
+        best.close()
+        if restored is None:
+            raise UserError(
+                f"{workdir / BEST} holds no checkpoint: no evaluation of this run has finished yet. Let it "
+                "train on (the training command resumes it), or give another --workdir."
+            )
+        return restored

@@ -1,0 +1,91 @@
+"""The training step: a pure function of (state, batch), the same on any number of devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vmr_jax.models.base import GroundingModel
+from vmr_jax.parallel import sum_over_devices
+from vmr_jax.types import Batch
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes."""
+
+    step: jax.Array  # [] int32, updates done
+    params: Any
+    model_state: Any  # other collections, such as batch_stats
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes."""
+        return {"params": self.params, **self.model_state}
+
+
+def initial_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update."""
+    params = variables["params"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        model_state={k: v for k, v in variables.items() if k != "params"},
+        opt_state=optimizer.init(params),
+    )
+
+
+def make_step(
+    model: GroundingModel,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    steps_per_epoch: int,
+    seed: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the pure function (state, batch) -> (state, scalars).
+
+    The objective is the sum over terms of (sum over devices of sums) / (sum over devices of counts);
+    each device differentiates its own sums divided by the global counts, and gradients are summed, which
+    is the same on any number of devices.
+    """
+
+    def step(state: TrainState, batch: Batch):
+        epoch = state.step // steps_per_epoch
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def objective(params):
+            outputs, changed = model.apply(
+                {"params": params, **state.model_state},
+                batch,
+                train=True,
+                mutable=list(state.model_state),
+                rngs={"dropout": key},
+            )
+            terms = {
+                name: term.sum / jnp.maximum(sum_over_devices(jax.lax.stop_gradient(term.count)), 1.0)
+                for name, term in model.loss(outputs, batch, epoch=epoch).items()
+            }
+            return sum(terms.values()), (terms, changed)
+
+        gradients, (terms, changed) = jax.grad(objective, has_aux=True)(state.params)
+        gradients, terms = sum_over_devices((gradients, terms))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        scalars = {
+            "train/loss": sum(terms.values()),
+            **{f"train/{name}": value for name, value in terms.items()},
+            "train/grad_norm": optax.tree.norm(gradients),
+            "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        new_state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            model_state={**state.model_state, **changed},
+            opt_state=opt_state,
+        )
+        return new_state, scalars
+
+    return step
