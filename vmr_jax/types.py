@@ -1,8 +1,21 @@
 """The three things every part of the library exchanges: `Batch`, `Moments`, `Mean`.
 
-Axis letters, everywhere: B batch, T clips, L words, O objects per clip, V verbs, N nouns (of a
-semantic role tree; elsewhere N is candidate moments), K returned moments, D features, W word-vector
-width, H heads, S subwords, M annotated moments. Every padded axis has a mask; True marks what is real.
+Axis letters, one meaning each, in every docstring and shape assertion of the library:
+
+    B  rows of a batch, (video, query) pairs      T  clips of a video
+    L  words of a query                           S  subwords of a query
+    C  characters of a word                       D  numbers that describe a clip (its features)
+    W  numbers of a word vector                   O  objects in a clip
+    V  verbs of a role tree                       N  nouns of a role tree
+    A  annotated moments of a query               M  candidate moments of a video
+    G  clips along each side of a moment map      K  moments that are returned, best first
+    F  width of the layers of a network           E  width of a space shared by video and sentence
+    H  attention heads                            P  lengths of the candidates at one clip
+    R  clips that are read of a candidate         Y  steps of an episode
+    J  sentences of one video                     U  videos of a corpus
+    Q  queries of a split                         X  words of the vocabulary
+
+Every padded axis has a mask; True marks what is real. A file that needs another letter defines it at its top.
 """
 
 import chex
@@ -70,8 +83,8 @@ class Batch:
     subword_mask: Array | None = None  # [B,S] bool
     subword_static: Array | None = None  # [B,S] bool: of the static query, and the special ones
     subword_dynamic: Array | None = None  # [B,S] bool: of the dynamic query, and the special ones
-    windows: Array | None = None  # [B,M,2] float32 seconds, every annotated moment of the query
-    window_mask: Array | None = None  # [B,M] bool
+    windows: Array | None = None  # [B,A,2] float32 seconds, every annotated moment of the query
+    window_mask: Array | None = None  # [B,A] bool
     saliency: Array | None = None  # [B,T] float32, annotators' scores of a clip, summed; 0 where irrelevant
 
     def check(self) -> None:

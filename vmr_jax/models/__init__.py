@@ -6,12 +6,14 @@ import pkgutil
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 
+_NO_ARCHITECTURE = ("base", "card")  # files of this folder that the others share
+
 __all__ = ["CorpusRetriever", "DualEncoder", "GroundingModel", "architectures", "create", "model_class"]
 
 
 def architectures() -> list[str]:
     """Returns the names of all architectures: the files of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NO_ARCHITECTURE)
 
 
 def model_class(name: str) -> type[GroundingModel]:
