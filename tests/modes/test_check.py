@@ -18,7 +18,7 @@ from vmr_jax.configs import fvmr
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.schema import Query
-from vmr_jax.modes import check
+from vmr_jax.modes import check, check_annotations, check_features, check_problems
 from vmr_jax.training.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -160,14 +160,14 @@ def test_features_beyond_the_annotated_are_named_and_left_alone(folder, data_dir
 def test_rows_beyond_the_clips_and_the_room_of_the_cache(folder, data_dir):
     _, text = report_of(config_of(folder, data_dir, input__num_clips=25))
     assert "10 to 40, median 25; 2 videos averaged to 25 (config.input.num_clips)" in text
-    problems = check.Problems()
+    problems = check_problems.Problems()
     config = config_of(folder, data_dir, input__num_clips=2**17)
     # 2^18 rows, of which 2^17 are kept, of 2^10 float32 are 2^29 bytes for each of four videos.
-    measured = [check.Measured(v, 1.0, 2**18, 2**10, 0, -1, 0, (1.0,)) for v in "abcd"]
-    assert check._room(config, measured, problems)[0][1].startswith("2.0 GiB; ")
+    measured = [check_features.Measured(v, 1.0, 2**18, 2**10, 0, -1, 0, (1.0,)) for v in "abcd"]
+    assert check_features.room(config, measured, problems)[0][1].startswith("2.0 GiB; ")
     assert not problems.warnings
     # 2^17 rows of 2^40 float32 are 2^59 bytes.
-    check._room(config, [check.Measured("a", 1.0, 2**18, 2**40, 0, -1, 0, (1.0,))], problems)
+    check_features.room(config, [check_features.Measured("a", 1.0, 2**18, 2**40, 0, -1, 0, (1.0,))], problems)
     assert problems.warnings[0].startswith("The cache of the features takes 536,870,912.0 GiB and ")
 
 
@@ -396,8 +396,8 @@ def test_bad_files_are_gathered_and_their_list_ends_at_twenty(folder, data_dir):
 def test_duplicated_ids_are_named():
     queries = [Query(qid, "person sits", (0.0, 1.0)) for qid in ("a", "b", "a")]
     split = Split("train", [Video("V", 10.0, {})], queries, np.zeros(3, np.int32))
-    problems = check.Problems()
-    assert check._duplicates({"train": split}, problems) == "1"
+    problems = check_problems.Problems()
+    assert check_annotations.duplicates({"train": split}, problems) == "1"
     assert problems.warnings[0].startswith("1 query id not unique") and not problems.fatal
 
 
@@ -406,7 +406,7 @@ def test_measure_equals_the_definition(dtype):
     left, right = (np.random.default_rng(d).normal(size=(50, d)).astype(dtype) for d in (7, 5))
     left[3] = right[3] = right[4] = 0
     left[11, 2], right[20, 4] = np.nan, np.inf
-    found = check.measure("V", 25.0, [left, right])
+    found = check_features.measure("V", 25.0, [left, right])
     assert (found.rows, found.dim, found.seconds_per_row) == (50, 12, 0.5)
     # Row 4 is zero in one of the two sources alone.
     assert (found.bad_rows, found.first_bad, found.zero_rows) == (2, 11, 1)

@@ -16,7 +16,7 @@ import numpy as np
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation import significance
 from vmr_jax.evaluation.protocols import MomentRetrieval, means, nearest_iou
-from vmr_jax.reporting.page import EVALUATE, read_predictions, read_results
+from vmr_jax.reporting.run_files import EVALUATE, read_predictions, read_results
 from vmr_jax.training.experiment import load_config
 
 _RECORDED = 0.005  # percent, by which a recorded figure and a counted one may differ
@@ -200,6 +200,7 @@ def _compare_split(
     rows = [
         {
             "name": run.name,
+            "kind": "run",
             "metrics": dict(zip(metrics, (100.0 * found.mean(axis=0)).tolist())),
             "intervals": _by_metric(metrics, 100.0 * significance.bootstrap_interval(found, owner, seed)),
         }

@@ -17,6 +17,7 @@ STANDARD = (
 )
 MISSING = "—"
 INTERVAL_ENDS = ("  95% interval over videos, from", "                              to")
+TRIVIAL = ("whole video", "best span of the training prior", "random span")
 SANITY = {"blind": "blind (no video)", "shuffled": "shuffled video"}  # check -> name of its row
 _DATA = (
     "dataset",
@@ -60,14 +61,25 @@ def percent(value: float | None) -> str:
     return f"{value:.2f}" if is_number(value) else MISSING
 
 
-def is_sanity(row: Mapping) -> bool:
-    """True for a row of this run's checkpoint on videos that were hidden or shuffled."""
-    return row["name"] in SANITY.values()
+def row_kind(row: Mapping) -> str:
+    """The kind of a row of results.json.
 
+    - 'run': measured with this run's checkpoint;
+    - 'sanity': the same checkpoint on videos that were hidden or shuffled;
+    - 'trivial': a predictor that sees neither video nor sentence;
+    - 'published': quoted, from the row's 'source'.
 
-def is_published(row: Mapping) -> bool:
-    """True for a row of `results` that quotes a paper."""
-    return row["name"].startswith("published")
+    Rows without the field 'kind', of runs of version 0.1, are told apart by their names: any name that no
+    evaluation gives is that of a quoted row.
+    """
+    if "kind" in row:
+        return row["kind"]
+    name = row["name"]
+    if name in SANITY.values():
+        return "sanity"
+    if name in TRIVIAL:
+        return "trivial"
+    return "run" if name.endswith("(this run)") else "published"
 
 
 def results_table(results: Mapping) -> str:
@@ -176,7 +188,7 @@ def _block(name: str, split: Mapping, columns: Sequence[str]):
         table.add_row(
             *(Text(text) for text in (row["name"], *figures)),
             style="bold" if i == 0 else None,
-            end_section=bool(following) and is_published(following[0]) and not is_published(row),
+            end_section=bool(following) and row_kind(following[0]) == "published" != row_kind(row),
         )
         intervals = row.get("intervals") or {}
         for end, label in enumerate(INTERVAL_ENDS if set(intervals) & set(columns) else ()):

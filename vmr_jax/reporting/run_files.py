@@ -1,0 +1,136 @@
+"""The files of a run's working directory, read and checked."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vmr_jax.errors import UserError
+
+_TRAIN = "python launch.py --config=configs/<architecture>.py --workdir=DIR"
+EVALUATE = "python launch.py --mode=evaluate --workdir=DIR"
+FILES = {
+    "config.json": "the configuration, resolved",
+    "metrics.jsonl": "losses and validation metrics by step",
+    "results.json": "final metrics and protocol",
+    "predictions.jsonl": "ranked moments of every query",
+    "examples.json": "the queries drawn here",
+    "examples.npz": "their score pictures",
+    "timing.jsonl": "speed by step",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the files of a working directory hold; optional files that are absent are empty."""
+
+    results: Mapping
+    metrics: Sequence[Mapping]
+    config: Mapping
+    predictions: Sequence[Mapping]
+    examples: Sequence[Mapping]
+    pictures: Mapping[str, np.ndarray]
+    timing: Sequence[Mapping]
+    files: Sequence[str]
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+    """Reads every file of a run that its report shows.
+
+    Raises:
+      UserError: results.json or metrics.jsonl is missing, or a file is not what the writer of its name makes.
+    """
+    results = read_results(workdir)
+    metrics = read_file(workdir / "metrics.jsonl", _TRAIN)
+    _check_rows(workdir / "metrics.jsonl", metrics, ("step",))
+    predictions = read_predictions(workdir) if (workdir / "predictions.jsonl").exists() else []
+    examples = _optional(workdir / "examples.json", [])
+    _check_rows(workdir / "examples.json", examples, ("split", "qid", "kind"))
+    pictures = {}
+    if (workdir / "examples.npz").exists():
+        with np.load(workdir / "examples.npz", allow_pickle=False) as stored:
+            pictures = {name: stored[name] for name in stored.files}
+    return Run(
+        results=results,
+        metrics=metrics,
+        config=_optional(workdir / "config.json", {}),
+        predictions=predictions,
+        examples=examples,
+        pictures=pictures,
+        timing=_optional(workdir / "timing.jsonl", []),
+        files=[name for name in FILES if (workdir / name).exists()],
+    )
+
+
+def read_results(workdir: pathlib.Path) -> dict:
+    """The content of results.json; UserError where it is missing or not what the evaluation writes."""
+    results = read_file(workdir / "results.json", EVALUATE)
+    _check_results(workdir / "results.json", results)
+    return results
+
+
+def read_predictions(workdir: pathlib.Path) -> list[dict]:
+    """The rows of predictions.jsonl; UserError where it is missing or a row lacks a field."""
+    rows = read_file(workdir / "predictions.jsonl", EVALUATE)
+    needed = ("split", "qid", "vid", "query", "duration", "relevant_windows", "pred_relevant_windows")
+    _check_rows(workdir / "predictions.jsonl", rows, needed)
+    return rows
+
+
+def read_file(path: pathlib.Path, command: str):
+    """The content of a .json or .jsonl file of a run; UserError naming `command` where it is missing."""
+    if not path.exists():
+        raise UserError(f"{path} is missing, and is needed here. It is written by: {command}")
+    return _parse(path)
+
+
+def _optional(path: pathlib.Path, absent):
+    return _parse(path) if path.exists() else absent
+
+
+def _parse(path: pathlib.Path):
+    """The value of a .json file, or the list of the values of the lines of a .jsonl file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return _value(text, f"{path}")
+    *lines, last = text.split("\n")
+    # What follows the last line break was torn by a kill, unless it is whole.
+    rows = [_value(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    try:
+        return [*rows, json.loads(last)]
+    except json.JSONDecodeError:
+        return rows
+
+
+def _value(text: str, where: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: this is not JSON ({error}). Delete it and write the file again with: {EVALUATE}"
+        ) from error
+
+
+def _check_results(path: pathlib.Path, results) -> None:
+    splits = results.get("splits") if isinstance(results, dict) else None
+    if not isinstance(splits, dict) or not splits:
+        raise UserError(
+            f'{path}: the field "splits" must hold at least one evaluated split. Write the file again '
+            f"with: {EVALUATE}"
+        )
+    for name, split in splits.items():
+        _check_rows(path, [split], ("count", "rows"), f'split "{name}"')
+        _check_rows(path, split["rows"], ("name", "metrics"), f'split "{name}", row')
+        if not split["rows"]:
+            raise UserError(f'{path}, split "{name}": it has no row. Write the file again with: {EVALUATE}')
+
+
+def _check_rows(path: pathlib.Path, rows: Sequence, fields: Sequence[str], what: str = "record") -> None:
+    for i, row in enumerate(rows, 1):
+        for field in fields:
+            if not isinstance(row, dict) or field not in row:
+                raise UserError(
+                    f'{path}, {what} {i}: the field "{field}" is missing. Write the file again with: {EVALUATE}'
+                )
