@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmr_jax.layers.recurrent import GRU, LSTM, GRUCell, first_state, last_state
+from vmr_jax.layers.recurrent import GRU, LSTM, GRUCell, first_state, last_state, mean_state
 
 LENGTHS = np.array([5, 1, 3])
 MASK = np.arange(5) < LENGTHS[:, None]  # [B,L]
@@ -137,3 +137,9 @@ def test_cell_is_a_step_of_pytorchs(torch):
     np.testing.assert_allclose(cell.apply(variables, state, X[:, 0]), expected, atol=1e-6)
     shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), state, X[:, 0]))
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda x: x.shape, shapes)
+
+
+def test_mean_state_is_that_of_real_words():
+    states = jnp.float32([[[1, 2], [3, 4], [9, 9]], [[5, 5], [5, 5], [5, 5]]])
+    mask = jnp.array([[True, True, False], [False] * 3])
+    np.testing.assert_allclose(mean_state(states, mask), [[2, 3], [0, 0]])

@@ -3,13 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.recurrent import LSTM
-from vmr_jax.layers.sentence import SentenceVector
+from vmr_jax.layers.sentence import MeanState, SentenceVector
 
 BATCH = random_batch()
 
@@ -46,3 +47,8 @@ def test_errors():
         SentenceVector("lstn", 3).init(jax.random.key(0), BATCH)
     with pytest.raises(UserError, match="this batch has none"):
         SentenceVector("sentence", 3).init(jax.random.key(0), dataclasses.replace(BATCH, sentence=None))
+
+
+def test_a_bidirectional_lstm_has_an_even_width():
+    with pytest.raises(UserError, match="5 wide; it must be even"):
+        MeanState(5).init(jax.random.key(0), jnp.zeros((1, 2, 3)), jnp.ones((1, 2), bool))

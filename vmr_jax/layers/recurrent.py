@@ -183,3 +183,10 @@ def last_state(x: jax.Array, mask: jax.Array) -> jax.Array:
     last = jnp.maximum(mask.sum(1) - 1, 0)
     state = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     return jnp.where(mask[:, :1], state, 0)
+
+
+def mean_state(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B,L,D] and mask [B,L] -> [B,D], the mean over the real steps, in float32; zero where nothing is real."""
+    chex.assert_shape(mask, x.shape[:2])
+    total = jnp.where(mask[..., None], x.astype(jnp.float32), 0.0).sum(1)
+    return (total / jnp.maximum(mask.sum(1), 1)[:, None]).astype(x.dtype)

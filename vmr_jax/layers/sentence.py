@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from vmr_jax.errors import UserError, nearest
-from vmr_jax.layers.recurrent import LSTM, last_state
+from vmr_jax.layers.recurrent import LSTM, last_state, mean_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.types import Batch
 
@@ -49,3 +49,26 @@ class SentenceVector(nn.Module):
             return last_state(states, batch.query_mask)
         total = jnp.where(batch.query_mask[..., None], words, 0).sum(1)
         return total / jnp.maximum(batch.query_mask.sum(1), 1)[:, None].astype(self.dtype)
+
+
+class MeanState(nn.Module):
+    """A sentence from word vectors: the mean state of a bidirectional LSTM ('lstm').
+
+    Attributes:
+      features: F, width of the result; even, half for each direction.
+      dtype: dtype of the result.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, words: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B,L,W] and right-padded mask [B,L] -> [B,F]; zero without a word. UserError for an odd F."""
+        if self.features % 2:
+            raise UserError(
+                f"The bidirectional LSTM of the query is {self.features} wide; it must be even, half for each "
+                "direction."
+            )
+        states = LSTM(self.features // 2, bidirectional=True, dtype=self.dtype, name="lstm")(words, mask)
+        return mean_state(states, mask)

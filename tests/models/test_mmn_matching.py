@@ -1,4 +1,4 @@
-"""Metric learning on the 2D map. Expected numbers are derived in comments."""
+"""MMN's mutual matching, shared with VDI. Expected numbers are derived in comments."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ import pytest
 from batches import random_batch
 
 from vmr_jax.errors import UserError
-from vmr_jax.layers import metric_map
 from vmr_jax.layers.map2d import candidate_mask
+from vmr_jax.models import mmn
 
 E1, E2 = np.float32([1, 0]), np.float32([0, 1])
 CANDIDATES = np.array([[True, True], [False, True]])  # cells (0,0), (0,1), (1,1)
@@ -32,24 +32,24 @@ def two_clip_batch(spans, videos, real=None):
 
 
 def compared(moments, sentences):
-    """A Matching whose two spaces are the same."""
+    """Outputs whose two spaces are the same."""
     moments, sentences = jnp.float32(moments), jnp.float32(sentences)
-    return metric_map.match((moments, moments), (sentences, sentences), 10.0)
+    return mmn.match((moments, moments), (sentences, sentences), 10.0)
 
 
 def losses(matching, batch, **settings):
-    overlap = metric_map.overlaps(CANDIDATES, batch)
-    terms = metric_map.contrast_losses(matching, overlap, batch, **{**SETTINGS, **settings})
+    overlap = mmn.overlaps(CANDIDATES, batch)
+    terms = mmn.contrast_losses(matching, overlap, batch, **{**SETTINGS, **settings})
     return [float(term.value()) for term in terms]
 
 
 def test_overlaps_and_overlap_loss_by_hand():
     # [0, 3] of 4 s: IoU 2/3 with [0, 2], 3/4 with [0, 4], 1/4 with [2, 4].
     batch = two_clip_batch([[0, 3], [0, 3]], [0, 1], real=[True, False])
-    overlap = metric_map.overlaps(CANDIDATES, batch)
+    overlap = mmn.overlaps(CANDIDATES, batch)
     np.testing.assert_allclose(overlap[0], [2 / 3, 3 / 4, 1 / 4], rtol=1e-6)
-    matching = metric_map.Matching(jnp.float32([[0, 1, -2], [9, 9, 9]]), None, None, None)
-    term = metric_map.overlap_loss(matching, overlap, batch, 0.5, 1.0)
+    matching = mmn.Outputs(jnp.float32([[0, 1, -2], [9, 9, 9]]), None, None, None)
+    term = mmn.overlap_loss(matching, overlap, batch, 0.5, 1.0)
     # Targets (IoU - 0.5) / 0.5: 1/3, 1/2, 0. Losses: log 2; log(1 + e) - 1/2; log(1 + 1/e^2).
     expected = np.log(2) + np.log(1 + np.e) - 0.5 + np.log(1 + np.exp(-2))
     np.testing.assert_allclose(term.sum, expected, rtol=1e-6)
@@ -114,7 +114,7 @@ def test_contrast_of_fillers_alone_is_finite():
     matching = compared([[E1, E2, -E1], [E2, E1, E1]], [E1, E2])
 
     def total(matching):
-        terms = metric_map.contrast_losses(matching, metric_map.overlaps(CANDIDATES, batch), batch, **SETTINGS)
+        terms = mmn.contrast_losses(matching, mmn.overlaps(CANDIDATES, batch), batch, **SETTINGS)
         return sum(term.sum for term in terms)
 
     value, gradient = jax.value_and_grad(total)(matching)
@@ -125,45 +125,35 @@ def test_contrast_of_fillers_alone_is_finite():
 def test_score_ranking_and_map():
     # Halves of 1 + cosine: .25, 1, 0 (a cosine of -1 that rounding has left below); sigmoid(0) = .5,
     # sigmoid(log 3) = .75. Score: .25^.5 * .5 = .25; .75; 0.
-    matching = metric_map.Matching(
-        jnp.float32([[0, np.log(3), 5]]), jnp.float32([[-0.5, 1, -1.0000001]]), None, None
-    )
-    scores = metric_map.product_score(matching, 0.5)
+    matching = mmn.Outputs(jnp.float32([[0, np.log(3), 5]]), jnp.float32([[-0.5, 1, -1.0000001]]), None, None)
+    scores = mmn.product_score(matching, 0.5)
     np.testing.assert_allclose(scores, [[0.25, 0.75, 0]], rtol=1e-6)
-    moments = metric_map.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 2)
+    moments = mmn.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 2)
     np.testing.assert_allclose(moments.spans, [[[0, 4], [0, 2]]])
     np.testing.assert_allclose(moments.scores, [[0.75, 0.25]], rtol=1e-6)
-    chex.assert_shape(metric_map.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 0).spans, (1, 3, 2))
-    np.testing.assert_allclose(
-        metric_map.score_map(scores, CANDIDATES), [[[0.25, 0.75], [np.nan, 0]]], rtol=1e-6
-    )
+    chex.assert_shape(mmn.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 0).spans, (1, 3, 2))
+    np.testing.assert_allclose(mmn.score_map(scores, CANDIDATES), [[[0.25, 0.75], [np.nan, 0]]], rtol=1e-6)
 
 
 def test_joined_vectors_are_the_linear_part_of_the_log_score():
     """At cosines of 0, the derivatives of log score are the factors of the dot product."""
 
     def log_score(contrast, overlap):
-        matching = metric_map.Matching(10 * overlap[None, None], contrast[None, None], None, None)
-        return jnp.log(metric_map.product_score(matching, 0.3))[0, 0]
+        matching = mmn.Outputs(10 * overlap[None, None], contrast[None, None], None, None)
+        return jnp.log(mmn.product_score(matching, 0.3))[0, 0]
 
     by_contrast, by_overlap = jax.grad(log_score, argnums=(0, 1))(jnp.float32(0), jnp.float32(0))
     rng = np.random.default_rng(0)
     moments, sentences = (rng.normal(size=(2, 4, 3)).astype(np.float32) for _ in range(2))
-    joined = metric_map.joined_sentence(tuple(sentences), 0.3, 10.0)
-    dot = np.einsum("bd,bd->b", joined, metric_map.joined_moments(tuple(moments)))
+    joined = mmn.joined_sentence(tuple(sentences), 0.3, 10.0)
+    dot = np.einsum("bd,bd->b", joined, mmn.joined_moments(tuple(moments)))
     overlap, contrast = np.einsum("kbc,kbc->kb", moments, sentences)
     np.testing.assert_allclose(dot, by_overlap * overlap + by_contrast * contrast, rtol=1e-5)
 
 
-def test_mean_state_is_that_of_real_words():
-    states = jnp.float32([[[1, 2], [3, 4], [9, 9]], [[5, 5], [5, 5], [5, 5]]])
-    mask = jnp.array([[True, True, False], [False] * 3])
-    np.testing.assert_allclose(metric_map.mean_state(states, mask), [[2, 3], [0, 0]])
-
-
 def test_moment_map_is_of_unit_vectors():
     clips = jax.random.normal(jax.random.key(0), (2, 6, 5))
-    module = metric_map.MomentMap(6, (4, 1), 8, 3, 2, 7)
+    module = mmn.MomentMap(6, (4, 1), 8, 3, 2, 7)
     real = jnp.array([True, True])
     variables = module.init(jax.random.key(1), clips, real, train=False)
     found = module.apply(variables, clips, real, train=False)
@@ -175,6 +165,4 @@ def test_moment_map_is_of_unit_vectors():
 
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="7 rows of the batch, which videos with 2 queries"):
-        metric_map.first_of_video(jnp.zeros((7, 3)), 2)
-    with pytest.raises(UserError, match="5 wide; it must be even"):
-        metric_map.MeanState(5).init(jax.random.key(0), jnp.zeros((1, 2, 3)), jnp.ones((1, 2), bool))
+        mmn.first_of_video(jnp.zeros((7, 3)), 2)
