@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from vmr_jax.text import parse as parse_lib
-from vmr_jax.text.parse import Roles, content_words, parse, parser_name
+from vmr_jax.text.parse import content_words, parse, parser_name
+from vmr_jax.text.roles import Roles
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data"

@@ -2,10 +2,10 @@
 
 CMIN (Zhang et al., SIGIR 2019) convolves the words of a query along such a graph. Its authors took theirs from
 Stanford CoreNLP. Here spaCy parses where an English model is installed; otherwise rules read the graph off the
-tags and noun chunks of `vmr_jax.text.parse`: clauses first, then subjects, objects, prepositional phrases, and
-what is within a chunk. Either way the graph is a tree over the words of one tokeniser. Its relations are those
-of Universal Dependencies 1 ("on the shelf" hangs from the verb by its noun, and "on" from "shelf"), but that a
-copula is the head of its clause, as in spaCy's parses.
+tags of `vmr_jax.text.tagging` and the noun chunks of `vmr_jax.text.frames`: clauses first, then subjects,
+objects, prepositional phrases, and what is within a chunk. Either way the graph is a tree over the words of one
+tokeniser. Its relations are those of Universal Dependencies 1 ("on the shelf" hangs from the verb by its noun,
+and "on" from "shelf"), but that a copula is the head of its clause, as in spaCy's parses.
 """
 
 import dataclasses
@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vmr_jax.text import parse as roles
+from vmr_jax.text.frames import is_governed, is_predicate, noun_chunks, subject_chunk
+from vmr_jax.text.parse import SPACY_MODELS
+from vmr_jax.text.tagging import BE, PREPOSITIONS, PUNCTUATION, tagged_tokens, textblob_tagger
 from vmr_jax.text.tokenize import Token
 
 # id - 1 -> name; 0 is no relation. 1 is a word to itself. The official code of CMIN reads its 40 ids from a
@@ -109,7 +111,7 @@ def _parser() -> Callable[[str], tuple[list[tuple[int, int]], list[Arc]]]:
         import spacy
     except ImportError:
         return _parse_by_rules
-    for model in roles.SPACY_MODELS:
+    for model in SPACY_MODELS:
         if spacy.util.is_package(model):
             pipeline = spacy.load(model)
             return lambda text: arcs_of_doc(pipeline(text))
@@ -190,9 +192,9 @@ _CLAUSE_ENDS = (",", ".", ":", "", "CC", "RB", "IN", "TO")
 
 
 def _parse_by_rules(text: str) -> tuple[list[tuple[int, int]], list[Arc]]:
-    tokens, tags = roles._tagged_tokens(text, roles.textblob_tagger())
+    tokens, tags = tagged_tokens(text, textblob_tagger())
     arcs = _Tree(tags).arcs()
-    words = [i for i in range(len(tokens)) if not roles._PUNCTUATION.fullmatch(tokens[i].text)]
+    words = [i for i in range(len(tokens)) if not PUNCTUATION.fullmatch(tokens[i].text)]
     place = {i: n for n, i in enumerate(words)}
     place[-1] = -1
     return [(tokens[i].start, tokens[i].end) for i in words], [(place[arcs[i][0]], arcs[i][1]) for i in words]
@@ -203,8 +205,8 @@ class _Tree:
 
     def __init__(self, tags):
         self.t = tags
-        self.chunks = roles._chunks(tags)
-        self.verbs = [i for i in range(len(tags)) if roles._is_predicate(tags, i)]
+        self.chunks = noun_chunks(tags)
+        self.verbs = [i for i in range(len(tags)) if is_predicate(tags, i)]
         self.head_of_chunk = [a if tags[a] == "PRP" else b - 1 for a, b in self.chunks]
         self.head: dict[int, Arc] = {}
         self.clause = {v: self._clause(v) for v in self.verbs}  # verb -> relation, 'main' for the chief ones
@@ -252,7 +254,7 @@ class _Tree:
         """The chunk right before a verb that can be its subject, but not through a relative pronoun."""
         if self.t.word(self._first(v) - 1) in _RELATIVE:
             return None
-        return roles._subject(self.t, v, self.chunks)
+        return subject_chunk(self.t, v, self.chunks)
 
     def _before(self, v: int) -> int:
         """The position before a clause, its subject included."""
@@ -330,13 +332,13 @@ class _Tree:
         begin = max((w for w in self.main if w < v), default=-1)
         for c in reversed(range(len(self.chunks))):
             a, b = self.chunks[c]
-            if begin < a and b <= v and not roles._is_governed(t, a) and t.at(a - 1) not in ("IN", "TO"):
+            if begin < a and b <= v and not is_governed(t, a) and t.at(a - 1) not in ("IN", "TO"):
                 return c
         return None
 
     def _is_passive(self, v: int) -> bool:
         words = self.t.words[self._first(v) : v]
-        return self.t[v] in ("VBN", "VBD") and any(word in roles._BE for word in words)
+        return self.t[v] in ("VBN", "VBD") and any(word in BE for word in words)
 
     # Chunks.
 
@@ -361,9 +363,7 @@ class _Tree:
     def _prepositions(self, start: int) -> list[int]:
         """The prepositions right before a chunk: "out of the box" has two."""
         found, i = [], start - 1
-        while (self.t.word(i) in roles._PREPOSITIONS or self.t.at(i) in ("IN", "TO")) and not self._is_particle(
-            i
-        ):
+        while (self.t.word(i) in PREPOSITIONS or self.t.at(i) in ("IN", "TO")) and not self._is_particle(i):
             found.append(i)
             i -= 1
         return found
@@ -403,7 +403,7 @@ class _Tree:
 
     def _object(self, c: int, noun: int, verb: int) -> None:
         objects = [w for w, arc in self.head.items() if arc == (verb, "dobj")]
-        if self.t.word(verb) in roles._BE:
+        if self.t.word(verb) in BE:
             self.attach(noun, verb, "xcomp")
         elif not objects:
             self.attach(noun, verb, "dobj")
@@ -451,7 +451,7 @@ class _Tree:
         if i in self.verbs:
             return
         if tag.startswith(("VB", "MD")):
-            passive = right is not None and t.word(i) in roles._BE and self._is_passive(right)
+            passive = right is not None and t.word(i) in BE and self._is_passive(right)
             self.attach(i, right, "auxpass" if passive else "aux")
         elif t.word(i) in ("not", "n't"):
             self.attach(i, near if near is not None else right, "neg")
@@ -477,5 +477,5 @@ class _Tree:
             self.attach(i, self.root, "cc")
         elif tag == "UH":
             self.attach(i, self.root, "discourse")
-        elif roles._PUNCTUATION.fullmatch(t.word(i)):
+        elif PUNCTUATION.fullmatch(t.word(i)):
             self.attach(i, self.root, "punct")
