@@ -225,10 +225,13 @@ _SPLITS = {
     ("tvr", ""): ("val", ("val",)),
 }
 
-# dataset -> fields of config.evaluation. DiDeMo and TEMPO rank all 21 segments; QVHighlights' mAP reads ten.
+# dataset -> fields of config.evaluation. DiDeMo and TEMPO rank all 21 segments and count as their authors do;
+# TVR's authors count four n in the corpus; QVHighlights' mAP reads ten moments.
+_CONSENSUS = {"protocol": "consensus", "select_by": "Rank@1", "keep": 21, "nms_threshold": 1.0}
 _EVALUATION = {
-    "didemo": {"keep": 21, "nms_threshold": 1.0},
-    "tempo": {"keep": 21, "nms_threshold": 1.0},
+    "didemo": _CONSENSUS,
+    "tempo": {**_CONSENSUS, "top_n": (1, 3, 5)},
+    "tvr": {"corpus_top_n": (1, 5, 10, 100)},
     "qvhighlights": {"keep": 10},
     "tacos": {"thresholds": (0.1, 0.3, 0.5)},
 }

@@ -23,10 +23,11 @@ from vmr_jax.data.annotations import (
 )
 from vmr_jax.errors import UserError
 from vmr_jax.input.records import manual_dir
+from vmr_jax.input.schema import CHUNK_SECONDS
+from vmr_jax.input.schema import CHUNKS as MOST_CHUNKS
 
 QUERY_FILES = {"train": "train_data.json", "val": "val_data.json", "test": "test_data.json"}
-CHUNK_SECONDS = 5.0
-CHUNKS = (5, 6)  # that a video can have
+CHUNKS = (MOST_CHUNKS - 1, MOST_CHUNKS)  # that a video can have
 
 _SOURCE = (
     "All three are in the repository LocalizingMoments of Hendricks et al., folder data (DiDeMo, ICCV 2017)."

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_evaluate import OPTIONS, PROTOCOL, split_of
+from test_evaluate import OPTIONS, PROTOCOL, Sum, split_of
 from tiny import tiny_config
 
 from vmr_jax.errors import UserError
@@ -93,10 +93,12 @@ def test_discounted_recall_where_asked_for():
     spans = np.asarray([[[0.0, 15.0], [0.0, 10.0]], [[12.0, 20.0], [0.0, 10.0]]])
     found = protocol.finish(split, PROTOCOL.ranked(spans, np.zeros((2, 2))))
     # First: IoU 10/15, a hit, its end off by 5 of 20 s: 0.75. Second: a miss, then the annotated moment itself.
-    values = protocol.score(split, found)
+    values = found.metrics()
     assert values["dR@1,IoU=0.5"] == pytest.approx(37.5)
     assert values["dR@2,IoU=0.5"] == pytest.approx(87.5)
-    assert PROTOCOL.score(split, found) == means(found.values)
+    plain = PROTOCOL.finish(split, PROTOCOL.ranked(spans, np.zeros((2, 2)))).metrics()
+    assert plain == {name: value for name, value in values.items() if not name.startswith("dR@")}
+    assert protocol.metric_names() == list(values)
     assert "dR@1,IoU=0.5" in trivial_rows(protocol, split, split, 0)["whole video"]
 
 
@@ -109,7 +111,7 @@ def test_nms_below_each_threshold():
     moments = Moments(
         spans=jnp.asarray([[[0.0, 10.0], [0.0, 5.0], [20.0, 30.0]]]), scores=jnp.asarray([[3.0, 2.0, 1.0]])
     )
-    kept = protocol._kept(moments)
+    kept = protocol.kept(moments)
     np.testing.assert_array_equal(kept["spans"][0], [[[0, 10], [20, 30]], [[0, 10], [0, 5]]])
     # [0,5] is the annotated moment: its IoU with [0,10] is 0.5, so at m = .3 the first hits, at .7 the second.
     found = protocol.finish(split_of([(0, 5)]), {name: np.asarray(x) for name, x in kept.items()})
@@ -225,7 +227,7 @@ def test_corpus_by_chance(data_dir):
 def test_an_architecture_without_videos_is_refused(data_dir):
     experiment = Experiment(tiny_config(data_dir))
     with pytest.raises(UserError, match="finds moments in a given video only"):
-        protocol_with(Corpus).prepare(experiment.model, experiment.dataset.split("val"))
+        protocol_with(Corpus).prepare(Sum(), experiment.dataset.split("val"))
 
 
 def test_unknown_metric_names_the_nearest():

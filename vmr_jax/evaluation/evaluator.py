@@ -8,16 +8,11 @@ import jax
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest
-from vmr_jax.evaluation.protocols import (
-    Corpus,
-    Predictions,
-    make_protocol,
-    means,
-)
+from vmr_jax.evaluation.protocols import Corpus, Predictions, make_protocol
+from vmr_jax.evaluation.rows import SANITY
 from vmr_jax.input.loader import Loader, filled_batches
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import Parallel, host_rows
-from vmr_jax.reporting import tables
 from vmr_jax.types import Batch
 
 log = logging.getLogger("vmr_jax")
@@ -26,7 +21,7 @@ log = logging.getLogger("vmr_jax")
 class Evaluator:
     """Scores variables on splits; compiled once, used after every epoch and at the end."""
 
-    def __init__(self, config, model: GroundingModel, parallel: Parallel):
+    def __init__(self, config: Any, model: GroundingModel, parallel: Parallel):
         self.config, self.model, self.parallel = config, model, parallel
         self.protocol = make_protocol(config.evaluation)
         self.batch_size = config.evaluation.batch_size
@@ -46,7 +41,7 @@ class Evaluator:
         return self.parallel.map_examples(lambda state, batch: function(self.model, state, batch))
 
     def score(self, variables: Any, batch: Batch) -> dict[str, np.ndarray]:
-        """What the protocol collects of a batch, B rows, of moments in its own videos.
+        """Returns what the protocol collects of a batch, B rows, of moments in its own videos.
 
         Of several hosts each gives its own rows and gets all of them.
         """
@@ -75,12 +70,12 @@ class Evaluator:
 
     def metrics(self, variables: Any, loader: Loader) -> dict[str, float]:
         """The protocol's metrics in percent on the loader's split."""
-        return means(self.run(variables, loader).values)
+        return self.run(variables, loader).metrics()
 
     def sanity(self, variables: Any, loader: Loader) -> dict[str, dict[str, float]]:
         """Metrics of the same variables on videos that are hidden or shuffled: a row of each check."""
         return {
-            tables.SANITY[shown]: self.protocol.score(loader.split, self.run(variables, loader.showing(shown)))
+            SANITY[shown]: self.run(variables, loader.showing(shown)).metrics()
             for shown in self.config.evaluation.sanity
         }
 
@@ -97,16 +92,10 @@ def _joined(batches: Sequence[Any], count: int) -> Any:
     return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *batches)
 
 
-def _check_sanity(checks) -> None:
+def _check_sanity(checks: Sequence[str]) -> None:
     for shown in checks:
-        if shown not in tables.SANITY:
+        if shown not in SANITY:
             raise UserError(
-                f'config.evaluation.sanity names "{shown}".{nearest(shown, tables.SANITY)} Known: '
-                f"{', '.join(tables.SANITY)}; () runs none."
+                f'config.evaluation.sanity names "{shown}".{nearest(shown, SANITY)} Known: '
+                f"{', '.join(SANITY)}; () runs none."
             )
-
-
-# --- trivial rows ---------------------------------------------------------------------------------
-
-
-# --- results --------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 R@n,IoU=m (Gao et al. 2017), mIoU, dR@n,IoU=m (Yuan et al. 2021), the ranking of 21 segments of DiDeMo and TEMPO
 (Hendricks et al. 2017, 2018), moments in a corpus (TVR, Lei et al. 2020), several moments and highlights
 (QVHighlights, Lei et al. 2021). Everything is in percent. Spans are seconds. All functions take every query at
-once: Q queries, K ranked moments, W annotated moments; padding is said where it is allowed.
+once: Q queries, K ranked moments, A annotated moments, T clips, Z annotators of their saliency, I IoUs
+at which a hit is asked for; padding is said where it is allowed.
 
 Metrics of subsets of the queries come as `Groups`, name of the subset -> metrics; the first is the headline.
 """
@@ -92,7 +93,21 @@ def discounted_recall(
     thresholds: tuple[float, ...],
     strict: bool,
 ) -> dict[str, float]:
-    """dR@n,IoU=m: a hit counts (1 - |start error| / duration) (1 - |end error| / duration).
+    """dR@n,IoU=m in percent: the means of `discounted_values`, which has the arguments."""
+    values = discounted_values(spans, ious, truth, durations, top_n, thresholds, strict)
+    return {name: 100.0 * _mean(column) for name, column in values.items()}
+
+
+def discounted_values(
+    spans: np.ndarray,
+    ious: np.ndarray,
+    truth: np.ndarray,
+    durations: np.ndarray,
+    top_n: tuple[int, ...],
+    thresholds: tuple[float, ...],
+    strict: bool,
+) -> dict[str, np.ndarray]:
+    """A hit as (1 - |start error| / duration) (1 - |end error| / duration), else 0; [Q] of each dR@n,IoU=m.
 
     The pair is that of the best-ranked hit among the first n (Yuan et al. 2021; for n = 1 also CPL's code). An
     error longer than the video counts as its length.
@@ -108,13 +123,13 @@ def discounted_recall(
     """
     errors = np.abs(np.asarray(spans, np.float64) - truth[:, None, :]) / durations[:, None, None]
     discount = np.maximum(1.0 - errors, 0.0).prod(axis=-1)  # [Q,K]
-    metrics = {}
+    values = {}
     for n in top_n:
         for m in thresholds:
             hits = hit(ious[:, :n], m, strict)
             first = np.take_along_axis(discount, hits.argmax(axis=1)[:, None], axis=1)[:, 0]
-            metrics["d" + recall_name(n, m)] = 100.0 * _mean(np.where(hits.any(axis=1), first, 0.0))
-    return metrics
+            values["d" + recall_name(n, m)] = np.where(hits.any(axis=1), first, 0.0)
+    return values
 
 
 def _mean(values: np.ndarray) -> float:
@@ -134,7 +149,7 @@ def segment_values(
     annotators or more, TEMPO three. A segment that is not ranked has rank 21.
 
     Args:
-      ranking: [Q,R,2] int, first and last chunk (inclusive) of the segments, best first; -1 past the last.
+      ranking: [Q,K,2] int, first and last chunk (inclusive) of the segments, best first; -1 past the last.
       annotated: [Q,A,2] int, the same of every annotator; -1 past the last.
       top_n: the n of Rank@n.
       agree: how many annotators count.
@@ -142,7 +157,7 @@ def segment_values(
     Source: Hendricks et al. 2017, "Localizing Moments in Video with Natural Language".
     """
     given = annotated[..., 0] >= 0
-    same = (annotated[:, :, None] == ranking[:, None]).all(axis=-1)  # [Q,A,R]
+    same = (annotated[:, :, None] == ranking[:, None]).all(axis=-1)  # [Q,A,K]
     ranks = np.where(same.any(axis=-1), same.argmax(axis=-1) + 1, SEGMENTS)
     ious = iou(ranking[:, :1] + _INCLUSIVE, annotated + _INCLUSIVE)
     rank = _mean_of_lowest(np.where(given, ranks, np.nan), agree)
@@ -186,6 +201,7 @@ def corpus_values(
     windows: np.ndarray,
     top_n: tuple[int, ...] = (1, 5, 10, 100),
     thresholds: tuple[float, ...] = (0.5, 0.7),
+    strict: bool = False,
 ) -> dict[str, np.ndarray]:
     """Which queries [Q] find their moment, or video, among the first n.
 
@@ -196,9 +212,10 @@ def corpus_values(
       task: one of `TASKS`.
       right: [Q,K] whether a moment is of the query's video; False past the last.
       spans: [Q,K,2] seconds, best first.
-      windows: [Q,W,2] annotated moments, zeros past the last.
+      windows: [Q,A,2] annotated moments, zeros past the last.
       top_n: the n of R@n.
       thresholds: the m of IoU=m.
+      strict: whether a hit needs IoU > m instead of IoU >= m, as theirs.
 
     Source: Lei et al. 2020, "TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval". Their evaluator
     computes in float32, which decides ties at a threshold, so this does too.
@@ -207,10 +224,10 @@ def corpus_values(
         return {f"VR-R@{n}": right[:, :n].any(axis=1) for n in top_n}
     place = np.cumsum(right, axis=1) if task == "SVMR" else 1 + np.arange(right.shape[1])[None]
     needed = np.where((_length(windows) > 0).sum(axis=1) >= 4, 2, 1)
-    ious = iou(spans[:, :, None], windows[:, None], np.float32)  # [Q,K,W]
+    ious = iou(spans[:, :, None], windows[:, None], np.float32)  # [Q,K,A]
     values = {}
     for m in thresholds:
-        met = right & ((ious >= m).sum(axis=-1) >= needed[:, None])
+        met = right & (hit(ious, m, strict).sum(axis=-1) >= needed[:, None])
         for n in top_n:
             values[f"{task}-{recall_name(n, m)}"] = (met & (place <= n)).any(axis=1)
     return values
@@ -235,7 +252,7 @@ def detection_metrics(spans: np.ndarray, scores: np.ndarray, windows: np.ndarray
     Args:
       spans: [Q,K,2] seconds, best first.
       scores: [Q,K], -inf past the last moment.
-      windows: [Q,W,2] annotated moments, zeros past the last.
+      windows: [Q,A,2] annotated moments, zeros past the last.
       keep: how many moments count for mAP.
 
     Source: Lei et al. 2021, "QVHighlights: Detecting Moments and Highlights in Videos via Natural Language
@@ -258,13 +275,13 @@ def detection_values(
 ) -> dict[str, np.ndarray]:
     """What R@1,IoU=m and mAP of `detection_metrics` are the means of, [Q] each; arguments as there."""
     spans, windows = np.asarray(spans, np.float64), np.asarray(windows, np.float64)
-    given = _length(windows) > 0  # [Q,W]
+    given = _length(windows) > 0  # [Q,A]
     first = np.where(np.isfinite(scores[:, :1]) & given, iou(spans[:, :1], windows), 0.0)
     order = np.argsort(-scores[:, :keep], axis=1, kind="stable")
     spans, scores = spans[np.arange(len(spans))[:, None], order], np.take_along_axis(scores, order, axis=1)
-    ious = _iou_by_lengths(spans[:, :, None], windows[:, None])  # [Q,K,W]
+    ious = _iou_by_lengths(spans[:, :, None], windows[:, None])  # [Q,K,A]
     ious = np.where(np.isfinite(scores)[:, :, None] & given[:, None], ious, 0.0)
-    precisions = _average_precision(ious, given.sum(axis=1))  # [Q,T]
+    precisions = _average_precision(ious, given.sum(axis=1))  # [Q,I]
     top = first.max(axis=1, initial=0.0)
     return {
         **{recall_name(1, m): top >= m for m in IOU_GRID},
@@ -282,13 +299,13 @@ def _iou_by_lengths(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _average_precision(ious: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """[Q,T] average precision at each IoU of the grid.
+    """[Q,I] average precision at each IoU of the grid.
 
     Args:
-      ious: [Q,K,W] of the moments in rank order with the annotated ones; 0 where there is no such pair.
+      ious: [Q,K,A] of the moments in rank order with the annotated ones; 0 where there is no such pair.
       count: [Q] number of annotated moments.
     """
-    found = _matched(ious)  # [Q,T,K]
+    found = _matched(ious)  # [Q,I,K]
     hits = found.cumsum(axis=-1)
     precision = hits / np.arange(1, ious.shape[1] + 1)
     envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
@@ -296,13 +313,13 @@ def _average_precision(ious: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _matched(ious: np.ndarray) -> np.ndarray:
-    """[Q,T,K] whether each moment, in rank order, takes a free annotated moment at each IoU of the grid."""
+    """[Q,I,K] whether each moment, in rank order, takes a free annotated moment at each IoU of the grid."""
     ious = ious[..., ::-1]  # of equal IoUs the last annotated moment is taken
     grid = np.asarray(IOU_GRID)[:, None]
     free = np.ones((len(ious), len(IOU_GRID), ious.shape[2]), bool)
     found = np.zeros((len(ious), len(IOU_GRID), ious.shape[1]), bool)
     for k in range(ious.shape[1]):
-        near = ious[:, k, None, :]  # [Q,1,W]
+        near = ious[:, k, None, :]  # [Q,1,A]
         candidates = np.where(free & (near >= grid), near, 0.0)
         taken = candidates.argmax(axis=-1)[..., None]
         found[:, :, k] = np.take_along_axis(candidates, taken, axis=-1)[..., 0] > 0
@@ -320,10 +337,10 @@ def highlight_metrics(predicted: np.ndarray, saliency: np.ndarray, clips: np.nda
     highlight counts 0.
 
     Args:
-      predicted: [Q,P] score of each clip, -inf past the last given one. For mAP they are cut to the clips of
+      predicted: [Q,T] score of each clip, -inf past the last given one. For mAP they are cut to the clips of
         the video, and clips without a score get 0.
-      saliency: [Q,C,A] annotators' scores, below 0 where none was given.
-      clips: [Q] number of clips of the video, at most C.
+      saliency: [Q,T,Z] annotators' scores, below 0 where none was given.
+      clips: [Q] number of clips of the video, at most T of the saliency.
 
     Source: Lei et al. 2021.
     """
@@ -339,7 +356,7 @@ def highlight_values(
 ) -> dict[str, dict[str, np.ndarray]]:
     """What the metrics of `highlight_metrics` are the means of, [Q] each; arguments as there."""
     best = predicted.argmax(axis=1)
-    inside = np.arange(saliency.shape[1])[None] < clips[:, None]  # [Q,C]
+    inside = np.arange(saliency.shape[1])[None] < clips[:, None]  # [Q,T]
     at_best = np.take_along_axis(saliency, np.minimum(best, saliency.shape[1] - 1)[:, None, None], axis=1)
     at_best = np.where(best < clips, at_best.max(axis=(1, 2)), -1)
     scores = np.zeros(inside.shape)
@@ -359,7 +376,7 @@ def highlight_values(
 
 
 def _clip_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """[Q,A] average precision of labels [Q,C,A] in the order of descending scores [Q,C]."""
+    """[Q,Z] average precision of labels [Q,T,Z] in the order of descending scores [Q,T]."""
     ends = np.ones(scores.shape, bool)  # the last clip of each run of equal scores
     ends[:, :-1] = scores[:, 1:] != scores[:, :-1]
     ends = ends[:, :, None]

@@ -1,7 +1,10 @@
 """Prediction files of the field: ranked moments of queries, read and written.
 
 - Moment-DETR's jsonl, one query a line: {"qid", "query", "vid", "pred_relevant_windows": [[start, end, score],
-  ...], "pred_saliency_scores": [...]}; the saliency may be absent. Our predictions.jsonl has "split" beside it.
+  ...], "pred_saliency_scores": [...]}; the saliency may be absent. Our predictions.jsonl has "split" beside it;
+  with the protocol 'corpus' also "pred_corpus_windows": [[video, start, end, score],
+  ...] and "pred_videos": [video, ...],
+  and where NMS depends on the m of R@n,IoU=m "pred_relevant_windows_at": {m: [[start, end, score], ...]}.
 - TVR's json: {"video2idx": {video: number}, "VCMR" | "SVMR" | "VR": [{"desc_id", "desc", "predictions":
   [[number, start, end, score], ...]}]}.
 - CBP's json (read only): {"results": {qid: [{"timestamp": [start, end], "score"}, ...]}}.
@@ -21,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.data.annotations import json_of, jsonl_of
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, nearest
 from vmr_jax.evaluation.metrics import TASKS
 from vmr_jax.files import write_whole
+from vmr_jax.input.dataset import Split
 
 log = logging.getLogger("vmr_jax")
 
@@ -40,10 +44,11 @@ class Prediction:
       windows: [K,3] start, end (seconds) and score, best first.
       videos: [K] number of the video of each moment (`PredictionFile.video_index`); None: all are in the
         query's own video.
-      saliency: [P] score of each clip, or None.
+      saliency: [T] score of each clip, or None.
       query: the sentence, '' where the file has none.
       vid: the query's video, '' where the file does not say.
       split: '' where the file does not say.
+      windows_at: m of R@n,IoU=m -> the moments for it, as `windows`; empty where there is one list for all.
     """
 
     qid: str
@@ -53,6 +58,7 @@ class Prediction:
     query: str = ""
     vid: str = ""
     split: str = ""
+    windows_at: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -78,7 +84,7 @@ def read(path: Path) -> PredictionFile:
     """
     if not path.is_file():
         raise UserError(f"The prediction file {path} does not exist. Give --predictions=FILE.")
-    found = _read_object(path) if _is_one_object(path) else PredictionFile(path, {"SVMR": _moment_detr(path)})
+    found = _read_object(path) if _is_one_object(path) else _moment_detr(path)
     for task, predictions in found.tasks.items():
         _refuse_repeated(predictions, f"{path}, {task}")
         unsorted = sum(bool((np.diff(p.windows[:, 2]) > 0).any()) for p in predictions)
@@ -97,22 +103,51 @@ def _is_one_object(path: Path) -> bool:
         return _FIRST_KEY.match(file.read(1024)) is not None
 
 
-def _moment_detr(path: Path) -> list[Prediction]:
-    predictions = []
+def _moment_detr(path: Path) -> PredictionFile:
+    """One object a line; tasks beyond SVMR where a run with the protocol 'corpus' wrote them."""
+    found = PredictionFile(path, {"SVMR": []})
     for line, row in jsonl_of(path):
         where = f"{path}, line {line}"
         saliency = row.get("pred_saliency_scores")
-        predictions.append(
-            Prediction(
-                qid=_qid(row, "qid", where),
-                windows=_numbers(row.get("pred_relevant_windows"), 3, "pred_relevant_windows", where),
-                saliency=None if saliency is None else _scores(saliency, where),
-                query=str(row.get("query", "")),
-                vid=str(row.get("vid", "")),
-                split=str(row.get("split", "")),
-            )
+        at = row.get("pred_relevant_windows_at", {})
+        prediction = Prediction(
+            qid=_qid(row, "qid", where),
+            windows=_numbers(row.get("pred_relevant_windows"), 3, "pred_relevant_windows", where),
+            saliency=None if saliency is None else _scores(saliency, where),
+            query=str(row.get("query", "")),
+            vid=str(row.get("vid", "")),
+            split=str(row.get("split", "")),
+            windows_at={m: _numbers(rows, 3, "pred_relevant_windows_at", where) for m, rows in at.items()},
         )
-    return predictions
+        found.tasks["SVMR"].append(prediction)
+        if "pred_corpus_windows" in row:
+            _add_corpus(found, prediction, row, where)
+    return found
+
+
+def _add_corpus(found: PredictionFile, prediction: Prediction, row: Mapping[str, Any], where: str) -> None:
+    """Adds a query's moments and videos in the corpus, whose videos it numbers as they come."""
+    windows, videos = row["pred_corpus_windows"], row.get("pred_videos")
+    try:
+        ids, moments = [str(w[0]) for w in windows], [w[1:] for w in windows]
+        ranked = list(map(str, videos))
+    except (TypeError, IndexError):
+        raise UserError(
+            f'{where}: expected "pred_corpus_windows": [[video, start, end, score], ...] with "pred_videos": '
+            "[video, ...]. Correct it."
+        ) from None
+    number = found.video_index
+    for video in (prediction.vid, *ids, *ranked):
+        number.setdefault(video, len(number))
+    order = -np.arange(len(ranked), dtype=np.float64)
+    for task, names, rows in (
+        ("VCMR", ids, _numbers(moments, 3, "pred_corpus_windows", where)),
+        ("VR", ranked, np.stack([0 * order, 0 * order, order], axis=1)),
+    ):
+        one = dataclasses.replace(
+            prediction, windows=rows, videos=np.asarray([number[name] for name in names], np.int64)
+        )
+        found.tasks.setdefault(task, []).append(one)
 
 
 def _read_object(path: Path) -> PredictionFile:
@@ -245,6 +280,43 @@ def _listed(ids: Sequence[str]) -> str:
     return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
 
 
+def of_task(found: PredictionFile, split: Split, task: str) -> list[Prediction]:
+    """The predictions of one task, in the order of the split's queries; UserError where the file has none."""
+    if task not in found.tasks:
+        raise UserError(
+            f"{found.path} has predictions for {', '.join(found.tasks)}, not for {task}, moments in the "
+            "query's own video. This protocol needs them."
+        )
+    rows = of_split(found.tasks[task], split.name)
+    return match(rows, [q.qid for q in split.queries], f"{found.path}, split {split.name}")
+
+
+def of_own_video(found: PredictionFile, split: Split, rows: Sequence[Prediction]) -> list[np.ndarray]:
+    """[K] bool of each query: which of its moments are in its own video.
+
+    Raises:
+      UserError: where the file numbers its videos and lacks one of the split.
+    """
+    own = [split.videos[v].id for v in split.owner]
+    numbered = [video for video, p in zip(own, rows) if p.videos is not None]
+    unknown = sorted(set(numbered) - found.video_index.keys())
+    if unknown:
+        raise UserError(
+            f"{found.path}: video2idx lacks {len(unknown)} videos of the split {split.name}, such as "
+            f"{unknown[0]}.{nearest(unknown[0], found.video_index)} Add them."
+        )
+    return [
+        np.ones(len(p.windows), bool) if p.videos is None else p.videos == found.video_index[video]
+        for p, video in zip(rows, own)
+    ]
+
+
+def in_own_video(found: PredictionFile, split: Split) -> list[np.ndarray]:
+    """The moments [K,3] of each query, those of other videos removed."""
+    rows = of_task(found, split, "SVMR")
+    return [p.windows[mask] for p, mask in zip(rows, of_own_video(found, split, rows))]
+
+
 def stacked(windows: Sequence[np.ndarray], depth: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Moments [K_i,3] of Q queries as spans [Q,K,2] and scores [Q,K], -inf past the last one.
 
@@ -258,7 +330,24 @@ def stacked(windows: Sequence[np.ndarray], depth: int | None = None) -> tuple[np
     return spans, scores
 
 
+def padded(spans: np.ndarray, scores: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Moments [Q,K,2], [Q,K] as [Q,size,2], [Q,size]; the score is -inf past the last one."""
+    more = size - scores.shape[1]
+    return np.pad(spans, ((0, 0), (0, more), (0, 0))), np.pad(
+        scores, ((0, 0), (0, more)), constant_values=-np.inf
+    )
+
+
 # --- writing --------------------------------------------------------------------------------------
+
+
+def windows_of(spans: np.ndarray, scores: np.ndarray) -> list[list[float]]:
+    """[[start, end, score], ...] of ranked moments [K,2], [K], as a line of a file holds them."""
+    return [
+        [float(start), float(end), round(float(score), 6)]
+        for (start, end), score in zip(spans, scores)
+        if np.isfinite(score)
+    ]
 
 
 def write_moment_detr(path: Path, predictions: Iterable[Prediction]) -> None:

@@ -2,7 +2,7 @@
 
 import collections
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,8 @@ import numpy as np
 
 import vmr_jax
 from vmr_jax.evaluation import significance
-from vmr_jax.evaluation.protocols import (
-    MomentRetrieval,
-    Predictions,
-    means,
-    milliseconds,
-)
+from vmr_jax.evaluation.prediction_files import windows_of
+from vmr_jax.evaluation.protocols import Predictions, Protocol, means, milliseconds
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.files import disk_error, write_json
 from vmr_jax.input.dataset import Split
@@ -23,15 +19,13 @@ from vmr_jax.input.dataset import Split
 log = logging.getLogger("vmr_jax")
 
 MOST_TAGS = 20  # rows of the breakdown by tag
-
-
 _LENGTHS = ((0, 5), (5, 10), (10, 20), (20, 40), (40, float("inf")))
-
-
 _WORDS = ((1, 4), (5, 8), (9, 12), (13, 10**6))
 
 
-def breakdown(split: Split, values: dict[str, np.ndarray]) -> dict[str, list[dict]]:
+def breakdown(
+    split: Split, values: dict[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, list[dict]]:
     """Metrics by moment length (s), position of its centre (thirds), query length, and frequent tag."""
     spans, durations = split.spans, split.durations
     length = spans[:, 1] - spans[:, 0]
@@ -55,7 +49,7 @@ def breakdown(split: Split, values: dict[str, np.ndarray]) -> dict[str, list[dic
 
     def rows(groups):
         return [
-            {"label": label, "count": int(member.sum()), "metrics": means(values, member)}
+            {"label": label, "count": int(member.sum()), "metrics": means(values, member, weights)}
             for label, member in groups
             if member.any()
         ]
@@ -77,21 +71,24 @@ def _tag_members(split: Split) -> list[tuple[str, np.ndarray]]:
     return [(tag, np.asarray([tag in query.tags for query in split.queries])) for tag in ranked[:MOST_TAGS]]
 
 
-def intervals(split: Split, values: dict[str, np.ndarray], seed: int) -> dict[str, list[float]]:
+def intervals(
+    split: Split, values: dict[str, np.ndarray], seed: int, weights: np.ndarray | None = None
+) -> dict[str, list[float]]:
     """[low, high] of each metric in percent: 95% bootstrap intervals over videos."""
-    ends = 100.0 * significance.bootstrap_interval(np.stack([*values.values()], axis=1), split.owner, seed)
+    columns = np.stack([*values.values()], axis=1)
+    ends = 100.0 * significance.bootstrap_interval(columns, split.owner, seed, weights)
     return {name: [float(low), float(high)] for name, low, high in zip(values, *ends)}
 
 
 def split_results(
-    config,
-    protocol: MomentRetrieval,
+    config: Any,
+    protocol: Protocol,
     train: Split,
     split: Split,
     predictions: Predictions,
     sanity: dict[str, dict[str, float]],
 ) -> dict:
-    """One entry of results.json: ours, the sanity and trivial rows, the published ones, the breakdown.
+    """One entry of results.json: ours, the sanity and trivial rows, the published ones, groups, the breakdown.
 
     Args:
       config: the resolved config.
@@ -103,32 +100,34 @@ def split_results(
     """
     ours = {
         "name": f"{config.model.name} (this run)",
-        "metrics": protocol.score(split, predictions),
-        "intervals": intervals(split, predictions.values, config.seed),
+        "kind": "run",
+        "metrics": predictions.metrics(),
+        "intervals": intervals(split, predictions.values, config.seed, predictions.weights),
     }
-    others = {**sanity, **trivial_rows(protocol, train, split, config.seed)}
-    rows = [ours, *({"name": name, "metrics": values} for name, values in others.items())]
-    rows += [
-        {"name": name, "metrics": dict(values)}
-        for where, name, values in config.published
-        if where == split.name
+    rows = [
+        ours,
+        *_rows("sanity", sanity.items()),
+        *_rows("trivial", trivial_rows(protocol, train, split, config.seed).items()),
+        *_rows("published", [(name, dict(v)) for where, name, v in config.published if where == split.name]),
     ]
+    groups = protocol.groups(split, predictions)
     return {
         "count": len(split.queries),
         "rows": rows,
-        **breakdown(split, predictions.values),
+        **({"groups": groups} if len(groups) > 1 else {}),
+        **breakdown(split, predictions.values, predictions.weights),
     }
+
+
+def _rows(kind: str, metrics: Iterable[tuple[str, dict[str, float]]]) -> list[dict]:
+    """Rows of one kind (`rows.KINDS`), of (name, metrics)."""
+    return [{"name": name, "kind": kind, "metrics": values} for name, values in metrics]
 
 
 def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
     """Lines of predictions.jsonl: Moment-DETR's keys, plus split, duration, truth and top IoU."""
     rows = []
     for i, query in enumerate(split.queries):
-        real = np.isfinite(predictions.scores[i])
-        windows = [
-            [float(s), float(e), round(float(p), 6)]
-            for (s, e), p in zip(predictions.spans[i][real], predictions.scores[i][real])
-        ]
         video = split.videos[split.owner[i]]
         rows.append(
             {
@@ -138,7 +137,7 @@ def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
                 "query": query.text,
                 "duration": round(video.duration, 3),
                 "relevant_windows": milliseconds(query.windows or [query.span]).tolist(),
-                "pred_relevant_windows": windows,
+                "pred_relevant_windows": windows_of(predictions.spans[i], predictions.scores[i]),
                 "iou": round(float(predictions.ious[i, 0]), 6),
                 **{key: column[i] for key, column in predictions.extra.items()},
             }
@@ -163,7 +162,9 @@ def choose_examples(ious: np.ndarray, count: int = 3) -> list[tuple[str, int]]:
     return chosen
 
 
-def save_examples(workdir: Path, split: Split, chosen, pictures: dict[str, np.ndarray]) -> None:
+def save_examples(
+    workdir: Path, split: Split, chosen: Sequence[tuple[str, int]], pictures: dict[str, np.ndarray]
+) -> None:
     """Writes examples.json and examples.npz, the pictures of the drawn queries."""
     arrays, rows = {}, []
     for i, (kind, row) in enumerate(chosen):
@@ -180,13 +181,13 @@ def save_examples(workdir: Path, split: Split, chosen, pictures: dict[str, np.nd
     write_json(workdir / "examples.json", rows)
 
 
-def selected_on_test(config, splits: Collection[str]) -> bool:
+def selected_on_test(config: Any, splits: Collection[str]) -> bool:
     """True where the checkpoint was chosen by a test split, or by the only one of the evaluated `splits`."""
     chosen_by = config.evaluation.select_split
     return chosen_by.startswith("test") or set(splits) == {chosen_by}
 
 
-def protocol_stamp(config, protocol: MomentRetrieval, splits: dict[str, int]) -> dict[str, Any]:
+def protocol_stamp(config: Any, protocol: Protocol, splits: dict[str, int]) -> dict[str, Any]:
     """All that must be known to compare the numbers with others.
 
     Args:

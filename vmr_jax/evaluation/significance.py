@@ -15,21 +15,27 @@ _EXACT = 13  # videos with 2**13 = 8192 sign patterns, fewer than FLIPS
 _TIE = 1e-9  # sums of IoUs that are equal on paper differ by rounding
 
 
-def bootstrap_interval(values: np.ndarray, owner: np.ndarray, seed: int) -> np.ndarray:
+def bootstrap_interval(
+    values: np.ndarray, owner: np.ndarray, seed: int, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Percentile interval of the mean over queries, videos resampled with replacement.
 
     Args:
       values: [Q,M] what each of M metrics is the mean of.
       owner: [Q] the video of each query, any labels.
       seed: of the draws; the same seed gives the same videos for any values.
+      weights: [Q] of the queries in the mean; None where all count alike.
 
     Returns:
       [2,M] low and high ends, `COVERAGE` between them.
     """
     sums, counts = _by_video(values, owner)
     videos = len(counts)
-    weights = np.stack([np.bincount(d, minlength=videos) for d in draws(videos, seed)]).astype(np.float64)
-    means = (weights @ sums) / (weights @ counts)[:, None]
+    if weights is not None:
+        both, _ = _by_video(np.column_stack([values * weights[:, None], weights]), owner)
+        sums, counts = both[:, :-1], both[:, -1]
+    times = np.stack([np.bincount(d, minlength=videos) for d in draws(videos, seed)]).astype(np.float64)
+    means = (times @ sums) / (times @ counts)[:, None]
     tail = (1 - COVERAGE) / 2
     return np.quantile(means, (tail, 1 - tail), axis=0)
 

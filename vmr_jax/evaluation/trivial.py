@@ -4,32 +4,28 @@ import numpy as np
 
 from vmr_jax import moments as moments_lib
 from vmr_jax.evaluation import metrics
-from vmr_jax.evaluation.protocols import (
-    MomentRetrieval,
-)
+from vmr_jax.evaluation.protocols import Protocol
+from vmr_jax.evaluation.rows import PRIOR, RANDOM, WHOLE_VIDEO
 from vmr_jax.input.dataset import Split
 from vmr_jax.input.schema import EXTRA
 from vmr_jax.types import Moments
 
-PRIOR_GRID = 16  # cells per side for the best single span of the training prior
 
-
-def trivial_rows(protocol: MomentRetrieval, train: Split, split: Split, seed: int) -> dict[str, dict]:
+def trivial_rows(protocol: Protocol, train: Split, split: Split, seed: int) -> dict[str, dict]:
     """Metrics of three predictors that see neither the video nor the query.
 
     - 'whole video': [0, duration];
-    - 'best span of the training prior': the cells of a 16 x 16 map ranked by how many training moments
-      they hit at IoU 0.5, then by their mean IoU; after the protocol's NMS. Queries that a user added
-      (tagged 'extra') do not count, so that the row is the dataset's own;
+    - 'best span of the training prior': the cells of a 16 x 16 map (of the protocol consensus, the 21
+      segments) ranked by how many training moments they hit at IoU 0.5, then by their mean IoU; after the
+      protocol's NMS. Queries that a user added (tagged 'extra') do not count, so that the row is the dataset's
+      own;
     - 'random span': spans between two uniform points, drawn from the seed.
     """
     keep = protocol.options.keep
     rows = {
-        "whole video": np.asarray([[0.0, 1.0]], np.float32)[None].repeat(len(split.queries), 0),
-        "best span of the training prior": _prior_spans(protocol, train)[None].repeat(len(split.queries), 0),
-        "random span": np.sort(
-            np.random.default_rng(seed).random((len(split.queries), keep, 2), np.float32), axis=-1
-        ),
+        WHOLE_VIDEO: np.asarray([[0.0, 1.0]], np.float32)[None].repeat(len(split.queries), 0),
+        PRIOR: _prior_spans(protocol, train)[None].repeat(len(split.queries), 0),
+        RANDOM: np.sort(np.random.default_rng(seed).random((len(split.queries), keep, 2), np.float32), axis=-1),
     }
     durations = split.durations[:, None, None]
     rng = np.random.default_rng(seed)
@@ -37,16 +33,16 @@ def trivial_rows(protocol: MomentRetrieval, train: Split, split: Split, seed: in
         name: protocol.finish(split, protocol.trivial(spans * durations, split, rng))
         for name, spans in rows.items()
     }
-    return {name: protocol.score(split, predictions) for name, predictions in found.items()}
+    return {name: predictions.metrics() for name, predictions in found.items()}
 
 
-def _prior_spans(protocol: MomentRetrieval, train: Split) -> np.ndarray:
+def _prior_spans(protocol: Protocol, train: Split) -> np.ndarray:
     """[K,2] spans as fractions of the video, best first."""
-    starts, ends = np.triu_indices(PRIOR_GRID)
-    cells = np.stack([starts, ends + 1], axis=1) / PRIOR_GRID  # [N,2]
+    starts, ends = np.triu_indices(protocol.prior_grid)
+    cells = np.stack([starts, ends + 1], axis=1) / protocol.prior_grid  # [M,2]
     own = np.asarray([EXTRA not in query.tags for query in train.queries])
     truth = (train.spans / train.durations[:, None])[own]
-    ious = metrics.iou(cells[:, None, :], truth[None, :, :])  # [N,Q]
+    ious = metrics.iou(cells[:, None, :], truth[None, :, :])  # [M,Q]
     quality = (ious >= 0.5).mean(1) + 1e-3 * ious.mean(1)
     order = np.argsort(-quality, kind="stable")
     ranked = Moments(

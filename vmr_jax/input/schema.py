@@ -19,6 +19,8 @@ MAX_SPANS = 12  # spans of the static query
 MAX_WINDOWS = 32  # annotated moments of one query; QVHighlights has up to 25
 ANNOTATORS = 3  # of saliency, in QVHighlights
 SALIENCY_SECONDS = 2.0  # of a clip with saliency scores
+CHUNK_SECONDS = 5.0  # of a chunk of DiDeMo and TEMPO, whose moments are runs of chunks
+CHUNKS = 6  # of the longest of their videos
 EXTRA = "extra"  # tag of training queries that a user added to those of the dataset
 
 

@@ -67,7 +67,10 @@ def main(argv: list[str]) -> None:
     else:
         config = experiment.given_config(FLAGS.config, FLAGS["config"].config_filename)
     workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
-    run(config, workdir, **{name: FLAGS[name].value for name in names})
+    values = {name: FLAGS[name].value for name in names}
+    if FLAGS.mode == "score" and FLAGS.config is not None:
+        values["given"] = list(config_flags.get_override_values(FLAGS["config"]))
+    run(config, workdir, **values)
 
 
 def cli() -> None:

@@ -1,0 +1,63 @@
+"""Protocols: what is evaluated, independent of the architecture; `config.evaluation.protocol` names one.
+
+One system serves training, evaluation and `--mode=score`. A protocol refuses early what it cannot evaluate
+(`prepare`), runs inside jit on the devices (`score_batch`), takes moments from a file of any program
+(`of_file`), and makes per-query values of both (`counted`), whose means are the metrics:
+
+- 'moment_retrieval': moments in a given video;
+- 'highlights': several moments of a given video, and how salient its clips are (QVHighlights);
+- 'consensus': the ranks of the 21 segments of a video for several annotators (DiDeMo, TEMPO);
+- 'corpus': the moment and its video, among all videos of the split (TVR).
+"""
+
+from typing import Any
+
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.evaluation.protocols.base import (
+    Predictions,
+    Protocol,
+    annotated_windows,
+    means,
+    milliseconds,
+    nearest_iou,
+)
+from vmr_jax.evaluation.protocols.consensus import Consensus
+from vmr_jax.evaluation.protocols.corpus import Corpus
+from vmr_jax.evaluation.protocols.highlights import Highlights
+from vmr_jax.evaluation.protocols.moment_retrieval import MomentRetrieval
+
+__all__ = [
+    "DEFAULT", "OFFICIAL", "PROTOCOLS", "Consensus", "Corpus", "Highlights", "MomentRetrieval", "Predictions",
+    "Protocol", "annotated_windows", "check_selection", "make_protocol", "means", "milliseconds", "nearest_iou",
+]  # fmt: skip
+
+PROTOCOLS: dict[str, type[Protocol]] = {
+    protocol.name: protocol for protocol in (MomentRetrieval, Highlights, Consensus, Corpus)
+}
+DEFAULT = MomentRetrieval.name
+# dataset -> the protocol of its official evaluator; of the others it is `DEFAULT`.
+OFFICIAL = {
+    "qvhighlights": Highlights.name,
+    "didemo": Consensus.name,
+    "tempo": Consensus.name,
+    "tvr": Corpus.name,
+}
+
+
+def make_protocol(options: Any) -> Protocol:
+    """Builds the protocol that `config.evaluation.protocol` names; UserError for an unknown one."""
+    name = options.protocol
+    if name not in PROTOCOLS:
+        meant = f' Did you mean "{OFFICIAL[name]}"?' if name in OFFICIAL else nearest(name, PROTOCOLS)
+        raise UserError(f'config.evaluation.protocol is "{name}".{meant} Known: {", ".join(PROTOCOLS)}.')
+    return PROTOCOLS[name](options)
+
+
+def check_selection(options: Any, protocol: Protocol) -> None:
+    """Raises UserError where `config.evaluation.select_by` is none of the protocol's metrics."""
+    known = protocol.metric_names()
+    if options.select_by not in known:
+        raise UserError(
+            f'config.evaluation.select_by is "{options.select_by}", which the protocol {protocol.name} does '
+            f"not measure.{nearest(options.select_by, known)} It has: {'; '.join(known)}."
+        )
