@@ -19,12 +19,13 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from vmr_jax.configs import moment_detr
 from vmr_jax.data.annotations import Annotations
 from vmr_jax.data.qvhighlights import annotations
 from vmr_jax.evaluation import prediction_files as files
+from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input import schema
 from vmr_jax.input.dataset import Split, Video
-from vmr_jax.modes.score import qvhighlights
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("predictions", None, "A file in Moment-DETR's format; none: synthetic.")
@@ -102,7 +103,8 @@ def measure(predictions, annotated):
     """Prints one row a stage."""
     split, reading_annotations = timed(read_split, annotated)
     found, reading = timed(files.read, predictions)
-    groups, scoring = timed(qvhighlights, found, split, None)
+    protocol = make_protocol(moment_detr.get_config("qvhighlights").evaluation)
+    groups, scoring = timed(lambda: protocol.groups(split, protocol.read(split, found)))
     table = Table(
         title=f"numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}; "
         f"{len(split.queries)} queries, median of {FLAGS.repeats} (p10-p90)"

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from vmr_jax.evaluation.rows import SANITY
 from vmr_jax.reporting import tables
 from vmr_jax.reporting.markup import Markup, tag
 from vmr_jax.reporting.run_files import Run
@@ -46,9 +47,9 @@ _INTERVALS = (
     "times. They cover the choice of the videos, not that of the training seed."
 )
 _SANITY = (
-    f"{tables.SANITY['blind'].capitalize()}: the same checkpoint, with the features of the video made zero and "
+    f"{SANITY['blind'].capitalize()}: the same checkpoint, with the features of the video made zero and "
     "its length kept. Where it comes near this run, the sentence and the habits of the data explain the "
-    f"figure, not the video. {tables.SANITY['shuffled'].capitalize()}: the features in a random temporal "
+    f"figure, not the video. {SANITY['shuffled'].capitalize()}: the features in a random temporal "
     "order. Where it equals this run, the model does not use temporal content."
 )
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from vmr_jax.evaluation.rows import SANITY
 from vmr_jax.reporting import tables
 from vmr_jax.reporting.markup import Markup, join, tag
 from vmr_jax.reporting.run_files import Run
@@ -88,7 +89,7 @@ def _finding(row: Mapping, ours: Mapping, metric: str) -> str:
         "blind": "it is not shown that the video helps; the sentence and the habits of the data explain it",
         "shuffled": "it is not shown that the order of the clips is used",
     }
-    check = next(check for check, name in tables.SANITY.items() if name == row["name"])
+    check = next(check for check, name in SANITY.items() if name == row["name"])
     return (
         f"The row \N{LEFT DOUBLE QUOTATION MARK}{row['name']}\N{RIGHT DOUBLE QUOTATION MARK} reaches "
         f"{row['metrics'][metric]:.2f}{_PERCENT}, not below the 95{_PERCENT} interval of this run, "

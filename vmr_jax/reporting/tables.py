@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
+from vmr_jax.evaluation.rows import SANITY, TRIVIAL
+
 STANDARD = (
     "R@1,IoU=0.3",
     "R@1,IoU=0.5",
@@ -17,8 +19,6 @@ STANDARD = (
 )
 MISSING = "—"
 INTERVAL_ENDS = ("  95% interval over videos, from", "                              to")
-TRIVIAL = ("whole video", "best span of the training prior", "random span")
-SANITY = {"blind": "blind (no video)", "shuffled": "shuffled video"}  # check -> name of its row
 _DATA = (
     "dataset",
     "convention",
