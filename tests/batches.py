@@ -6,13 +6,7 @@ import jax
 import numpy as np
 
 from vmr_jax.input import schema
-from vmr_jax.types import Batch, Tree
-
-_OF_WORDS = (
-    "static_words", "dynamic_words", "content_words",
-    "subwords", "subword_mask", "subword_static", "subword_dynamic",
-)  # fmt: skip
-_OF_MOMENTS = ("windows", "window_mask")
+from vmr_jax.types import Batch, Tree, fields_of
 
 
 def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -> Batch:
@@ -24,7 +18,7 @@ def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -
     query_mask = np.arange(words) < lengths[:, None]
     duration = rng.uniform(20, 60, size).astype(np.float32)
     span = np.sort(rng.uniform(0, 1, (size, 2)), axis=1).astype(np.float32) * duration[:, None]
-    return Batch(
+    fields = dict(
         video=rng.normal(size=(size, clips, dim)).astype(np.float32) * video_mask[..., None],
         video_mask=video_mask,
         duration=duration,
@@ -39,6 +33,20 @@ def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -
         query_chars=_random_chars(rng, query_mask),
         **_random_modalities(np.random.default_rng([seed, 1]), video_mask, query_mask, span),
     )
+    return Batch(**fields, **_others(np.random.default_rng([seed, 2]), fields))
+
+
+def _others(rng, fields) -> dict[str, np.ndarray]:
+    """Every field of `Batch` that is not made by hand above, of zeros and ones."""
+    lengths = {letter: 4 for letter in "DW"}
+    for name, value in fields.items():
+        if name != "tree":
+            lengths |= {x: n for x, n in zip(fields_of(Batch)[name].axes, value.shape) if x not in "DW"}
+    return {
+        name: rng.integers(0, 2, [lengths[letter] for letter in info.axes]).astype(info.dtype)
+        for name, info in fields_of(Batch).items()
+        if name not in fields
+    }
 
 
 def _random_modalities(rng, video_mask, query_mask, span, width=4) -> dict[str, np.ndarray]:
@@ -102,45 +110,21 @@ def _random_tree(rng, lengths, words) -> Tree:
     return Tree(verb_words=verbs, noun_words=nouns, edges=edges)
 
 
-_OF_CLIPS = (
-    "video", "video_mask", "flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency",
-)  # fmt: skip
-
-
 def pad_clips(batch: Batch, more: int, noise: float = 7.0) -> Batch:
     """The same examples with `more` padded clips, whose features are `noise`: they must not matter."""
 
-    def padded(x):
-        fill = noise if x.dtype == np.float32 else 0
-        return np.concatenate([x, np.full_like(x[:, :more], fill)], axis=1)
+    def noisy(info, x):
+        if "T" in info.axes and info.dtype == np.float32:
+            x[:, -more:] = noise
+        return x
 
-    return dataclasses.replace(batch, **{name: padded(getattr(batch, name)) for name in _OF_CLIPS})
+    return batch.pad(T=more).map(noisy)
 
 
 def double_padding(batch: Batch) -> Batch:
-    """The same examples with twice the words, verbs, nouns, moments and rows, all of it padding."""
-
-    def words_last(x):
-        return np.concatenate([x, np.zeros_like(x)], axis=-1)
-
-    def second_axis(x):
-        return np.concatenate([x, np.zeros_like(x)], axis=1)
-
-    tree = Tree(
-        verb_words=second_axis(words_last(batch.tree.verb_words)),
-        noun_words=second_axis(words_last(batch.tree.noun_words)),
-        edges=second_axis(words_last(batch.tree.edges)),
-    )
-    batch = dataclasses.replace(
-        batch,
-        query=second_axis(batch.query),
-        query_vectors=second_axis(batch.query_vectors),
-        query_mask=second_axis(batch.query_mask),
-        tree=tree,
-        query_chars=second_axis(words_last(batch.query_chars)),
-        dependencies=second_axis(words_last(batch.dependencies)),
-        **{name: second_axis(getattr(batch, name)) for name in _OF_WORDS + _OF_MOMENTS},
-    )
+    """The same examples with twice the words, subwords, verbs, nouns, moments and rows, all of it padding."""
+    lengths = {letter: n for _, info, x in batch.entries() for letter, n in zip(info.axes, x.shape)}
+    batch = batch.pad(**{letter: lengths[letter] for letter in "LSCVNA"})
     noise = jax.tree.map(lambda x: np.concatenate([x, x[::-1]]), batch)
     size = batch.example_mask.shape[0]
     return dataclasses.replace(noise, example_mask=np.concatenate([batch.example_mask, np.zeros(size, bool)]))

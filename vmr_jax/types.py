@@ -18,12 +18,52 @@ Axis letters, one meaning each, in every docstring and shape assertion of the li
 Every padded axis has a mask; True marks what is real. A file that needs another letter defines it at its top.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from vmr_jax.errors import UserError, nearest
+
 Array = jax.Array
+
+# Axes whose length is a field's own: streams differ in the numbers that describe a clip, or a word.
+_OWN_AXES = ("D", "W")
+
+
+class FieldInfo(NamedTuple):
+    """All that the library knows of a field of `Batch`; specs, checks, cuts and padding derive from it.
+
+    Attributes:
+      axes: letters of the axes, the first is B; a digit is a length.
+      dtype: of the numbers.
+      of: 'video', 'query', 'pair' (of both, such as an annotation) or 'row' (of the batch).
+      mask: name of the field that says which entries are real; '' where every entry is, or where the field is a
+        mask itself.
+      source: where an optional field comes from: 'stream' (features of the clips, in the dataset), 'records'
+        (the dataset's records), 'sentence' (follows from any sentence), 'annotation' (from the annotated
+        moments); '' for the fields that every batch has.
+      optional: the field is None unless it is asked for.
+    """
+
+    axes: str
+    dtype: Any
+    of: str
+    mask: str
+    source: str
+    optional: bool
+
+
+def _array(axes: str, dtype: Any, of: str, *, mask: str = "", source: str = "", optional: bool = False) -> Any:
+    info = FieldInfo(axes, dtype, of, mask, source, optional or bool(source))
+    default = {"default": None} if info.optional else {}
+    return struct.field(metadata={"info": info}, **default)
 
 
 @struct.dataclass
@@ -33,9 +73,9 @@ class Tree:
     A node is the set of its words. A tree without verbs has all entries False.
     """
 
-    verb_words: Array  # [B,V,L] bool: word l belongs to verb node v
-    noun_words: Array  # [B,N,L] bool: word l belongs to noun node n
-    edges: Array  # [B,V,N] bool: noun n is an argument of verb v
+    verb_words: Array = _array("BVL", bool, "query")  # word l belongs to verb node v
+    noun_words: Array = _array("BNL", bool, "query")  # word l belongs to noun node n
+    edges: Array = _array("BVN", bool, "query")  # noun n is an argument of verb v
 
     @property
     def verb_mask(self) -> Array:
@@ -50,84 +90,215 @@ class Tree:
 
 @struct.dataclass
 class Batch:
-    """B (video, query) pairs of one fixed shape. Times are seconds (float32).
+    """B (video, query) pairs of one fixed shape. Times are seconds (float32); padding is 0 (False).
 
-    Optional fields are None where the dataset lacks them; `GroundingModel.requires` names the ones
-    that an architecture cannot do without.
+    Optional fields are None where the dataset lacks them; `GroundingModel.requires` names the ones that an
+    architecture cannot do without. A field says here, and nowhere else, what it is (`FieldInfo`).
     """
 
-    video: Array  # [B,T,D] float32 clip features
-    video_mask: Array  # [B,T] bool
-    duration: Array  # [B] float32, length of the video
-    query: Array  # [B,L] int32 vocabulary ids: 0 padding, 1 unknown
-    query_vectors: Array  # [B,L,W] float32 word vectors, zeros where unknown or padding
-    query_mask: Array  # [B,L] bool
-    span: Array  # [B,2] float32, the annotated start and end
-    example_mask: Array  # [B] bool, False for rows that only fill the batch
-    example_index: Array  # [B] int32, position of the pair in its split
-    video_index: Array  # [B] int32, position of the video in its split
-    tree: Tree | None = None
-    flow: Array | None = None  # [B,T,D] float32, a second visual stream on the same clips
-    audio: Array | None = None  # [B,T,D] float32
-    objects: Array | None = None  # [B,T,O,D] float32
-    object_mask: Array | None = None  # [B,T,O] bool
-    subtitles: Array | None = None  # [B,T,W] float32, mean word vector of what is said in the clip
-    subtitle_mask: Array | None = None  # [B,T] bool, False where nothing is said
-    sentence: Array | None = None  # [B,D] float32, one vector for the whole query
-    static_words: Array | None = None  # [B,L] bool: words of the static query (noun chunks)
-    dynamic_words: Array | None = None  # [B,L] bool: words of the dynamic query (the others)
-    content_words: Array | None = None  # [B,L] bool: nouns, verbs, adjectives, adverbs
-    dependencies: Array | None = None  # [B,L,L] int32 relation of column to its head, the row: 1 self, 0 none
-    query_chars: Array | None = None  # [B,L,C] int32 ids of the characters: 0 padding, 1 unknown
-    subwords: Array | None = None  # [B,S] int32 ids of a text encoder's own tokens, special ones included
-    subword_mask: Array | None = None  # [B,S] bool
-    subword_static: Array | None = None  # [B,S] bool: of the static query, and the special ones
-    subword_dynamic: Array | None = None  # [B,S] bool: of the dynamic query, and the special ones
-    windows: Array | None = None  # [B,A,2] float32 seconds, every annotated moment of the query
-    window_mask: Array | None = None  # [B,A] bool
-    saliency: Array | None = None  # [B,T] float32, annotators' scores of a clip, summed; 0 where irrelevant
+    video: Array = _array("BTD", np.float32, "video", mask="video_mask")  # features of the clips
+    video_mask: Array = _array("BT", bool, "video")
+    duration: Array = _array("B", np.float32, "video")  # length of the video in seconds
+    query: Array = _array("BL", np.int32, "query", mask="query_mask")  # vocabulary ids: 0 padding, 1 unknown
+    # Word vectors, zeros where a word is unknown.
+    query_vectors: Array = _array("BLW", np.float32, "query", mask="query_mask")
+    query_mask: Array = _array("BL", bool, "query")
+    span: Array = _array("B2", np.float32, "pair")  # annotated start and end, seconds
+    example_mask: Array = _array("B", bool, "row")  # False for rows that only fill the batch
+    example_index: Array = _array("B", np.int32, "row")  # position of the pair in its split
+    video_index: Array = _array("B", np.int32, "row")  # position of the video in its split
+    tree: Tree | None = _array("B", bool, "query", source="records")
+    # A second visual stream on the same clips, sound, and objects in the clips.
+    flow: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")
+    audio: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")
+    objects: Array | None = _array("BTOD", np.float32, "video", mask="object_mask", source="stream")
+    object_mask: Array | None = _array("BTO", bool, "video", optional=True)
+    # The mean word vector of what is said in a clip; the mask is False where nothing is said.
+    subtitles: Array | None = _array("BTW", np.float32, "video", mask="subtitle_mask", source="stream")
+    subtitle_mask: Array | None = _array("BT", bool, "video", optional=True)
+    sentence: Array | None = _array("BD", np.float32, "query", source="records")  # one vector for the query
+    # Words of the static query (noun chunks), of the dynamic query (the others), and words of content (nouns,
+    # verbs, adjectives, adverbs).
+    static_words: Array | None = _array("BL", bool, "query", source="records")
+    dynamic_words: Array | None = _array("BL", bool, "query", source="records")
+    content_words: Array | None = _array("BL", bool, "query", source="sentence")
+    # Relation of the column's word to its head, the row's: 1 itself, 0 none.
+    dependencies: Array | None = _array("BLL", np.int32, "query", source="sentence")
+    query_chars: Array | None = _array("BLC", np.int32, "query", source="sentence")  # 0 padding, 1 unknown
+    # Ids of a text encoder's own tokens, special ones included; which of them belong to the static and to the
+    # dynamic query, the special ones to both.
+    subwords: Array | None = _array("BS", np.int32, "query", mask="subword_mask", source="sentence")
+    subword_mask: Array | None = _array("BS", bool, "query", source="sentence")
+    subword_static: Array | None = _array("BS", bool, "query", source="sentence")
+    subword_dynamic: Array | None = _array("BS", bool, "query", source="sentence")
+    # Every annotated moment of the query, seconds.
+    windows: Array | None = _array("BA2", np.float32, "pair", mask="window_mask", source="annotation")
+    window_mask: Array | None = _array("BA", bool, "pair", optional=True)
+    # Scores of the annotators for a clip, summed; 0 where it is irrelevant.
+    saliency: Array | None = _array("BT", np.float32, "pair", mask="video_mask", source="records")
+
+    @classmethod
+    def of(cls, **given: Any) -> "Batch":
+        """A host batch of what is at hand; the rest is filled in.
+
+        A value is an array with the axes of its field, or a list with one array for each row, without the axis
+        B, which may differ in length and are padded. Masks that are not given are True where the lists reach,
+        and everywhere in an array. Where they are not given, `duration` is one second a clip, `span` the whole
+        video, `query` unknown words; `example_index` and `video_index` count the rows.
+
+        >>> import numpy as np
+        >>> batch = Batch.of(video=[np.ones((3, 4)), np.ones((5, 4))], query_vectors=np.ones((2, 6, 8)))
+        >>> batch.video.shape, batch.video_mask.sum(1).tolist(), batch.duration.tolist()
+        ((2, 5, 4), [3, 5], [3.0, 5.0])
+
+        Raises:
+          UserError: for an unknown field, and for rows or axes that do not agree.
+        """
+        infos = fields_of(cls)
+        for name in given:
+            if name not in infos:
+                raise UserError(
+                    f'A batch has no field "{name}".{nearest(name, infos)} It has: {", ".join(infos)}.'
+                )
+        fields: dict[str, Any] = {}
+        for name, value in given.items():
+            if value is None or isinstance(value, Tree):
+                fields[name] = value
+                continue
+            fields[name], mask = _stacked(name, infos[name], value)
+            if infos[name].mask and mask is not None:
+                fields.setdefault(infos[name].mask, mask)
+        _fill(fields, infos)
+        batch = cls(**fields)
+        try:
+            batch.check()
+        except AssertionError as error:
+            raise UserError(f"The fields of the batch do not agree: {error}") from None
+        return batch
+
+    def entries(self) -> Iterator[tuple[str, FieldInfo, Any]]:
+        """Yields (name, what it is, array) of the fields that are there; those of the tree as 'tree.NAME'."""
+        for name, info in fields_of(Batch).items():
+            value = getattr(self, name)
+            if isinstance(value, Tree):
+                for part, of_part in fields_of(Tree).items():
+                    yield f"{name}.{part}", of_part, getattr(value, part)
+            elif value is not None:
+                yield name, info, value
 
     def check(self) -> None:
         """Asserts that ranks and shared axes agree (at trace time; raises AssertionError)."""
-        chex.assert_rank([self.video, self.query_vectors], 3)
-        b, t, _ = self.video.shape
-        _, length, _ = self.query_vectors.shape
-        chex.assert_shape(self.video_mask, (b, t))
-        chex.assert_shape([self.query, self.query_mask], (b, length))
-        chex.assert_shape(self.query_vectors, (b, length, None))
-        chex.assert_shape([self.duration, self.example_mask, self.example_index, self.video_index], (b,))
-        chex.assert_shape(self.span, (b, 2))
-        if self.tree is not None:
-            v, n = self.tree.edges.shape[1:]
-            chex.assert_shape(self.tree.verb_words, (b, v, length))
-            chex.assert_shape(self.tree.noun_words, (b, n, length))
-        for stream in (self.flow, self.audio, self.subtitles):
-            if stream is not None:
-                chex.assert_shape(stream, (b, t, None))
-        if self.objects is not None:
-            chex.assert_shape(self.objects, (b, t, None, None))
-            chex.assert_shape(self.object_mask, self.objects.shape[:3])
-        if self.sentence is not None:
-            chex.assert_shape(self.sentence, (b, None))
-        if self.query_chars is not None:
-            chex.assert_shape(self.query_chars, (b, length, None))
-        for words in (self.static_words, self.dynamic_words, self.content_words):
-            if words is not None:
-                chex.assert_shape(words, (b, length))
-        if self.dependencies is not None:
-            chex.assert_shape(self.dependencies, (b, length, length))
-        if self.subwords is not None:
-            masks = (self.subword_mask, self.subword_static, self.subword_dynamic)
-            chex.assert_equal_shape([self.subwords, *(mask for mask in masks if mask is not None)])
-        if self.windows is not None:
-            chex.assert_shape(self.windows, (*self.window_mask.shape, 2))
-        if self.saliency is not None:
-            chex.assert_shape(self.saliency, (b, t))
+        lengths: dict[str, int] = {}
+        for name, info, value in self.entries():
+            shape = tuple(value.shape)
+            if len(shape) != len(info.axes):
+                raise AssertionError(f"{name} has the shape {shape}; its axes are [{','.join(info.axes)}].")
+            for letter, length in zip(info.axes, shape):
+                expected = int(letter) if letter.isdigit() else lengths.get(letter, length)
+                if letter not in _OWN_AXES and length != expected:
+                    axes = ",".join(info.axes)
+                    raise AssertionError(f"{name} [{axes}] is {shape}; {letter} is {expected} elsewhere.")
+                lengths[letter] = length
+
+    def map(self, function: Callable[[FieldInfo, Any], Any]) -> "Batch":
+        """The batch of function(what it is, array) for every array."""
+        changed: dict[str, Any] = {}
+        for name, info in fields_of(Batch).items():
+            value = getattr(self, name)
+            if isinstance(value, Tree):
+                parts = fields_of(Tree).items()
+                changed[name] = Tree(**{part: function(of, getattr(value, part)) for part, of in parts})
+            else:
+                changed[name] = None if value is None else function(info, value)
+        return Batch(**changed)
+
+    def cut(self, **lengths: int) -> "Batch":
+        """The first entries along axes, named by their letters: `cut(T=1, L=8)`."""
+
+        def shorter(info: FieldInfo, value: Any) -> Any:
+            return value[tuple(slice(lengths.get(letter)) for letter in info.axes)]
+
+        return self.map(shorter)
+
+    def pad(self, **more: int) -> "Batch":
+        """The host batch with as many more entries along axes, which are padding: `pad(T=3, L=2)`."""
+
+        def longer(info: FieldInfo, value: Any) -> Any:
+            return np.pad(value, [(0, more.get(letter, 0)) for letter in info.axes])
+
+        return self.map(longer)
 
     @property
     def size(self) -> int:
         """B, the number of rows (real and filling)."""
         return self.example_mask.shape[0]
+
+
+@functools.cache
+def fields_of(kind: type) -> dict[str, FieldInfo]:
+    """Name -> what it is, of the fields of `Batch` or `Tree`, in their order."""
+    return {field.name: field.metadata["info"] for field in dataclasses.fields(kind)}
+
+
+def fields_from(*sources: str) -> tuple[str, ...]:
+    """Names of the optional fields of `Batch` that come from one of the sources, see `FieldInfo.source`."""
+    return tuple(name for name, info in fields_of(Batch).items() if info.source in sources)
+
+
+def with_masks(names: Sequence[str]) -> tuple[str, ...]:
+    """The fields, and the optional masks that belong to them."""
+    infos = fields_of(Batch)
+    masks = [infos[name].mask for name in names if infos[name].mask and infos[name].mask not in _ALWAYS]
+    return tuple(dict.fromkeys([*names, *masks]))
+
+
+_ALWAYS = ("video_mask", "query_mask")  # masks that every batch has
+
+
+def _stacked(name: str, info: FieldInfo, value: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """The array of a field, and where the rows of a list reach along the second axis (None for an array)."""
+    if not isinstance(value, (list, tuple)) or np.ndim(value[0]) == 0:
+        return np.asarray(value, info.dtype), None
+    rows = [np.asarray(row, info.dtype) for row in value]
+    if any(row.ndim != len(info.axes) - 1 for row in rows):
+        raise UserError(
+            f"A row of {name} has the shape {next(r.shape for r in rows if r.ndim != len(info.axes) - 1)}; "
+            f"expected are the axes [{','.join(info.axes[1:])}]."
+        )
+    longest = np.max([row.shape for row in rows], axis=0)
+    filled = np.zeros((len(rows), *longest), info.dtype)
+    for row, place in zip(rows, filled):
+        place[tuple(map(slice, row.shape))] = row
+    reach = np.arange(longest[0]) < np.asarray([len(row) for row in rows])[:, None]
+    if info.mask and len(fields_of(Batch)[info.mask].axes) > 2:
+        return filled, None  # of the objects in a clip nobody knows which are real
+    return filled, reach
+
+
+def _fill(fields: dict[str, Any], infos: Mapping[str, FieldInfo]) -> None:
+    """Adds what every batch has, and the masks of the optional fields that are there."""
+    sized = next((value for value in fields.values() if isinstance(value, np.ndarray)), None)
+    if sized is None:
+        raise UserError("Give Batch.of at least one array, such as video=[rows of features of each video].")
+    size = len(sized)
+    fields.setdefault("video", np.zeros((size, 1, 1), np.float32))
+    fields.setdefault("video_mask", np.ones(fields["video"].shape[:2], bool))
+    words = next(
+        (fields[name].shape[1] for name in ("query_vectors", "query", "query_mask") if name in fields), 1
+    )
+    fields.setdefault("query_mask", np.ones((size, words), bool))
+    fields.setdefault("query", fields["query_mask"].astype(np.int32))  # 1 is the unknown word
+    fields.setdefault("query_vectors", np.zeros((size, words, 1), np.float32))
+    fields.setdefault("duration", fields["video_mask"].sum(1).astype(np.float32))
+    whole = np.stack([np.zeros_like(fields["duration"]), fields["duration"]], axis=1)
+    fields.setdefault("span", whole)
+    fields.setdefault("example_mask", np.ones(size, bool))
+    fields.setdefault("example_index", np.arange(size, dtype=np.int32))
+    fields.setdefault("video_index", np.arange(size, dtype=np.int32))
+    for name in with_masks([name for name in fields if fields[name] is not None]):
+        if name not in fields:
+            owner = next(other for other in fields if infos[other].mask == name)
+            fields[name] = np.ones(fields[owner].shape[: len(infos[name].axes)], bool)
 
 
 @struct.dataclass

@@ -207,7 +207,7 @@ def test_absent_library_names_the_extra(monkeypatch):
 def test_beam_is_not_imported_unless_it_is_asked_for(folder, tmp_path):
     script = (
         "import sys, pickle\n"
-        "from vmr_jax.input import Dataset\n"
+        "from vmr_jax.input.dataset import Dataset\n"
         "Dataset(*pickle.loads(bytes.fromhex(sys.argv[1])))\n"
         "assert not [name for name in sys.modules if name.startswith('apache_beam')]\n"
     )

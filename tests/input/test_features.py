@@ -464,7 +464,7 @@ def test_second_opening_reads_nothing(tmp_path):
 def test_a_cache_that_cannot_be_written_can_be_read(tmp_path, monkeypatch):
     reader = open_features(_hdf5(tmp_path))
     _build(reader, VIDEOS, tmp_path / "cache")
-    monkeypatch.setattr("vmr_jax.input.features._locked", _unread)
+    monkeypatch.setattr("vmr_jax.input.cache._locked", _unread)
     assert len(_build(reader, VIDEOS, tmp_path / "cache")) == 3
 
 

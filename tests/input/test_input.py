@@ -13,8 +13,9 @@ from tiny import tiny_config
 from vmr_jax.errors import UserError
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input import queries as query_input
+from vmr_jax.input.examples import _saliency
 from vmr_jax.input.features import fit_rows, normalize_rows
-from vmr_jax.input.loader import Loader, _saliency, show_rows
+from vmr_jax.input.loader import Loader, show_rows
 from vmr_jax.input.schema import Query
 from vmr_jax.input.spec import batch_spec, check_fields
 from vmr_jax.input.words import open_word_vectors
@@ -112,7 +113,7 @@ def test_unknown_names_give_the_nearest(data_dir, experiment):
 def test_word_vectors_of_another_width_are_refused(data_dir, experiment):
     config = tiny_config(data_dir, text__dim=300)
     with pytest.raises(UserError, match=r"have 50 dimensions; config.text.dim says 300\. Set it to 50"):
-        open_word_vectors(config, experiment.dataset)
+        open_word_vectors(config, [])
 
 
 def test_missing_modality_is_named_before_training(data_dir):
@@ -498,7 +499,7 @@ def test_subwords_and_the_two_queries(charades, tmp_path):
         query_input.check_text(config, names)
     with config.unlocked():
         config.text.encoder_dir = str(tmp_path)
-    read = query_input.QueryReader(config, {}, WordVectors(["a"], np.zeros((1, 5), np.float32)), names)
+    read = query_input.QueryReader(config, [], WordVectors(["a"], np.zeros((1, 5), np.float32)), names)
     query = Query("q", "A person opens", (0.0, 1.0), static=[(0, 8)])
     found = read(query, read.tokens(query))
     assert found["subwords"].tolist() == [2, 5, 6, 7, 8, 3, 0, 0]

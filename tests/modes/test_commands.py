@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pymilvus  # its first import closes the handlers of logging, and with absl's what capsys had replaced
 import pytest
@@ -12,11 +11,11 @@ from tiny import tiny_config
 from vmr_jax.errors import UserError
 from vmr_jax.models.base import DualEncoder
 from vmr_jax.modes import index as commands
-from vmr_jax.modes.predict import asked_example
 from vmr_jax.modes.search import search
 from vmr_jax.modes.train import train
 from vmr_jax.retrieval import index as index_module
 from vmr_jax.retrieval.store import EncodedVideo
+from vmr_jax.run import Run
 from vmr_jax.training.experiment import Experiment
 
 
@@ -43,20 +42,17 @@ def test_a_moment_scores_its_dot_product_with_the_query(run):
     sentence = "a man opens the door"
     (found,) = commands.open_index(config, workdir, [sentence]).search([sentence], k=3)
     assert [moment.score for moment in found] == sorted((moment.score for moment in found), reverse=True)
-    experiment = Experiment(config, workdir, sentences=[sentence])
-    variables, _ = experiment.best_variables(workdir)
-    model = experiment.model
+    trained = Run.load(workdir, sentences=[sentence])
+    dataset, model, variables = Experiment(config).dataset, trained.model, trained.variables
     assert isinstance(model, DualEncoder)
     for moment in found:
-        split, video = next(
-            (name, video)
-            for name in experiment.dataset.split_names
-            for video in experiment.dataset.split(name).videos
+        video = next(
+            video
+            for name in dataset.split_names
+            for video in dataset.split(name).videos
             if video.id == moment.video
         )
-        batch = asked_example(experiment, experiment.loader(split), sentence, video)
-        batch = jax.tree.map(lambda x: np.asarray(x)[None], batch)
-        variables = jax.tree.map(np.asarray, variables)
+        batch = trained.batch(trained.read_video(dataset, video), [sentence])
         vectors, spans, _ = model.apply(variables, batch, method="encode_moments")
         scores = vectors[0] @ model.apply(variables, batch, method="encode_query")[0]
         at = int(np.argmin(np.abs(np.asarray(spans[0]) - [moment.start, moment.end]).sum(1)))
@@ -224,6 +220,6 @@ def test_rows_that_milvus_has_not(own, tmp_path):
 def test_an_index_in_milvus_of_another_checkpoint_is_refused(own, tmp_path, monkeypatch):
     config, workdir = own
     commands.index(config, workdir, dtype=None, uri=str(tmp_path / "lite.db"))
-    monkeypatch.setattr(commands, "_source", lambda *args: {"step": 99})
+    monkeypatch.setattr(Run, "source", {"step": 99})
     with pytest.raises(UserError, match=r"the collection fvmr_.* was built from .*'step': 2.* Build it again"):
         commands.open_index(config, workdir)

@@ -572,13 +572,10 @@ def test_any_word_of_the_file_of_vectors_may_be_asked(tmp_path):
     file = tmp_path / "vectors.txt"
     file.write_text("door 1 2\nzebra 3 4\n")
     text = types.SimpleNamespace(features="", vectors=str(file), tokenizer="words", dim=2)
-    config, dataset = (
-        types.SimpleNamespace(text=text),
-        types.SimpleNamespace(sentences=lambda: iter(["a door"])),
-    )
-    assert not open_word_vectors(config, dataset, []).known("zebra")
-    assert open_word_vectors(config, dataset, ["a zebra"]).known("zebra")
-    assert open_word_vectors(config, dataset, None).known("zebra")
+    config = types.SimpleNamespace(text=text)
+    assert not open_word_vectors(config, ["a door"]).known("zebra")
+    assert open_word_vectors(config, ["a zebra"]).known("zebra")
+    assert open_word_vectors(config, None).known("zebra")
 
 
 def test_without_an_index(trained, tmp_path):

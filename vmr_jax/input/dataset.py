@@ -82,7 +82,6 @@ class Dataset:
             check_resample(clips.resample)
             if self._module.features(options) is not None:
                 self._open_features()
-        self.word_vectors_of_dataset = self._module.word_vectors(options)
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -191,6 +190,19 @@ class Dataset:
         for name in self.split_names:
             yield from (query.text for query in self._records(name).queries)
 
+    def find(self, video: str) -> tuple[Video, str]:
+        """A video by its id, and the split that holds it; UserError with the nearest id where none does."""
+        known = []
+        for name in self.split_names:
+            for candidate in self.split(name).videos:
+                if candidate.id == video:
+                    return candidate, name
+                known.append(candidate.id)
+        raise UserError(
+            f'The dataset {self.options.name} has no video "{video}".{nearest(video, known)} It has '
+            f"{len(known)}, for example {', '.join(known[:3])}."
+        )
+
     def clips(self, video: Video, stream: str = "video") -> np.ndarray:
         """Returns the rows [n,...] float32 of a stream for `fit_rows`: averaged where the video has many."""
         if not self._stores:
@@ -248,9 +260,6 @@ def _query(row: dict[str, Any]) -> schema.Query:
     )
 
 
-# --- words ----------------------------------------------------------------------------------------
-
-
 # --- clips ----------------------------------------------------------------------------------------
 
 
@@ -285,6 +294,3 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield update
     finally:
         bar.stop()
-
-
-# --- shapes without data --------------------------------------------------------------------------

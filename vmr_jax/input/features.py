@@ -393,8 +393,12 @@ def read_rows(reader: FeatureReader, video_id: str, feature_dim: int, normalize:
       UserError: for what `reader.read` raises; for another dimension, no clips, NaN or infinity (naming the
         first such row).
     """
-    parts = reader.parts(video_id)
-    _check(parts, feature_dim, reader.where(video_id))
+    parts = check_rows(reader.parts(video_id), feature_dim, reader.where(video_id))
+    return joined_rows(parts, normalize)
+
+
+def joined_rows(parts: Sequence[np.ndarray], normalize: bool) -> np.ndarray:
+    """Sources [n,D1], [n,D2], ... side by side as [n,D] float32, each L2-normalised for itself if asked for."""
     if normalize:
         parts = [normalize_rows(parts[0])] if len(parts) == 1 else [_normalize_part(part) for part in parts]
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -408,7 +412,14 @@ def kept_rows(
     return shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips)
 
 
-def _check(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> None:
+def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> Sequence[np.ndarray]:
+    """The sources of a video; UserError, naming `where`, unless they are rows of finite numbers, D in all."""
+    shapes = [part.shape for part in parts]
+    if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+        raise UserError(
+            f"{where} has features of shape {', '.join(map(str, shapes))}; expected is [rows,{feature_dim}], "
+            "one row for each clip."
+        )
     widths = [part.shape[1] for part in parts]
     if sum(widths) != feature_dim:
         raise UserError(
@@ -425,6 +436,7 @@ def _check(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> None:
             f"{where} holds NaN or infinity, first in row {int(finite.argmin())} of {len(finite)} (from 0). "
             "Extract the video again or leave it out."
         )
+    return parts
 
 
 # --- store ----------------------------------------------------------------------------------------

@@ -16,11 +16,9 @@ import jax
 import numpy as np
 
 from vmr_jax.errors import UserError
-from vmr_jax.input import schema
 from vmr_jax.input.dataset import Dataset, Split, Video
-from vmr_jax.input.features import fit_rows
-from vmr_jax.input.queries import FIRST_WORD, QueryReader
-from vmr_jax.input.spec import OF_CLIPS
+from vmr_jax.input.examples import Examples
+from vmr_jax.input.queries import QueryReader
 from vmr_jax.parallel import host_rows
 from vmr_jax.text.vectors import WordVectors
 from vmr_jax.types import Batch
@@ -73,10 +71,9 @@ class Loader:
         self.config, self.dataset, self.split, self.vectors = config, dataset, split, vectors
         self.fields, self.shown = tuple(fields), shown
         self._vocabulary = vocabulary
-        ids = {word: i + FIRST_WORD for i, word in enumerate(vocabulary)}
         self._grouped = (None, None)  # (seed, epoch) and its rows by video
-        self._read_query = QueryReader(config, ids, vectors, fields)
-        self._tokens = [self._read_query.tokens(q) for q in split.queries]
+        self._make = Examples(config, QueryReader(config, vocabulary, vectors, fields), fields, self._rows)
+        self._tokens = [self._make.tokens(query) for query in split.queries]
         self._check_words()
 
     def __len__(self) -> int:
@@ -178,40 +175,12 @@ class Loader:
     def _example(self, row: int) -> Batch:
         """One example as a Batch without the batch axis."""
         query, video = self.split.queries[row], self.split.videos[self.split.owner[row]]
-        return self.example(query, video, self._tokens[row], int(self.split.owner[row]))
+        return self._make(query, video, self._tokens[row], int(self.split.owner[row]))
 
-    def example(self, query: schema.Query, video: Video, tokens, video_index: int = 0) -> Batch:
-        """Builds one unbatched example; `tokens` are the query's, from `tokenize`."""
-        clips, clip_mask = self._clips(video, "video")
-        optional = {name: self._clips(video, name)[0] for name in OF_CLIPS if name in self.fields}
-        if "objects" in optional:
-            optional["object_mask"] = np.abs(optional["objects"]).sum(-1) > 0
-        if "subtitles" in optional:
-            optional["subtitle_mask"] = np.abs(optional["subtitles"]).sum(-1) > 0
-        if "windows" in self.fields:
-            optional["windows"], optional["window_mask"] = _windows(query)
-        if "saliency" in self.fields:
-            optional["saliency"] = _saliency(query.saliency, clip_mask, video.duration)
-        return Batch(
-            video=clips,
-            video_mask=clip_mask,
-            duration=np.float32(video.duration),
-            span=np.asarray(query.span, np.float32),
-            example_mask=np.True_,
-            example_index=np.int32(0),
-            video_index=np.int32(video_index),
-            **self._read_query(query, tokens),
-            **optional,
-        )
-
-    def _clips(self, video: Video, stream: str) -> tuple[np.ndarray, np.ndarray]:
-        options = self.config.input
+    def _rows(self, video: Video, stream: str) -> np.ndarray:
         # Order matters among the native rows alone, which are read anew; zeros are zeros of either.
         source = self.dataset.features if self.shown == "shuffled" else self.dataset.clips
-        return fit_rows(self._show(source(video, stream), video), options.num_clips, options.resample)
-
-    def _show(self, rows: np.ndarray, video: Video) -> np.ndarray:
-        return show_rows(rows, self.shown, self.config.seed, video.id)
+        return show_rows(source(video, stream), self.shown, self.config.seed, video.id)
 
 
 def steps_per_epoch(owner: np.ndarray, batch_size: int, rows_per_video: int) -> int:
@@ -266,30 +235,3 @@ def _by_video(order: np.ndarray, owner: np.ndarray, size: int) -> np.ndarray:
         if len(group) == size:
             del waiting[int(owner[row])]
     return np.asarray([group + [-1 - group[0]] * (size - len(group)) for group in groups], np.int64)
-
-
-def _windows(query: schema.Query) -> tuple[np.ndarray, np.ndarray]:
-    """The annotated moments [M,2] and their mask [M]; M is `schema.MAX_WINDOWS`."""
-    moments = list(query.windows or [query.span])
-    windows = np.zeros((schema.MAX_WINDOWS, 2), np.float32)
-    windows[: len(moments)] = moments
-    return windows, np.arange(schema.MAX_WINDOWS) < len(moments)
-
-
-def _saliency(scores: np.ndarray | None, clip_mask: np.ndarray, duration: float) -> np.ndarray:
-    """[T] float32: the sum over annotators, of the annotated clip in which the centre of each clip lies.
-
-    Args:
-      scores: [clips, annotators] int for every `schema.SALIENCY_SECONDS`, -1 where none was given; None, of a
-        sentence that nobody annotated, is 0 everywhere.
-      clip_mask: [T] bool.
-      duration: of the video, in seconds.
-    """
-    if scores is None:
-        return np.zeros(len(clip_mask), np.float32)
-    total = np.maximum(scores, 0).sum(1).astype(np.float32)
-    centres = (np.arange(clip_mask.sum()) + 0.5) * duration / max(clip_mask.sum(), 1)
-    annotated = np.minimum((centres / schema.SALIENCY_SECONDS).astype(np.int64), len(total) - 1)
-    filled = np.zeros(len(clip_mask), np.float32)
-    filled[: len(centres)] = total[annotated]
-    return filled

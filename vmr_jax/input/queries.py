@@ -1,7 +1,7 @@
 """The query part of a batch: ids, vectors and masks of the words, and what optional fields a sentence gives."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,18 @@ from vmr_jax.errors import UserError
 from vmr_jax.input import schema
 from vmr_jax.input.features import FeatureReader, open_features, read_rows
 from vmr_jax.text.dependencies import dependency_graph
-from vmr_jax.text.parse import content_words
+from vmr_jax.text.parse import content_words, parse
 from vmr_jax.text.subwords import open_subwords
-from vmr_jax.text.tokenize import MAX_CHARACTERS, Token, characters, tokenize
+from vmr_jax.text.tokenize import Token, characters, tokenize
 from vmr_jax.text.vectors import WordVectors
-from vmr_jax.types import Tree
+from vmr_jax.types import Batch, Tree, fields_of, with_masks
 
 PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2  # vocabulary ids
+MAX_QUERY = 1000  # characters of a sentence that a user asks
 
-_WORDS = ("static_words", "dynamic_words", "content_words")
-_SUBWORDS = ("subwords", "subword_mask", "subword_static", "subword_dynamic")
-_OF_RECORDS = ("tree", "static_words", "dynamic_words")
-# Optional fields that every dataset can fill, because they follow from the sentence.
-OF_ANY_SENTENCE = ("content_words", "dependencies", "query_chars", *_SUBWORDS)
-_WITH_MASK = {"subwords": "subword_mask"}
-# Those with a word axis L that stands for the words of the tokeniser.
-_OF_WORDS = ("tree", *_WORDS, "dependencies", "query_chars")
+_SUBWORDS = tuple(name for name, info in fields_of(Batch).items() if "S" in info.axes)
+# Those with an entry for every word of the tokeniser.
+_OF_WORDS = ("tree", *(name for name, i in fields_of(Batch).items() if i.optional and "L" in i.axes))
 
 
 class QueryReader:
@@ -34,15 +30,17 @@ class QueryReader:
 
     Args:
       config: the resolved config; reads `config.text`.
-      ids: training word -> id.
+      vocabulary: training words in the order of their ids, from `FIRST_WORD` on.
       vectors: word vectors; None where `config.text.features` takes their place.
       fields: optional `Batch` fields to fill.
     """
 
-    def __init__(self, config, ids: Mapping[str, int], vectors: WordVectors | None, fields: Sequence[str]):
-        self.options, self._ids, self.vectors, self.fields = config.text, ids, vectors, tuple(fields)
+    def __init__(
+        self, config: Any, vocabulary: Sequence[str], vectors: WordVectors | None, fields: Sequence[str]
+    ):
+        self.options, self.vectors, self.fields = config.text, vectors, with_masks(fields)
+        self._ids = {word: i + FIRST_WORD for i, word in enumerate(vocabulary)}
         check_text(config, fields)
-        self.fields += tuple(mask for name, mask in _WITH_MASK.items() if name in self.fields)
         self._features = _opened(self.options.features, self.options.feature_key)
         self._sentences = _opened(self.options.sentence_features, self.options.feature_key)
         self._subwords = None
@@ -72,9 +70,8 @@ class QueryReader:
             **{
                 name: self._field(name, query, tokens)
                 for name in self.fields
-                if name in (*_OF_RECORDS, *OF_ANY_SENTENCE)
+                if fields_of(Batch)[name].of == "query" and fields_of(Batch)[name].optional
             },
-            **({"sentence": self._sentence(query)} if "sentence" in self.fields else {}),
         }
 
     def _vectors(self, query: schema.Query, tokens: Sequence[Token]) -> np.ndarray:
@@ -85,11 +82,19 @@ class QueryReader:
 
     def _sentence(self, query: schema.Query) -> np.ndarray:
         if self._sentences is None:
+            if query.sentence is None:
+                raise UserError(
+                    f'The architecture reads one vector of the sentence, and "{query.text}" has none. Only '
+                    "annotated sentences can be asked, whose vectors are in the dataset or in "
+                    "config.text.sentence_features."
+                )
             return query.sentence
         return _rows_of(self._sentences, query.qid, self.options.sentence_dim).mean(0)
 
     def _field(self, name: str, query: schema.Query, tokens: Sequence[Token]) -> Any:
         limit = self.options.max_words
+        if name == "sentence":
+            return self._sentence(query)
         if name == "tree":
             return _tree(query, tokens, limit)
         if name == "static_words":
@@ -188,16 +193,33 @@ def _tree(query: schema.Query, tokens: Sequence[Token], limit: int) -> Tree:
     return Tree(verb_words=verbs, noun_words=nouns, edges=edges)
 
 
-def field_shapes(config, sentence_dim: int) -> dict[str, Any]:
-    """Shape and dtype, without the batch axis, of the optional fields of a sentence."""
-    length, limit = config.text.max_words, config.text.max_subwords
-    v, n = schema.MAX_VERBS, schema.MAX_NOUNS
-    return {
-        "tree": Tree(verb_words=((v, length), bool), noun_words=((n, length), bool), edges=((v, n), bool)),
-        **{name: ((length,), bool) for name in _WORDS},
-        "dependencies": ((length, length), np.int32),
-        "query_chars": ((length, MAX_CHARACTERS), np.int32),
-        "subwords": ((limit,), np.int32),
-        **{name: ((limit,), bool) for name in _SUBWORDS[1:]},
-        "sentence": ((sentence_dim,), np.float32),
-    }
+def asked_query(text: str, duration: float, tokenizer: str) -> schema.Query:
+    """A sentence that nobody annotated, about a video of `duration` seconds, with its roles and noun chunks.
+
+    Raises:
+      UserError: where there is no sentence, it is over-long, or it has no word for the tokeniser.
+    """
+    check_sentence(text)
+    if not tokenize(text, tokenizer):
+        raise UserError(f'The query "{text}" has no word for the tokeniser "{tokenizer}".')
+    roles = _roles(text)
+    return schema.Query(
+        qid="query",
+        text=text,
+        span=(0.0, duration),
+        verbs=roles.verbs[: schema.MAX_VERBS],
+        nouns=roles.nouns[: schema.MAX_NOUNS],
+        edges=[(v, n) for v, n in roles.edges if v < schema.MAX_VERBS and n < schema.MAX_NOUNS],
+        static=roles.chunks[: schema.MAX_SPANS],
+    )
+
+
+def check_sentence(text: str) -> None:
+    """Raises UserError for a sentence that is empty or over-long."""
+    if not text.strip():
+        raise UserError("The query is empty. Write a sentence that describes the moment.")
+    if len(text) > MAX_QUERY:
+        raise UserError(f"The query has {len(text)} characters; at most {MAX_QUERY} are read.")
+
+
+_roles = functools.lru_cache(maxsize=1024)(parse)

@@ -1,70 +1,61 @@
-"""The shapes of a batch from the config alone, and what a dataset can fill."""
+"""The shapes of a batch from the config alone, and which optional fields a dataset can fill."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.input import schema
 from vmr_jax.input.dataset import dataset_module
-from vmr_jax.input.queries import OF_ANY_SENTENCE, field_shapes
-from vmr_jax.types import Batch
-
-OF_CLIPS = ("flow", "audio", "objects", "subtitles")  # optional fields that follow the clips
-_MASKS = {
-    "objects": "object_mask",
-    "subtitles": "subtitle_mask",
-    "windows": "window_mask",
-    "subwords": "subword_mask",
-}
-_OF_ANY_QUERY = (*OF_ANY_SENTENCE, "windows")  # optional fields that every dataset can fill
+from vmr_jax.text.tokenize import MAX_CHARACTERS
+from vmr_jax.types import Batch, FieldInfo, Tree, fields_from, fields_of, with_masks
 
 
 def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
-    """Returns the batch of a config as ShapeDtypeStructs, without opening the dataset."""
-    b, t, length = batch_size, config.input.num_clips, config.text.max_words
+    """The batch of a config as ShapeDtypeStructs, without opening the dataset.
 
-    def array(*shape, dtype=np.float32):
-        return jax.ShapeDtypeStruct((b, *shape), dtype)
+    Args:
+      config: the resolved config.
+      batch_size: B, number of rows.
+      fields: optional `Batch` fields that the architecture requires.
 
+    Raises:
+      UserError: where the dataset lacks one of them.
+    """
     check_fields(config, fields)
-    widths = _widths(config)
-    shapes = field_shapes(config, *widths.get("sentence", (0,)))
-    shapes["windows"], shapes["window_mask"] = (
-        ((schema.MAX_WINDOWS, 2), np.float32),
-        ((schema.MAX_WINDOWS,), bool),
-    )
-    shapes["saliency"] = ((t,), np.float32)
-    shapes["subtitle_mask"] = ((t,), bool)
-    for name in OF_CLIPS:
-        if name in widths:
-            shapes[name] = ((t, *widths[name]), np.float32)
-    if "objects" in widths:
-        shapes["object_mask"] = ((t, widths["objects"][0]), bool)
-    wanted = [*fields, *(mask for name, mask in _MASKS.items() if name in fields)]
-    optional = {
-        name: jax.tree.map(lambda s: array(*s[0], dtype=s[1]), shapes[name], is_leaf=_is_shape)
-        for name in wanted
+    lengths, widths = _lengths(config, batch_size), _widths(config)
+
+    def spec(info: FieldInfo, own: tuple[int, ...] = ()) -> jax.ShapeDtypeStruct:
+        """`own` are the last lengths where they are the field's own."""
+        shared = info.axes[: len(info.axes) - len(own)]
+        return jax.ShapeDtypeStruct((*(lengths[letter] for letter in shared), *own), info.dtype)
+
+    found = {}
+    for name, info in fields_of(Batch).items():
+        if name == "tree" and name in fields:
+            found[name] = Tree(**{part: spec(of) for part, of in fields_of(Tree).items()})
+        elif not info.optional or name in with_masks(fields):
+            found[name] = spec(info, widths.get(name, ()))
+    return Batch(**{name: found.get(name) for name in fields_of(Batch)})
+
+
+def _lengths(config, batch_size: int) -> dict[str, int]:
+    """Letter of an axis -> its length."""
+    objects = _widths(config).get("objects", (0,))
+    return {
+        "B": batch_size,
+        "T": config.input.num_clips,
+        "D": config.dataset.feature_dim,
+        "L": config.text.max_words,
+        "W": config.text.dim,
+        "S": config.text.max_subwords,
+        "C": MAX_CHARACTERS,
+        "O": objects[0],
+        "V": schema.MAX_VERBS,
+        "N": schema.MAX_NOUNS,
+        "A": schema.MAX_WINDOWS,
+        "2": 2,
     }
-    return Batch(
-        video=array(t, config.dataset.feature_dim),
-        video_mask=array(t, dtype=bool),
-        duration=array(),
-        query=array(length, dtype=np.int32),
-        query_vectors=array(length, config.text.dim),
-        query_mask=array(length, dtype=bool),
-        span=array(2),
-        example_mask=array(dtype=bool),
-        example_index=array(dtype=np.int32),
-        video_index=array(dtype=np.int32),
-        **optional,
-    )
-
-
-def _is_shape(x: Any) -> bool:
-    return isinstance(x, tuple)
 
 
 def _widths(config) -> dict[str, tuple[int, ...]]:
@@ -80,7 +71,7 @@ def check_fields(config, fields: Sequence[str]) -> None:
     """Raises UserError where the architecture requires what the dataset lacks."""
     available = _widths(config)
     for name in fields:
-        if name not in available and name not in _OF_ANY_QUERY:
+        if name not in available and name not in fields_from("sentence", "annotation"):
             raise UserError(
                 f'The architecture {config.model.name} needs "{name}", which the dataset '
                 f"{config.dataset.name} does not have (it has: {', '.join(available) or 'none'}). Choose "

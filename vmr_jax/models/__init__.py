@@ -1,14 +1,25 @@
-"""Architectures, one file each. `create` finds one by the name of its file."""
+"""Architectures, one file each. `create` builds one by the name of its file, or a user's own class."""
 
 import importlib
 import pkgutil
+from typing import Any
 
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 
-_NO_ARCHITECTURE = ("base", "card")  # files of this folder that the others share
+__all__ = [
+    "CorpusRetriever",
+    "DualEncoder",
+    "GroundingModel",
+    "architectures",
+    "create",
+    "model_class",
+    "model_fields",
+    "model_name",
+]
 
-__all__ = ["CorpusRetriever", "DualEncoder", "GroundingModel", "architectures", "create", "model_class"]
+_NO_ARCHITECTURE = ("base", "card")  # files of this folder that the others share
+_NOT_SET = ("parent", "name", "vocab_size", "dtype")  # of Flax, of the vocabulary and of `config.dtype`
 
 
 def architectures() -> list[str]:
@@ -16,23 +27,97 @@ def architectures() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NO_ARCHITECTURE)
 
 
-def model_class(name: str) -> type[GroundingModel]:
-    """The class `Model` of `vmr_jax/models/<name>.py`; UserError for an unknown name."""
-    if name not in architectures():
+def model_class(name: str | type[GroundingModel]) -> type[GroundingModel]:
+    """The class of an architecture.
+
+    Args:
+      name: of a file of `vmr_jax/models`, whose class is `Model`; the place of a user's own class,
+        'my_project.models:Mine' or 'my_project.models.Mine'; or the class itself.
+
+    Raises:
+      UserError: where there is no such architecture, module or class.
+    """
+    if isinstance(name, type):
+        return _checked(name, name.__qualname__)
+    if name in architectures():
+        return importlib.import_module(f"{__name__}.{name}").Model
+    if ":" in name or "." in name:
+        return _users_class(name)
+    raise UserError(
+        f'There is no architecture "{name}".{nearest(name, architectures())} Known: '
+        f"{', '.join(architectures())}. Your own is named as 'my_project.models:Mine'."
+    )
+
+
+def _users_class(place: str) -> type[GroundingModel]:
+    module, _, path = place.partition(":") if ":" in place else place.rpartition(".")
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
         raise UserError(
-            f'There is no architecture "{name}".{nearest(name, architectures())} '
-            f"Known: {', '.join(architectures())}."
+            f'The architecture "{place}" names the module {module}, which cannot be imported ({error}). Start '
+            "from the folder that holds it, or install the project that it belongs to."
+        ) from None
+    for part in path.split("."):
+        if not hasattr(found, part):
+            classes = [n for n, value in vars(found).items() if isinstance(value, type)]
+            raise UserError(f'The module {module} has no "{path}".{nearest(path, classes)}')
+        found = getattr(found, part)
+    return _checked(found, place)
+
+
+def _checked(found: Any, place: str) -> type[GroundingModel]:
+    if not (isinstance(found, type) and issubclass(found, GroundingModel)):
+        raise UserError(
+            f"{place} is no architecture: expected is a class that inherits from vmr_jax.GroundingModel and "
+            "has the methods __call__, loss and predict."
         )
-    return importlib.import_module(f"{__name__}.{name}").Model
+    return found
 
 
-def create(name: str, **hyper_parameters) -> GroundingModel:
-    """Builds an architecture; UserError for an unknown name or hyper-parameter."""
-    built = model_class(name)
-    fields = [f for f in built.__dataclass_fields__ if f not in ("parent", "name")]
+def model_name(kind: type[GroundingModel]) -> str:
+    """The name by which `model_class` finds a class again: 'fvmr', or 'my_project.models:Mine'."""
+    short = kind.__module__.removeprefix(f"{__name__}.")
+    if kind.__qualname__ == "Model" and short in architectures():
+        return short
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def model_fields(kind: type[GroundingModel]) -> dict[str, Any]:
+    """Hyper-parameter -> default of a class: what `config.model` holds beside the name.
+
+    Raises:
+      UserError: for a field without a default, which a config could not leave out.
+    """
+    instance = kind.__dataclass_fields__
+    names = [name for name in instance if name not in _NOT_SET]
+    for name in names:
+        if not hasattr(kind, name):
+            raise UserError(f"The hyper-parameter {name} of {model_name(kind)} has no default; give it one.")
+    return {name: getattr(kind, name) for name in names}
+
+
+def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> GroundingModel:
+    """Builds an architecture.
+
+    >>> create("two_d_tan", num_clips=32, scale_layers=(32,)).num_clips
+    32
+
+    Args:
+      name: as in `model_class`.
+      **hyper_parameters: fields of the class that differ from its defaults.
+
+    Raises:
+      UserError: for an unknown name or hyper-parameter.
+    """
+    kind = model_class(name)
+    fields = [field for field in kind.__dataclass_fields__ if field not in ("parent", "name")]
     for field in hyper_parameters:
         if field not in fields:
             raise UserError(
-                f'{name} has no hyper-parameter "{field}".{nearest(field, fields)} It has: {", ".join(fields)}.'
+                f'{model_name(kind)} has no hyper-parameter "{field}".{nearest(field, fields)} It has: '
+                f"{', '.join(fields)}."
             )
-    return built(**hyper_parameters)
+    return kind(**hyper_parameters)

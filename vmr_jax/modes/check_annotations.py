@@ -176,7 +176,7 @@ def _words(
     if not counts:
         return []
     with problems.caught():
-        vectors = open_word_vectors(config, dataset)
+        vectors = open_word_vectors(config, dataset.sentences())
         unknown = Counter({word: n for word, n in counts.items() if not vectors.known(word)})
         share = unknown.total() / counts.total()
         if share > _MANY_UNKNOWN:

@@ -1,30 +1,25 @@
-"""`--mode=index` encodes the moments of a run's dataset; `--mode=search` asks them."""
+"""`--mode=index` encodes the moments of a run's dataset, for `--mode=search` and `--mode=serve`."""
 
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from vmr_jax.errors import UserError
-from vmr_jax.input.dataset import progress
-from vmr_jax.input.loader import filled_batches
-from vmr_jax.modes.predict import asked_example
+from vmr_jax.input.dataset import Dataset, Video, progress
+from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval import milvus
-from vmr_jax.retrieval.index import MomentIndex, query_encoder
+from vmr_jax.retrieval.index import MomentIndex
 from vmr_jax.retrieval.store import MomentStore
-from vmr_jax.training.experiment import Experiment
-from vmr_jax.types import Batch
+from vmr_jax.run import Run, VideoFeatures
 
 INDEX = "index"  # folder of the run
-_QUERIES = 32  # sentences that are encoded at once
 _ASIDE = ".old"  # behind the name of the folder that is being replaced
 
 
-def index(config, workdir: Path, dtype: str | None, uri: str | None) -> None:
+def index(config: Any, workdir: Path, dtype: str | None, uri: str | None) -> None:
     """Encodes every video of the run's dataset into WORKDIR/index, in place of an older index.
 
     The older one answers until the new one is whole. An index in Milvus is a collection of a new name, to
@@ -36,32 +31,21 @@ def index(config, workdir: Path, dtype: str | None, uri: str | None) -> None:
       dtype: of the rows; None is `config.retrieval.dtype`.
       uri: a Milvus server or Lite file in place of a folder.
     """
-    experiment = Experiment(config, workdir)
-    variables, position = experiment.best_variables(workdir)
-    source, dtype = _source(config, position), dtype or config.retrieval.dtype
+    run, dtype = _open_run(config, workdir), dtype or config.retrieval.dtype
+    dataset = Dataset(config.dataset, config.input)
     path, unfinished, aside = (workdir / f"{INDEX}{end}" for end in ("", ".unfinished", _ASIDE))
     _discard(unfinished)
     if path.exists():
         _discard(aside)
     place: dict[str, Any] = {"path": unfinished}
     if uri is not None:
-        name = f"{config.model.name}_{config.dataset.name}_{secrets.token_hex(4)}"
+        of = re.sub(r"\W", "_", f"{config.model.name}_{config.dataset.name}")
+        name = f"{of}_{secrets.token_hex(4)}"
         place = {"uri": milvus.resolved(uri), "collection": name}
-        milvus.point(unfinished, **place, source=source)
-    videos = _videos(experiment)
-    count = sum(len(ids) for _, _, ids in videos)
+        milvus.point(unfinished, **place, source=run.source)
+    videos = _videos(dataset)
     with progress("index") as on_progress:
-        built = MomentIndex.build(
-            experiment.model,
-            variables,
-            _batches(experiment, videos, config.evaluation.batch_size, on_progress),
-            **place,
-            encode=_encoder(experiment, variables),
-            parallel=experiment.parallel,
-            dtype=dtype,
-            source=source,
-            nms_threshold=config.retrieval.nms_threshold,
-        )
+        built = run.index(_read(run, dataset, videos, on_progress), dtype=dtype, **place)
     if path.exists():
         path.rename(aside)
     unfinished.rename(path)
@@ -69,8 +53,8 @@ def index(config, workdir: Path, dtype: str | None, uri: str | None) -> None:
     size = sum(file.stat().st_size for file in path.iterdir())
     where = f"{path} ({size / 2**20:.1f} MiB)" if uri is None else built.store.where
     print(
-        f"{len(built):,} moments of {count:,} videos in {where}, {dtype} rows of {built.store.dim}. Ask it "
-        f'with: python launch.py --mode=search --workdir={workdir} --query="..."'
+        f"{len(built):,} moments of {len(videos):,} videos in {where}, {dtype} rows of {built.store.dim}. Ask "
+        f'it with: python launch.py --mode=search --workdir={workdir} --query="..."'
     )
 
 
@@ -81,25 +65,27 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_index(config, workdir: Path, sentences: Sequence[str] = ()) -> MomentIndex:
+def open_index(config: Any, workdir: Path, sentences: Sequence[str] | None = ()) -> MomentIndex:
     """The index of a run with its model; UserError where it is of another checkpoint.
 
     Args:
       config: of the run.
       workdir: its folder.
-      sentences: queries that will be asked, whose word vectors are read.
+      sentences: queries that will be asked, whose word vectors are read; None: any may come.
     """
     store = _open_store(workdir)
-    experiment = Experiment(config, workdir, sentences=sentences)
-    variables, position = experiment.best_variables(workdir)
-    if store.source != _source(config, position):
+    run = _open_run(config, workdir, sentences)
+    if store.source != run.source:
         raise UserError(
-            f"{store.where} was built from {store.source}, and the run's checkpoint is "
-            f"{_source(config, position)}. Build it again with: python launch.py --mode=index "
-            f"--workdir={workdir}"
+            f"{store.where} was built from {store.source}, and the run's checkpoint is {run.source}. Build it "
+            f"again with: python launch.py --mode=index --workdir={workdir}"
         )
-    encode = _encoder(experiment, variables)
-    return MomentIndex(store, encode, experiment.parallel, config.retrieval.nms_threshold)
+    return MomentIndex(store, run.encode_sentences, run.parallel, config.retrieval.nms_threshold)
+
+
+def _open_run(config: Any, workdir: Path, sentences: Sequence[str] | None = ()) -> Run:
+    parallel = Parallel(config.parallel, config.num_devices)
+    return Run.load(workdir, config=config, sentences=sentences, parallel=parallel)
 
 
 def _open_store(workdir: Path) -> MomentStore | milvus.MilvusStore:
@@ -109,46 +95,16 @@ def _open_store(workdir: Path) -> MomentStore | milvus.MilvusStore:
     return milvus.follow(path) if (path / milvus.POINTER).exists() else MomentStore.open(path)
 
 
-def _source(config, position: dict) -> dict:
-    """What an index is of: the architecture, the data, and the step of the checkpoint."""
-    return {"model": config.model.name, "dataset": config.dataset.name, "step": int(position["step"])}
+def _videos(dataset: Dataset) -> list[Video]:
+    """The videos of every split; a video of several splits comes once."""
+    every = (video for name in dataset.split_names for video in dataset.split(name).videos)
+    return list({video.id: video for video in every}.values())
 
 
-def _videos(experiment: Experiment) -> list[tuple[str, np.ndarray, list[str]]]:
-    """(split, a query of each of its videos, their ids); a video of several splits comes once."""
-    seen: set[str] = set()
-    found = []
-    for name in experiment.dataset.split_names:
-        split = experiment.dataset.split(name)
-        owners, first = np.unique(split.owner, return_index=True)
-        ids = [split.videos[v].id for v in owners]
-        new = [i for i, video in enumerate(ids) if video not in seen]
-        seen.update(ids)
-        found.append((name, first[new], [ids[i] for i in new]))
-    return [part for part in found if part[2]]
-
-
-def _batches(
-    experiment: Experiment, videos, size: int, on_progress: Callable[[int, int], None]
-) -> Iterator[tuple[list[str], Batch]]:
-    """Batches of videos with their ids; `on_progress` hears how many videos are done, and of how many."""
-    done, total = 0, sum(len(ids) for _, _, ids in videos)
-    for name, rows, ids in videos:
-        loader = experiment.loader(name)
-        for first, batch_rows in zip(range(0, len(ids), size), filled_batches(rows, size)):
-            part = ids[first : first + size]
-            yield part, loader.batch(batch_rows)
-            done += len(part)
-            on_progress(done, total)
-
-
-def _encoder(experiment: Experiment, variables) -> Callable[[Sequence[str]], np.ndarray]:
-    """Sentences -> vectors."""
-    loader = experiment.loader(experiment.dataset.split_names[0])
-    video = loader.split.videos[0]  # its clips are not read
-
-    def batch_of(sentences: Sequence[str]) -> Batch:
-        rows = [asked_example(experiment, loader, sentence, video) for sentence in sentences]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-
-    return query_encoder(experiment.model, variables, batch_of, experiment.parallel, _QUERIES)
+def _read(
+    run: Run, dataset: Dataset, videos: Sequence[Video], on_progress: Callable[[int, int], None]
+) -> Iterator[VideoFeatures]:
+    """Their features; `on_progress` hears how many videos are done, and of how many."""
+    for i, video in enumerate(videos):
+        yield run.read_video(dataset, video)
+        on_progress(i + 1, len(videos))

@@ -18,13 +18,6 @@ from vmr_jax.retrieval.store import EncodedVideo, MomentStore, Ranked
 from vmr_jax.types import Batch
 
 _WORDS = 4
-_OF_CLIPS = (
-    "video", "video_mask", "flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency",
-)  # fmt: skip
-_OF_WORDS = (
-    "query", "query_vectors", "query_mask", "static_words", "dynamic_words", "content_words", "query_chars",
-)  # fmt: skip
-_OF_SUBWORDS = ("subwords", "subword_mask", "subword_static", "subword_dynamic")
 _MORE = 4  # rows fetched for every moment asked for, as NMS drops some; times as many each time it was too few
 
 
@@ -251,16 +244,7 @@ def only_query(batch: Batch) -> Batch:
     Their number is a multiple of four, so that few shapes are compiled.
     """
     words, subwords = (_longest(mask) for mask in (batch.query_mask, batch.subword_mask))
-
-    def cut(names: Sequence[str], length: int) -> dict[str, np.ndarray]:
-        return {name: getattr(batch, name)[:, :length] for name in names if getattr(batch, name) is not None}
-
-    cut_batch = dataclasses.replace(
-        batch, **cut(_OF_CLIPS, 1), **cut(_OF_WORDS, words), **cut(_OF_SUBWORDS, subwords), tree=None
-    )
-    if batch.dependencies is not None:
-        cut_batch = dataclasses.replace(cut_batch, dependencies=batch.dependencies[:, :words, :words])
-    return cut_batch
+    return dataclasses.replace(batch.cut(T=1, L=words, S=subwords), tree=None)
 
 
 def _longest(mask: np.ndarray | None) -> int:

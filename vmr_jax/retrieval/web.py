@@ -32,7 +32,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
 
 from vmr_jax.errors import UserError
-from vmr_jax.modes.predict import check_query
+from vmr_jax.input.queries import check_sentence
 from vmr_jax.retrieval.index import Found
 
 log = logging.getLogger("vmr_jax")
@@ -214,7 +214,8 @@ def asked(body: bytes) -> Asked:
         raise HTTPException(400, "The video must be the id of one, as text.")
     if any("\ud800" <= character <= "\udfff" for character in query + (video or "")):
         raise HTTPException(400, "The request has half of a surrogate pair, which is no text.")
-    return Asked(check_query("serve", query, k), k, video or None)
+    check_sentence(query)
+    return Asked(query, k, video or None)
 
 
 class Service:

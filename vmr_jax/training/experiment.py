@@ -1,8 +1,9 @@
 """What every mode needs: a config becomes devices, data, vocabulary, model and loaders."""
 
+import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def first_difference(ours: Any, theirs: Any) -> tuple[str, Any, Any] | None:
     return None
 
 
-def _read_vocabulary(path: Path) -> list[str]:
+def read_vocabulary(path: Path) -> list[str]:
     """Words in the order of their ids, from 2 on: a JSON list, or a JSON object of word -> id.
 
     Of an object the ids 0 and 1 are padding and the unknown word and are left out.
@@ -172,11 +173,14 @@ class Experiment:
         make_model(config)  # a wrong name or hyper-parameter shows before any data is read
         self.dataset = input_lib.Dataset(config.dataset, config.input)
         self.vocabulary = self._open_vocabulary(workdir)
-        self.vectors = open_word_vectors(config, self.dataset, sentences)
+        self.vectors = open_word_vectors(config, self._sentences(sentences))
         self.model = make_model(config, len(self.vocabulary) + FIRST_WORD)
         check_fields(config, self.model.requires())
         self._check_groups()
         self._loaders: dict[str, Loader] = {}
+
+    def _sentences(self, asked: Sequence[str] | None) -> Iterable[str] | None:
+        return None if asked is None else itertools.chain(self.dataset.sentences(), asked)
 
     def _check_groups(self) -> None:
         """Rows of one video stay on one device."""
@@ -195,7 +199,7 @@ class Experiment:
         if workdir is not None and (workdir / VOCABULARY).is_file():
             return json.loads((workdir / VOCABULARY).read_text(encoding="utf-8"))
         if self.config.text.vocabulary:
-            vocabulary = _read_vocabulary(Path(self.config.text.vocabulary).expanduser())
+            vocabulary = read_vocabulary(Path(self.config.text.vocabulary).expanduser())
         else:
             vocabulary = build_vocabulary(self.dataset.split("train"), self.config.text.tokenizer)
         if workdir is not None:
@@ -237,13 +241,25 @@ class Experiment:
 
     def best_variables(self, workdir: Path) -> tuple[Any, dict[str, Any]]:
         """The variables of the best step, on every device, and their position."""
-        abstract = self.parallel.abstract(self.abstract_variables())
-        best = Checkpoints(workdir / BEST, keep=1)
-        restored = best.restore(abstract)
-        best.close()
-        if restored is None:
-            raise UserError(
-                f"{workdir / BEST} holds no checkpoint: no evaluation of this run has finished yet. Let it "
-                "train on (the training command resumes it), or give another --workdir."
-            )
-        return restored
+        return restore_best(workdir, self.parallel.abstract(self.abstract_variables()))
+
+
+def restore_best(workdir: Path, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    """The variables of the best step of a run, and their position.
+
+    Args:
+      workdir: folder of the run.
+      abstract: shapes, dtypes and shardings of the variables.
+
+    Raises:
+      UserError: where the run has no checkpoint yet, or one of another architecture or size.
+    """
+    best = Checkpoints(workdir / BEST, keep=1)
+    restored = best.restore(abstract)
+    best.close()
+    if restored is None:
+        raise UserError(
+            f"{workdir / BEST} holds no checkpoint: no evaluation of this run has finished yet. Let it "
+            "train on (the training command resumes it), or give another --workdir."
+        )
+    return restored

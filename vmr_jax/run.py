@@ -1,0 +1,376 @@
+"""A trained run that can be asked: a sentence goes from text to batch, model and moments, in this file.
+
+Needs the folder of the run and the word vectors that it names; no dataset, no TensorFlow.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vmr_jax import moments as moments_lib
+from vmr_jax.errors import UserError
+from vmr_jax.input.dataset import Dataset, Video
+from vmr_jax.input.examples import Examples
+from vmr_jax.input.features import check_rows, joined_rows, normalize_rows
+from vmr_jax.input.queries import FIRST_WORD, QueryReader, asked_query
+from vmr_jax.input.spec import batch_spec
+from vmr_jax.input.words import open_word_vectors
+from vmr_jax.models.base import DualEncoder, GroundingModel
+from vmr_jax.parallel import Parallel
+from vmr_jax.retrieval.index import MomentIndex, query_encoder
+from vmr_jax.retrieval.milvus import COLLECTION
+from vmr_jax.training.experiment import (
+    VOCABULARY,
+    abstract_variables,
+    load_config,
+    make_model,
+    restore_best,
+)
+from vmr_jax.types import Batch, fields_from
+
+_TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two
+
+
+class Moment(NamedTuple):
+    """An answer: a moment of the video, in seconds, and its score, of which more is better."""
+
+    start: float
+    end: float
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoFeatures:
+    """A video as a run reads it: feature rows of every stream, normalised as in training.
+
+    Attributes:
+      id: name of the video.
+      duration: length in seconds.
+      streams: name of the stream -> rows [n,...] float32; 'video' is always there.
+    """
+
+    id: str
+    duration: float
+    streams: Mapping[str, np.ndarray]
+
+
+class Run:
+    """A trained model with all that it needs to answer.
+
+    Attributes:
+      config: the resolved config of the run.
+      model: the architecture.
+      variables: what `model.apply` takes.
+      step: training step of the checkpoint.
+      vocabulary: training words, in the order of their ids from 2 on.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        model: GroundingModel,
+        variables: Any,
+        vocabulary: Sequence[str],
+        step: int = 0,
+        sentences: Iterable[str] | None = None,
+        parallel: Parallel | None = None,
+    ):
+        """Puts the parts together; `load` reads them from a folder.
+
+        Args:
+          config: the resolved config.
+          model: the architecture.
+          variables: its variables.
+          vocabulary: training words.
+          step: training step of the variables.
+          sentences: of a file of word vectors only the words of training and of these sentences are read; None
+            reads all.
+          parallel: the devices; None takes one.
+        """
+        self.config, self.model, self.step = config, model, step
+        self.vocabulary = list(vocabulary)
+        self.parallel = parallel or Parallel("jit", num_devices=1)
+        self.variables = self.parallel.replicate(variables)
+        self._sentences = sentences
+        self._compiled: dict[tuple[str, int], Callable] = {}
+
+    @classmethod
+    def load(
+        cls,
+        workdir: str | Path,
+        *,
+        config: Any = None,
+        sentences: Iterable[str] | None = None,
+        parallel: Parallel | None = None,
+    ) -> "Run":
+        """Opens the best checkpoint of a run.
+
+        Args:
+          workdir: folder of the run.
+          config: the config of the run with other settings of evaluation or retrieval; None is its own.
+          sentences: of a file of word vectors only the words of training and of these sentences are read; None,
+            as any may be asked, reads all of them at the first question.
+          parallel: the devices; None takes one, which is fastest for few questions.
+
+        Raises:
+          UserError: where the folder holds no run, or the run no checkpoint yet.
+        """
+        workdir = Path(workdir).expanduser()
+        config = config or load_config(workdir)
+        vocabulary = read_run_vocabulary(workdir)
+        model = make_model(config, len(vocabulary) + FIRST_WORD)
+        parallel = parallel or Parallel("jit", num_devices=1)
+        spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
+        variables, position = restore_best(workdir, parallel.abstract(abstract_variables(model, spec)))
+        return cls(config, model, variables, vocabulary, int(position["step"]), sentences, parallel)
+
+    @functools.cached_property
+    def examples(self) -> Examples:
+        """Makes the examples that the model reads, of any sentence and any `VideoFeatures`."""
+        fields = self.model.requires()
+        asked = self._sentences
+        vectors = open_word_vectors(
+            self.config, None if asked is None else itertools.chain(self.vocabulary, asked)
+        )
+        return Examples(self.config, QueryReader(self.config, self.vocabulary, vectors, fields), fields, _rows)
+
+    # --- videos -----------------------------------------------------------------------------------
+
+    def encode_video(
+        self, features: Any, duration: float, *, id: str = "video", **streams: Any
+    ) -> VideoFeatures:
+        """Reads the features of a video of your own, as the run read those of its dataset.
+
+        Args:
+          features: [rows,D] array of any length, evenly spread over the video; a tuple of arrays with as many
+            rows where the run's features are several sources side by side (`config.dataset.features`).
+          duration: length of the video in seconds.
+          id: name of the video, for an index.
+          **streams: rows of the further streams that the architecture reads (flow, audio, objects, subtitles).
+
+        Raises:
+          UserError: for another width than the run's, numbers that are not finite, a missing stream, and a
+            duration that is no positive number.
+        """
+        if not (np.isfinite(duration) and duration > 0):
+            raise UserError(f"The duration of the video {id} is {duration}; give its length in seconds.")
+        where = f"The video {id}"
+        parts = features if isinstance(features, (tuple, list)) else (features,)
+        parts = check_rows([np.asarray(part) for part in parts], self.config.dataset.feature_dim, where)
+        _check_sources(self.config, parts, where)
+        read = {"video": joined_rows(parts, self.config.input.normalize)}
+        for name in self.streams:
+            if streams.get(name) is None:
+                raise UserError(
+                    f"This run reads the stream {name} too. Give encode_video(features, duration, {name}=rows)."
+                )
+            rows = np.asarray(streams[name], np.float32)
+            # As in training: streams of files are normalised, those in the records of a dataset are not.
+            of_file = name in self.config.dataset.get("streams", {})
+            read[name] = normalize_rows(rows) if of_file and self.config.input.normalize else rows
+        return VideoFeatures(id, float(duration), read)
+
+    def read_video(self, dataset: Dataset, video: Video) -> VideoFeatures:
+        """The features of a video of a prepared dataset."""
+        streams = {name: dataset.clips(video, name) for name in ("video", *self.streams)}
+        return VideoFeatures(video.id, video.duration, streams)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams beside the features of the clips that the architecture reads."""
+        return tuple(name for name in fields_from("stream") if name in self.model.requires())
+
+    # --- questions --------------------------------------------------------------------------------
+
+    def batch(self, video: VideoFeatures, sentences: Sequence[str], rows: int = 0) -> Batch:
+        """The host batch of a video with each sentence.
+
+        Args:
+          video: from `encode_video`.
+          sentences: the queries.
+          rows: B, at least the number of sentences; rows past them only fill the batch.
+        """
+        tokenizer = self.config.text.tokenizer
+        queries = [asked_query(sentence, video.duration, tokenizer) for sentence in sentences]
+        record = Video(video.id, video.duration, dict(video.streams))
+        made = [self.examples(query, record, self.examples.tokens(query)) for query in queries]
+        made += made[-1:] * (rows - len(made))
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *made)
+        return dataclasses.replace(batch, example_mask=np.arange(len(made)) < len(queries))
+
+    def predict(self, video: VideoFeatures, sentences: Sequence[str], k: int = 5) -> list[list[Moment]]:
+        """The best moments of a video for each sentence, after the run's non-maximum suppression.
+
+        Sentences are padded to few sizes of batch, each of which is compiled once.
+
+        Args:
+          video: from `encode_video`.
+          sentences: the queries, in English.
+          k: number of moments for each at most.
+
+        Returns:
+          For each sentence its moments, best first; fewer than k where the model has no more.
+        """
+        if isinstance(sentences, str):
+            raise UserError("Give predict a list of sentences, such as ['a person opens the door'].")
+        if k < 1:
+            raise UserError(f"k is {k}; it must be at least 1.")
+        answers: list[list[Moment]] = []
+        for part in _parts(sentences):
+            batch = self.batch(video, part, self._rows(len(part)))
+            spans, scores = self._ranked(_bucket(k))(self.variables, self.parallel.put_batch(batch))
+            spans = np.clip(spans[: len(part)], 0.0, video.duration)
+            answers += [
+                [Moment(*map(float, (*span, score))) for span, score in zip(*row) if np.isfinite(score)][:k]
+                for row in zip(spans, scores[: len(part)])
+            ]
+        return answers
+
+    def _rows(self, count: int) -> int:
+        """Rows of a batch for `count` sentences: a power of two, or a multiple of it that all devices share."""
+        return math.lcm(_bucket(count), len(self.parallel.devices))
+
+    def _ranked(self, k: int) -> Callable:
+        """The compiled function of (variables, batch) that gives spans [B,k,2] and scores [B,k]."""
+        threshold = _nms_threshold(self.config.evaluation)
+
+        def ranked(variables: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            outputs = self.model.apply(variables, batch, train=False)
+            kept = moments_lib.nms(self.model.predict(outputs, batch), threshold, k)
+            return kept.spans, kept.scores
+
+        return self._once(("predict", k), lambda: self.parallel.map_examples(ranked))
+
+    def _once(self, key: tuple[str, int], make: Callable[[], Callable]) -> Callable:
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        return self._compiled[key]
+
+    # --- a corpus ---------------------------------------------------------------------------------
+
+    def encode_sentences(self, sentences: Sequence[str]) -> np.ndarray:
+        """Vectors [Q,E] float32 of sentences, whose dot product with a moment's is its score; dual encoders."""
+        nothing = VideoFeatures("none", 1.0, {name: self._empty(name) for name in ("video", *self.streams)})
+        encode = self._once(
+            ("sentences", 0),
+            lambda: query_encoder(
+                self.model,
+                self.variables,
+                lambda part: self.batch(nothing, part),
+                self.parallel,
+                _TOGETHER,
+            ),
+        )
+        return encode(sentences)
+
+    def _empty(self, stream: str) -> np.ndarray:
+        """One row of zeros, of a video that is not read."""
+        spec = batch_spec(self.config, 1, self.model.requires())
+        return np.zeros((1, *getattr(spec, stream).shape[2:]), np.float32)
+
+    def index(
+        self,
+        videos: Iterable[VideoFeatures],
+        path: str | Path | None = None,
+        *,
+        dtype: str | None = None,
+        uri: str | None = None,
+        collection: str = COLLECTION,
+    ) -> MomentIndex:
+        """Encodes every moment of videos once, so that sentences can be searched in all of them.
+
+        Args:
+          videos: from `encode_video`, each with an id of its own.
+          path: the folder of the index, new or empty.
+          dtype: of the vectors on disk: 'float32', 'bfloat16' or 'int8'; None is `config.retrieval.dtype`.
+          uri: in place of the folder a Milvus server, or a file of Milvus Lite.
+          collection: a new name there.
+
+        Raises:
+          UserError: for an architecture whose score is no dot product.
+        """
+        return MomentIndex.build(
+            self.model,
+            self.variables,
+            self.video_batches(videos),
+            path=None if path is None else Path(path).expanduser(),
+            uri=uri,
+            collection=collection,
+            encode=self.encode_sentences,
+            parallel=self.parallel,
+            dtype=dtype or self.config.retrieval.dtype,
+            source=self.source,
+            nms_threshold=self.config.retrieval.nms_threshold,
+        )
+
+    def video_batches(self, videos: Iterable[VideoFeatures]) -> Iterator[tuple[list[str], Batch]]:
+        """Batches of videos with their ids; the sentence of each row is not read."""
+        size = math.lcm(self.config.evaluation.batch_size, len(self.parallel.devices))
+        source = iter(videos)
+        while part := list(itertools.islice(source, size)):
+            rows = [self.batch(video, ["someone"]) for video in part]
+            filling = dataclasses.replace(rows[-1], example_mask=np.zeros(1, bool))
+            rows += [filling] * (size - len(rows))
+            yield [video.id for video in part], jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """States of which run an index is: the architecture, the data and the step of the checkpoint."""
+        return {"model": self.config.model.name, "dataset": self.config.dataset.name, "step": self.step}
+
+    @property
+    def is_dual_encoder(self) -> bool:
+        """Whether moments can be encoded without the sentence, and so be indexed."""
+        return isinstance(self.model, DualEncoder)
+
+
+def read_run_vocabulary(workdir: Path) -> list[str]:
+    """The training words of a run; UserError where the file is missing or damaged."""
+    path = workdir / VOCABULARY
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}, the words of the run, cannot be read ({error}). Restore it from a copy of the run."
+        ) from None
+    if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+        raise UserError(f"{path} holds no list of words. Restore it from a copy of the run.")
+    return words
+
+
+def _rows(video: Video, stream: str) -> np.ndarray:
+    return video.embedded[stream]
+
+
+def _check_sources(config: Any, parts: Sequence[np.ndarray], where: str) -> None:
+    """Sources side by side are normalised each for itself, so they must come apart."""
+    named = config.dataset.features
+    sources = named.split(",") if isinstance(named, str) else list(named)
+    if config.input.normalize and len(parts) != len(sources):
+        raise UserError(
+            f"{where}: the run's features are {len(sources)} sources side by side ({', '.join(sources)}), and "
+            f"{len(parts)} came. Give a tuple of arrays, one for each source, in this order."
+        )
+
+
+def _nms_threshold(options: Any) -> float:
+    """The IoU above which a worse moment is dropped; with `nms_margin` that of the first IoU of the metrics."""
+    return options.thresholds[0] - options.nms_margin if options.nms_margin else options.nms_threshold
+
+
+def _parts(sentences: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(sentences), _TOGETHER):
+        yield sentences[first : first + _TOGETHER]
+
+
+def _bucket(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
