@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 
 from vmr_jax.errors import UserError
-from vmr_jax.layers import map2d
 from vmr_jax.layers.map2d import (
-    Band,
     MapConvs,
     StackedConvMap,
-    band_height,
-    bands,
     candidate_layers,
     candidate_mask,
     cell_spans,
     iou_map,
-    map_regions,
     map_weights,
     max_pool_map,
     rank_cells,
@@ -247,60 +242,6 @@ def test_normed_map_convs_equal_the_official_definition(train):
 def value_and_gradients(function, params, x):
     value, pull = jax.vjp(function, params, x)
     return value, jax.jit(pull)(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
-
-
-@pytest.mark.parametrize("normed", [False, True])
-def test_bands_change_nothing(normed, monkeypatch):
-    """Rows are convolved one, eight (the CPU's choice) or all at a time; result, gradients and statistics."""
-    mask, real = candidate_mask(14, (6, 2, 1)), jnp.array([True, True, False])
-    x, cells = normal(0, 3, 14, 14, 3), mask[None, :, :, None]
-    module = MapConvs(4, 5, 3, norm=normed)
-    variables = module.init(jax.random.key(1), x, mask, real)
-
-    def run(height):
-        monkeypatch.setattr(map2d, "band_height", lambda: height)
-
-        @jax.jit
-        def step(params, x):
-            def apply(params, x):
-                changed = {**variables, "params": params}
-                return module.apply(changed, x * cells, mask, real, True, mutable=["batch_stats"])
-
-            y, pull, changed = jax.vjp(apply, params, x, has_aux=True)
-            return y, pull(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)), changed
-
-        return step(variables["params"], x)
-
-    expected = run(1000)
-    assert band_height() == 8
-    for height in (1, 8):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(1, np.abs(b).max())),
-            run(height),
-            expected,
-        )
-
-
-def test_bands():
-    # Kernel 3. Rows 2 and 3 of the result read rows 1 to 4 of the source, whose columns 2 to 5 are not zero;
-    # column 6 is out of reach of the columns 3 and 4 that matter. Row 4 alone reads column 5 in row 5.
-    source, target = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
-    source[1, 2], source[4, 5], source[5, 5], source[3, 6] = True, True, True, True
-    target[2, 3], target[3, 4], target[4, 6] = True, True, True
-    assert bands(source, target, half=1, height=2) == (
-        Band(rows=(2, 4), columns=(3, 5), read=(2, 6)),
-        Band(rows=(4, 5), columns=(6, 7), read=(5, 7)),
-    )
-
-
-def test_map_regions():
-    # The candidates (0,0), (0,1), (1,1); the first layer keeps one cell around. All of its 4 x 4 cells reach a
-    # candidate through the second 3 x 3 kernel, and all but (2,-1) are reached, see test_map_weights.
-    mask = np.array([[True, True], [False, True]])
-    first, second, third = map_regions(mask, kernel=3, layers=2)
-    np.testing.assert_array_equal(first, mask)
-    np.testing.assert_array_equal(second, ~np.eye(4, dtype=bool)[::-1] | (np.arange(4)[:, None] < 3))
-    np.testing.assert_array_equal(third, mask)
 
 
 def test_map_convs_refuse_an_even_kernel():

@@ -96,9 +96,9 @@ def test_loss_by_hand():
     terms = model.loss(Outputs(logits, offsets), batch, epoch=jnp.int32(0))
     # Anchor 2 has score 3/4 and label 3/4; five legal ones cost log 2; of eight anchors.
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    np.testing.assert_allclose(terms["anchors"].value(), (5 * np.log(2) + entropy) / 8, rtol=1e-6)
+    np.testing.assert_allclose(terms["alignment"].value(), (5 * np.log(2) + entropy) / 8, rtol=1e-6)
     # Smooth L1: .5^2 / 2 and 1.5 - .5, their mean, times 1e-3.
-    np.testing.assert_allclose(terms["offsets"].value(), 1e-3 * (0.125 + 1.0) / 2, rtol=1e-6)
+    np.testing.assert_allclose(terms["regression"].value(), 1e-3 * (0.125 + 1.0) / 2, rtol=1e-6)
 
 
 def test_prediction_is_the_refined_anchor_in_seconds():

@@ -189,12 +189,16 @@ def test_loss_by_hand():
     # Positives: log 2, and -.6 log(3/4) - .4 log(1/4), their mean; both negatives: log 2.
     positives = (np.log(2) - 0.6 * np.log(0.75) - 0.4 * np.log(0.25)) / 2
     # Boundary: (0 + .5^2 / 2) and (3 - .5 + 0), their mean, times .1.
-    expected = {"positives": positives, "negatives": np.log(2), "boundary": 0.1 * (0.125 + 2.5) / 2}
+    expected = {
+        "positive_alignment": positives,
+        "negative_alignment": np.log(2),
+        "boundary": 0.1 * (0.125 + 2.5) / 2,
+    }
     assert {name: float(term.value()) for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
     # No window has IoU > .55 with a moment of half a clip: nothing is positive, and nothing is NaN.
     terms = model.loss(Outputs(logits, offsets), batch.replace(span=np.float32([[0, 0.5]])), epoch=jnp.int32(0))
-    assert [float(terms[name].value()) for name in ("positives", "boundary")] == [0, 0]
-    assert terms["negatives"].count == 4
+    assert [float(terms[name].value()) for name in ("positive_alignment", "boundary")] == [0, 0]
+    assert terms["negative_alignment"].count == 4
 
 
 def test_windows_beyond_a_shorter_video_do_not_count():
@@ -204,7 +208,7 @@ def test_windows_beyond_a_shorter_video_do_not_count():
     )
     # Three clips of 2 s. [0, 2) is the moment; of [1, 3), [2, 4), [0, 4) only the first is within the video.
     terms = model.loss(Outputs(jnp.zeros((1, 4)), jnp.zeros((1, 4, 2))), batch, epoch=jnp.int32(0))
-    assert (terms["positives"].count, terms["negatives"].count) == (1, 1)
+    assert (terms["positive_alignment"].count, terms["negative_alignment"].count) == (1, 1)
     moments = model.predict(Outputs(jnp.zeros((1, 4)), jnp.zeros((1, 4, 2))), batch)
     np.testing.assert_allclose(moments.spans[0, :2], [[0, 4], [2, 6]])
     assert np.isfinite(moments.scores[0]).sum() == 2

@@ -325,10 +325,10 @@ def test_losses_by_hand():
     batch, outputs = two_clips(p=[0.0] * 3, q=[np.log(3)] * 3)
     fields = {"num_clips": 2, "scale_layers": (2,)}
     terms = create("fvmr", **fields).loss(outputs, batch, epoch=jnp.int32(8))
-    assert set(terms) == {"p", "q", "distillation"}
-    np.testing.assert_allclose(terms["p"].sum, 3 * np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(terms["q"].sum, 0.287682 + 0.836988 + 1.386294, rtol=1e-5)
-    assert terms["p"].count == terms["q"].count == terms["distillation"].count == 3
+    assert set(terms) == {"student", "teacher", "distillation"}
+    np.testing.assert_allclose(terms["student"].sum, 3 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(terms["teacher"].sum, 0.287682 + 0.836988 + 1.386294, rtol=1e-5)
+    assert terms["student"].count == terms["teacher"].count == terms["distillation"].count == 3
 
     # softmax(p) = (1/4, 1/4, 1/2) and softmax(q) = (1/2, 1/4, 1/4). BCE per cell:
     #   -.5 ln .25 - .5 ln .75 = .836988
@@ -352,7 +352,7 @@ def test_losses_by_hand():
     # s = (3,4)/5 and u = (0,1): .6^2 + .2^2 = .4, times 5.
     features = create("fvmr", **fields, distillation="none", feature_distillation=5.0)
     terms = features.loss(outputs, batch, epoch=jnp.int32(8))
-    assert set(terms) == {"p", "q", "feature_distillation"}
+    assert set(terms) == {"student", "teacher", "feature_distillation"}
     np.testing.assert_allclose(terms["feature_distillation"].sum, 5 * 0.4, rtol=1e-5)
     assert terms["feature_distillation"].count == 1
 
@@ -416,13 +416,13 @@ def test_distillation_does_not_train_the_teacher():
     def trained(term, parts):
         return {bool(np.any(x)) for part in parts for x in jax.tree.leaves(grads[term][part])}
 
-    for term in ("distillation", "feature_distillation", "p"):
+    for term in ("distillation", "feature_distillation", "student"):
         assert trained(term, teacher) == {False}
         assert trained(term, student) == {True}
     assert trained("distillation", ("phi_m", "moment_encoder")) == {True}
     # The teacher does learn, from L_ce(q, y), and with it the shared video encoder.
-    assert trained("q", (*teacher, "phi_m", "moment_encoder")) == {True}
-    assert trained("q", student) == {False}
+    assert trained("teacher", (*teacher, "phi_m", "moment_encoder")) == {True}
+    assert trained("teacher", student) == {False}
 
 
 @pytest.mark.parametrize("distillation", ["bce", "cross_entropy"])
@@ -495,7 +495,7 @@ def test_devices_change_nothing():
         parallel = Parallel(mode, devices)
         results.append(parallel.map_step(step)(parallel.replicate(variables), parallel.put_batch(batch)))
     one, *others = jax.tree.map(np.asarray, results)
-    assert one[1]["terms"]["p"].count == 8 * CELLS
+    assert one[1]["terms"]["student"].count == 8 * CELLS
     assert np.any(one[1]["grads"]["phi_fuse"]["gated"]["kernel"])
     assert np.any(one[0]["batch_stats"]["moment_encoder"]["norm0"]["mean"])
     for other in others:
@@ -559,7 +559,7 @@ def test_moments_never_see_the_query_and_students_never_see_the_tree():
     outputs, treeless = (run(model, variables, b) for b in (batch, batch.replace(tree=None)))
     assert outputs.q is None and outputs.u is None
     chex.assert_trees_all_equal(outputs, treeless)
-    assert set(model.loss(outputs, batch, epoch=jnp.int32(20))) == {"p"}
+    assert set(model.loss(outputs, batch, epoch=jnp.int32(20))) == {"student"}
 
 
 def test_predict_and_explain():

@@ -134,8 +134,8 @@ def test_loss_by_hand():
         return -t * np.log(sigmoid(x)) - (1 - t) * np.log(1 - sigmoid(x))
 
     assert terms["positive_0"] == pytest.approx(2 * (entropy(0, 0.75) + entropy(1, 2 / 3)) / 2, rel=1e-5)
-    assert terms["hard_0"] == pytest.approx(3 * entropy(3, 0), rel=1e-5)
-    assert terms["easy_0"] == pytest.approx(5 * entropy(-1, 0), rel=1e-5)
+    assert terms["hard_negative_0"] == pytest.approx(3 * entropy(3, 0), rel=1e-5)
+    assert terms["easy_negative_0"] == pytest.approx(5 * entropy(-1, 0), rel=1e-5)
     # Centre 1.5 and width 3, of centre 2 and widths 4 and 2: errors .5, then 1 (smooth L1: .125 and .5).
     assert terms["centre_0"] == pytest.approx(7 * 0.125, rel=1e-5)
     assert terms["width_0"] == pytest.approx(11 * 0.5, rel=1e-5)

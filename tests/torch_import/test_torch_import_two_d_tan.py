@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vmr_jax.errors import UserError
-from vmr_jax.layers.map2d import candidate_mask, map_regions, map_weights, max_pool_map
+from vmr_jax.kernels.map_convolution import cropped, map_regions
+from vmr_jax.layers.map2d import candidate_mask, map_weights, max_pool_map
 from vmr_jax.layers.recurrent import last_state
 from vmr_jax.models import create
 from vmr_jax.torch_import import architectures, load, read_checkpoint
@@ -98,8 +99,10 @@ def test_every_stage_equals_pytorch(pair):
     close(proposals, channels_last(stages["proposals"]))
     close(last_state(captured["lstm"]["__call__"][0], batch.query_mask), stages["state"].detach())
     close(captured["fusion"]["__call__"][0], channels_last(stages["fused"]))
-    sizes = mask, model.map_kernel, model.map_layers
-    for layer, (weight, region) in enumerate(zip(map_weights(*sizes), map_regions(*sizes)[1:], strict=True)):
+    half = model.map_kernel // 2
+    weights = cropped(map_weights(mask, model.map_kernel, model.map_layers), half, whole=False)
+    regions = map_regions(mask, weights, half, whole=False)[1:]
+    for layer, (weight, region) in enumerate(zip(weights, regions, strict=True)):
         convolved = captured["convs"][f"layer_{layer}"]["__call__"][0]
         ours = jax.nn.relu(convolved) * weight[None, :, :, None]
         theirs = middle(channels_last(stages["layers"][layer]), len(weight))

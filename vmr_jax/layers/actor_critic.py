@@ -1,8 +1,10 @@
-"""Advantage actor-critic (Mnih et al., 2016) on episodes of one fixed length H under a mask.
+"""Advantage actor-critic (Mnih et al., 2016) on episodes of one fixed length of Y steps, under a mask.
 
 Nothing here knows what an action does. An architecture plays its episode in a scan and keeps a `Decision` of
-every step; its loss calls `discounted_returns` and `actor_critic_terms`. `counted` [B,H] marks the steps that
+every step; its loss calls `discounted_returns` and `actor_critic_terms`. `counted` [B,Y] marks the steps that
 belong to the episode, the first ones of each row.
+
+Letters beyond the usual: Z actions of a policy.
 """
 
 import chex
@@ -17,7 +19,7 @@ from vmr_jax.types import Mean
 
 @struct.dataclass
 class Decision:
-    """Actions that were taken, and what the networks thought of them; every field [B] or [B,H]."""
+    """Actions that were taken, and the networks' opinion of them; every field [B] or [B,Y]."""
 
     action: jax.Array  # int32
     log_prob: jax.Array  # of the action
@@ -26,7 +28,7 @@ class Decision:
 
 
 def decide(logits: jax.Array, value: jax.Array, action: jax.Array) -> Decision:
-    """The decision for `action` [B] of the policy with logits [B,A] in a state of value [B]; float32."""
+    """The decision for `action` [B] of the policy with logits [B,Z] in a state of value [B]; float32."""
     chex.assert_shape([value, action], logits.shape[:1])
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     probs = jnp.exp(log_probs)
@@ -40,7 +42,7 @@ def decide(logits: jax.Array, value: jax.Array, action: jax.Array) -> Decision:
 
 
 def action_noise(key: jax.Array, example_index: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Gumbel noise [B,*shape]: the largest of logits [...,A] plus noise is a draw from their policy.
+    """Gumbel noise [B,*shape]: the largest of logits [...,Z] plus noise is a draw from their policy.
 
     The noise of an example depends on its position in the split alone, and is the same on any device. Draw it
     for the whole episode at once, outside of the scan.
@@ -51,14 +53,14 @@ def action_noise(key: jax.Array, example_index: jax.Array, shape: tuple[int, ...
 def discounted_returns(
     rewards: jax.Array, bootstrap: jax.Array, counted: jax.Array, discount: float
 ) -> jax.Array:
-    """R_k = r_k + discount * R_{k+1}, [B,H]; after the last counted step, `bootstrap` of that step for R_{k+1}.
+    """R_k = r_k + discount * R_{k+1}, [B,Y]; after the last counted step, `bootstrap` of that step for R_{k+1}.
 
     Args:
-      rewards: [B,H] float32.
-      bootstrap: [B,H], what is expected after step k should the episode be cut there: the value of the next
+      rewards: [B,Y] float32.
+      bootstrap: [B,Y], what is expected after step k should the episode be cut there: the value of the next
         state, or 0 where k ends the episode for good.
-      counted: [B,H] bool. Steps behind the counted ones have no meaning.
-      discount: gamma.
+      counted: [B,Y] bool. Steps behind the counted ones have no meaning.
+      discount: weight of the later rewards, gamma.
     """
     chex.assert_equal_shape([rewards, bootstrap, counted])
 
@@ -81,14 +83,16 @@ def actor_critic_terms(
     entropy_weight: float,
     detach_advantage: bool = True,
 ) -> tuple[Mean, Mean]:
-    """Means over the counted steps of -log pi(a) A - entropy_weight * H, and of A^2; A = R - V.
+    """Means over the counted steps of the policy's loss and of the value's.
+
+    With the advantage a = R - V these are -log pi(action) a - entropy_weight * entropy, and a^2.
 
     Args:
-      decisions: fields [B,H].
-      returns: R [B,H].
-      counted: [B,H] bool; leave filling rows out.
-      entropy_weight: of the entropy H.
-      detach_advantage: False lets the gradient of the policy's term into the values too.
+      decisions: those of the episode, fields [B,Y].
+      returns: R [B,Y].
+      counted: [B,Y] bool; leave filling rows out.
+      entropy_weight: weight of the policy's entropy.
+      detach_advantage: False lets the gradient of the policy's loss into the values too.
     """
     advantage = returns - decisions.value
     weight = jax.lax.stop_gradient(advantage) if detach_advantage else advantage

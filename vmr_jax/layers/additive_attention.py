@@ -15,8 +15,8 @@ class AdditiveAttention(nn.Module):
     Parameters: query (with bias), key, score, linear layers.
 
     Attributes:
-      features: D, width of the two projections.
-      dtype: of the computation; scores and softmax are float32.
+      features: E, width of the two projections.
+      dtype: number format of the products; the softmax is float32.
     """
 
     features: int
@@ -24,11 +24,11 @@ class AdditiveAttention(nn.Module):
 
     @nn.compact
     def __call__(self, queries: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,T,D1], [B,S,D2], mask of the keys [B,S] -> [B,T,D2]."""
+        """Queries [B,T,D], keys [B,L,F], mask of the keys [B,L] -> [B,T,F]."""
         chex.assert_shape(mask, keys.shape[:2])
         q = torch_linear(self.features, queries, self.dtype, "query")
         k = torch_linear(self.features, keys, self.dtype, "key", use_bias=False)
         hidden = jnp.tanh(q[:, :, None] + k[:, None])
         scores = torch_linear(1, hidden, self.dtype, "score", use_bias=False)[..., 0]
         weights = masked_softmax(scores, mask[:, None, :]).astype(self.dtype)
-        return jnp.einsum("bts,bsd->btd", weights, keys)
+        return jnp.einsum("btl,blf->btf", weights, keys)

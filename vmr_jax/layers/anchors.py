@@ -2,7 +2,7 @@
 
 Positions are clips. An anchor of width w at clip t is [t - (w - 1)/2, t + (w - 1)/2], both ends included, so
 that its length is w and a moment within one clip has length 1 (CMIN, Zhang et al., SIGIR 2019). The order of
-the anchors is clip by clip, the widths of a clip in the order given; N = T * A.
+the anchors is clip by clip, the widths of a clip in the order given; of P widths there are M = T P anchors.
 """
 
 import chex
@@ -19,10 +19,10 @@ from vmr_jax.types import Moments
 
 @struct.dataclass
 class Scored:
-    """What `AnchorHead` says of N anchors, float32."""
+    """Predictions of `AnchorHead` for M anchors, float32."""
 
-    logits: jax.Array  # [B,N]
-    offsets: jax.Array | None  # [B,N,2] clips to add to start and end
+    logits: jax.Array  # [B,M]
+    offsets: jax.Array | None  # [B,M,2] clips to add to start and end
 
 
 class AnchorHead(nn.Module):
@@ -31,8 +31,8 @@ class AnchorHead(nn.Module):
     Parameters: score, offset (of the outputs 2a and 2a + 1, the start and the end of anchor a).
 
     Attributes:
-      anchors: A, anchors at a clip.
-      regress: False leaves the offsets out.
+      anchors: P, number of anchors at a clip.
+      regress: whether there are offsets.
     """
 
     anchors: int
@@ -40,7 +40,7 @@ class AnchorHead(nn.Module):
 
     @nn.compact
     def __call__(self, clips: jax.Array) -> Scored:
-        """Scores the anchors of clips [B,T,D]; float32 whatever the dtype of the clips."""
+        """Scores the anchors of clips [B,T,F]; float32 whatever the dtype of the clips."""
         chex.assert_rank(clips, 3)
         clips = clips.astype(jnp.float32)
         offsets = None
@@ -53,7 +53,7 @@ class AnchorHead(nn.Module):
 
 
 def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre") -> np.ndarray:
-    """[T * A,2] float32: first and last clip of each anchor; also beyond the video, see `legal_anchors`.
+    """[M,2] float32: first and last clip of each anchor; also beyond the video, see `legal_anchors`.
 
     `align` 'end': the anchors of a clip end with it, as TGN's (Chen et al., EMNLP 2018) do.
     """
@@ -66,7 +66,7 @@ def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre"
 
 
 def legal_anchors(anchors: np.ndarray, video_mask: jax.Array) -> jax.Array:
-    """[B,N] bool: anchors [N,2] that start at clip 0 or later and end before clip n, of n real ones."""
+    """[B,M] bool: anchors [M,2] that start at clip 0 or later and end before the number of real clips."""
     clips = video_mask.sum(-1)[:, None]
     return (anchors[None, :, 0] >= 0) & (anchors[None, :, 1] < clips)
 
@@ -90,7 +90,7 @@ def half_open(span: jax.Array) -> jax.Array:
 
 
 def soft_labels(overlap: jax.Array, legal: jax.Array, low: float) -> jax.Array:
-    """[B,N] labels of IoUs [B,N]: relative to the best legal one; zero below `low` of it, and if not legal."""
+    """[B,M] labels of IoUs [B,M]: relative to the best legal one; zero below `low` of it, and if not legal."""
     chex.assert_equal_shape([overlap, legal])
     overlap = jnp.where(legal, overlap, 0.0)
     best = overlap.max(-1, keepdims=True)
@@ -101,9 +101,9 @@ def soft_labels(overlap: jax.Array, legal: jax.Array, low: float) -> jax.Array:
 def rank_anchors(
     logits: jax.Array, clips: jax.Array, legal: jax.Array, duration: jax.Array, video_mask: jax.Array, k: int
 ) -> Moments:
-    """The k best of moments [B,N,2] in clips, in seconds and cut to the video; the score is the sigmoid.
+    """The k best of moments [B,M,2] in clips, in seconds and cut to the video; the score is the sigmoid.
 
-    Clip t is the t-th of n equal parts of the video, n the number of real clips; the last clip is included.
+    Each real clip is an equal part of the video; the last clip is included.
     """
     seconds = (duration / jnp.maximum(video_mask.sum(-1), 1))[:, None, None]
     spans = jnp.clip(half_open(clips) * seconds, 0.0, duration[:, None, None])

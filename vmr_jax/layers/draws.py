@@ -14,10 +14,10 @@ def uniform_choice(key: jax.Array, example_index: jax.Array, mask: jax.Array) ->
     Args:
       key: a random key.
       example_index: [B] int32.
-      mask: [B,N] bool, what may be drawn.
+      mask: [B,M] bool, the candidates that may be drawn.
 
     Returns:
-      Positions [B] int32 along N, and whether there was anything to draw [B]; the position is 0 where not.
+      Positions [B] int32 along M, and whether there was anything to draw [B]; the position is 0 where not.
     """
     chex.assert_shape(mask, (example_index.shape[0], None))
     share = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index)))(example_index)

@@ -16,10 +16,10 @@ class SentenceVector(nn.Module):
     """`batch.sentence` (such as a skip-thought vector), the mean of the word vectors, or an LSTM's last state.
 
     Attributes:
-      kind: 'sentence', 'mean' or 'lstm'.
-      features: units of the LSTM.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them.
-      dtype: of the result.
+      kind: source of the vector: 'sentence', 'mean' or 'lstm'.
+      features: number of units of the LSTM.
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed.
+      dtype: number format of the result.
     """
 
     kind: str

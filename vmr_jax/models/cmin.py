@@ -1,19 +1,20 @@
 """CMIN: words that meet along the syntax of the query, and anchors around every clip.
 
-Zhang, Lin, Zhao, Xiao: Cross-Modal Interaction Networks for Query-Based Moment Retrieval in Videos, SIGIR 2019.
-What the paper leaves open is as in its official code (ikuinen/CMIN), whose checkpoints `vmr_jax.torch_import`
-reads.
+Names at the right, and "official code" in the file, are those of the authors' program, whose checkpoints
+`vmr_jax.torch_import` reads.
 
-  tensor              shape     what it is
+  tensor              shape     meaning                                                      official code
   batch.video         [B,T,D]   clip features
-  batch.dependencies  [B,L,L]   relation of each word (column) to its head (row), see vmr_jax.text.dependencies
-  clips               [B,T,F]   banded self-attention over the features, BiGRU
-  words               [B,L,F]   syntactic graph convolutions over the word vectors, BiGRU
-  attended            [B,T,F]   the words as each clip weighs them
-  gated               [B,T,2F]  clips and attended words, each under a gate that the other sets
-  fused               [B,T,F]   BiGRU
-  logits              [B,N]     of the anchors: A widths around every clip, N = T A
-  offsets             [B,N,2]   what to add to an anchor's first and last clip
+  batch.dependencies  [B,L,L]   relation of each word (column) to its head (row),            adj_mat
+                                see vmr_jax.text.dependencies
+  clips               [B,T,F]   banded self-attention over the features, BiGRU               VideoEncoder
+  words               [B,L,F]   syntactic graph convolutions over the word vectors, BiGRU    SentenceEncoder
+  attended            [B,T,F]   the words as each clip weighs them                           TanhAttention
+  gated               [B,T,2F]  clips and attended words, each under a gate that the         CrossGate
+                                other sets
+  fused               [B,T,F]   BiGRU                                                        rnn
+  logits              [B,M]     of the anchors: P widths around every clip, M = T P          fc_score
+  offsets             [B,M,2]   numbers to add to an anchor's first and last clip            fc_reg
 
 F = 512. Labels are the IoUs of the anchors with the moment, relative to the best, on the grid of clips and
 with both ends included; the moment is the clips that hold its start and its end. The offsets are learned for
@@ -24,13 +25,6 @@ The settings of the paper's two data sets, T = 200:
   data set              widths                        learning rate   batch   epochs
   ActivityNet Captions  16, 32, 64, 96, 128, 160, 192  8e-4            128     10
   TACoS                 6, 18, 32                      4e-4            64      40
-
-What differs from the official code: moments are predicted, and counted, in seconds and not on the grid (the
-code rounds refined anchors to clips and counts IoU there, which is kinder to short moments); all refined
-anchors are ranked, not the best alone; padded clips are never seen (the code has none, as it resamples every
-video to T rows). The query reconstruction of the extended version (TIP 2020) is left out: there is no code of
-it. Weights start as PyTorch's do, those of the self-attention Glorot uniform, and the biases of the relations
-at zero.
 """
 
 import chex
@@ -60,35 +54,67 @@ from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import Attention
 from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.types import Batch, Mean, Moments
+
+CARD = Card(
+    title="Cross-Modal Interaction Networks for Query-Based Moment Retrieval in Videos",
+    authors=("Zhang", "Lin", "Zhao", "Xiao"),
+    venue="SIGIR",
+    year=2019,
+    family="ranking",
+    kind="anchors, syntactic graphs",
+    supervision="full",
+    features="C3D; GloVe",
+    official_code="ikuinen/CMIN@4f965604d09f (PyTorch)",
+    ours=(
+        "What the paper leaves open is as in the official code.",
+        "Moments are predicted, and counted, in seconds and not on the grid: the official code rounds refined "
+        "anchors to clips and counts IoU there, which is kinder to short moments.",
+        "Anchors are refined from their exact ends: the official code cuts these to whole clips first, half a "
+        "clip earlier for its even widths.",
+        "All refined anchors are ranked, not the best alone.",
+        "Padded clips are never seen (the official code has none, as it resamples every video to T rows).",
+        "The query reconstruction of the extended version (TIP 2020) is left out: there is no code of it.",
+        "Weights start as PyTorch's do, those of the self-attention Glorot uniform, and the biases of the "
+        "relations at zero.",
+    ),
+    verified=(
+        "There are 8,229,701 parameters, as in the official code.",
+        "Outputs equal a PyTorch twin to 1e-7.",
+        "The graph operator, anchors and labels equal computations by hand.",
+    ),
+)
 
 
 @struct.dataclass
 class Outputs:
     """Of all anchors, in the order of `frame_anchors`; meaningless where an anchor is not legal."""
 
-    logits: jax.Array  # [B,N] float32
-    offsets: jax.Array  # [B,N,2] float32, clips
+    logits: jax.Array  # [B,M] float32
+    offsets: jax.Array  # [B,M,2] float32, clips
 
 
 class Model(GroundingModel):
-    """CMIN. The defaults are those of ActivityNet Captions.
+    """CMIN, with the settings of ActivityNet Captions; our choices are in `CARD.ours`.
 
     Attributes:
-      widths: of the anchors around every clip, in clips.
-      features: F, width of every layer after the encoders' first; even.
-      attention_layers: of the video's self-attention.
-      heads: of the self-attention; they share the width of the features (or `projection`) equally.
-      band: clips by which the self-attention looks to either side.
-      graph_layers: of the query's graph convolution.
-      relations: ids of `batch.dependencies`, the word itself (1) included.
-      projection: width of a linear layer before the video's encoder; 0: none (the paper's).
+      widths: widths of the anchors around every clip, in clips.
+      features: F, width of the GRUs' outputs and of all layers behind them; even.
+      attention_layers: number of layers of the video's self-attention.
+      heads: number of attention heads; they share the width of the features (or `projection`) equally.
+      band: number of clips that the self-attention sees on either side of a clip.
+      graph_layers: number of layers of the query's graph convolution.
+      relations: number of relations in `batch.dependencies`, the word itself (1) included.
+      projection: width of a linear layer before the video's encoder; 0 leaves it out (the paper's).
       label_low: IoU, relative to the best anchor's, below which the label is zero.
-      offset_weight: of the loss of the offsets.
-      dropout: of both inputs, after every attention and graph layer and every GRU.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them (the paper's).
-      keep: moments that `predict` ranks.
-      dtype: of the layers; parameters, logits and loss are float32.
+      offset_weight: weight of the regression loss.
+      dropout: share of numbers that dropout sets to zero, in both inputs and after every attention layer, graph
+        layer and GRU.
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed (the
+        paper's).
+      keep: number of moments that `predict` returns.
+      dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 128, 160, 192)
@@ -111,7 +137,7 @@ class Model(GroundingModel):
         return ("dependencies",)
 
     def anchors(self, num_clips: int) -> np.ndarray:
-        """[N,2] first and last clip of every anchor of a video of `num_clips` rows."""
+        """[M,2] first and last clip of every anchor of a video of `num_clips` rows."""
         return frame_anchors(num_clips, self.widths)
 
     @nn.compact
@@ -127,6 +153,7 @@ class Model(GroundingModel):
         def recur(x, mask, name):
             return drop(GRU(self.features // 2, bidirectional=True, dtype=self.dtype, name=name)(x, mask))
 
+        # Official code: VideoEncoder.
         clips = drop(batch.video.astype(self.dtype))
         if self.projection:
             clips = torch_linear(self.projection, clips, self.dtype, "projection")
@@ -137,12 +164,14 @@ class Model(GroundingModel):
             clips = clips + drop(attend(clips, clips, clips, batch.video_mask, index, train))
         clips = recur(clips, batch.video_mask, "clips")
 
+        # Official code: SentenceEncoder.
         words = drop(WordEmbedding(self.vocab_size, self.dtype, name="words")(batch))
         for i in range(self.graph_layers):
             graph = SyntacticGraphConv(self.relations, self.dtype, name=f"graph_{i}")
             words = words + drop(graph(words, batch.dependencies))
         words = recur(words, batch.query_mask, "query")
 
+        # Official code: TanhAttention, CrossGate, and the heads of Model.
         attend = AdditiveAttention(self.features, self.dtype, name="cross_attention")
         attended = attend(clips, words, batch.query_mask)
         gated = CrossGate(self.features, self.dtype, name="cross_gate")(clips, attended)
@@ -161,7 +190,10 @@ class Model(GroundingModel):
             )
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Cross-entropy of all anchors, and smooth L1 of the two ends that the best anchor is refined to."""
+        """'alignment': cross-entropy of all anchors; 'regression': smooth L1 of both ends of the best one.
+
+        Official code: Model.forward.
+        """
         del epoch
         anchors = self.anchors(batch.video.shape[1])
         legal = legal_anchors(anchors, batch.video_mask)
@@ -175,8 +207,8 @@ class Model(GroundingModel):
         refined = jnp.take_along_axis(anchors[None] + outputs.offsets, best, axis=1)[:, 0]
         learned = (batch.example_mask & legal.any(-1))[:, None] & jnp.ones((1, 2), bool)
         return {
-            "anchors": Mean.of(errors, real),
-            "offsets": Mean.of(optax.losses.huber_loss(refined, moment), learned, self.offset_weight),
+            "alignment": Mean.of(errors, real),
+            "regression": Mean.of(optax.losses.huber_loss(refined, moment), learned, self.offset_weight),
         }
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
@@ -187,7 +219,7 @@ class Model(GroundingModel):
         return rank_anchors(outputs.logits, refined, legal, batch.duration, batch.video_mask, self.keep)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The best score among the anchors around a clip: 'clips' [B,T]."""
+        """The best score among the anchors around a clip: 'clips' [B,T], NaN where there is none."""
         legal = legal_anchors(self.anchors(batch.video.shape[1]), batch.video_mask)
         scores = jnp.where(legal, jax.nn.sigmoid(outputs.logits), -1.0)
         best = scores.reshape(*batch.video_mask.shape, -1).max(-1)
@@ -195,13 +227,14 @@ class Model(GroundingModel):
 
 
 class SyntacticGraphConv(nn.Module):
-    """What the words send each other along their relations, under gates; ReLU of the sum.
+    """Messages of the words along their relations, under gates; ReLU of the sum.
 
-    In each direction, y = W x and g = G y. A relation r adds to a word the sum over its neighbours along r of
-    (y + b_r) * sigmoid(g + c_r), not divided by their number. Directions: 'self' (relation 1), 'out', a head
-    from its dependents, and 'in', a dependent from its head.
+    Official code: GraphConvolution. In each direction, y = W x and g = G y. A relation r adds to a word the sum
+    over its neighbours along r of (y + b_r) * sigmoid(g + c_r), not divided by their number. Directions: 'self'
+    (relation 1), 'out', a head from its dependents, and 'in', a dependent from its head.
 
-    Parameters of a direction: kernel, gate_kernel [D,D]; bias, gate_bias, one row for each relation.
+    Parameters of a direction: kernel (W), gate_kernel (G) [W,W]; bias (b_r), gate_bias (c_r), one row for each
+    relation.
     """
 
     relations: int
@@ -209,7 +242,7 @@ class SyntacticGraphConv(nn.Module):
 
     @nn.compact
     def __call__(self, words: jax.Array, dependencies: jax.Array) -> jax.Array:
-        """[B,L,D] and relations [B,L,L] (head row, dependent column) -> [B,L,D]."""
+        """Words [B,L,W] and relations [B,L,L] (head row, dependent column) -> [B,L,W]."""
         chex.assert_shape(dependencies, (*words.shape[:2], words.shape[1]))
         itself = dependencies == 1
         outward = jnp.where(dependencies > 1, dependencies - 1, 0)  # rows of the tables, 0: no relation
@@ -219,7 +252,7 @@ class SyntacticGraphConv(nn.Module):
         return nn.relu(sent + self._direction("in", words, inward, self.relations - 1))
 
     def _direction(self, name: str, words: jax.Array, relation: jax.Array, relations: int) -> jax.Array:
-        """[B,L,D]: to word i from every word j with relation[:, i, j] > 0, a 1-based row of the biases."""
+        """[B,L,W]: to word i from every word j with relation[:, i, j] > 0, a 1-based row of the biases."""
         width = words.shape[-1]
 
         def linear(x, what):
@@ -227,7 +260,7 @@ class SyntacticGraphConv(nn.Module):
             return jnp.dot(x, kernel.astype(self.dtype))
 
         def add(x, what):
-            """[B,L,L,D]: x of word j and the row of the relation."""
+            """[B,L,L,W]: x of word j plus the row of its relation to word i."""
             table = self.param(f"{name}_{what}", nn.initializers.zeros, (relations, width))
             return x[:, None] + table.astype(self.dtype)[jnp.maximum(relation - 1, 0)]
 
@@ -238,14 +271,14 @@ class SyntacticGraphConv(nn.Module):
 
 
 class CrossGate(nn.Module):
-    """Each of two modalities under a gate that the other one sets."""
+    """Each of two modalities under a gate that the other one sets (official code: CrossGate)."""
 
     features: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, clips: jax.Array, attended: jax.Array) -> jax.Array:
-        """[B,T,F] and [B,T,F] -> [B,T,2F]."""
+        """Clips [B,T,F] and the words that they attend to [B,T,F] -> [B,T,2F]."""
 
         def gate(x, name):
             return jax.nn.sigmoid(torch_linear(self.features, x, self.dtype, name, use_bias=False))

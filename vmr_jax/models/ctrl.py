@@ -1,34 +1,22 @@
 """CTRL: sliding windows, scored against the sentence and moved to the moment's ends.
 
-Gao, Sun, Yang, Nevatia: TALL: Temporal Activity Localization via Language Query, ICCV 2017. What the paper
-leaves open is as in its official code (jiyanggao/TALL, TensorFlow), which serves TACoS alone.
+Names at the right, and "official code" in the file, are those of the authors' program, which serves TACoS
+alone.
 
-  tensor          shape      what it is
+  tensor          shape      meaning                                                     official code
   batch.video     [B,T,D]    features of units of 16 frames (C3D fc6), not normalised; clips here
-  batch.sentence  [B,S]      skip-thought vector of the query
-  windows         [N,2]      the sliding windows of `window_grid`, in clips
-  x               [B,N,3D]   mean of the clips before, in and after a window
-  video           [B,N,F]    v: linear, L2-normalised
-  sentence        [B,F]      s: linear, L2-normalised
-  fused           [B,N,4F]   [v * s; v + s; v; s]
-  score, offsets  [B,N,3]    linear with `hidden` outputs, ReLU, linear
+  batch.sentence  [B,D]      f_s before its layer: skip-thought vector of the query      sentence_ph
+  windows         [M,2]      the sliding windows of `window_grid`, in clips              sclips
+  x               [B,M,3D]   mean of the clips before, in and after a window             visual_featmap_ph
+  video           [B,M,E]    v: linear, L2-normalised                                    v2s_lt
+  sentence        [B,E]      s: linear, L2-normalised                                    s2s_lt
+  fused           [B,M,4E]   [v * s; v + s; v; s]                                        cross_modal_comb
+  score, offsets  [B,M,3]    linear with `hidden` outputs, ReLU, linear: cs, t_s, t_e    vs_multilayer
 
-While training N = B: each example draws one window, and every sentence meets every window. A sentence and its
+While training M = B: each example draws one window, and every sentence meets every window. A sentence and its
 own window are a positive pair of the B x B, the others are negatives; a window may be drawn that has IoU > 0.5
 with the moment and of which less than 15% lies outside. An example whose video has no such window, as where the
 moment is shorter than all of them, does not count: neither its sentence nor its window is in any pair.
-
-What differs from the official code:
-
-- windows are no files cut beforehand: they are pooled from the clips, a clip on the border in proportion.
-  Lengths and strides are in clips; the defaults are the official 64, 128, 256 and 512 frames every 12, 25, 51
-  and 102 frames, where a clip is 16 frames;
-- the official code draws pairs of a window and a sentence, all equally likely. Here the sentence is drawn, as
-  everywhere in this library, then one of its windows;
-- it draws again where a batch would hold a moment twice. Here such a pair (same video, same moment, another
-  sentence) is no negative: it does not count;
-- offsets are in clips times `offset_scale`, 16 for the official frames;
-- word vectors instead of the skip-thought vector (`text`) are ours: the paper tries an LSTM, the code does not.
 """
 
 import chex
@@ -43,9 +31,40 @@ from vmr_jax.layers.draws import uniform_choice
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.sentence import SentenceVector
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
 from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Array, Batch, Mean, Moments
+
+CARD = Card(
+    title="TALL: Temporal Activity Localization via Language Query",
+    authors=("Gao", "Sun", "Yang", "Nevatia"),
+    venue="ICCV",
+    year=2017,
+    family="ranking",
+    kind="sliding windows",
+    supervision="full",
+    features="C3D; skip-thoughts",
+    official_code="jiyanggao/TALL@3df6794af148 (TensorFlow)",
+    ours=(
+        "What the paper leaves open is as in the official code.",
+        "Windows are no files cut beforehand: they are pooled from the clips, a clip on the border in "
+        "proportion. Lengths and strides are in clips; the defaults are the official 64, 128, 256 and 512 "
+        "frames every 12, 25, 51 and 102 frames, where a clip is 16 frames.",
+        "The official code draws pairs of a window and a sentence, all equally likely; here the sentence is "
+        "drawn, as everywhere in this library, then one of its windows.",
+        "The official code draws again where a batch would hold a moment twice; here such a pair (same video, "
+        "same moment, another sentence) is no negative: it does not count.",
+        "Offsets are in clips times `offset_scale`, 16 for the official frames.",
+        "Word vectors instead of the skip-thought vector (`text`) are ours: the paper tries an LSTM, the code "
+        "does not.",
+    ),
+    verified=(
+        "There are 21,600,163 parameters, as the official variables have.",
+        "Windows, labels, pair loss and offsets equal computations by hand.",
+        "No checkpoint was published.",
+    ),
+)
 
 CHOICES = {
     "context_windows": ("official", "exact"),
@@ -61,37 +80,39 @@ class Outputs:
     windows of the sentence's own video, those of `window_grid` with `test_lengths`.
     """
 
-    score: Array  # [B,N] alignment cs
-    offsets: Array | None  # [B,N,2] start and end, see `regression_targets`; None without regression
+    score: Array  # [B,M] alignment score cs
+    offsets: Array | None  # [B,M,2] start and end, see `regression_targets`; None without regression
     window: Array | None = None  # [B,2] the drawn window, clips; None at test
     found: Array | None = None  # [B] bool, whether there was one to draw
 
 
 class Model(GroundingModel):
-    """CTRL. The defaults are the official code's.
+    """CTRL, with the settings of the official code; our choices are in `CARD.ours`.
 
     Attributes:
-      lengths: clips of the sliding windows.
-      strides: clips from one window to the next, of each length; the paper's overlap of 80% is a fifth of it.
+      lengths: lengths of the sliding windows, in clips.
+      strides: distance from one window to the next, in clips, for each length; the paper's overlap of 80% is a
+        fifth of it.
       test_lengths: those of `lengths` that are scored at test.
-      context: clips of the context on each side.
+      context: length of the context on each side, in clips.
       context_windows: 'official' takes as context the window of `context` clips that ends where this one starts
         (starts where it ends) if the grid has it in this video, and else this one itself. 'exact' pools the
         neighbouring clips, however few there are, and the window itself where there are none.
-      features: F, width of the common space.
-      hidden: of the fused pair.
+      features: E, width of the common space.
+      hidden: width of the hidden layer over a fused pair.
       regression: 'np' (offsets, the paper's best), 'p' (centre and logarithm of the length, relative to the
         window) or 'none' (alignment alone).
-      regression_weight: of the L1 loss of the offsets.
-      offset_scale: units of an offset in a clip; of 'np' alone.
-      positive_iou: a positive window has a higher IoU with the moment.
-      positive_outside: and a smaller part of it lies outside the moment (the paper's nIoL).
-      text: 'sentence' (a vector that comes with the query), 'lstm' or 'mean' of its word vectors.
+      regression_weight: weight of the L1 loss of the offsets (alpha).
+      offset_scale: units of an offset in a clip; for 'np' alone.
+      positive_iou: IoU with the moment above which a window is positive.
+      positive_outside: share of a window outside of the moment (nIoL) below which it is positive.
+      text: vector of the query: 'sentence' (comes with the query), 'lstm' or 'mean' of its word vectors.
       lstm_features: width of the LSTM.
-      projection_std: standard deviation of the two projections' weights at first; normalised afterwards.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them.
-      keep: windows that `predict` ranks, 0 for all.
-      dtype: of the layers; parameters, scores and loss are float32.
+      projection_std: standard deviation of the initial weights of the two projections, which are normalised
+        afterwards.
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed.
+      keep: number of windows that `predict` returns; 0 for all.
+      dtype: number format of the layers; parameters, scores and losses are float32.
     """
 
     lengths: tuple[float, ...] = (4, 8, 16, 32)
@@ -126,12 +147,13 @@ class Model(GroundingModel):
             columns = jnp.asarray(self.grid(batch.video.shape[1], test=True))[None]
             columns = jnp.broadcast_to(columns, (batch.size, *columns.shape[1:]))
 
+        # Official code: visual_semantic_infer.
         x = self._pool(batch.video, columns, clips)
         v = l2_normalize(self._projection(x, "video"))
         text = SentenceVector(self.text, self.lstm_features, self.vocab_size, self.dtype, name="text")
         s = l2_normalize(self._projection(text(batch), "sentence"))
         if train:
-            v = gather_examples(v).swapaxes(0, 1)  # [1,B,F], the same for every sentence
+            v = gather_examples(v).swapaxes(0, 1)  # [1,B,E], the same for every sentence
         scores = Alignment(self.hidden, 1 if self.regression == "none" else 3, self.dtype, name="alignment")(
             v, s
         )
@@ -141,13 +163,13 @@ class Model(GroundingModel):
         return Outputs(score=scores[..., 0], offsets=offsets, window=windows, found=found)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """Alignment over the pairs of the batch, and regression of the positive ones, times its weight."""
+        """'alignment' over the pairs of the batch, 'regression' of the positive ones (compute_loss_reg)."""
         del epoch
         counted = outputs.found & batch.example_mask
         rows = (counted, batch.example_index, batch.video_index, batch.span)
         columns = gather_examples(rows)
         own, pairs = batch_pairs(rows, columns)
-        # A positive pair weighs 1 + 1/B beside 1/B of a negative one.
+        # Official code: compute_loss_reg. A positive pair weighs 1 + 1/B beside 1/B of a negative one.
         weight = own + 1.0 / jnp.maximum(columns[0].sum(), 1)
         alignment = weight * jax.nn.softplus(jnp.where(own, -outputs.score, outputs.score))
         terms = {"alignment": Mean.of(alignment, pairs)}
@@ -176,18 +198,18 @@ class Model(GroundingModel):
         return ("sentence",) if self.text == "sentence" else ()
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """The best score of the windows that cover a clip: 'clips' [B,T]."""
+        """The best score of the windows that cover a clip: 'clips' [B,T], NaN where there is none."""
         num_clips = batch.video.shape[1]
         windows = jnp.asarray(self.grid(num_clips, test=True))
         real = windows[None, :, 1] <= batch.video_mask.sum(-1)[:, None]
-        covers = (overlap(windows, num_clips) > 0)[None] & real[..., None]  # [B,N,T]
+        covers = (overlap(windows, num_clips) > 0)[None] & real[..., None]  # [B,M,T]
         best = jnp.where(covers, jax.nn.sigmoid(outputs.score)[..., None], -1.0).max(1)
         return {"clips": jnp.where(best >= 0, best, jnp.nan)}
 
     # The sliding windows.
 
     def grid(self, num_clips: int, test: bool) -> np.ndarray:
-        """[N,2] float32: the windows of a video of `num_clips` clips, in training or at test.
+        """[M,2] float32: the windows of a video of `num_clips` clips, in training or at test.
 
         Raises UserError where the video is too short for all of them.
         """
@@ -212,21 +234,27 @@ class Model(GroundingModel):
         return windows[index], found
 
     def positives(self, windows: Array, moment: Array) -> Array:
-        """[...] bool of windows [...,2] and moments [...,2], in the same unit: may it stand for the moment?"""
+        """[...] bool of windows [...,2] and moments [...,2], in the same unit: may it stand for the moment?
+
+        Official code: calculate_IoU, calculate_nIoL.
+        """
         inside = jnp.minimum(windows[..., 1], moment[..., 1]) - jnp.maximum(windows[..., 0], moment[..., 0])
         outside = 1.0 - inside / (windows[..., 1] - windows[..., 0])
         return (iou(windows, moment) > self.positive_iou) & (outside < self.positive_outside)
 
     def _pool(self, video: Array, windows: Array, clips: Array) -> Array:
-        """[B,N,3D]: the means of context, window [B,N,2] and context, for videos of `clips` [B] clips."""
-        parts = jnp.stack(self.with_context(windows, clips), axis=2)  # [B,N,3,2]
+        """[B,M,3D]: the means of context, window [B,M,2] and context, for videos of `clips` [B] clips."""
+        parts = jnp.stack(self.with_context(windows, clips), axis=2)  # [B,M,3,2]
         weights = overlap(parts, video.shape[1])
         weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
-        pooled = jnp.einsum("bnct,btd->bncd", weights.astype(self.dtype), video.astype(self.dtype))
+        pooled = jnp.einsum("bmpt,btd->bmpd", weights.astype(self.dtype), video.astype(self.dtype))
         return pooled.reshape(*windows.shape[:2], -1)
 
     def with_context(self, windows: Array, clips: Array) -> tuple[Array, Array, Array]:
-        """What is pooled before, in and after windows [B,N,2] of videos of `clips` [B] clips: [B,N,2] each."""
+        """The parts before, in and after windows [B,M,2] of videos of `clips` [B] clips: [B,M,2] each.
+
+        Official code: get_context_window.
+        """
         start, end = windows[..., 0], windows[..., 1]
         last = jnp.broadcast_to(clips[:, None].astype(jnp.float32), start.shape)
         if self.context_windows == "exact":
@@ -294,7 +322,10 @@ class Model(GroundingModel):
 
 
 class Alignment(nn.Module):
-    """Fuses every pair and scores it: a network with one hidden layer, shared by all pairs."""
+    """Fuses every pair and scores it: a network with one hidden layer, shared by all pairs.
+
+    Official code: cross_modal_comb, vs_multilayer.
+    """
 
     hidden: int
     outputs: int
@@ -302,19 +333,19 @@ class Alignment(nn.Module):
 
     @nn.compact
     def __call__(self, v: Array, s: Array) -> Array:
-        """Windows [B,N,F] (or [1,N,F], the same for every sentence) and sentences [B,F] -> [B,N,outputs]."""
+        """Windows [B,M,E] (or [1,M,E], the same for every sentence), sentences [B,E] -> [B,M,outputs]."""
         chex.assert_axis_dimension(v, 2, s.shape[1])
         shape = (s.shape[0], *v.shape[1:])
         v, s = jnp.broadcast_to(v, shape), jnp.broadcast_to(s[:, None], shape)
         fused = jnp.concatenate([v * s, v + s, v, s], axis=-1)
-        init = nn.initializers.normal(0.01)
+        init = nn.initializers.normal(0.01)  # the official code's
         hidden = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name="hidden")(fused))
         # In float32 whatever the dtype of the layers: these numbers rank the windows.
         return nn.Dense(self.outputs, kernel_init=init, name="output")(hidden.astype(jnp.float32))
 
 
 def window_grid(num_clips: int, lengths, strides) -> np.ndarray:
-    """[N,2] float32, in clips: windows of each length, `stride` apart from 0 on, as far as they fit."""
+    """[M,2] float32, in clips: windows of each length, `stride` apart from 0 on, as far as they fit."""
     windows = [np.zeros((0, 2), np.float32)]
     for length, stride in zip(lengths, strides, strict=True):
         if length <= num_clips:
@@ -331,7 +362,7 @@ def overlap(spans: Array, num_clips: int) -> Array:
 
 
 def batch_pairs(rows, columns) -> tuple[Array, Array]:
-    """Which pairs of the batch are a sentence and its own window [b,B], and which count [b,B].
+    """Which pairs of the batch are a sentence and its own window, and which count: [B,M] each, M all examples.
 
     Both arguments are (counted, example_index, video_index, span): the examples of this device, and of all. Two
     sentences of one moment are neither a positive nor a negative pair.
@@ -345,7 +376,7 @@ def batch_pairs(rows, columns) -> tuple[Array, Array]:
 
 
 def _clips_per_second(batch: Batch) -> Array:
-    """[B]"""
+    """[B], number of clips in a second of each video."""
     return batch.video_mask.sum(-1) / jnp.maximum(batch.duration, 1e-6)
 
 

@@ -1,51 +1,34 @@
 """FIAN: query and video attend to each other in turn, and windows are scored by all that is in them.
 
-Qu, Tang, Zou, Cheng, Dong, Zhou, Xu: Fine-grained Iterative Attention Network for Temporal Language
-Localization in Videos, ACM MM 2020.
-
-  tensor       shape      what it is
-  batch.video  [B,T,D]    clip features
+  tensor       shape      meaning                                                     symbol of the paper
+  batch.video  [B,T,D]    clip features                                               V
   words        [B,L,F]    BiGRU over word vectors                                     h_q, Eq. 1-3
-  clips        [B,T,F]    linear, self-attention, BiGRU                               h_v
-  sentence_1   [B,L,F]    the words, having seen the clips                            Q1, Eq. 9
-  video_1      [B,T,F]    the clips, having seen these words                          V1, Eq. 9
-  video_2      [B,T,F]    the clips, having seen the words                            V2, Eq. 10
-  sentence_2   [B,L,F]    the words, having seen these clips                          Q2, Eq. 10
+  clips        [B,T,F]    linear, self-attention, BiGRU                               h_v, Section 3.2
+  sentence_1   [B,L,F]    the words, having seen the clips                            Q^(1), Eq. 9
+  video_1      [B,T,F]    the clips, having seen these words                          V^(1), Eq. 9
+  video_2      [B,T,F]    the clips, having seen the words                            V^(2), Eq. 10
+  sentence_2   [B,L,F]    the words, having seen these clips                          Q^(2), Eq. 10
   fused        [B,T,2F]   both videos, and both sentences under a gate                M, Eq. 11-14
-  context      [B,T,F]    BiGRU                                                       section 3.4
-  logits       [B,N]      of the windows of all sizes                                 cs
-  offsets      [B,N,2]    clips to add to the begin and the end of a window           delta
+  context      [B,T,F]    BiGRU                                                       M^, Section 3.4
+  logits       [B,M]      of the windows of all sizes, the candidates                 cs_j, Section 3.4
+  offsets      [B,M,2]    clips to add to the begin and the end of a window           delta_j, Section 3.4
 
-F = 512. There is no official code, and no number of the paper is claimed to be reproduced. Not in the paper,
-and ours:
-
-- each direction of a BiGRU has F / 2 units ("hidden dimension ... 512" is read as that of both); dropout .2
-  follows every BiGRU; weights start as PyTorch's do, those of the attention Glorot uniform;
-- the self-attention of the video is one multi-head layer with residual and layer normalisation;
-- the linear layers of an attention have biases; the gate's weights are tied, as the paper says it did (Eq. 6),
-  its two biases are not; the feed-forward network has 1024 hidden units; the four encoders share nothing;
-- b_1 and b_2 of Eq. 11 have a number for each clip (the paper: for each word, which does not fit); padded words
-  are zero there, and longer queries are cut at `max_words`;
-- a window is the clips [a, b), and the moment keeps its exact place between them, which IoU and offsets
-  count; windows beyond a shorter video's last clip do not count; the stride is at least 1, rounded down;
-- a batch without a positive window has no positive terms;
-- soft attention is additive; the heads of TGN and CMIN score candidates of the same sizes at single clips
-  (those that end there, without offsets; those around it), and learn by FIAN's own losses.
+F = 512 (d_h). T is n_v, L is n_q.
 
 The ablations of tables 4 to 6:
 
   FIAN-Soft     attention='soft', branches='video_query', fusion='concat'
   FIAN-CMA      attention='cma', branches='video_query', fusion='concat'
   FIAN-VQ       branches='video_query', fusion='concat'
-  FIAN-VQMA     branches='video_query'                        the second branch alone: V2, Q2
-  FIAN-QVMA     branches='query_video'                        the first branch alone: Q1, V1
-  FIAN-Concat   fusion='concat'                               [V1, V2]
-  FIAN-Matrix   fusion='matrix'                               [V1, V2, V1 - V2, V1 * V2]
+  FIAN-VQMA     branches='video_query'                        the second branch alone: V^(2), Q^(2)
+  FIAN-QVMA     branches='query_video'                        the first branch alone: Q^(1), V^(1)
+  FIAN-Concat   fusion='concat'                               [V^(1), V^(2)]
+  FIAN-Matrix   fusion='matrix'                               [V^(1), V^(2), V^(1) - V^(2), V^(1) * V^(2)]
   FIAN-TGN      localization='tgn'
   FIAN-CMIN     localization='cmin'
   stride size   stride='1', 'k/8', 'k/4', 'k/2'               k is the size of a window
 
-The settings of the paper (tau = .55 in all):
+The settings of Section 4.3 (tau = .55 in all):
 
   data set              T    windows                       stride  heads  weight  learning rate  batch
   ActivityNet Captions  200  16, 32, 64, 96, 128, 160, 192 k/4     8      .001    8e-4           128
@@ -76,8 +59,45 @@ from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import Attention
 from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import iou
 from vmr_jax.types import Batch, Mean, Moments
+
+CARD = Card(
+    title="Fine-grained Iterative Attention Network for Temporal Language Localization in Videos",
+    authors=("Qu", "Tang", "Zou", "Cheng", "Dong", "Zhou", "Xu"),
+    venue="ACM MM",
+    year=2020,
+    family="ranking",
+    kind="content-oriented windows",
+    supervision="full",
+    features="C3D, I3D; GloVe",
+    equations=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18),
+    sections=("3.2", "3.3", "3.4", "3.5", "4.3"),
+    ours=(
+        "No official code is known, and no number of the paper is claimed to be reproduced.",
+        "Each direction of a BiGRU has F/2 units (the paper's hidden dimension of 512 is read as that of "
+        "both); dropout .2 follows every BiGRU; weights start as PyTorch's do, those of the attention Glorot "
+        "uniform.",
+        "The self-attention of the video is one multi-head layer with residual and layer normalisation.",
+        "The linear layers of an attention have biases; the gate's weights are tied, as the paper says it did "
+        "(Eq. 6), its two biases are not; the feed-forward network has 1024 hidden units; the four encoders "
+        "share nothing.",
+        "The biases b_1 and b_2 of Eq. 11 have a number for each clip (the paper: for each word, which does "
+        "not fit); padded words are zero there, and longer queries are cut at `max_words`.",
+        "A window is the clips [a, b), and the moment keeps its exact place between them, which IoU and "
+        "offsets count; windows beyond a shorter video's last clip do not count; the stride is at least 1, "
+        "rounded down.",
+        "A batch without a positive window has no positive terms.",
+        "Soft attention is additive; the heads of TGN and CMIN score candidates of the same sizes at single "
+        "clips (those that end there, without offsets; those around it), and learn by FIAN's own losses.",
+    ),
+    verified=(
+        "The encoder equals an independent computation in numpy.",
+        "Windows, gate and losses equal computations by hand.",
+        "Every ablation of tables 4 to 6 runs.",
+    ),
+)
 
 CHOICES = {
     "attention": ("cga", "cma", "soft"),
@@ -91,31 +111,32 @@ CHOICES = {
 class Outputs:
     """Of all candidates, in the order of `Model.candidates`; meaningless beyond the video's last clip."""
 
-    logits: jax.Array  # [B,N] float32
-    offsets: jax.Array | None  # [B,N,2] float32, clips; None for TGN's head
+    logits: jax.Array  # [B,M] float32
+    offsets: jax.Array | None  # [B,M,2] float32, clips; None for TGN's head
 
 
 class Model(GroundingModel):
-    """FIAN. The defaults are those of TACoS.
+    """FIAN, with the settings of Section 4.3 for TACoS; our choices are in `CARD.ours`.
 
     Attributes:
-      num_clips: T, rows of a video (n_v); fewer are possible, not more.
-      max_words: L, words of a query (n_q); fewer are possible, not more.
-      windows: theta_k, sizes of the windows in clips.
-      stride: theta_s, clips between windows of one size: '1', or 'k/8' and the like for a share of the size.
+      num_clips: T, largest number of clips of a video (n_v); videos may have fewer.
+      max_words: L, largest number of words of a query (n_q); queries may have fewer.
+      windows: sizes of the windows, in clips (theta_k).
+      stride: distance between windows of one size (theta_s): a number of clips such as '1', or a share of the
+        size such as 'k/8'.
       features: F, width of every layer; even, a multiple of `heads`.
-      heads: of all attentions.
-      hidden: width inside the feed-forward networks.
-      attention: within an encoder, 'cga' (the paper's), 'cma' (without the information gate) or 'soft'.
-      branches: 'both', or one: 'video_query' (V2, Q2), 'query_video' (Q1, V1).
+      heads: number of attention heads of every attention (n of Eq. 5).
+      hidden: width of the hidden layer of the feed-forward networks.
+      attention: attention of the encoders: 'cga' (the paper's), 'cma' (without the information gate) or 'soft'.
+      branches: 'both', or one of them: 'video_query' (V^(2), Q^(2)), 'query_video' (Q^(1), V^(1)).
       fusion: 'gate' adds the sentences to the videos; 'concat' and 'matrix' leave the sentences out.
       localization: 'content' (the paper's), or the head of 'tgn' or 'cmin'.
-      positive_iou: tau, the IoU above which a candidate is positive.
-      boundary_weight: alpha, of the loss of the offsets.
-      dropout: after every BiGRU.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them.
-      keep: moments that `predict` ranks.
-      dtype: of the layers; parameters, logits and loss are float32.
+      positive_iou: IoU above which a candidate is positive (tau).
+      boundary_weight: weight of the boundary loss (alpha of Eq. 18).
+      dropout: share of numbers that dropout sets to zero after every BiGRU.
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed.
+      keep: number of moments that `predict` returns.
+      dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
     num_clips: int = 200
@@ -137,7 +158,7 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     def candidates(self, num_clips: int) -> np.ndarray:
-        """[N,2] float32: first and last clip of every candidate, for videos of `num_clips` rows."""
+        """[M,2] float32: first and last clip of every candidate, for videos of `num_clips` rows."""
         if self.localization == "content":
             return content_windows(num_clips, self.windows, self.stride)
         align = "end" if self.localization == "tgn" else "centre"
@@ -154,13 +175,15 @@ class Model(GroundingModel):
             states = GRU(self.features // 2, bidirectional=True, dtype=self.dtype, name=name)(x, mask)
             return Dropout(self.dropout)(states, index, train)
 
+        # Section 3.2: representations of language and video.
         words = WordEmbedding(self.vocab_size, self.dtype, name="words")(batch)
-        words = recur(words, word_mask, "query")
+        words = recur(words, word_mask, "query")  # Eq. 1-3
         clips = torch_linear(self.features, batch.video.astype(self.dtype), self.dtype, "projection")
         attend = Attention(self.features, self.heads, dtype=self.dtype, name="self_attention")
         attended = attend(clips, clips, clips, clip_mask, index, train)
         clips = recur(_norm(clips + attended, self.dtype, "self_attention_norm"), clip_mask, "clips")
 
+        # Sections 3.3 and 3.4: iterative attention, localization.
         videos, sentences = self._interact(clips, words, clip_mask, word_mask)
         context = recur(self._fuse(videos, sentences, word_mask), clip_mask, "fusion")
         scored = self._head()(context)
@@ -198,18 +221,18 @@ class Model(GroundingModel):
             return encoder(queries, values, mask)
 
         videos, sentences = [], []
-        if self.branches != "video_query":
+        if self.branches != "video_query":  # Eq. 9
             sentences.append(encode("sentence_1", words, clips, clip_mask))
             videos.append(encode("video_1", clips, sentences[0], word_mask))
-        if self.branches != "query_video":
+        if self.branches != "query_video":  # Eq. 10
             videos.append(encode("video_2", clips, words, word_mask))
             if self.fusion == "gate":
                 sentences.append(encode("sentence_2", words, videos[-1], clip_mask))
         return videos, sentences
 
     def _fuse(self, videos, sentences, word_mask):
-        """The features of all branches at every clip."""
-        video = jnp.concatenate(videos, axis=-1)
+        """The features of all branches at every clip, [B,T,*] (Section 3.3.3)."""
+        video = jnp.concatenate(videos, axis=-1)  # Eq. 12
         if self.fusion == "concat":
             return video
         if self.fusion == "matrix":
@@ -221,9 +244,9 @@ class Model(GroundingModel):
             )
             for i, sentence in enumerate(sentences)
         ]
-        sentence = jnp.concatenate(stretched, axis=-1)
-        ratio = jax.nn.sigmoid(torch_linear(sentence.shape[-1], sentence, self.dtype, "filter"))
-        return _norm(video + ratio * sentence, self.dtype, "fusion_norm")
+        sentence = jnp.concatenate(stretched, axis=-1)  # Eq. 12
+        ratio = jax.nn.sigmoid(torch_linear(sentence.shape[-1], sentence, self.dtype, "filter"))  # Eq. 13
+        return _norm(video + ratio * sentence, self.dtype, "fusion_norm")  # Eq. 14
 
     def _head(self) -> nn.Module:
         if self.localization == "content":
@@ -231,18 +254,18 @@ class Model(GroundingModel):
         return AnchorHead(len(self.windows), regress=self.localization == "cmin", name="head")
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Cross-entropy with the IoU, balanced between positives and negatives, and the boundary loss."""
+        """Eq. 18: the alignment loss of positives and of negatives, and the boundary loss of the positives."""
         del epoch
-        candidates = half_open(self.candidates(batch.video.shape[1]))  # [N,2]
+        candidates = half_open(self.candidates(batch.video.shape[1]))  # [M,2]
         counted = self._legal(batch) & batch.example_mask[:, None]
         scale = batch.video_mask.sum(-1) / batch.duration
         moment = (batch.span * scale[:, None])[:, None]  # [B,1,2] clips
         overlap = iou(candidates[None], moment)
-        positive = overlap > self.positive_iou
+        positive = overlap > self.positive_iou  # tau, Section 3.5
         errors = binary_cross_entropy(outputs.logits, overlap)  # Eq. 15
-        terms = {
-            "positives": Mean.of(errors, positive & counted),
-            "negatives": Mean.of(errors, ~positive & counted),
+        terms = {  # Eq. 16
+            "positive_alignment": Mean.of(errors, positive & counted),
+            "negative_alignment": Mean.of(errors, ~positive & counted),
         }
         if outputs.offsets is not None:
             error = optax.losses.huber_loss(outputs.offsets, moment - candidates[None]).sum(-1)  # Eq. 17
@@ -266,7 +289,7 @@ class Model(GroundingModel):
         )
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The score of every candidate at its first and last clip: 'map' [B,T,T]."""
+        """The score of every candidate at its first and last clip: 'map' [B,T,T], NaN elsewhere."""
         num_clips = batch.video.shape[1]
         candidates = np.clip(self.candidates(num_clips), 0, num_clips - 1)
         first, last = np.ceil(candidates[:, 0]).astype(int), np.floor(candidates[:, 1]).astype(int)
@@ -275,11 +298,14 @@ class Model(GroundingModel):
         return {"map": jnp.where(picture >= 0, picture, jnp.nan)}
 
 
-# Section 3.3: the iterative attention.
+# Section 3.3: the iterative attention module.
 
 
 class Encoder(nn.Module):
-    """The Q-V encoder: what queries get from values, added to them, and a feed-forward network (Eq. 8)."""
+    """The Q-V encoder (Eq. 8): what queries get from values, added to them, and a feed-forward network.
+
+    Queries are the clips and values the words, or the other way round.
+    """
 
     heads: int
     hidden: int
@@ -288,7 +314,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, queries: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,T,F], [B,S,F] and the mask of the values [B,S] -> [B,T,F]."""
+        """Queries [B,T,F], values [B,L,F] and the mask of the values [B,L] -> [B,T,F]."""
         features = queries.shape[-1]
         chex.assert_shape(values, (*mask.shape, features))
         if self.attention == "soft":
@@ -300,21 +326,21 @@ class Encoder(nn.Module):
         if self.attention == "cga":
             attended = InformationGate(self.dtype, name="gate")(queries, attended)
         x = _norm(queries + attended, self.dtype, "attention_norm")
-        y = nn.relu(torch_linear(self.hidden, x, self.dtype, "hidden"))
+        y = nn.relu(torch_linear(self.hidden, x, self.dtype, "hidden"))  # FFN, Eq. 7
         return _norm(x + torch_linear(features, y, self.dtype, "output"), self.dtype, "output_norm")
 
 
 class InformationGate(nn.Module):
     """Lets through of the attended values what fits the query (Eq. 6), with tied weights.
 
-    Parameters: query, attended [F,F]; gate_bias, bias [F].
+    Parameters: query (W_q), attended (W_v) [F,F]; gate_bias (b^g), bias (b^i) [F].
     """
 
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, queries: jax.Array, attended: jax.Array) -> jax.Array:
-        """[B,T,F] and [B,T,F] -> [B,T,F]."""
+        """Queries [B,T,F] and what they attended to [B,T,F] -> [B,T,F]."""
         features = queries.shape[-1]
 
         def project(x, name):
@@ -331,7 +357,7 @@ class InformationGate(nn.Module):
 class Stretch(nn.Module):
     """A linear layer along time, from the words to the clips (Eq. 11).
 
-    Parameters: kernel [num_clips,max_words], bias [num_clips].
+    Parameters: kernel (W_1, W_2) [num_clips,max_words], bias (b_1, b_2) [num_clips].
     """
 
     num_clips: int
@@ -353,7 +379,7 @@ class Stretch(nn.Module):
         return torch_default_kernel(key, shape[::-1], dtype).T
 
 
-# Section 3.4: the content-oriented localization.
+# Section 3.4: the localization module.
 
 
 def window_stride(window: int, stride: str) -> int:
@@ -368,7 +394,7 @@ def window_stride(window: int, stride: str) -> int:
 
 
 def content_windows(num_clips: int, windows: tuple[int, ...], stride: str) -> np.ndarray:
-    """[N,2] float32: first and last clip of the windows within `num_clips`, size by size."""
+    """[M,2] float32: first and last clip of the windows within `num_clips`, size by size."""
     found = []
     for window in windows:
         first = np.arange(0, num_clips - window + 1, window_stride(window, stride))
@@ -377,7 +403,7 @@ def content_windows(num_clips: int, windows: tuple[int, ...], stride: str) -> np
 
 
 class ContentHead(nn.Module):
-    """Two convolutions for every size of windows, whose kernels see the whole window.
+    """The content-oriented strategy: two convolutions for every size of windows, which see the whole window.
 
     Parameters: score_K and offset_K for each size K.
     """

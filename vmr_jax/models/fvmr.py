@@ -1,46 +1,23 @@
-"""FVMR: Fast Video Moment Retrieval. Junyu Gao and Changsheng Xu, ICCV 2021.
+"""FVMR: moments are encoded once, and a query is matched with all of them by a dot product.
 
 The video and the sentence meet only in a dot product, so all moments of a video are encoded once, and a
 query costs one sentence encoding and one matrix-vector product. In training, a teacher that reads the
 semantic role tree of the sentence scores the same moments; its scores are distilled into the dot
 product. At test the teacher is gone.
 
-Tensors (N = `num_clips`, n = valid cells of the N x N moment map, F = `features` = D_v = D_s = D_f,
-D = `common`; V verbs and N' nouns of the tree; symbols of the paper at the right):
+  tensor     shape      meaning                                                   symbol of the paper
+  clips      [B,G,F]    clip features, projected and averaged per map clip
+  moments    [B,G,G,F]  row = first clip, column = last clip                      m_i, Eq. 1
+  sentence   [B,F]      first plus last state of the BiLSTM                       s, Eq. 2
+  verbs      [B,V,F]    mean GRU state of the words of a verb                     g^(v), Section 3.2
+  nouns      [B,N,F]    mean GRU state of the words of a noun                     g^(n), Section 3.2
+  phrases    [B,V,F]    a verb with its nouns                                     h_i, Eq. 4
+  u          [B,F]      fine-grained sentence feature                             u, Eq. 5
+  p          [B,G,G]    student scores, phi_m(m)^T phi_s(s)                       p_i, Eq. 6
+  q          [B,G,G]    teacher scores, phi_fuse(phi_m(m) * phi_u(u))             q_i, Eq. 7
 
-    clips     [B,N,F]    clip features, projected and averaged per map clip
-    moments   [B,N,N,F]  row = first clip, column = last clip                      m_i, Eq. 1
-    sentence  [B,F]      first plus last state of the BiLSTM                       s, Eq. 2
-    verbs     [B,V,F]    mean GRU state of the words of a verb                     g^(v)
-    nouns     [B,N',F]   mean GRU state of the words of a noun                     g^(n)
-    phrases   [B,V,F]    a verb with its nouns                                     h_i, Eq. 4
-    u         [B,F]      fine-grained sentence feature                             u, Eq. 5
-    p         [B,N,N]    student scores, phi_m(m)^T phi_s(s)                       p_i, Eq. 6
-    q         [B,N,N]    teacher scores, phi_fuse(phi_m(m) * phi_u(u))             q_i, Eq. 7
-
-No official code is known. The following is not in the paper and is our choice, so no result of this file
-is a reproduction of the authors' program:
-
-- the moment map is 2D-TAN's ("we follow [65]"): linear layer with ReLU, average per map clip, max-pool
-  over clips (or stacked convolutions, `front_end='conv'`), its set of valid cells; invalid cells are
-  zeroed before every convolution, and batch norm counts only valid cells of real examples;
-- N per dataset is 2D-TAN's: Charades-STA 16, ActivityNet Captions 64, TACoS 128;
-- the BiLSTM has F/2 units per direction, since D_s = 512 (the text says "512 hidden units");
-- the teacher's GRU is bidirectional, one layer, F/2 units per direction, on the same word vectors; its
-  nodes, the sentence included, are means of the states of their words;
-- word vectors are fixed unless `vocab_size` is given ("initialized with GloVe" may mean either);
-- W_top, W_low and W_alpha of Eq. 3 are shared by both levels, as they carry no level index;
-- a sentence without verbs has u = g^(s);
-- the MLPs phi are linear, ReLU, linear, with a hidden layer of D; phi_fuse has ReLU between its two
-  convolutions, D channels in the first, and the gated one is a(x) * sigmoid(b(x)) with one channel;
-- the scores of Eq. 8 pass through a sigmoid, Eq. 9 takes its softmax over the valid cells, and the
-  soft label is clip((o - 0.3) / (0.7 - 0.3), 0, 1) (the text swaps the two thresholds, and its
-  denominator has a slip);
-- 'p + q' of table 5 is the mean of the two raw scores;
-- the loss of '+FeatDist' is not given; ours is the squared distance between phi_s(s) and
-  phi_u(u), both of unit length, with the gradient stopped at u and the same warm-up;
-- recurrent layers start as PyTorch's do, the others as Flax's (LeCun normal, biases 0): with PyTorch's
-  smaller values the score hardly depends on the query for many epochs; no dropout.
+G is `num_clips`; M of the G x G cells are candidates (the paper's N). F is `features` (D_v = D_s = D_f), E is
+`common` (D).
 
 Note that, as Eq. 3 is written, the guidance of the upper level adds the same number to every node of
 one level: it cancels in softmax(alpha^(v)), and acts only where verbs and nouns are weighed
@@ -51,7 +28,8 @@ Ablations of table 5 and figure 3, as fields: 'w/o SD' is `distillation='none'`;
 `lstm_layers`. The row 'HGR' is left out: the paper defines it by equation 13 of another paper (Chen et
 al., CVPR 2020) and says nothing of the graph network beneath it.
 
-Training of the paper: Adam, learning rate 2e-4, batch 32, queries cut at 20 words, 4 verbs, 6 nouns.
+Training of the paper (Section 4.1): Adam, learning rate 2e-4, batch 32, queries cut at 20 words, 4 verbs, 6
+nouns.
 """
 
 import chex
@@ -70,7 +48,51 @@ from vmr_jax.layers.recurrent import GRU, LSTM, first_state, last_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.losses import binary_cross_entropy, scaled_iou
 from vmr_jax.models.base import DualEncoder, GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.types import Array, Batch, Mean, Moments, Tree
+
+CARD = Card(
+    title="Fast Video Moment Retrieval",
+    authors=("Gao", "Xu"),
+    venue="ICCV",
+    year=2021,
+    family="ranking",
+    kind="common space, dual encoder",
+    supervision="full",
+    features="VGG, I3D, C3D; GloVe; role trees in training",
+    equations=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+    sections=("3.1", "3.2", "3.3", "4.1"),
+    ours=(
+        "No official code is known, so no result of this file is a reproduction of the authors' program.",
+        "The moment map is 2D-TAN's, which the paper says it follows: linear layer with ReLU, average per map "
+        "clip, max-pool over clips (or stacked convolutions, `front_end='conv'`), its set of candidate cells; "
+        "other cells are zeroed before every convolution, and batch norm counts candidates of real examples "
+        "only.",
+        "The clips along the map are 2D-TAN's: 16 on Charades-STA, 64 on ActivityNet Captions, 128 on TACoS.",
+        "The BiLSTM has F/2 units per direction, since D_s = 512 (the text says 512 hidden units).",
+        "The teacher's GRU is bidirectional, one layer, F/2 units per direction, on the same word vectors; "
+        "its nodes, the sentence included, are means of the states of their words.",
+        "Word vectors are fixed unless `vocab_size` is given (the paper's initialisation with GloVe may mean "
+        "either).",
+        "W_top, W_low and W_alpha of Eq. 3 are shared by both levels, as they carry no level index.",
+        "A sentence without verbs has u = g^(s).",
+        "The MLPs phi are linear, ReLU, linear, with a hidden layer of width E; phi_fuse has ReLU between its "
+        "two convolutions, E channels in the first, and the gated one is a(x) * sigmoid(b(x)) with one "
+        "channel.",
+        "The scores of Eq. 8 pass through a sigmoid, Eq. 9 takes its softmax over the candidates, and the "
+        "soft label is clip((o - 0.3) / (0.7 - 0.3), 0, 1) (the text swaps the two thresholds, and its "
+        "denominator has a slip).",
+        "'p + q' of table 5 is the mean of the two raw scores.",
+        "The loss of '+FeatDist' is not given; ours is the squared distance between phi_s(s) and phi_u(u), "
+        "both of unit length, with the gradient stopped at u and the same warm-up.",
+        "Recurrent layers start as PyTorch's do, the others as Flax's (LeCun normal, biases 0): with "
+        "PyTorch's smaller values the score hardly depends on the query for many epochs. There is no dropout.",
+    ),
+    verified=(
+        "Every equation equals an independent computation.",
+        "Every ablation of table 5 and figure 3 but 'HGR' runs.",
+    ),
+)
 
 CHOICES = {
     "front_end": ("pool", "conv"),
@@ -82,19 +104,19 @@ CHOICES = {
 
 @struct.dataclass
 class Outputs:
-    """Raw scores of the moment map (meaningless outside the valid cells) and the encoded query."""
+    """Raw scores of the moment map (meaningless outside the candidates) and the encoded query."""
 
-    p: Array  # [B,N,N] float32, student
-    q: Array | None  # [B,N,N] float32, teacher; None where it was not run
-    s: Array  # [B,D] float32, phi_s(s), times 1/sqrt(D) with `score_scale`
-    u: Array | None  # [B,D] float32, phi_u(u); None where the teacher was not run
+    p: Array  # [B,G,G] float32, student
+    q: Array | None  # [B,G,G] float32, teacher; None where it was not run
+    s: Array  # [B,E] float32, phi_s(s), times 1/sqrt(E) with `score_scale`
+    u: Array | None  # [B,E] float32, phi_u(u); None where the teacher was not run
 
 
 # Section 3.1: video and text encoders.
 
 
 class MomentEncoder(nn.Module):
-    """Eq. 1: the map of moment features, after two convolutions with batch norm and tanh."""
+    """Eq. 1: the map of moment features, after two convolutions with batch norm and tanh (Section 4.1)."""
 
     features: int
     num_clips: int
@@ -105,14 +127,14 @@ class MomentEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, video: Array, video_mask: Array, example_mask: Array, *, train: bool) -> Array:
-        """Returns m [B,N,N,F] of clips [B,T,D'], zero outside the valid cells and in filling rows."""
+        """Returns m [B,G,G,F] of clips [B,T,D], zero outside the candidates and in filling rows."""
         cells = map2d.candidate_mask(self.num_clips, self.scale_layers)
         clips = ClipPool(self.features, self.num_clips, dtype=self.dtype, name="clips")(video, video_mask)
         if self.front_end == "conv":
             moments = map2d.StackedConvMap(self.features, self.scale_layers, self.dtype, name="map")(clips)
         else:
             moments = map2d.max_pool_map(clips, cells)
-        counted = jnp.asarray(cells)[None] & example_mask[:, None, None]  # [B,N,N]
+        counted = jnp.asarray(cells)[None] & example_mask[:, None, None]  # [B,G,G]
         for i, kernel in enumerate(self.kernels):
             # Without a bias: batch norm would take it away again.
             moments = nn.Conv(
@@ -166,9 +188,9 @@ class SemanticExtractor(nn.Module):
 
 
 def node_features(states: Array, node_words: Array) -> Array:
-    """[B,K,F]: the mean state [B,L,F] of the words [B,K,L] of each node; 0 for a node without words."""
+    """[B,V,F]: the mean state [B,L,F] of the words [B,V,L] of each node; 0 for a node without words."""
     words = node_words.astype(states.dtype)
-    total = jnp.einsum("bkl,blf->bkf", words, states)
+    total = jnp.einsum("bvl,blf->bvf", words, states)
     return total / jnp.maximum(words.sum(-1, keepdims=True), 1)
 
 
@@ -180,7 +202,7 @@ class HierarchicalAttention(nn.Module):
 
     @nn.compact
     def __call__(self, sentence: Array, verbs: Array, nouns: Array, tree: Tree) -> Array:
-        """Returns phrases h [B,V,F] of g^(s) [B,F], g^(v) [B,V,F] and g^(n) [B,N',F].
+        """Returns phrases h [B,V,F] of g^(s) [B,F], g^(v) [B,V,F] and g^(n) [B,N,F].
 
         The phrase of a verb that is not real is meaningless.
         """
@@ -191,7 +213,7 @@ class HierarchicalAttention(nn.Module):
         alpha = self._matrix(1, "alpha")
 
         def importance(guide: Array, nodes: Array) -> Array:
-            """Eq. 3: alpha [B,K] of nodes [B,K,F] under a guide [B,F]."""
+            """Eq. 3: alpha [B,V] of nodes [B,V,F] under a guide [B,F]."""
             upper = jnp.broadcast_to(top(guide)[:, None], nodes.shape)
             pair = jnp.concatenate([upper, low(nodes)], axis=-1)
             return alpha(jnp.tanh(pair))[..., 0].astype(jnp.float32)
@@ -207,25 +229,25 @@ class HierarchicalAttention(nn.Module):
         scores = jnp.broadcast_to(noun_scores[:, None], own.shape)
         scores = jnp.concatenate([verb_scores[..., None], scores], axis=-1)
         real = jnp.concatenate([tree.verb_mask[..., None], own], axis=-1)
-        b = masked_softmax(scores, real).astype(verbs.dtype)  # [B,V,1+N']
+        b = masked_softmax(scores, real).astype(verbs.dtype)  # [B,V,1+N]
         return b[..., :1] * verbs + jnp.einsum("bvn,bnf->bvf", b[..., 1:], nouns)
 
     def _matrix(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
 
 
-# Section 3.3: the common space.
+# Section 3.3: the moment-query common space.
 
 
 class Projection(nn.Module):
-    """phi_m, phi_s, phi_u: an MLP with one hidden layer, both layers D wide."""
+    """phi_m, phi_s, phi_u: an MLP with one hidden layer, both layers E wide."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Returns [...,D] of [...,F]."""
+        """Returns [...,E] of [...,F]."""
         for i in range(2):
             x = nn.relu(x) if i else x
             x = nn.Dense(
@@ -245,7 +267,7 @@ class Fusion(nn.Module):
 
     @nn.compact
     def __call__(self, fused: Array, cells: np.ndarray) -> Array:
-        """Returns q [B,N,N] float32 of fused features [B,N,N,D]; `cells` [N,N] are the valid ones."""
+        """Returns q [B,G,G] float32 of fused features [B,G,G,E]; `cells` [G,G] are the candidates."""
         valid = jnp.asarray(cells, fused.dtype)[None, :, :, None]
         hidden = nn.relu(self._conv(self.features, self.kernels[0], fused * valid, "conv"))
         # Both halves of the gated convolution, content and gate, are one convolution of two channels.
@@ -262,32 +284,33 @@ class Fusion(nn.Module):
 
 
 class Model(GroundingModel, DualEncoder):
-    """FVMR. See the head of this file for what the paper says and what is ours.
+    """FVMR, with the settings of Section 4.1 for Charades-STA; our choices are in `CARD.ours`.
 
     Attributes:
-      features: F = D_v = D_s = D_f, width of both encoders; even.
-      common: D, width of the common space (figure 3a).
-      num_clips: N, clips of the moment map; the T clips of a video are a multiple of it.
-      scale_layers: which cells are valid (2D-TAN): (16,) for 16 clips, (16, 8, 8) for 64,
-        (16, 8, 8, 8) for 128.
+      features: F, width of the layers of both encoders (D_v = D_s = D_f in the paper); even.
+      common: E, width of the common space (D in the paper, figure 3a).
+      num_clips: G, number of clips along each side of the moment map; the T clips of a video are a multiple of
+        it.
+      scale_layers: diagonals of the map that hold candidates, by scale (2D-TAN): (16,) for 16 clips,
+        (16, 8, 8) for 64, (16, 8, 8, 8) for 128.
       front_end: how a cell pools its clips: 'pool' (maximum) or 'conv' (stacked convolutions).
-      map_kernels: kernel sizes of the convolutions of the video encoder.
-      fuse_kernels: kernel sizes of the plain and the gated convolution of the teacher.
-      vocab_size: 0 for the fixed word vectors of the batch, else see `WordEmbedding`.
-      lstm_layers: layers of the text encoder (figure 3b).
+      map_kernels: side of the kernel of each convolution of the video encoder, in cells.
+      fuse_kernels: side of the kernels of the plain and of the gated convolution of the teacher, in cells.
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed.
+      lstm_layers: number of layers of the text encoder's BiLSTM (figure 3b).
       teacher: 'tree', or 'none' for the student alone, trained by L_ce(p, y).
       distillation: 'bce' (Eq. 8 on softmaxed scores, as Eq. 9), 'cross_entropy' (between the two
         softmaxes; ours), or 'none' ('w/o SD': the teacher is trained but not imitated).
-      feature_distillation: weight of the term '+FeatDist'; 0 leaves it out.
-      distillation_weight: lambda of Eq. 10.
-      temperature: T of Eq. 9.
-      warmup_epochs: first epochs, in which nothing is distilled.
-      iou_low: o_min; cells of a lower IoU have label 0.
-      iou_high: o_max; cells of a higher IoU have label 1.
-      score: what ranks the moments at test: 'p', or 'p+q', their mean, which needs the tree at test.
-      score_scale: divides p by sqrt(D); the paper takes the raw dot product.
-      keep: moments that `predict` returns; 0 for all valid cells.
-      dtype: of the computation. Parameters, scores and losses are float32.
+      feature_distillation: weight of the loss '+FeatDist'; 0 leaves it out.
+      distillation_weight: weight of the distillation loss (lambda of Eq. 10).
+      temperature: temperature of both softmaxes (T of Eq. 9).
+      warmup_epochs: number of first epochs in which nothing is distilled.
+      iou_low: IoU below which a candidate has the label 0 (o_min).
+      iou_high: IoU above which a candidate has the label 1 (o_max).
+      score: score that ranks the moments at test: 'p', or 'p+q', their mean, which needs the tree at test.
+      score_scale: whether p is divided by sqrt(E); the paper takes the raw dot product.
+      keep: number of moments that `predict` returns; 0 for all candidates.
+      dtype: number format of the layers; parameters, scores and losses are float32.
     """
 
     features: int = 512
@@ -333,7 +356,7 @@ class Model(GroundingModel, DualEncoder):
         moments = self.phi_m(self._moments(batch, train))
         s = self.encode_query(batch)
         # Eq. 6, in full float32 (TPUs round by default): these numbers rank the moments.
-        p = jnp.einsum("bijd,bd->bij", moments.astype(jnp.float32), s, precision="highest")
+        p = jnp.einsum("bije,be->bij", moments.astype(jnp.float32), s, precision="highest")
         chex.assert_shape(p, (batch.size, self.num_clips, self.num_clips))
         if self.teacher == "none" or not (train or self.score == "p+q"):
             return Outputs(p=p, q=None, s=s, u=None)
@@ -347,7 +370,7 @@ class Model(GroundingModel, DualEncoder):
         return Outputs(p=p, q=q, s=s, u=u.astype(jnp.float32))
 
     def encode_moments(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """phi_m of the n valid cells: vectors [B,n,D], spans [B,n,2] in seconds, mask [B,n].
+        """phi_m of the M candidates: vectors [B,M,E], spans [B,M,2] in seconds, mask [B,M].
 
         Reads the video, its mask and its duration. Filling rows of the batch have an all-False mask.
         """
@@ -358,26 +381,26 @@ class Model(GroundingModel, DualEncoder):
         return vectors.astype(jnp.float32), spans, mask
 
     def encode_query(self, batch: Batch) -> Array:
-        """phi_s(s) [B,D] of the words alone, such that p is its dot product with a moment's vector."""
+        """phi_s(s) [B,E] of the words alone, such that p is its dot product with a moment's vector (Eq. 6)."""
         chex.assert_equal_shape_prefix([batch.query_vectors, batch.query_mask], 2)
         s = self.phi_s(self.sentence_encoder(self.words(batch), batch.query_mask)).astype(jnp.float32)
         return s / self.common**0.5 if self.score_scale else s
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """Eq. 10: 'p', 'q', 'distillation' and 'feature_distillation', those that the setting has."""
+        """Eq. 10: the terms 'student', 'teacher', 'distillation' and 'feature_distillation' of the setting."""
         # Epoch 0 is the first: with 8 epochs of warm-up, epoch 8 is the first with distillation.
         after_warmup = jnp.where(epoch >= self.warmup_epochs, 1.0, 0.0)
         overlap = map2d.iou_map(self.num_clips, batch.span, batch.duration)
-        y = self._valid(scaled_iou(overlap, self.iou_low, self.iou_high))
-        p = self._valid(outputs.p)
+        y = self._candidates(scaled_iou(overlap, self.iou_low, self.iou_high))  # soft labels, Section 3.3
+        p = self._candidates(outputs.p)
         real = jnp.broadcast_to(batch.example_mask[:, None], y.shape)
-        terms = {"p": Mean.of(binary_cross_entropy(p, y), real)}  # Eq. 8
+        terms = {"student": Mean.of(binary_cross_entropy(p, y), real)}  # Eq. 8, L_ce(p, y)
         if outputs.q is None:
             return terms
-        q = self._valid(outputs.q)
-        terms["q"] = Mean.of(binary_cross_entropy(q, y), real)
+        q = self._candidates(outputs.q)
+        terms["teacher"] = Mean.of(binary_cross_entropy(q, y), real)  # L_ce(q, y)
         if self.distillation != "none":
-            weight = self.distillation_weight * after_warmup
+            weight = self.distillation_weight * after_warmup  # lambda
             terms["distillation"] = self._distillation(p, jax.lax.stop_gradient(q), real, weight)
         if self.feature_distillation:
             weight = self.feature_distillation * after_warmup
@@ -386,7 +409,7 @@ class Model(GroundingModel, DualEncoder):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """All valid cells (or the `keep` best), best first; cell (a,b) is clips a to b, both included."""
+        """All candidates (or the `keep` best), best first; cell (a,b) is clips a to b, both included."""
         return map2d.rank_cells(self._score(outputs), self._cells(), batch.duration, self.keep)
 
     def requires(self) -> tuple[str, ...]:
@@ -394,7 +417,7 @@ class Model(GroundingModel, DualEncoder):
         return ("tree",) if self.teacher == "tree" else ()
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """The moment map [B,N,N] as probabilities, NaN outside the valid cells."""
+        """The scores of the moment map [B,G,G] as probabilities ('map'), NaN outside the candidates."""
         score = self._score(outputs)
         valid = jnp.broadcast_to(jnp.asarray(self._cells())[None], score.shape)
         return {"map": jnp.where(valid, nn.sigmoid(score), jnp.nan)}
@@ -403,11 +426,11 @@ class Model(GroundingModel, DualEncoder):
         return self.moment_encoder(batch.video, batch.video_mask, batch.example_mask, train=train)
 
     def _cells(self) -> np.ndarray:
-        """[N,N] bool: the valid cells."""
+        """[G,G] bool: the candidates."""
         return map2d.candidate_mask(self.num_clips, self.scale_layers)
 
-    def _valid(self, cells: Array) -> Array:
-        """[B,n]: the valid ones of cells [B,N,N]."""
+    def _candidates(self, cells: Array) -> Array:
+        """[B,M]: the candidates of cells [B,G,G]."""
         rows, columns = np.nonzero(self._cells())
         return cells[:, rows, columns]
 
@@ -415,7 +438,7 @@ class Model(GroundingModel, DualEncoder):
         return outputs.p if self.score == "p" else (outputs.p + outputs.q) / 2
 
     def _distillation(self, p: Array, q: Array, real: Array, weight: Array) -> Mean:
-        """Eq. 9 of student scores p [B,n] and fixed teacher scores q [B,n]."""
+        """Eq. 9 of student scores p [B,M] and fixed teacher scores q [B,M]."""
         log_p, log_not_p = log_softmax_pair(p / self.temperature)
         log_q, log_not_q = log_softmax_pair(q / self.temperature)
         if self.distillation == "cross_entropy":
@@ -437,14 +460,14 @@ class Model(GroundingModel, DualEncoder):
 
 
 def log_softmax_pair(x: Array) -> tuple[Array, Array]:
-    """Logarithms of P and of 1 - P, [B,n], where P = softmax(x) over the last axis, n > 1.
+    """Logarithms of softmax(x) and of 1 - softmax(x), [B,M] of x [B,M], M > 1.
 
-    Finite for any finite x: where P rounds to 1, 1 - P is taken from the sum of the other cells.
+    Finite for any finite x: where a probability rounds to 1, its complement is the sum of the other cells.
     """
     total = jax.nn.logsumexp(x, axis=-1, keepdims=True)
     log_p = x - total
     best = jax.nn.one_hot(x.argmax(-1), x.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(best, -jnp.inf, x), axis=-1, keepdims=True)
-    # Every cell but the best has P <= 1/2, where log1p is exact.
+    # Every cell but the best has a probability of at most 1/2, where log1p is exact.
     log_not_p = jnp.log1p(-jnp.exp(jnp.where(best, -jnp.inf, log_p)))
     return log_p, jnp.where(best, others - total, log_not_p)

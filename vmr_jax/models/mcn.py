@@ -1,36 +1,24 @@
 """MCN: moments and sentences in one space, ranked by their distance.
 
-Hendricks, Wang, Shechtman, Sivic, Darrell, Russell: Localizing Moments in Video with Natural Language, ICCV
-2017. What the paper leaves open is as in its official code (LisaAnne/LocalizingMoments, Caffe).
+Names at the right, and "official code" in the file, are those of the authors' program.
 
-  tensor       shape       what it is
+  tensor       shape       meaning                                               official code
   batch.video  [B,T,D]     features of the chunks, not normalised; T = 6 chunks of 5 s on DiDeMo
-  batch.flow   [B,T,D']    the same of optical flow, for the second network
-  segments     [N]         first and last chunk: (0,0) ... (T-1,T-1), then all (i,j), i < j; 21 of 6 chunks
-  inputs       [B,N,2D+2]  [global context; segment; first / T; last / T], two L2-normalised means
-  v            [B,N,E]     linear with `hidden` outputs, ReLU, linear, dropout
-  t            [B,E]       LSTM over word vectors, last state, linear
-  distance     [B,N]       |v - t|^2; the smallest wins
+  batch.flow   [B,T,D]     the same of optical flow, for the second network
+  segments     [M]         first and last chunk: (0,0) ... (T-1,T-1), then       possible_segments
+                           all (i,j), i < j; 21 of 6 chunks
+  inputs       [B,M,2D+2]  [global context; segment; first / T; last / T],       feature_process_context
+                           two L2-normalised means
+  v            [B,M,E]     linear with `hidden` outputs, ReLU, linear, dropout   image_model_two_layer
+  t            [B,E]       LSTM over word vectors, last state, linear            language_model_lstm_no_embed
+  distance     [B,M]       |v - t|^2; the smallest wins                          euclidean_distance
 
 RGB and flow have networks of their own, which share nothing but the negatives that are drawn; their distances
 are added up at test (`fusion`). Both are trained at once, by the sum of their losses: the gradients are those
 of two trainings, except that clipping by the global norm, where the config has it, measures both together.
 
-A sentence has two negatives: another segment of its video, and the same segment of another video, with the
-temporal endpoints of its own.
-
-What differs from the official code:
-
-- the other video is drawn from the batch, not from the data set. A sentence with no other video in its batch
-  that is long enough does not count in that term, nor one of a video of a single segment in the other term;
-- the moment of a sentence is the segment with the highest IoU (of several, the first). On DiDeMo it is the
-  moment itself;
-- zero vectors stand for missing chunks. The mean of the global context leaves them out wherever they are, the
-  official code only in the last place;
-- in a padded batch T is the number of real chunks, and segments end before it;
-- sentences are padded at their end, not at their beginning, and the LSTM sees their words alone either way
-  (the official one also runs over the padding of a query of one word);
-- gates are in PyTorch's order; as in Caffe there is one bias.
+A sentence has two negatives: another segment of its video (intra), and the same segment of another video
+(inter), with the temporal endpoints (TEF) of its own.
 """
 
 import chex
@@ -47,9 +35,41 @@ from vmr_jax.layers.init import symmetric_uniform
 from vmr_jax.layers.recurrent import LSTM, last_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.models.base import DualEncoder, GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
 from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Array, Batch, Mean, Moments
+
+CARD = Card(
+    title="Localizing Moments in Video with Natural Language",
+    authors=("Hendricks", "Wang", "Shechtman", "Sivic", "Darrell", "Russell"),
+    venue="ICCV",
+    year=2017,
+    family="ranking",
+    kind="metric space, dual encoder",
+    supervision="full",
+    features="VGG and flow; GloVe",
+    official_code="LisaAnne/LocalizingMoments@b6a555c81345 (Caffe)",
+    ours=(
+        "What the paper leaves open is as in the official code.",
+        "The other video is drawn from the batch, not from the data set. A sentence with no other video in "
+        "its batch that is long enough does not count in that term, nor one of a video of a single segment in "
+        "the other term.",
+        "The moment of a sentence is the segment with the highest IoU (of several, the first). On DiDeMo it "
+        "is the moment itself.",
+        "Zero vectors stand for missing chunks. The mean of the global context leaves them out wherever they "
+        "are, the official code only in the last place.",
+        "In a padded batch T is the number of real chunks, and segments end before it.",
+        "Sentences are padded at their end, not at their beginning, and the LSTM sees their words alone "
+        "either way (the official one also runs over the padding of a query of one word).",
+        "Gates are in PyTorch's order; as in Caffe there is one bias.",
+    ),
+    verified=(
+        "Segments, distances and negatives equal computations by hand.",
+        "The dot products of the two encoders equal the distances.",
+        "Official checkpoints (Caffe) are not read.",
+    ),
+)
 
 CHOICES = {"streams": ("fused", "video"), "moments": ("windows", "span")}
 TRIPLET = ("positive", "intra", "inter")  # the order of the segments that a sentence meets in training
@@ -59,7 +79,7 @@ TRIPLET = ("positive", "intra", "inter")  # the order of the segments that a sen
 class Outputs:
     """Squared distances, float32, of each stream ('rgb', 'flow').
 
-    While training they are [B,3], to the sentence's own moment and its two negatives; at test [B,N], to all
+    While training they are [B,3], to the sentence's own moment and its two negatives; at test [B,M], to all
     segments of the video.
     """
 
@@ -69,26 +89,27 @@ class Outputs:
 
 
 class Model(GroundingModel, DualEncoder):
-    """MCN. The defaults are the paper's.
+    """MCN, with the settings of the official code; our choices are in `CARD.ours`.
 
     Attributes:
       streams: 'fused' (two networks, RGB and flow) or 'video' (one, on `batch.video`).
-      fusion: weight of RGB's distance; flow's has the rest.
+      fusion: weight of the distance of RGB at test (lambda); that of flow has the rest.
       moments: 'windows' draws one of the annotated moments of a query in each step; 'span' is the one to learn.
-      max_length: chunks of the longest segment, 0 for all.
+      max_length: number of chunks of the longest segment; 0 for all segments.
       global_context: whether the mean of the whole video is a part of the input.
-      endpoints: whether the temporal endpoints are (TEF).
-      hidden: width between the linear layers of the video.
+      endpoints: whether the temporal endpoints (TEF) are a part of the input.
+      hidden: width of the hidden layer of the video's network.
       features: E, width of the common space.
       lstm_features: width of the LSTM.
-      dropout: of the embedded segments.
-      margin: of both losses.
-      intra_weight: of the loss with another segment of the video.
-      inter_weight: of the loss with another video.
-      init_bound: weights start uniform in [-init_bound, init_bound], biases at 0.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them (the paper's).
-      keep: segments that `predict` ranks, 0 for all.
-      dtype: of the layers; parameters, distances and loss are float32.
+      dropout: share of numbers of an embedded segment that dropout sets to zero.
+      margin: margin of both losses, a difference of squared distances.
+      intra_weight: weight of the loss with another segment of the same video.
+      inter_weight: weight of the loss with the same segment of another video.
+      init_bound: bound of the initial weights, uniform in [-init_bound, init_bound]; biases start at 0.
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed (the
+        paper's).
+      keep: number of segments that `predict` returns; 0 for all.
+      dtype: number format of the layers; parameters, distances and losses are float32.
     """
 
     streams: str = "fused"
@@ -130,7 +151,7 @@ class Model(GroundingModel, DualEncoder):
         )
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """max(0, margin + d(moment) - d(negative)), for both negatives of each stream, times their weights."""
+        """max(0, margin + d(moment) - d(negative)): 'rgb_intra', 'rgb_inter', and of flow (ranking_loss)."""
         del epoch
         drawn = {"intra": outputs.has_intra, "inter": outputs.has_inter}
         weights = {"intra": self.intra_weight, "inter": self.inter_weight}
@@ -154,7 +175,7 @@ class Model(GroundingModel, DualEncoder):
         return (*flow, *(("windows",) if self.moments == "windows" else ()))
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """The exponential of the negative distance, as 'map' [B,T,T]; NaN where there is no segment."""
+        """The exponential of the negative distance of each segment: 'map' [B,T,T], NaN where there is none."""
         first, last = self._all_segments(batch)
         score = jnp.where(last < _chunks(batch)[:, None], jnp.exp(-self._fused(outputs)), jnp.nan)
         num_chunks = batch.video.shape[1]
@@ -164,7 +185,9 @@ class Model(GroundingModel, DualEncoder):
     # Two encoders.
 
     def encode_moments(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """Vectors [B,N,D], spans [B,N,2] in seconds and mask [B,N]; reads the video, its mask and duration.
+        """Vectors [B,M,E+2] of each stream, side by side, spans [B,M,2] in seconds and mask [B,M].
+
+        Reads the video, its mask and duration.
 
         The dot product with a query's is -|v - t|^2 = 2 v.t - |v|^2 - |t|^2, of both streams by their weights.
         """
@@ -180,7 +203,7 @@ class Model(GroundingModel, DualEncoder):
         return jnp.concatenate(parts, axis=-1), segment_spans(first, last, batch), real
 
     def encode_query(self, batch: Batch) -> Array:
-        """Vectors [B,D]: (t, 1, |t|^2) of each stream; reads the words alone."""
+        """Vectors [B,E+2] of each stream, side by side: (t, 1, |t|^2); reads the words alone."""
         parts = []
         for network in self._networks().values():
             t = network.sentence(batch)
@@ -191,7 +214,7 @@ class Model(GroundingModel, DualEncoder):
     # Segments.
 
     def segments(self, num_chunks: int) -> tuple[np.ndarray, np.ndarray]:
-        """First and last chunk of the N segments, both included: single chunks, then others by their start."""
+        """First and last chunk of the M segments, both included: single chunks, then others by their start."""
         first, last = np.triu_indices(num_chunks)
         if self.max_length:
             kept = last - first < self.max_length
@@ -200,14 +223,14 @@ class Model(GroundingModel, DualEncoder):
         return first[order], last[order]
 
     def _all_segments(self, batch: Batch) -> tuple[Array, Array]:
-        """`segments` as [B,N] each."""
+        """`segments` as [B,M] each."""
         return tuple(
             jnp.broadcast_to(jnp.asarray(x)[None], (batch.size, len(x)))
             for x in self.segments(batch.video.shape[1])
         )
 
     def _triplets(self, batch: Batch):
-        """Draws what a sentence meets: positions [B] of its moment and of another segment, another example [B].
+        """Draws the moment [B] and the negatives of a sentence: another segment [B], another example [B].
 
         The last two results [B] say whether there was another segment and another example.
         """
@@ -227,7 +250,7 @@ class Model(GroundingModel, DualEncoder):
         return own, intra, other, has_intra, has_inter
 
     def _moment(self, batch: Batch, key: Array) -> Array:
-        """[B,2] seconds: what a sentence is to find, in this step."""
+        """[B,2] seconds: the moment that a sentence is to find in this step."""
         if self.moments == "span":
             return batch.span
         if batch.windows is None:
@@ -238,10 +261,10 @@ class Model(GroundingModel, DualEncoder):
         index, _ = uniform_choice(key, batch.example_index, batch.window_mask)
         return jnp.take_along_axis(batch.windows, index[:, None, None], axis=1)[:, 0]
 
-    # What the networks see.
+    # Inputs of the networks.
 
     def _inputs(self, batch: Batch, first: Array, last: Array, endpoints: Array) -> dict[str, Array]:
-        """[B,N,2D+2] of each stream, for segments from `first` [B,N] to `last` [B,N]."""
+        """[B,M,2D+2] of each stream, for segments from `first` [B,M] to `last` [B,M]."""
         return {
             stream: self._features(rows, batch.video_mask, first, last, endpoints)
             for stream, rows in self._streams(batch).items()
@@ -262,7 +285,10 @@ class Model(GroundingModel, DualEncoder):
         }
 
     def _features(self, rows: Array, mask: Array, first: Array, last: Array, endpoints: Array) -> Array:
-        """Chunks [B,T,D], their mask, segments [B,N] and their endpoints [B,N,2] -> [B,N,2D+2]."""
+        """Chunks [B,T,D], their mask, segments [B,M] and their endpoints [B,M,2] -> [B,M,2D+2].
+
+        Official code: feature_process_context.
+        """
         parts = [segment_means(rows, first, last)]
         if self.global_context:
             context = global_mean(rows, mask)[:, None]
@@ -301,7 +327,7 @@ class Model(GroundingModel, DualEncoder):
         return {"rgb": self.fusion, "flow": 1 - self.fusion} if self.streams == "fused" else {"rgb": 1.0}
 
     def _distances(self, batch: Batch, inputs: dict[str, Array], train: bool) -> dict[str, Array]:
-        """|v - t|^2 [B,N] of each stream."""
+        """|v - t|^2 [B,M] of each stream (official code: euclidean_distance)."""
         found = {}
         for stream, network in self._networks().items():
             v = network.video(inputs[stream], batch.example_index, train)
@@ -309,12 +335,15 @@ class Model(GroundingModel, DualEncoder):
         return found
 
     def _fused(self, outputs: Outputs) -> Array:
-        """[B,N]"""
+        """[B,M], the distances of both streams by their weights (official code: late_fusion.py)."""
         return sum(weight * outputs.distances[stream] for stream, weight in self._weights().items())
 
 
 class Network(nn.Module):
-    """The two towers of one stream."""
+    """The two towers of one stream.
+
+    Official code: image_model_two_layer, language_model_lstm_no_embed.
+    """
 
     hidden: int
     features: int
@@ -341,22 +370,22 @@ class Network(nn.Module):
         self.sentence_output = nn.Dense(self.features, kernel_init=kernel_init, dtype=self.dtype)
 
     def video(self, inputs: Array, example_index: Array, train: bool) -> Array:
-        """[B,N,E] float32 of inputs [B,N,2D+2]; dropout is on the result."""
+        """The segments [B,M,E] float32 (v) of inputs [B,M,2D+2]; dropout is on the result."""
         hidden = nn.relu(self.video_hidden(inputs.astype(self.dtype)))
         return self.drop(self.video_output(hidden).astype(jnp.float32), example_index, train)
 
     def sentence(self, batch: Batch) -> Array:
-        """[B,E] float32 of the words."""
+        """The sentence [B,E] float32 (t) of its words."""
         states = self.lstm(self.words(batch), batch.query_mask)
         return self.sentence_output(last_state(states, batch.query_mask)).astype(jnp.float32)
 
 
 def segment_means(rows: Array, first: Array, last: Array) -> Array:
-    """[B,N,D]: the mean of the chunks [B,T,D] of segments [B,N], both ends included, of unit length."""
+    """[B,M,D]: the mean of the chunks [B,T,D] of segments [B,M], both ends included, of unit length."""
     chex.assert_equal_shape([first, last])
     chunk = jnp.arange(rows.shape[1])[None, None]
     inside = (chunk >= first[..., None]) & (chunk <= last[..., None])
-    total = jnp.einsum("bnt,btd->bnd", inside.astype(jnp.float32), rows.astype(jnp.float32))
+    total = jnp.einsum("bmt,btd->bmd", inside.astype(jnp.float32), rows.astype(jnp.float32))
     return unit_length(total / (last - first + 1)[..., None])
 
 
@@ -368,21 +397,21 @@ def global_mean(rows: Array, mask: Array) -> Array:
 
 
 def unit_length(x: Array) -> Array:
-    """The official normalisation, x / (|x| + 1e-5)."""
+    """Returns x / (|x| + 1e-5) along the last axis (official code: feature_process_norm)."""
     return x / (jnp.sqrt(jnp.square(x).sum(-1, keepdims=True)) + 1e-5)
 
 
 def segment_endpoints(first: Array, last: Array, chunks: Array) -> Array:
-    """The temporal endpoint feature [B,N,2] of segments [B,N]: first and last chunk, over the chunks [B]."""
+    """The temporal endpoint feature [B,M,2] of segments [B,M]: first and last chunk, over the chunks [B]."""
     return jnp.stack([first, last], axis=-1) / jnp.maximum(chunks, 1)[:, None, None]
 
 
 def segment_spans(first: Array, last: Array, batch: Batch) -> Array:
-    """[B,N,2] seconds of segments [B,N]."""
+    """[B,M,2] seconds of segments [B,M]."""
     seconds = batch.duration / jnp.maximum(_chunks(batch), 1)
     return jnp.stack([first, last + 1], axis=-1) * seconds[:, None, None]
 
 
 def _chunks(batch: Batch) -> Array:
-    """[B] real chunks."""
+    """[B], number of real chunks."""
     return jnp.asarray(batch.video_mask).sum(-1)

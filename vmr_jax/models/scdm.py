@@ -1,22 +1,19 @@
 """SCDM: temporal convolutions over the video whose normalisation is steered by the sentence.
 
-Yuan, Ma, Wang, Liu, Zhu: Semantic Conditioned Dynamic Modulation for Temporal Sentence Grounding in Videos,
-NeurIPS 2019. What the paper leaves open is as in the official TensorFlow code (yytzsy/SCDM).
+"Official code" in the file are functions of the authors' program.
 
-  tensor          shape       what it is
-  batch.video     [B,T,D]     slots of the video, not normalised; longer videos are averaged to T rows
-  words           [B,L,F]     bidirectional SRU over the word vectors            section 3.1
-  sentence        [B,F]       mean of the words
-  fused           [B,T,F]     clip and sentence, linear, ReLU, convolution       section 3.1, multimodal fusion
-  layer n         [B,N_n,F]   modulated convolutions; N_n = T/4, T/8, ...        section 3.2, A_n
-  logits          [B,N_n*4]   of the anchors of a layer, four widths a cell      section 3.3, p_over
-  offsets         [B,N_n*4,2] of their centre and width, within [-1,1]
+  tensor          shape       meaning                                                 in the paper
+  batch.video     [B,T,D]     slots of the video, not normalised; longer videos       V
+                              are averaged to T rows
+  words           [B,L,F]     bidirectional SRU over the word vectors                 Section 3.1, S
+  sentence        [B,F]       mean of the words                                       Section 3.1
+  fused           [B,T,F]     clip and sentence, linear, ReLU, convolution            Section 3.1
+  layer n         [B,Z,F]     modulated convolutions; Z = T/4, T/8, ... cells         Section 3.2, A_n
+  logits          [B,M]       of the anchors of a layer, four widths a cell           Section 3.3, p_over
+  offsets         [B,M,2]     of their centre and width, within [-1,1]                Section 3.3
 
-F = 512. Anchors are cells of the layers, in slots; a slot is a row of the video.
-
-Padding: the official code has no mask, so padded slots, which biases make nonzero, enter convolutions and the
-statistics of the normalisation; `mask_padding=False` does the same. Here they are zeros everywhere, count in no
-statistic, and hold no anchor. Ours, in neither paper nor code: the initialisation (Glorot).
+F = 512. Anchors are cells of the layers, in slots; a slot is a row of the video. Letters beyond the usual: Z
+cells of an anchor layer. M counts the anchors of one layer, or of all.
 """
 
 import chex
@@ -33,43 +30,73 @@ from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
 from vmr_jax.types import Batch, Mean, Moments
 
-_HEAD = 64  # channels between the two convolutions of a head
+CARD = Card(
+    title="Semantic Conditioned Dynamic Modulation for Temporal Sentence Grounding in Videos",
+    authors=("Yuan", "Ma", "Wang", "Liu", "Zhu"),
+    venue="NeurIPS",
+    year=2019,
+    family="ranking",
+    kind="multi-scale anchors",
+    supervision="full",
+    features="I3D, C3D; GloVe",
+    official_code="yytzsy/SCDM@075159b13c99 (TensorFlow)",
+    sections=("3.1", "3.2", "3.3"),
+    ours=(
+        "What the paper leaves open is as in the official code.",
+        "The official code has no mask, so padded slots, which biases make nonzero, enter convolutions and "
+        "the statistics of the normalisation; `mask_padding=False` does the same. By default they are zeros "
+        "everywhere, count in no statistic, and hold no anchor.",
+        "The initialisation (Glorot) is ours, in neither paper nor code.",
+    ),
+    verified=(
+        "Recurrent unit, modulation, anchors and loss equal computations in numpy.",
+        "No checkpoint was published.",
+    ),
+)
+
+_HEAD = 64  # channels between the two convolutions of a head (official code: predict_regression_hidden)
+POSITIVE_IOU = 0.5  # of positive anchors (official code: pos_threshold)
 _xavier = nn.initializers.xavier_uniform()
 
 
 @struct.dataclass
 class Outputs:
-    """Of the anchors of every layer, largest layer first, float32."""
+    """Predictions for the anchors of every layer, largest layer first, float32."""
 
-    logits: tuple[jax.Array, ...]  # [B,A]
-    offsets: tuple[jax.Array, ...]  # [B,A,2] of centre and width, in [-1,1]
-    real: tuple[jax.Array, ...]  # [B,A] bool, the anchor's cell holds a real slot
+    logits: tuple[jax.Array, ...]  # [B,M]
+    offsets: tuple[jax.Array, ...]  # [B,M,2] of centre and width, in [-1,1]
+    real: tuple[jax.Array, ...]  # [B,M] bool, the anchor's cell holds a real slot
 
 
 class Model(GroundingModel):
-    """SCDM. The defaults are those of Charades-STA.
+    """SCDM, with the settings of Charades-STA; our choices are in `CARD.ours`.
 
     Attributes:
-      features: F, width of every layer; half of it per direction of the SRU.
+      features: F, width of every layer; half of it for each direction of the SRU.
       layers: number of anchor layers; the first has T/4 cells, each further one half as many.
-      kernel: of the first convolution and of the first modulated one; the others have 3.
-      sentence_blocks: how many of the first modulated convolutions see the sentence instead of attending to its
+      kernel: number of slots under the kernel of the first convolution and of the first modulated one; 3 in all
+        others.
+      sentence_blocks: number of first modulated convolutions that see the sentence instead of attending to its
         words (the official code: 2 on ActivityNet Captions and TACoS).
       ratios: widths of the anchors of a cell, in cells.
-      negative_iou: anchors below it are negative; those above 0.5 are positive, the rest is ignored.
-      hard_logit: negatives with a higher logit are hard ones, with a mean of their own.
-      least_width, most_width: anchors as narrow, or as wide (slots), have no label; 0: no limit.
-      overlap_weights: of the positive, hard negative and easy negative anchors.
-      centre_weight, width_weight: of the two offsets of positive anchors.
+      negative_iou: IoU below which an anchor is negative; those above 0.5 are positive, the rest is ignored.
+      hard_logit: logit above which a negative is a hard one; hard and easy negatives have means of their own.
+      least_width: width in slots up to which an anchor has no label.
+      most_width: width in slots from which an anchor has no label; 0: no limit.
+      overlap_weights: weights of the losses of positive, hard negative and easy negative anchors.
+      centre_weight: weight of the loss of the centre of positive anchors.
+      width_weight: weight of the loss of the width of positive anchors.
       offset_scale: share of an anchor's width that an offset of 1 stands for.
-      mask_padding: False lets padded slots count as the official code does.
-      dropout: of the words.
-      keep: moments that `predict` ranks.
-      vocab_size: size of the vocabulary to fine-tune word vectors (the paper's), 0 to keep them.
-      dtype: of the layers; parameters, logits, offsets and loss are float32.
+      mask_padding: whether padded slots are left out; False lets them count as the official code does.
+      dropout: share of numbers of the words that dropout sets to zero.
+      keep: number of moments that `predict` returns.
+      vocab_size: number of words whose vectors are fine-tuned (the paper's); 0 keeps the word vectors of the
+        batch fixed.
+      dtype: number format of the layers; parameters, logits, offsets and losses are float32.
     """
 
     features: int = 512
@@ -97,6 +124,7 @@ class Model(GroundingModel):
         batch.check()
         self._check(batch.video.shape[1])
         real = batch.video_mask if self.mask_padding else jnp.ones_like(batch.video_mask)
+        # Section 3.1. Official code: encode_sentence.
         words = WordEmbedding(self.vocab_size, self.dtype, name="embedding")(batch)
         words = BidirectionalSRU(self.features, self.dtype, name="words")(words, batch.query_mask)
         words = Dropout(self.dropout)(words, batch.example_index, train)
@@ -104,6 +132,7 @@ class Model(GroundingModel):
         sentence = (words * batch.query_mask[..., None]).sum(1) / count.astype(words.dtype)
 
         x = self._fused(batch.video, sentence, real)
+        # Section 3.2. Official code: network.
         outputs = []
         for block in range(self.layers + 1):
             x = ModulatedConv(
@@ -135,7 +164,7 @@ class Model(GroundingModel):
             )
 
     def _fused(self, video: jax.Array, sentence: jax.Array, real: jax.Array) -> jax.Array:
-        """[B,T,F] of clips and sentence."""
+        """[B,T,F] of clips and sentence (Section 3.1; official code: fuse_multimodal_feature)."""
         x = jnp.concatenate(
             [video.astype(self.dtype), jnp.broadcast_to(sentence[:, None], (*video.shape[:2], self.features))],
             -1,
@@ -146,14 +175,18 @@ class Model(GroundingModel):
         return jnp.where(real[..., None], x, 0)
 
     def _heads(self, x: jax.Array, real: jax.Array, train: bool, layer: int):
-        """Logits [B,A], offsets [B,A,2] and mask [B,A] of the anchors of a layer [B,N,F]."""
+        """Logits [B,M], offsets [B,M,2] and mask [B,M] of the anchors of a layer [B,Z,F] (Section 3.3)."""
         b, anchors = x.shape[0], len(self.ratios)
         logits = Head(anchors, self.dtype, name=f"overlap_{layer}")(x, real, train).reshape(b, -1)
         offsets = Head(2 * anchors, self.dtype, name=f"offset_{layer}")(x, real, train).reshape(b, -1, 2)
         return logits, jnp.tanh(offsets), jnp.repeat(real, anchors, axis=1)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Overlap (positive, hard and easy negative) and offsets, layer by layer; each with its own count."""
+        """Overlap and offset losses of each layer n, each with its own count (official code: build_train).
+
+        'positive_n', 'hard_negative_n' and 'easy_negative_n' are cross-entropies with the IoU, 'centre_n' and
+        'width_n' smooth L1 in slots, of positive anchors.
+        """
         del epoch
         seconds = self._seconds(batch)[:, None]
         truth = batch.span / seconds  # slots
@@ -163,10 +196,10 @@ class Model(GroundingModel):
             anchors, usable = self._anchors(slots, layer), outputs.real[layer] & batch.example_mask[:, None]
             overlap = iou(_edges(anchors)[None], truth[:, None])
             labelled = usable & self._labelled(anchors)[None]
-            positive, negative = labelled & (overlap > 0.5), labelled & (overlap < self.negative_iou)
+            positive, negative = labelled & (overlap > POSITIVE_IOU), labelled & (overlap < self.negative_iou)
             hard = negative & (logits > self.hard_logit)
             entropy = binary_cross_entropy(logits, overlap)
-            kinds = {"positive": positive, "hard": hard, "easy": negative & ~hard}
+            kinds = {"positive": positive, "hard_negative": hard, "easy_negative": negative & ~hard}
             for (kind, mask), weight in zip(kinds.items(), self.overlap_weights):
                 terms[f"{kind}_{layer}"] = Mean.of(entropy, mask, weight)
             error = optax.huber_loss(self._decoded(anchors, outputs.offsets[layer]), _centred(truth)[:, None])
@@ -186,11 +219,11 @@ class Model(GroundingModel):
 
     @staticmethod
     def _seconds(batch: Batch) -> jax.Array:
-        """[B] length of a slot."""
+        """[B], length of a slot in seconds."""
         return batch.duration / jnp.maximum(batch.video_mask.sum(1), 1)
 
     def _anchors(self, slots: int, layer: int) -> jax.Array:
-        """[A,2] centre and width, in slots, of the anchors of a layer, cell by cell."""
+        """[M,2] centre and width, in slots, of the anchors of a layer, cell by cell."""
         cells = slots // 2 ** (layer + 2)
         cell = slots / cells
         centre = (jnp.arange(cells, dtype=jnp.float32) + 0.5) * cell
@@ -198,13 +231,13 @@ class Model(GroundingModel):
         return jnp.stack(jnp.broadcast_arrays(centre[:, None], width[None, :]), axis=-1).reshape(-1, 2)
 
     def _labelled(self, anchors: jax.Array) -> jax.Array:
-        """[A] bool, whose width is within the limits."""
+        """[M] bool, the anchors whose width is within the limits."""
         width = anchors[:, 1]
         below = width < self.most_width if self.most_width else jnp.ones_like(width, bool)
         return below & (width > self.least_width)
 
     def _decoded(self, anchors: jax.Array, offsets: jax.Array) -> jax.Array:
-        """[B,A,2] centre and width, in slots: the anchors moved and scaled by their offsets."""
+        """[B,M,2] centre and width, in slots: the anchors moved and scaled by their offsets (Section 3.3)."""
         centre, width = anchors[None, :, 0], anchors[None, :, 1]
         moved = centre + self.offset_scale * width * offsets[..., 0]
         return jnp.stack([moved, width * jnp.exp(self.offset_scale * offsets[..., 1])], axis=-1)
@@ -222,20 +255,20 @@ def _centred(edges: jax.Array) -> jax.Array:
 
 
 def _halved(real: jax.Array) -> jax.Array:
-    """[B,N] -> [B,N/2]: a cell is real where one of its two is."""
+    """[B,Z] -> [B,Z/2]: a cell is real where one of its two is."""
     return real.reshape(real.shape[0], -1, 2).any(-1)
 
 
 class BidirectionalSRU(nn.Module):
-    """A simple recurrent unit in both directions (Lei et al., EMNLP 2018, in the official code's form).
+    """A simple recurrent unit in both directions (Lei et al., EMNLP 2018; official code: SRUCell).
 
     Per direction, with x = W x_t: forget and reset gates f, r = sigmoid(V x_t + b), state
     c_t = tanh(f c_{t-1} + (1 - f) x), output r c_t + (1 - r) x. No gate sees the state, so all products are
     over all words at once.
 
     Attributes:
-      features: F, both directions together.
-      dtype: of the products; the state is float32.
+      features: F, width of the result, half of it for each direction.
+      dtype: number format of the products; the state is float32.
     """
 
     features: int
@@ -267,13 +300,16 @@ class BidirectionalSRU(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """SCDM itself, equations 4 to 6: instance normalisation steered by the words, ReLU, convolution.
+    """SCDM itself (Section 3.2): instance normalisation steered by the words, ReLU, convolution.
+
+    Official code: attend_sentence_with_video, scdm_norm, scdm_relu_conv.
 
     Attributes:
-      features: F.
-      kernel, stride: of the convolution.
-      attend: each position attends to the words; False: all see the sentence vector.
-      dtype: of the layers; statistics are float32.
+      features: F, width of the result.
+      kernel: number of cells under the kernel of the convolution.
+      stride: cells from one place of the kernel to the next.
+      attend: whether each position attends to the words; False gives all the sentence vector.
+      dtype: number format of the layers; statistics are float32.
     """
 
     features: int
@@ -286,14 +322,14 @@ class ModulatedConv(nn.Module):
     def __call__(
         self, x: jax.Array, real: jax.Array, words: jax.Array, query_mask: jax.Array, sentence: jax.Array
     ) -> jax.Array:
-        """[B,N,F], mask [B,N], words [B,L,F], mask [B,L], sentence [B,F] -> [B,N/stride,F]."""
+        """[B,Z,F], mask [B,Z], words [B,L,F], mask [B,L], sentence [B,F] -> [B,Z/stride,F]."""
         if self.attend:
             condition = AdditiveAttention(self.features // 2, self.dtype, name="attention")(
                 x, words, query_mask
             )
         else:
             condition = sentence[:, None]
-        scale, shift = (
+        scale, shift = (  # gamma and beta
             jnp.tanh(nn.Dense(self.features, kernel_init=_xavier, dtype=self.dtype, name=name)(condition))
             for name in ("scale", "shift")
         )
@@ -306,23 +342,23 @@ class ModulatedConv(nn.Module):
 
 
 def _standardised(x: jax.Array, real: jax.Array) -> jax.Array:
-    """[B,N,F] float32 with mean 0 and variance 1 of each channel over the real positions of each video."""
+    """[B,Z,F] float32 with mean 0 and variance 1 of each channel over the real positions of each video."""
     x, weight = x.astype(jnp.float32), real[..., None].astype(jnp.float32)
     count = jnp.maximum(weight.sum(1, keepdims=True), 1.0)
     mean = (x * weight).sum(1, keepdims=True) / count
     variance = (jnp.square(x - mean) * weight).sum(1, keepdims=True) / count
-    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)  # the official epsilon
 
 
 class Head(nn.Module):
-    """Twice batch normalisation, ReLU, convolution of kernel 3; float32 at the end."""
+    """Twice batch normalisation, ReLU, convolution of kernel 3; float32 at the end (official code: predict)."""
 
     outputs: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, real: jax.Array, train: bool) -> jax.Array:
-        """[B,N,F], mask [B,N] -> [B,N,outputs]."""
+        """[B,Z,F], mask [B,Z] -> [B,Z,outputs]."""
         for layer, (channels, dtype) in enumerate(((_HEAD, self.dtype), (self.outputs, jnp.float32))):
             x = MaskedBatchNorm(momentum=0.99, epsilon=1e-3, name=f"norm_{layer}")(x, real, train)
             x = jnp.where(real[..., None], nn.relu(x), 0)

@@ -1,40 +1,40 @@
 """TSP-PRL: an agent that scales and shifts a window, with a tree of actions learned one level at a time.
 
-Wu, Li, Liu, Lin: Tree-Structured Policy based Progressive Reinforcement Learning for Temporally Language
-Grounding in Video, AAAI 2020. What the paper leaves open is as in its official code (WuJie1010/TSP-PRL), whose
-checkpoints `vmr_jax.torch_import` reads. A root policy picks one of five branches, then the leaf policy of that
-branch one of its moves (u is a tenth of the units; c is the window's middle, L its length):
+The paper numbers no sections: names at the right, and "official code" in the file, are those of the authors'
+program, whose checkpoints `vmr_jax.torch_import` reads.
 
-  scale          ends at c -/+ .6 L, .75 L, .417 L, .333 L: the window gets 6/5, 3/2, 5/6, 2/3 as long
+A root policy picks one of five branches, then the leaf policy of that branch one of its moves (u is a tenth of
+the units; c is the window's middle, l its length):
+
+  scale          ends at c -/+ .6 l, .75 l, .417 l, .333 l: the window gets 6/5, 3/2, 5/6, 2/3 as long
   left_move      both ends, the start, or the end: u units to the left
   right_move     the same to the right
   left_offset    the same by a single unit
   right_offset   the same by a single unit
 
-  tensor        shape           what it is
-  batch.video   [B,T,D]         units: feature rows of equal length, N of them real
-  window        [B,2] int32     first and last unit that are observed; at first the middle half
-  global_state  [B,F]           a: ten units of the whole video
-  local         [B,F]           b: ten units of the window
-  location      [B,F]           c: both ends of the window, relative to N - 1
-  gate          [B,F]           q: sigmoid of the query
-  state         [B,F]           x: ReLU of a linear layer over b q, a q, c q
-  iou           [B]             logit of the window's IoU, on x
-  hidden        [B,F]           h: GRU over the steps
-  root          [B,5], [B]      policy and value, on h
-  leaves        [B,5,4], [B,5]  policies (all but scale have three moves) and values, on h
+  tensor        shape           meaning                                                      official code
+  batch.video   [B,T,D]         units: feature rows of equal length                          original_feats
+  window        [B,2] int32     first and last unit that are observed; at first the          current_offset
+                                middle half
+  global_state  [B,F]           a: ten units of the whole video                              gobal_fc (sic)
+  local         [B,F]           b: ten units of the window                                   local_fc
+  location      [B,F]           c: both ends of the window, in parts of the video            location_fc
+  gate          [B,F]           q: sigmoid of the query                                      sentence_fc
+  state         [B,F]           x: ReLU of a linear layer over b q, a q, c q                 state_fc
+  iou           [B]             logit of the window's IoU, on x                              iou_fc1 to iou_fc3
+  hidden        [B,F]           h: GRU over the steps                                        gru
+  root          [B,5], [B]      policy and value, on h                                       global_policy
+  leaves        [B,5,4], [B,5]  policies (all but scale have three moves) and values, on h   scale_policy, ...
 
-The episode is one scan of H steps. A window whose end is not behind its start is not valid: it ends the
+The episode is one scan of Y steps. A window whose end is not behind its start is not valid: it ends the
 episode, stays as it is until the scan is over, and counts for nothing.
 
 In training the leaves learn for `phase_steps` updates while the root is greedy, then the root while the leaves
 are greedy, and so on. The level that rests has no gradient, and config.optimizer.rules hold it still. At test
 both are greedy; the answer is the window with the highest logit of its IoU, of all that the agent has seen. The
-others are ranked behind it (the paper has one prediction).
+others are ranked behind it.
 
-What differs from the official code: the level that rests does not move (there Adam's momentum moved it on); no
-window begins before the video (there those of less than four units did); and moments come in seconds, not from
-a file that is not public: `whole_units` says how they become units.
+Letters beyond the usual: Z actions of a policy.
 """
 
 import flax.linen as nn
@@ -57,8 +57,40 @@ from vmr_jax.layers.recurrent import GRUCell
 from vmr_jax.layers.sentence import SentenceVector
 from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
 from vmr_jax.types import Batch, Mean, Moments
+
+CARD = Card(
+    title=(
+        "Tree-Structured Policy based Progressive Reinforcement Learning for Temporally Language Grounding in "
+        "Video"
+    ),
+    authors=("Wu", "Li", "Liu", "Lin"),
+    venue="AAAI",
+    year=2020,
+    family="reinforcement learning",
+    kind="iterative, tree-structured policy",
+    supervision="full",
+    features="two-stream; skip-thoughts",
+    official_code="WuJie1010/TSP-PRL@f286ab4d6ef0 (PyTorch)",
+    ours=(
+        "What the paper leaves open is as in the official code.",
+        "The level that rests does not move (in the official code Adam's momentum moves it on).",
+        "No window begins before the video (in the official code those of less than four units do).",
+        "Moments come in seconds, not from a file that is not public: `whole_units` says how they become "
+        "units.",
+        "All windows that the agent has seen are ranked by the estimate of their IoU; the paper has one "
+        "prediction.",
+        "The vectors 'mean' and 'lstm' of the query (`text`), and the narrower initial weights of "
+        "`unit_weights=False`, are not in the paper.",
+    ),
+    verified=(
+        "There are 182,460,956 parameters, as in the official code.",
+        "Episodes of 20 steps equal a PyTorch twin.",
+        "Every action, reward and loss equals a computation by hand.",
+    ),
+)
 
 BRANCHES = {"scale": 4, "left_move": 3, "right_move": 3, "left_offset": 3, "right_offset": 3}  # leaf -> moves
 MOVES = max(BRANCHES.values())
@@ -69,39 +101,40 @@ _SHIFTS = ((1, 1), (1, 0), (0, 1))  # what a shift moves: both ends, the start, 
 
 @struct.dataclass
 class Outputs:
-    """The episode, H steps; `windows` are those before the action."""
+    """The episode, Y steps; `windows` are those before the action."""
 
-    windows: jax.Array  # [B,H,2] int32
-    branches: jax.Array  # [B,H,5,2] int32, the window that each branch with its greedy leaf would lead to
-    moved: jax.Array  # [B,H,2] int32, the window that the actions led to
-    iou: jax.Array  # [B,H] float32 logits of the IoU of `windows`
-    root: Decision  # [B,H]
-    leaf: Decision  # [B,H], of the branch that was picked
+    windows: jax.Array  # [B,Y,2] int32
+    branches: jax.Array  # [B,Y,5,2] int32, the window that each branch with its greedy leaf would lead to
+    moved: jax.Array  # [B,Y,2] int32, the window that the actions led to
+    iou: jax.Array  # [B,Y] float32 logits of the IoU of `windows`
+    root: Decision  # [B,Y]
+    leaf: Decision  # [B,Y], of the branch that was picked
     root_learns: jax.Array  # [] bool, the phase
 
 
 class Model(GroundingModel):
-    """TSP-PRL. The defaults are the paper's.
+    """TSP-PRL, with the settings of the official code; our choices are in `CARD.ours`.
 
     Attributes:
       features: F, width of every layer.
       critic_features: widths of the two hidden layers of the IoU's logit.
-      horizon: H, steps of an episode.
-      discount: gamma.
-      entropy_weight: of the policies' entropy.
-      detach_advantage: False, the official code: gradients of policies and returns reach the values. True, the
-        textbook: only those of the values' own term do.
-      phase_steps: updates after which the other level learns; config.optimizer.rules must say the same.
-      text: the vector of the query: 'sentence' is `batch.sentence` (the paper's skip-thought vector); not in
-        the paper are 'mean', of the word vectors, and 'lstm', the last state of an LSTM of F units over them.
-      whole_units: False, the official code: a window lasts from the start of its first to the start of its last
-        unit. True: to the end of its last unit, and moments are not rounded to units.
-      unit_weights: True, the official code: weights of linear layers start as N(0, 1). False: as Flax's (LeCun
-        normal), which narrow layers learn faster from; but for those of query and state (not in the paper).
-      slip_in_first_window: True repeats a slip of the official test loader: of the ten units of the first
-        window, the ninth is the first.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them.
-      dtype: of the layers; parameters, policies, values, logits and loss are float32.
+      horizon: Y, number of steps of an episode.
+      discount: weight of what the next step returns (gamma).
+      entropy_weight: weight of the policies' entropy in the policy loss.
+      detach_advantage: whether gradients of policies and returns stop before the values, as textbooks have it;
+        False lets them through, as the official code does.
+      phase_steps: number of updates after which the other level learns; config.optimizer.rules must say the
+        same.
+      text: vector of the query: 'sentence' is `batch.sentence` (the paper's skip-thought vector), 'mean' that
+        of the word vectors, 'lstm' the last state of an LSTM of F units over them.
+      whole_units: whether a window lasts to the end of its last unit and moments keep their fractions; False
+        ends it at the start of its last unit and rounds moments to units, as the official code does.
+      unit_weights: whether weights of linear layers start as N(0, 1), as in the official code; False starts all
+        but those of query and state as Flax does (LeCun normal), from which narrow layers learn faster.
+      slip_in_first_window: whether a slip of the official test loader is repeated: of the ten units of the
+        first window, the ninth is the first.
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed.
+      dtype: number format of the layers; parameters, policies, values, logits and losses are float32.
     """
 
     features: int = 1024
@@ -160,7 +193,7 @@ class Model(GroundingModel):
         return Outputs(**seen, root_learns=root_learns)
 
     def _noise(self, batch: Batch, root_learns: jax.Array, train: bool) -> jax.Array:
-        """[B,H,2,5], for the actions of the root and of a leaf: zero for the level that is greedy."""
+        """[B,Y,2,5], for the actions of the root and of a leaf: zero for the level that is greedy."""
         shape = (self.horizon, 2, len(BRANCHES))
         if not train:
             return jnp.zeros((batch.size, *shape))
@@ -172,7 +205,10 @@ class Model(GroundingModel):
         return _linear(self.features, self.unit_weights, self.dtype, name)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Actor-critic of the level that learns, and cross-entropy of the IoU of every window that overlaps."""
+        """'policy' and 'value' of the level that learns; 'iou': cross-entropy of every window that overlaps.
+
+        Official code: train.
+        """
         del epoch
         # Up to and with the action that ends the episode.
         counted = _seen(outputs.windows) & batch.example_mask[:, None]
@@ -203,7 +239,7 @@ class Model(GroundingModel):
         return {"policy": policy, "value": value, "iou": iou}
 
     def _iou(self, windows: jax.Array, truth: jax.Array) -> jax.Array:
-        """[B,H,...] of windows [B,H,...,2] and truth [B,2]."""
+        """[B,Y,...] of windows [B,Y,...,2] and truth [B,2]."""
         truth = jnp.expand_dims(truth, tuple(range(1, windows.ndim - 1)))
         return signed_iou(windows, truth, int(self.whole_units))
 
@@ -220,16 +256,16 @@ class Model(GroundingModel):
 
 @struct.dataclass
 class Context:
-    """What stays the same during an episode."""
+    """All that stays the same during an episode."""
 
     video: jax.Array  # [B,T,D]
-    units: jax.Array  # [B] int32, N
+    units: jax.Array  # [B] int32, number of real units
     gate: jax.Array  # [B,F]
     global_state: jax.Array  # [B,F]
 
 
 class Agent(nn.Module):
-    """One step of the episode: look at the window, then move it."""
+    """One step of the episode: look at the window, then move it (official code: HRL)."""
 
     features: int
     critic_features: tuple[int, int]
@@ -266,7 +302,7 @@ class Agent(nn.Module):
         return (moved, hidden), seen
 
     def _observe(self, window, t, context: Context) -> jax.Array:
-        """State x [B,F]."""
+        """The state x [B,F] of windows [B,2] at step t []."""
         indices = ten_units(window)
         if self.slip_in_first_window:
             indices = jnp.where(t == 0, indices.at[:, 8].set(indices[:, 0]), indices)
@@ -278,7 +314,7 @@ class Agent(nn.Module):
         return nn.relu(_linear(self.features, True, self.dtype, "state")(jnp.concatenate(gated, axis=-1)))
 
     def _iou_logit(self, state) -> jax.Array:
-        """[B] of x [B,F]."""
+        """The logit [B] of the window's IoU, of x [B,F]."""
         for i, features in enumerate(self.critic_features):
             state = nn.relu(_linear(features, self.unit_weights, self.dtype, f"iou_{i}")(state))
         return _linear(1, self.unit_weights, jnp.float32, "iou")(state.astype(jnp.float32))[:, 0]
@@ -293,7 +329,7 @@ class Agent(nn.Module):
         return _linear(self.features, self.unit_weights, self.dtype, name)
 
 
-# The environment: windows [...,2] of integers, first and last unit. B rows, N units per row.
+# The environment: windows [...,2] of integers, first and last unit.
 
 
 def valid(window: jax.Array) -> jax.Array:
@@ -309,6 +345,8 @@ def first_window(units: jax.Array) -> jax.Array:
 
 def next_windows(window: jax.Array, units: jax.Array) -> jax.Array:
     """The window after each move of each branch: [B,2] and [B] -> [B,5,4,2], cut to the video.
+
+    Official code: determine_scale_range, determine_left_move_range and its three sisters.
 
     A window that is not valid stays; so does any where a branch has no such move.
     """
@@ -328,16 +366,16 @@ def next_windows(window: jax.Array, units: jax.Array) -> jax.Array:
 
 
 def pick(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x[b, index[b]] of [B,K,...] and [B] -> [B,...]."""
+    """Takes x[b, index[b]] of x [B,...] and index [B] -> [B,...], one axis less."""
     return jax.vmap(lambda row, i: row[i])(x, index)
 
 
 def _seen(windows: jax.Array) -> jax.Array:
-    """[B,H] bool of windows [B,H,2]: the steps that are played; the first one always is."""
+    """[B,Y] bool of windows [B,Y,2]: the steps that are played; the first one always is."""
     return valid(windows) | (jnp.arange(windows.shape[1]) == 0)[None]
 
 
-# Section "observation": ten units stand for a run of units of any length.
+# The observation: ten units stand for a run of units of any length. Official code: choose_ten_frame.
 
 
 # n -> which units of a run of n, for n below ten; from there on it is floor((i + 1) n / 11).
@@ -369,7 +407,7 @@ def gather_units(video: jax.Array, indices: jax.Array) -> jax.Array:
     return jnp.take_along_axis(video, indices[..., None], axis=1, mode="clip")
 
 
-# Rewards.
+# Rewards. Official code: calculate_RL_IoU_batch, calculate_leaf_reward_batch, calculate_root_reward_batch.
 
 
 def annotated_window(span: jax.Array, duration: jax.Array, units: jax.Array, whole_units: bool) -> jax.Array:
@@ -394,14 +432,17 @@ def signed_iou(window: jax.Array, truth: jax.Array, last: int) -> jax.Array:
 
 
 def leaf_reward(before: jax.Array, after: jax.Array) -> jax.Array:
-    """Of signed IoUs before and after an action, elementwise: did it improve?"""
+    """The reward of a leaf, elementwise, from the signed IoUs before and after its action: did it improve?"""
     better = 1.0 + jnp.where(after > 0.5, after, 0.0)
     worse = jnp.where((after <= before) & (after >= 0), -0.1, -1.0)
     return jnp.where((after > before) & (before >= 0), better, worse)
 
 
 def root_reward(before: jax.Array, after: jax.Array, reachable: jax.Array) -> jax.Array:
-    """Of signed IoUs [B,H] before and after, and [B,H,5] after each branch: was it the best, did it improve?"""
+    """The reward [B,Y] of the root: was its branch the best, and did it improve?
+
+    From the signed IoUs [B,Y] before and after, and [B,Y,5] after each branch.
+    """
     best = reachable.max(-1)
     return jnp.where(after == best, 1.0, after - best) + (after - before)
 
@@ -415,7 +456,7 @@ def _linear(features: int, unit_weights: bool, dtype: jnp.dtype, name: str) -> n
 
 
 def _head(actions: int, name: str, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits [B,actions] and value [B] of h [B,F]."""
+    """Logits [B,Z] of Z actions and value [B], of h [B,F] (official code: normalized_columns_initializer)."""
     policy = nn.Dense(actions, kernel_init=unit_rows(0.01), name=f"{name}_policy")
     value = nn.Dense(1, kernel_init=unit_rows(1.0), name=f"{name}_value")
     return policy(hidden), value(hidden)[:, 0]
@@ -427,5 +468,5 @@ def _normed(x: jax.Array) -> jax.Array:
 
 
 def _join(units: jax.Array) -> jax.Array:
-    """[B,10,D] -> [B,10 D]."""
+    """[B,10,D] -> [B,10D]."""
     return units.reshape(units.shape[0], -1)

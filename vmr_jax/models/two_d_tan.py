@@ -1,21 +1,21 @@
 """2D-TAN: a map of all moments by start and end, on which each moment sees its neighbours.
 
-Zhang, Peng, Fu, Luo: Learning 2D Temporal Adjacent Networks for Moment Localization with Natural Language,
-AAAI 2020. What the paper leaves open is as in its official code (microsoft/2D-TAN), whose checkpoints
-`vmr_jax.torch_import` reads.
+The paper numbers no sections: names at the right, and "official code" in the file, are modules of the authors'
+program, whose checkpoints `vmr_jax.torch_import` reads.
 
-  tensor        shape      what it is
-  batch.video   [B,T,D]    clip features, rows L2-normalised; T is N times an integer (the official: 256)
-  clips         [B,N,F]    linear, ReLU, mean over T / N rows
-  proposals     [B,N,N,F]  cell (i, j): the clips i..j, max-pooled or convolved; zero at no candidate
-  query         [B,F]      3-layer LSTM over word vectors, state at the last word
-  fused         [B,N,N,F]  L2-normalised product of (linear) query and (linear) proposal
-  context       [B,N,N,F]  L convolutions k x k over the candidates
-  logits        [B,N,N]    linear; zero at no candidate
+  tensor        shape      meaning                                                         official code
+  batch.video   [B,T,D]    clip features, rows L2-normalised; T is G times an integer (the official: 256)
+  clips         [B,G,F]    linear, ReLU, mean over T / G rows                              FrameAvgPool
+  proposals     [B,G,G,F]  F^M: cell (i, j) holds the clips i..j, max-pooled               SparsePropMaxPool
+                           or convolved; zero at no candidate                              SparsePropConv
+  query         [B,F]      f^S: 3-layer LSTM over word vectors, state at the last word     BaseFusion
+  fused         [B,G,G,F]  F: L2-normalised product of (linear) query and (linear) cell    BaseFusion
+  context       [B,G,G,F]  L convolutions k x k over the candidates                        MapConv
+  logits        [B,G,G]    linear; zero at no candidate. Their sigmoid is p_i              TAN
 
-The settings of the paper (F = 512 in all):
+G is N in the paper. The settings of the paper (F = 512 in all):
 
-  data set              N    scale_layers    k, L   iou_low, iou_high   NMS, pool and conv
+  data set              G    scale_layers    k, L   iou_low, iou_high   NMS, pool and conv
   Charades-STA          16   (16,)           5, 8   0.5, 1.0            0.45, 0.5
   ActivityNet Captions  64   (16, 8, 8)      9, 4   0.5, 1.0            0.5, 0.5
   TACoS                 128  (16, 8, 8, 8)   5, 8   0.3, 0.7            0.4, 0.5
@@ -36,34 +36,56 @@ from vmr_jax.layers.recurrent import LSTM, last_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.losses import binary_cross_entropy, scaled_iou
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.types import Batch, Mean, Moments
+
+CARD = Card(
+    title="Learning 2D Temporal Adjacent Networks for Moment Localization with Natural Language",
+    authors=("Zhang", "Peng", "Fu", "Luo"),
+    venue="AAAI",
+    year=2020,
+    family="ranking",
+    kind="2D map",
+    supervision="full",
+    features="VGG, C3D; GloVe",
+    official_code="microsoft/2D-TAN@2f7410f0de5e (PyTorch)",
+    ours=("What the paper leaves open is as in the official code.",),
+    verified=(
+        "Parameter counts are those of the official code: 60,925,953 and 69,060,609 (Charades-STA, VGG, pool "
+        "and conv), 91,588,609 and 108,644,353 (ActivityNet Captions, C3D).",
+        "Every stage, the loss and the gradients equal a PyTorch twin to 1e-5, pool and conv.",
+        "Official checkpoints of both variants are read by `torch_import`.",
+    ),
+)
 
 PROPOSALS = ("pool", "conv")
 
 
 @struct.dataclass
 class Outputs:
-    """Logits of all cells [B,N,N], float32: row is the first clip, column the last; 0 at no candidate."""
+    """Logits of all cells: row is the first clip, column the last; 0 at no candidate."""
 
-    logits: jax.Array
+    logits: jax.Array  # [B,G,G] float32
 
 
 class Model(GroundingModel):
-    """2D-TAN. The defaults are those of Charades-STA with max-pooled proposals.
+    """2D-TAN, with the settings of Charades-STA and max-pooled proposals.
 
     Attributes:
-      num_clips: N, clips per side of the map.
-      scale_layers: which moments are candidates, see `vmr_jax.layers.map2d.candidate_layers`.
+      num_clips: G, number of clips along each side of the moment map.
+      scale_layers: diagonals of the map that hold candidates, by scale, see
+        `vmr_jax.layers.map2d.candidate_layers`.
       features: F, width of every layer.
-      map_kernel: k, kernel of the map convolutions.
+      map_kernel: k, side of the kernels of the map convolutions, in cells; odd.
       map_layers: L, number of map convolutions.
-      lstm_layers: layers of the query's LSTM.
+      lstm_layers: number of layers of the query's LSTM.
       proposal: 'pool' or 'conv', how the features of a moment come from its clips.
-      iou_low: IoU up to which a cell is a full negative.
-      iou_high: IoU from which a cell is a full positive.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them (the paper's).
-      keep: candidates that `predict` ranks, 0 for all.
-      dtype: of the layers; parameters, logits and loss are float32.
+      iou_low: IoU up to which a candidate is a full negative (t_min).
+      iou_high: IoU from which a candidate is a full positive (t_max).
+      vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed (the
+        paper's).
+      keep: number of moments that `predict` returns; 0 for all candidates.
+      dtype: number format of the layers; parameters, logits and loss are float32.
     """
 
     num_clips: int = 16
@@ -81,22 +103,23 @@ class Model(GroundingModel):
 
     @property
     def candidates(self) -> np.ndarray:
-        """[N,N] bool, the moments that are scored."""
+        """[G,G] bool, the moments that are scored."""
         return candidate_mask(self.num_clips, self.scale_layers)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Scores every candidate of every pair; there is nothing random, `train` changes nothing.
 
-        Raises UserError for an unknown `proposal`, and where T is not a multiple of N.
+        Raises UserError for an unknown `proposal`, and where T is not a multiple of G.
         """
         del train
         batch.check()
+        # Official code: FrameAvgPool.
         pool = ClipPool(self.features, self.num_clips, dtype=self.dtype, name="clips")
         clips = pool(batch.video, batch.video_mask)
-        if self.proposal == "pool":
+        if self.proposal == "pool":  # Official code: SparsePropMaxPool.
             proposals = max_pool_map(clips, self.candidates)
-        elif self.proposal == "conv":
+        elif self.proposal == "conv":  # Official code: SparsePropConv.
             proposals = StackedConvMap(self.features, self.scale_layers, self.dtype, name="proposals")(clips)
         else:
             raise UserError(
@@ -108,17 +131,18 @@ class Model(GroundingModel):
         query = last_state(query, batch.query_mask)
 
         fused = Fusion(self.features, self.dtype, name="fusion")(proposals, query, self.candidates)
+        # Official code: MapConv.
         convs = MapConvs(self.features, self.map_kernel, self.map_layers, self.dtype, name="convs")
         context = convs(fused, self.candidates)
-        # In float32 whatever the dtype of the layers, as is everything from here on.
+        # Official code: TAN. In float32 whatever the dtype of the layers, as is everything from here on.
         logits = torch_linear(1, context.astype(jnp.float32), jnp.float32, "score")[..., 0]
         return Outputs(logits=logits * self.candidates[None].astype(jnp.float32))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Cross-entropy of every candidate with its scaled IoU."""
+        """'iou': cross-entropy of every candidate with its scaled IoU (official code: bce_rescale_loss)."""
         del epoch
         iou = iou_map(self.num_clips, batch.span, batch.duration)
-        targets = scaled_iou(iou, self.iou_low, self.iou_high)
+        targets = scaled_iou(iou, self.iou_low, self.iou_high)  # y_i
         counted = self.candidates[None] & batch.example_mask[:, None, None]
         return {"iou": Mean.of(binary_cross_entropy(outputs.logits, targets), counted)}
 
@@ -128,19 +152,19 @@ class Model(GroundingModel):
         return ranked.replace(scores=jax.nn.sigmoid(ranked.scores))
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The score of every candidate: 'map' [B,N,N]."""
+        """The score of every candidate: 'map' [B,G,G], NaN at no candidate."""
         return {"map": jnp.where(self.candidates[None], jax.nn.sigmoid(outputs.logits), jnp.nan)}
 
 
 class Fusion(nn.Module):
-    """Query times proposal in a common space."""
+    """Query times proposal in a common space (official code: BaseFusion)."""
 
     features: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, proposals: jax.Array, query: jax.Array, candidates: np.ndarray) -> jax.Array:
-        """[B,N,N,F], [B,F] and the candidates [N,N] -> [B,N,N,F], unit vectors, zero at no candidate."""
+        """[B,G,G,F], [B,F] and the candidates [G,G] -> [B,G,G,F], unit vectors, zero at no candidate."""
         query = torch_linear(self.features, query, self.dtype, "query")
         proposals = torch_linear(self.features, proposals, self.dtype, "proposals")
         fused = l2_normalize(query[:, None, None] * proposals)

@@ -28,6 +28,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED, MultiHeadAttention, masked_softmax
+from vmr_jax.layers.depthwise import depthwise_conv
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.recurrent import LSTM
 from vmr_jax.layers.text import WordEmbedding
@@ -292,7 +293,7 @@ class FeatureEncoder(nn.Module):
         x = x + positions[None, : x.shape[1]].astype(self.dtype)
         for i in range(self.conv_layers):
             y = jnp.where(mask[..., None], _layer_norm(x, self.dtype, f"conv_norm_{i}"), 0)
-            depthwise = DepthwiseConv(self.conv_kernel, self.dtype, name=f"depthwise_{i}")
+            depthwise = depthwise_conv(self.features, self.conv_kernel, self.dtype, f"depthwise_{i}")
             y = _linear(self.features, depthwise(y), self.dtype, f"pointwise_{i}")
             x = x + drop(nn.relu(y))
         y = drop(_layer_norm(x, self.dtype, "attention_norm"))
@@ -302,24 +303,6 @@ class FeatureEncoder(nn.Module):
         x = x + drop(attention(y, y, mask, example_index, train))
         y = drop(_layer_norm(x, self.dtype, "output_norm"))
         return x + drop(_linear(self.features, y, self.dtype, "output"))
-
-
-class DepthwiseConv(nn.Module):
-    """A convolution over time with a kernel for every feature, zeros beyond both ends, no bias.
-
-    Written as a sum of shifted products: XLA's grouped convolution is several times slower on the CPU.
-    """
-
-    kernel_size: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B,T,F] -> [B,T,F]."""
-        kernel = self.param("kernel", _xavier, (self.kernel_size, 1, x.shape[-1])).astype(self.dtype)
-        before = (self.kernel_size - 1) // 2
-        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (before, self.kernel_size - 1 - before), (0, 0)))
-        return sum(padded[:, i : i + x.shape[1]] * kernel[i : i + 1] for i in range(self.kernel_size))
 
 
 # Section 3.3: context-query attention.
