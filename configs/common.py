@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.text import tokenize
 
 
@@ -108,16 +108,10 @@ def parse_arg(arg: str | None, datasets: Mapping[str, tuple[str, ...]]) -> tuple
     """
     dataset, *options = (arg or "storyboard").split(",")
     if dataset not in datasets:
-        raise UserError(
-            f'This config has no dataset "{dataset}".{nearest(dataset, datasets)} '
-            f"It has: {', '.join(datasets)}."
-        )
+        raise unknown("This config has no dataset", dataset, datasets)
     for option in options:
         if option not in datasets[dataset]:
-            raise UserError(
-                f'This config has no option "{option}" for {dataset}.{nearest(option, datasets[dataset])} '
-                f"It has: {', '.join(datasets[dataset]) or 'none'}."
-            )
+            raise unknown(f"For {dataset} this config has no option", option, datasets[dataset])
     return dataset, tuple(options)
 
 

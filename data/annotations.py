@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, nearest, unknown
 
 SPLITS = ("train", "val", "test")  # that a user's split file can name
 
@@ -95,9 +95,7 @@ def clip(start: float, end: float, duration: float) -> tuple[float, float] | Non
 def choice(value: Any, known: Sequence[str], option: str) -> str:
     """`value` where it is one of the `known`; UserError naming config.dataset.`option` otherwise."""
     if value not in known:
-        raise UserError(
-            f'config.dataset.{option} is "{value}".{nearest(str(value), known)} Known: {", ".join(known)}.'
-        )
+        raise unknown(f"config.dataset.{option} is", value, known)
     return value
 
 
@@ -247,10 +245,7 @@ def seconds(
 def field(entry: Mapping[str, Any], name: str, where: str) -> Any:
     """The field of an entry; UserError with the nearest name where it is not there."""
     if name not in entry:
-        raise UserError(
-            f'{where}: no "{name}".{nearest(name, entry)} The entry has: {", ".join(entry) or "nothing"}. '
-            "Correct it."
-        )
+        raise unknown(f"{where}: no", name, entry, "Correct the entry.")
     return entry[name]
 
 
@@ -377,19 +372,17 @@ def read_split_file(path: Path, known: Iterable[str]) -> dict[str, list[str]]:
         raise UserError(f'{path}: expected {{"train": [video ids], "val": [video ids], "test": [video ids]}}.')
     for name in splits:
         if name not in SPLITS:
-            raise UserError(
-                f'{path} names a split "{name}".{nearest(name, SPLITS)} Known: {", ".join(SPLITS)}.'
-            )
+            raise unknown(f"{path} names a split", name, SPLITS)
     for name in ("train", "test"):
         if name not in splits:
             raise UserError(f'{path} has no split "{name}"; at least train and test are needed. Add it.')
     known, owner = set(known), {}
     for name, ids in splits.items():
-        unknown = [i for i in ids if i not in known]
-        if unknown:
+        strangers = [i for i in ids if i not in known]
+        if strangers:
             raise UserError(
-                f"{path}: {len(unknown)} videos of {name} have no annotations: {', '.join(unknown[:10])}."
-                f"{nearest(unknown[0], known)} Remove them."
+                f"{path}: {len(strangers)} videos of {name} have no annotations: {', '.join(strangers[:10])}."
+                f"{nearest(strangers[0], known)} Remove them."
             )
         for video_id in ids:
             if owner.setdefault(video_id, name) != name:

@@ -1,7 +1,12 @@
 """The one exception whose message is meant for the person at the keyboard."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+_COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
+_SHOWN = 30  # known names that a message lists at most
+_NUMBER = re.compile(r"\d*\.\d+|\d+")
 
 
 class UserError(Exception):
@@ -12,9 +17,46 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns ' Did you mean "x"?' for the known name closest to `name`, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f' Did you mean "{close[0]}"?' if close else ""
+    """Returns ' Did you mean "x"?' for the known name closest to `name`, else an empty string.
+
+    The same numbers count: 'R1@0.5' and 'R@1,IoU=.5' are near to 'R@1,IoU=0.5', not to 'R@1,IoU=0.7'. With more
+    than `_COMPARED` names none is compared.
+    """
+    known = list(known)
+    if not known or len(known) > _COMPARED:
+        return ""
+    matcher, numbers = difflib.SequenceMatcher(b=name), _numbers(name)
+
+    def likeness(other: str) -> float:
+        matcher.set_seq1(other)
+        return matcher.ratio() + (0.2 if numbers and numbers == _numbers(other) else 0.0)
+
+    closest = max(known, key=likeness)
+    return f' Did you mean "{closest}"?' if likeness(closest) >= 0.5 else ""
+
+
+def _numbers(name: str) -> tuple[float, ...]:
+    """The numbers in a name, in order."""
+    return tuple(float(number) for number in _NUMBER.findall(name))
+
+
+def unknown(what: str, value: object, known: Collection[str], do: str = "", meant: str = "") -> UserError:
+    """The error for a name that is none of the known ones, to be raised.
+
+    Its message is '<what> "<value>". Did you mean "x"? Known: x, y. <do>'.
+
+    Args:
+      what: the sentence up to the name: 'There is no dataset', 'config.parallel is'.
+      value: the name.
+      known: the names that would have been right; many are cut to the first few and their number.
+      do: a further sentence: what to do.
+      meant: the known name that another one stands for; '' names the nearest.
+    """
+    names = list(known)
+    shown = ("; " if any("," in name for name in names) else ", ").join(names[:_SHOWN]) or "none"
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    near = f' Did you mean "{meant}"?' if meant else nearest(str(value), names)
+    return UserError(f'{what} "{value}".{near} Known: {shown}{more}.{" " if do else ""}{do}')
 
 
 def check_choices(owner: str, fields: object, choices: Mapping[str, Sequence[str]]) -> None:
@@ -22,7 +64,4 @@ def check_choices(owner: str, fields: object, choices: Mapping[str, Sequence[str
     for field, allowed in choices.items():
         value = getattr(fields, field)
         if value not in allowed:
-            raise UserError(
-                f'config.model.{field} of {owner} is "{value}"; it must be one of {", ".join(allowed)}.'
-                f"{nearest(str(value), allowed)}"
-            )
+            raise unknown(f"config.model.{field} of {owner} is", value, allowed)

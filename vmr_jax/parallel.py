@@ -27,7 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, unknown
 
 log = logging.getLogger("vmr_jax")
 
@@ -77,7 +77,7 @@ class Parallel:
     def __init__(self, mode: str, num_devices: int = 0):
         """Uses the first `num_devices` devices, all of them where it is 0."""
         if mode not in MODES:
-            raise UserError(f'config.parallel is "{mode}"; it must be one of {", ".join(MODES)}.')
+            raise unknown("config.parallel is", mode, MODES)
         available = jax.devices()
         if num_devices > len(available):
             raise UserError(

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 
 Array = jax.Array
 
@@ -157,9 +157,7 @@ class Batch:
         infos = fields_of(cls)
         for name in given:
             if name not in infos:
-                raise UserError(
-                    f'A batch has no field "{name}".{nearest(name, infos)} It has: {", ".join(infos)}.'
-                )
+                raise unknown("A batch has no field", name, infos)
         fields: dict[str, Any] = {}
         for name, value in given.items():
             if value is None or isinstance(value, Tree):

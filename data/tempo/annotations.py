@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vmr_jax.data import didemo
 from vmr_jax.data.annotations import Annotations, Video, choice, read_splits, require_files
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import unknown
 from vmr_jax.input.records import manual_dir
 
 SPLITS = ("train", "val", "test")
@@ -62,8 +62,10 @@ def _type(qid: str, version: str, where: str) -> str:
     if qid.isdecimal():
         return DIDEMO
     if prefix not in TYPES[version]:
-        raise UserError(
-            f'{where}: the id "{qid}" has the type "{prefix}".{nearest(prefix, TYPES[version])} Expected '
-            f"{', '.join(TYPES[version])} before the first _, or a number for a sentence of DiDeMo. Correct it."
+        raise unknown(
+            f'{where}: the id "{qid}" has the type',
+            prefix,
+            TYPES[version],
+            "The type stands before the first _; the id of a sentence of DiDeMo is a number. Correct the id.",
         )
     return prefix

@@ -21,7 +21,7 @@ from vmr_jax.data.annotations import (
     require_files,
     sentence,
 )
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.input.records import manual_dir
 
 QUERY_FILES = {"train": "tvr_train_release.jsonl", "val": "tvr_val_release.jsonl"}
@@ -86,9 +86,8 @@ def read_file(
         where = f"{path}, line {line}"
         name = name_of(row, "vid_name", where)
         if name not in durations:
-            raise UserError(
-                f'{where}: {INDEX_FILE} has no video "{name}".{nearest(name, durations)} Correct '
-                "the row or the index."
+            raise unknown(
+                f"{where}: {INDEX_FILE} has no video", name, durations, "Correct the row or the index."
             )
         told = positive(field(row, "duration", where), f'{where}: "duration"')
         found.count(_DIFFER, round(told, 2) != round(durations[name], 2))  # the files have two decimals

@@ -122,7 +122,7 @@ def test_parameters_and_loss_are_float32_where_the_computation_is_not(name):
 
 
 WRONG = {
-    "charades_sta,vg": 'no option "vg" for charades_sta. Did you mean "vgg"?',
+    "charades_sta,vg": 'For charades_sta this config has no option "vg". Did you mean "vgg"?',
     "charades_sta,vgg,clip": "Name one feature variant, not 2: vgg, clip.",
     "tacos,2d_tan,tall": "Name one version, not 2: 2d_tan, tall.",
 }

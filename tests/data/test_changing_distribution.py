@@ -163,7 +163,7 @@ def _without(name, **others):
     [
         (_without("sentences", sentence=["x"]), r'no "sentences"\. Did you mean "sentence"\?'),
         (_without("timestamps", timestamp=[[0, 1]]), r'no "timestamps"\. Did you mean "timestamp"\?'),
-        (lambda entry: {}, r'no "(video_)?duration"\. The entry has: nothing'),
+        (lambda entry: {}, r'no "(video_)?duration"\. Known: none'),
         (lambda entry: entry | {"sentences": ["a b"] * 2}, r'1 "timestamps" and 2 "sentences"'),
         (lambda entry: entry | {"sentences": "a b"}, r'1 "timestamps" and no "sentences"'),
         (lambda entry: entry | {"sentences": ["."]}, r"row 0: the sentence is empty"),

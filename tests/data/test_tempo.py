@@ -145,7 +145,11 @@ def test_unknown_version(folder, version):
     [
         ("tl", "befor_12_0", r'the type "befor"\. Did you mean "before"\?'),
         ("tl", "Before_12_0", r'the type "Before"\. Did you mean "before"\?'),
-        ("tl", "while_41", r'the type "while"\. Expected before, after, then before'),
+        (
+            "tl",
+            "while_41",
+            r'the type "while"\. Known: before, after, then\. The type stands before',
+        ),
         ("hl", "whilst_41", r'the type "whilst"\. Did you mean "while"\?'),
         ("hl", "a12", r'the type "a12"\.'),
         ("hl", "12_after", r'the type "12"\.'),

@@ -332,7 +332,7 @@ def test_canonical_names(alias, name):
 
 @pytest.mark.parametrize("alias", ["R@1", "mAP@half", "MR-tiny-mAP", "IoU", "", "R@1,IoU=5"])
 def test_other_names_are_refused(alias):
-    with pytest.raises(UserError, match="is no metric of the field"):
+    with pytest.raises(UserError, match="There is no metric of the field"):
         metrics.canonical_name(alias)
 
 

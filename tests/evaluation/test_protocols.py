@@ -232,5 +232,8 @@ def test_an_architecture_without_videos_is_refused(data_dir):
 
 def test_unknown_metric_names_the_nearest():
     options = ConfigDict({**OPTIONS.to_dict(), "select_by": "R@1,IoU=.5"})
-    with pytest.raises(UserError, match='does not measure. Did you mean "R@1,IoU=0.5"'):
+    with pytest.raises(
+        UserError,
+        match='protocol moment_retrieval config.evaluation.select_by is .* Did you mean "R@1,IoU=0.5"',
+    ):
         protocols.check_selection(options, MomentRetrieval(options))

@@ -298,9 +298,9 @@ def test_mean_of_words_counts_real_words_alone(batch):
         (
             dict(context_windows="none"),
             {},
-            'context_windows of CTRL is "none"; it must be one of official, exact',
+            'context_windows of CTRL is "none"[.] Known: official, exact',
         ),
-        (dict(regression="n"), {}, "must be one of np, p, none"),
+        (dict(regression="n"), {}, "Known: np, p, none"),
         (dict(strides=(1, 1)), {}, "one positive number for each of lengths"),
         (dict(test_lengths=(3,)), {}, "must be a part of lengths"),
         (dict(lengths=(20,), strides=(1,), test_lengths=(20,)), {}, "A video has 16 clips"),

@@ -381,9 +381,9 @@ def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
     [
         (
             dict(attention="cgs"),
-            'attention of FIAN is "cgs"; it must be one of cga, cma, soft. Did you mean "cga"',
+            'attention of FIAN is "cgs"[.] Did you mean "cga"[?] Known: cga, cma, soft',
         ),
-        (dict(branches="one"), "must be one of both, video_query, query_video"),
+        (dict(branches="one"), "Known: both, video_query, query_video"),
         (dict(fusion="matrix", branches="query_video"), "compares the videos of two branches"),
         (dict(num_clips=15), "has 16 clips, and FIAN has weights for 15"),
         (dict(max_words=5), "has 7 words, and FIAN has weights for 5"),

@@ -688,7 +688,7 @@ def test_shapes_that_disagree_are_assertion_errors(change):
         ({"teacher": "none", "score": "p+q"}, "need the teacher"),
         ({"teacher": "none", "feature_distillation": 1.0}, "need the teacher"),
         ({"distillation": "bec"}, 'Did you mean "bce"'),
-        ({"score": "q"}, "must be one of p, p[+]q"),
+        ({"score": "q"}, "Known: p, p[+]q"),
         ({"features": 7}, "must be even"),
         ({"num_clips": 5, "scale_layers": (5,)}, "12 clips .* 5 map clips"),
     ],

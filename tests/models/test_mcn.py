@@ -334,8 +334,8 @@ def test_one_stream_needs_no_flow(batch):
 @pytest.mark.parametrize(
     "fields,change,message",
     [
-        (dict(streams="flow"), {}, 'streams of MCN is "flow"; it must be one of fused, video'),
-        (dict(moments="span "), {}, "must be one of windows, span"),
+        (dict(streams="flow"), {}, 'streams of MCN is "flow"[.] Known: fused, video'),
+        (dict(moments="span "), {}, "Known: windows, span"),
         ({}, dict(flow=None), "this batch has no flow"),
         ({}, dict(windows=None), "one of the annotated moments"),
     ],

@@ -331,11 +331,11 @@ def test_options_of_the_config(option, fields):
 def test_mistakes_are_named():
     batch = random_batch()
     for field, value, message in (
-        ("text", "bert", "must be one of clip, glove"),
-        ("masked", "drop", "must be one of remove, placeholder"),
+        ("text", "bert", "Known: clip, glove"),
+        ("masked", "drop", "Known: remove, placeholder"),
         ("context", "statics", 'Did you mean "static"?'),
-        ("dynamics", "gru", "must be one of transformer, lstm, off"),
-        ("test_query", "noun", "must be one of query, static, dynamic"),
+        ("dynamics", "gru", "Known: transformer, lstm, off"),
+        ("test_query", "noun", "Known: query, static, dynamic"),
     ):
         with pytest.raises(UserError, match=message):
             create("vdi", **{**SMALL, field: value}).init(jax.random.key(0), batch, train=True)

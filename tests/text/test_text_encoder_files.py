@@ -53,5 +53,5 @@ def test_an_unknown_kind_is_named(tmp_path):
 
 def test_the_text_encoders_are_no_architecture():
     assert not {"text_encoders", "safetensors"} & set(architectures())
-    with pytest.raises(UserError, match='no import of official "text_encoders"'):
+    with pytest.raises(UserError, match='no import of official checkpoints .* "text_encoders"'):
         load("text_encoders", {})

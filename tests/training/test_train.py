@@ -66,7 +66,7 @@ def test_non_finite_loss_stops_with_the_step(data_dir, tmp_path):
 
 
 def test_unknown_selection_metric(data_dir, tmp_path):
-    message = r'select_by is "R1", which the protocol moment_retrieval does not measure\..* It has: R@1,IoU=0.3'
+    message = r'protocol moment_retrieval config.evaluation.select_by is "R1"\..* Known: R@1,IoU=0.3'
     with pytest.raises(UserError, match=message):
         train(tiny_config(data_dir, evaluation__select_by="R1"), tmp_path)
 

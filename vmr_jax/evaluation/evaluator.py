@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import unknown
 from vmr_jax.evaluation.protocols import Corpus, Predictions, make_protocol
 from vmr_jax.evaluation.rows import SANITY
 from vmr_jax.input.loader import Loader, filled_batches
@@ -95,7 +95,4 @@ def _joined(batches: Sequence[Any], count: int) -> Any:
 def _check_sanity(checks: Sequence[str]) -> None:
     for shown in checks:
         if shown not in SANITY:
-            raise UserError(
-                f'config.evaluation.sanity names "{shown}".{nearest(shown, SANITY)} Known: '
-                f"{', '.join(SANITY)}; () runs none."
-            )
+            raise unknown("config.evaluation.sanity names", shown, SANITY, "The tuple () runs none.")

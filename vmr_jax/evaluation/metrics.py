@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import unknown
 
 Groups = dict[str, dict[str, float]]
 
@@ -432,7 +432,7 @@ def canonical_name(alias: str) -> str:
         if match and (found := _filled(name, match.groupdict())):
             return found
     known = ("R@1,IoU=0.5", "dR@1,IoU=0.5", "mIoU", "mAP", "mAP,IoU=0.5", "HL-mAP,VeryGood", "Rank@1", "VR-R@1")
-    raise UserError(f'"{alias}" is no metric of the field.{nearest(alias, known)} Such as: {"; ".join(known)}.')
+    raise unknown("There is no metric of the field", alias, known, "Other numbers are possible.")
 
 
 def _filled(name: str, found: Mapping[str, str | None]) -> str | None:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vmr_jax import data
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.input import schema
 from vmr_jax.input.cache import FeatureStore, build_feature_store
 from vmr_jax.input.features import RESAMPLE, FeatureReader, missing, normalize_rows, read_rows
@@ -155,10 +155,7 @@ class Dataset:
 
     def _split(self, name: str) -> Split:
         if name not in self.split_names:
-            raise UserError(
-                f'The dataset {self.options.name} has no split "{name}".{nearest(name, self.split_names)} '
-                f"It has: {', '.join(self.split_names)}."
-            )
+            raise unknown(f"The dataset {self.options.name} has no split", name, self.split_names)
         split = self._records(name)
         if not self._stores:
             return split
@@ -198,10 +195,7 @@ class Dataset:
                 if candidate.id == video:
                     return candidate, name
                 known.append(candidate.id)
-        raise UserError(
-            f'The dataset {self.options.name} has no video "{video}".{nearest(video, known)} It has '
-            f"{len(known)}, for example {', '.join(known[:3])}."
-        )
+        raise unknown(f"The dataset {self.options.name} has no video", video, known)
 
     def clips(self, video: Video, stream: str = "video") -> np.ndarray:
         """Returns the rows [n,...] float32 of a stream for `fit_rows`: averaged where the video has many."""
@@ -237,7 +231,7 @@ def dataset_module(name: str):
     """Imports `data/<name>`; raises UserError with the nearest name where there is none."""
     known = sorted(m.name for m in pkgutil.iter_modules(data.__path__) if m.ispkg)
     if name not in known:
-        raise UserError(f'There is no dataset "{name}".{nearest(name, known)} Known: {", ".join(known)}.')
+        raise unknown("There is no dataset", name, known)
     return importlib.import_module(f"vmr_jax.data.{name}")
 
 
@@ -266,9 +260,7 @@ def _query(row: dict[str, Any]) -> schema.Query:
 def check_resample(resample: str) -> None:
     """Raises UserError for a value of `config.input.resample` that `fit_rows` does not know."""
     if resample not in RESAMPLE:
-        raise UserError(
-            f'config.input.resample is "{resample}".{nearest(resample, RESAMPLE)} Known: {", ".join(RESAMPLE)}.'
-        )
+        raise unknown("config.input.resample is", resample, RESAMPLE)
 
 
 @contextlib.contextmanager

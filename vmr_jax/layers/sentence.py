@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.layers.recurrent import LSTM, last_state, mean_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.types import Batch
@@ -31,10 +31,7 @@ class SentenceVector(nn.Module):
     def __call__(self, batch: Batch) -> jax.Array:
         """Returns [B,D]; UserError for an unknown kind, or where the batch has no sentence vectors."""
         if self.kind not in KINDS:
-            raise UserError(
-                f'text is "{self.kind}".{nearest(self.kind, KINDS)} The vector of a query can be: '
-                f"{', '.join(KINDS)}."
-            )
+            raise unknown("config.model.text, the vector of a query, is", self.kind, KINDS)
         if self.kind == "sentence":
             if batch.sentence is None:
                 raise UserError(

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 
 __all__ = [
@@ -43,10 +43,8 @@ def model_class(name: str | type[GroundingModel]) -> type[GroundingModel]:
         return importlib.import_module(f"{__name__}.{name}").Model
     if ":" in name or "." in name:
         return _users_class(name)
-    raise UserError(
-        f'There is no architecture "{name}".{nearest(name, architectures())} Known: '
-        f"{', '.join(architectures())}. Your own is named as 'my_project.models:Mine'."
-    )
+    own = "Your own is named as 'my_project.models:Mine'."
+    raise unknown("There is no architecture", name, architectures(), own)
 
 
 def _users_class(place: str) -> type[GroundingModel]:
@@ -63,7 +61,7 @@ def _users_class(place: str) -> type[GroundingModel]:
     for part in path.split("."):
         if not hasattr(found, part):
             classes = [n for n, value in vars(found).items() if isinstance(value, type)]
-            raise UserError(f'The module {module} has no "{path}".{nearest(path, classes)}')
+            raise unknown(f"The module {module} has no class", path, classes)
         found = getattr(found, part)
     return _checked(found, place)
 
@@ -116,8 +114,5 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
     fields = [field for field in kind.__dataclass_fields__ if field not in ("parent", "name")]
     for field in hyper_parameters:
         if field not in fields:
-            raise UserError(
-                f'{model_name(kind)} has no hyper-parameter "{field}".{nearest(field, fields)} It has: '
-                f"{', '.join(fields)}."
-            )
+            raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)
     return kind(**hyper_parameters)

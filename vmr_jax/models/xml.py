@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.corpus import (
     ConvSE,
@@ -136,10 +136,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
     def setup(self):
         """Names the parts; raises UserError for unknown `streams`."""
         if self.streams not in STREAMS:
-            raise UserError(
-                f'streams of XML is "{self.streams}".{nearest(self.streams, STREAMS)} It must be one of: '
-                f"{', '.join(STREAMS)}."
-            )
+            raise unknown("config.model.streams of XML is", self.streams, STREAMS)
         names = STREAMS[self.streams]
         self.word_vectors = WordEmbedding(self.vocab_size)
         self.query_input = self._input()

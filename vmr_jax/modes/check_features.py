@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.input.dataset import Split, dataset_module
 from vmr_jax.input.features import FeatureReader, missing, plain_id
 from vmr_jax.modes.check_problems import Problems, counted, facts_table, listed, option
@@ -97,10 +97,7 @@ def _embedded(config, splits: Mapping[str, Split], problems: Problems, console: 
     videos = {video.id: video for split in splits.values() for video in split.videos}
     known = sorted({field for video in videos.values() for field in video.embedded})
     if videos and name not in known:
-        raise UserError(
-            f'config.dataset.features is "{name}", which the records do not have.{nearest(name, known)} They '
-            f"have: {', '.join(known)}."
-        )
+        raise unknown("Of the features in the records, config.dataset.features is", name, known)
     durations = {video.id: video.duration for video in videos.values()}
     measured, _, speed = _scan(durations, lambda video_id: [videos[video_id].embedded[name]], console)
     facts = [("source", f"in the records, {name}"), ("read", speed)]

@@ -24,13 +24,12 @@ from typing import Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import disk_error, write_json
 from vmr_jax.parallel import Parallel
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 1
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
-_COMPARED = 10_000  # ids that an unknown one is compared with, 0.1 s
 _PARTS = ("vectors", "scales", "spans", "offsets", "videos")
 
 
@@ -104,7 +103,7 @@ class MomentStore:
           source: what the vectors are of, plain JSON: an index of another source is refused later.
         """
         if dtype not in DTYPES:
-            raise UserError(f'dtype is "{dtype}".{nearest(dtype, DTYPES)} Known: {", ".join(DTYPES)}.')
+            raise unknown("dtype is", dtype, DTYPES)
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{path} is not empty. Give a new folder for a new index, or open the one in it.")
         path.mkdir(parents=True, exist_ok=True)
@@ -156,9 +155,7 @@ class MomentStore:
     def rows_of(self, video: str) -> tuple[Segment, slice]:
         """The segment and rows of a video; UserError where it is not in the index."""
         if video not in self._place:
-            count = len(self._place)
-            near = nearest(video, self._place) if count <= _COMPARED else ""
-            raise UserError(f'The index {self.path} has no video "{video}".{near} It has {count:,}.')
+            raise unknown(f"The index {self.path} has no video", video, self._place)
         segment, v = self._place[video]
         segment = self.segments[segment]
         return segment, slice(int(segment.offsets[v]), int(segment.offsets[v + 1]))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 
 Span = tuple[int, int]
 NO_SPAN = (0, 0)  # of the special tokens
@@ -85,9 +85,7 @@ def open_subwords(kind: str, folder: str | os.PathLike) -> SubwordTokenizer:
       UserError: for an unknown kind, and for files that are missing, damaged or of another tokeniser.
     """
     if kind not in _KINDS:
-        raise UserError(
-            f'There is no text encoder "{kind}".{nearest(kind, _KINDS)} Known: {", ".join(_KINDS)}.'
-        )
+        raise unknown("There is no text encoder", kind, _KINDS)
     return _KINDS[kind](Path(folder).expanduser())
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import unknown
 
 
 class Token(NamedTuple):
@@ -81,10 +81,7 @@ def tokenize(text: str, style: str = "words") -> list[Token]:
       UserError: for an unknown style, naming the nearest.
     """
     if style not in STYLES:
-        raise UserError(
-            f'There is no tokeniser "{style}".{nearest(style, STYLES)} Known: {", ".join(STYLES)}. '
-            "Set config.text.tokenizer to one of them."
-        )
+        raise unknown("There is no tokeniser", style, STYLES, "Set config.text.tokenizer to one of them.")
     return STYLES[style](text)
 
 

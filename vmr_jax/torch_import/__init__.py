@@ -21,7 +21,7 @@ import numpy as np
 from flax import traverse_util
 
 from vmr_jax import models
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, nearest, unknown
 
 # Keys under which training scripts save the tensors.
 WRAPPERS = ("state_dict", "model", "model_parameters", "net")
@@ -136,10 +136,7 @@ def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
       UserError: for an unknown architecture, and for tensors left over, missing or of another shape.
     """
     if name not in architectures():
-        raise UserError(
-            f'There is no import of official "{name}" checkpoints.{nearest(name, architectures())} '
-            f"Known: {', '.join(architectures())}."
-        )
+        raise unknown("There is no import of official checkpoints of the architecture", name, architectures())
     return convert(name, state_dict, importlib.import_module(f"{__name__}.{name}").entries)
 
 

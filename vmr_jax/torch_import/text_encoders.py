@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.torch_import import Entry, convert, count, kernel, linear, norm, read_checkpoint, size
 from vmr_jax.torch_import.safetensors import read_safetensors
 from vmr_jax.torch_import.transformer import joint_projection
@@ -163,7 +163,7 @@ def initial_text_encoder(kind: str, path: str | os.PathLike) -> dict[str, Any]:
       UserError: for an unknown kind, a missing or damaged file, and one of another network.
     """
     if kind not in KINDS:
-        raise UserError(f'There is no text encoder "{kind}".{nearest(kind, KINDS)} Known: {", ".join(KINDS)}.')
+        raise unknown("There is no text encoder", kind, KINDS)
     file = _weights_file(kind, Path(path).expanduser())
     _check_activation(kind, file.parent / "config.json")
     tensors = _read(file)

@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from vmr_jax import models
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import plain, write_json
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input.loader import Loader, groups_of_batch
@@ -117,10 +117,7 @@ def given_config(config, path: str):
     except OSError:
         paths = Path("configs").glob("*.py")
         known = sorted(str(file) for file in paths if file.stem not in ("__init__", "common"))
-        raise UserError(
-            f"The file that --config names ({path}) does not exist.{nearest(path, known)} There are: "
-            f"{', '.join(known)}."
-        ) from None
+        raise unknown("There is no config file", path, known) from None
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:

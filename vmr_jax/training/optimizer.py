@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, unknown
 
 _ALGORITHMS = ("adam", "adamw", "bert_adam", "sgd")
 _SCHEDULES = ("constant", "cosine", "linear", "step", "inverse_sqrt")
@@ -31,10 +31,7 @@ def learning_rate(options, total_steps: int, steps_per_epoch: int) -> optax.Sche
     et al., 2017; UserError without a warm-up).
     """
     if options.schedule not in _SCHEDULES:
-        raise UserError(
-            f'config.optimizer.schedule is "{options.schedule}".{nearest(options.schedule, _SCHEDULES)} '
-            f"Known: {', '.join(_SCHEDULES)}."
-        )
+        raise unknown("config.optimizer.schedule is", options.schedule, _SCHEDULES)
     peak = options.learning_rate
     warmup = duration(options.warmup, steps_per_epoch, "config.optimizer.warmup")
     rest = max(total_steps - warmup, 1)
@@ -137,10 +134,7 @@ def _direction(options) -> optax.GradientTransformation:
         return optax.chain(_scale_by_bert_adam(options.b1, options.b2, options.eps), decay)
     if options.name == "sgd":
         return optax.trace(options.b1)
-    raise UserError(
-        f'config.optimizer.name is "{options.name}".{nearest(options.name, _ALGORITHMS)} '
-        f"Known: {', '.join(_ALGORITHMS)}."
-    )
+    raise unknown("config.optimizer.name is", options.name, _ALGORITHMS)
 
 
 def _scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:

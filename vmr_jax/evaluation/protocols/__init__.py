@@ -12,7 +12,7 @@ One system serves training, evaluation and `--mode=score`. A protocol refuses ea
 
 from typing import Any
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import unknown
 from vmr_jax.evaluation.protocols.base import (
     Predictions,
     Protocol,
@@ -48,8 +48,7 @@ def make_protocol(options: Any) -> Protocol:
     """Builds the protocol that `config.evaluation.protocol` names; UserError for an unknown one."""
     name = options.protocol
     if name not in PROTOCOLS:
-        meant = f' Did you mean "{OFFICIAL[name]}"?' if name in OFFICIAL else nearest(name, PROTOCOLS)
-        raise UserError(f'config.evaluation.protocol is "{name}".{meant} Known: {", ".join(PROTOCOLS)}.')
+        raise unknown("config.evaluation.protocol is", name, PROTOCOLS, meant=OFFICIAL.get(name, ""))
     return PROTOCOLS[name](options)
 
 
@@ -57,7 +56,5 @@ def check_selection(options: Any, protocol: Protocol) -> None:
     """Raises UserError where `config.evaluation.select_by` is none of the protocol's metrics."""
     known = protocol.metric_names()
     if options.select_by not in known:
-        raise UserError(
-            f'config.evaluation.select_by is "{options.select_by}", which the protocol {protocol.name} does '
-            f"not measure.{nearest(options.select_by, known)} It has: {'; '.join(known)}."
-        )
+        what = f"With the protocol {protocol.name} config.evaluation.select_by is"
+        raise unknown(what, options.select_by, known)

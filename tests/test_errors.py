@@ -1,0 +1,72 @@
+"""The refusal of an unknown name: one grammar, and the nearest name."""
+
+import pytest
+
+from vmr_jax import errors
+from vmr_jax.errors import UserError, check_choices, nearest, unknown
+
+RECALLS = [f"R@{n},IoU={m}" for n in (1, 5) for m in (0.3, 0.5, 0.7)]
+METRICS = [*RECALLS, *(f"d{name}" for name in RECALLS), "mIoU", "mAP", "mAP,IoU=0.5", "mAP,IoU=0.75", "Rank@1"]
+
+
+@pytest.mark.parametrize("n,m", [(1, "0.3"), (1, "0.5"), (5, "0.5"), (5, "0.7")])
+@pytest.mark.parametrize(
+    "spelling",
+    ["R{n}@{m}", "Rank{n}@{m}", "R@{n},IoU={short}", "R{n}-{m}", "r@{n},iou={m}", "Recall@Top{n}_IoU={m}"],
+)
+def test_another_spelling_of_a_metric_is_near_to_the_one_with_its_numbers(spelling, n, m):
+    name = spelling.format(n=n, m=m, short=m.removeprefix("0"))
+    assert nearest(name, METRICS) == f' Did you mean "R@{n},IoU={m}"?'
+
+
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("mAP@0.75", "mAP,IoU=0.75"),
+        ("miou", "mIoU"),
+        ("dR1@.7", "dR@1,IoU=0.7"),
+        ("Rank1", "Rank@1"),
+    ],
+)
+def test_numbers_and_letters_of_other_metrics(name, expected):
+    assert nearest(name, METRICS) == f' Did you mean "{expected}"?'
+
+
+def test_a_name_with_numbers_that_nothing_has_is_compared_by_its_letters():
+    assert nearest("scale_layers2", ["features", "scale_layers"]) == ' Did you mean "scale_layers"?'
+
+
+def test_the_same_number_does_not_outweigh_another_name():
+    # 7 of 8 characters against 4 of 8 and 7 (2 * 4 / 15 = 0.53), and 0.2 for the number.
+    assert nearest("castle_2", ["house_2", "castle_1"]) == ' Did you mean "castle_1"?'
+
+
+def test_nothing_is_near():
+    assert nearest("zzz", ["features", "heads"]) == "" and nearest("features", []) == ""
+
+
+def test_the_grammar():
+    error = unknown("There is no dataset", "tacoss", ("tvr", "tacos"), "Choose one.")
+    assert isinstance(error, UserError)
+    assert str(error) == 'There is no dataset "tacoss". Did you mean "tacos"? Known: tvr, tacos. Choose one.'
+    assert str(unknown("config.x is", 3, ())) == 'config.x is "3". Known: none.'
+
+
+def test_names_with_commas_are_parted_by_semicolons():
+    assert str(unknown("No metric", "x", ("mIoU", "R@1,IoU=0.5"))) == 'No metric "x". Known: mIoU; R@1,IoU=0.5.'
+
+
+def test_many_names_are_cut(monkeypatch):
+    monkeypatch.setattr(errors, "_SHOWN", 2)
+    assert str(unknown("No video", "x", "abcde")) == 'No video "x". Known: a, b and 3 more.'
+
+
+def test_choices_of_an_architecture():
+    class Fields:
+        text = "lstn"
+
+    check_choices("CTRL", Fields, {"text": ("lstn",)})
+    with pytest.raises(
+        UserError, match=r'config\.model\.text of CTRL is "lstn"\. Did you mean "lstm"\? Known: mean'
+    ):
+        check_choices("CTRL", Fields, {"text": ("mean", "lstm")})
