@@ -1,5 +1,6 @@
 """Architectures, one file each. `create` builds one by the name of its file, or a user's own class."""
 
+import dataclasses
 import importlib
 import pkgutil
 from typing import Any
@@ -89,12 +90,13 @@ def model_fields(kind: type[GroundingModel]) -> dict[str, Any]:
     Raises:
       UserError: for a field without a default, which a config could not leave out.
     """
-    instance = kind.__dataclass_fields__
-    names = [name for name in instance if name not in _NOT_SET]
-    for name in names:
-        if not hasattr(kind, name):
-            raise UserError(f"The hyper-parameter {name} of {model_name(kind)} has no default; give it one.")
-    return {name: getattr(kind, name) for name in names}
+    fields = [field for field in dataclasses.fields(kind) if field.name not in _NOT_SET]
+    for field in fields:
+        if field.default is dataclasses.MISSING:
+            raise UserError(
+                f"The hyper-parameter {field.name} of {model_name(kind)} has no default; give it one."
+            )
+    return {field.name: field.default for field in fields}
 
 
 def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> GroundingModel:
@@ -111,7 +113,7 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
       UserError: for an unknown name or hyper-parameter.
     """
     kind = model_class(name)
-    fields = [field for field in kind.__dataclass_fields__ if field not in ("parent", "name")]
+    fields = [field.name for field in dataclasses.fields(kind) if field.name not in ("parent", "name")]
     for field in hyper_parameters:
         if field not in fields:
             raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)

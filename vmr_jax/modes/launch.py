@@ -2,12 +2,8 @@
 
 import importlib
 import logging
-import os
 import sys
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces it at every start
 
 from absl import app, flags
 from absl import logging as absl_logging

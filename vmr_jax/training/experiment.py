@@ -3,7 +3,7 @@
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,26 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
         )
     config = ml_collections.ConfigDict(_tuples(json.loads(path.read_text(encoding="utf-8"))))
     return config.lock()
+
+
+def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
+    """Sets fields of an unlocked config by their path: {'optimizer.learning_rate': 1e-3}.
+
+    Raises:
+      UserError: for a field that the config lacks, with the nearest name, and for a value of another kind.
+    """
+    known = flatten_dict(config.to_dict(), sep=".")
+    for path, value in settings.items():
+        if path not in known:
+            raise UserError(f'The config has no field "{path}".{nearest(path, known)}')
+        *parents, last = path.split(".")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        try:
+            node[last] = value
+        except (TypeError, ValueError) as error:
+            raise UserError(f"config.{path} cannot be {value!r}: {error}.") from None
 
 
 def config_as_dict(config) -> dict[str, Any]:
