@@ -141,7 +141,7 @@ def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> 
     known = flatten_dict(config.to_dict(), sep=".")
     for path, value in settings.items():
         if path not in known:
-            raise UserError(f'The config has no field "{path}".{nearest(path, known)}')
+            raise unknown("The config has no field", path, known)
         *parents, last = path.split(".")
         node = config
         for parent in parents:
