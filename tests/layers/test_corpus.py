@@ -7,14 +7,7 @@ import pytest
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
-from vmr_jax.layers.corpus import (
-    ConvSE,
-    CrossAttention,
-    LearnedPositions,
-    ModularPool,
-    ranked_negative,
-    video_scores,
-)
+from vmr_jax.layers.corpus import LearnedPositions, ranked_negative, video_scores
 
 INDEX = jnp.arange(2)
 
@@ -52,45 +45,6 @@ def test_the_gradient_is_the_drawn_negatives():
     mask = jnp.array([[False, True, True]])
     gradient = jax.grad(lambda s: ranked_negative(s, mask, jnp.float32([0.6]), jnp.int32(3))[0])(scores)
     np.testing.assert_array_equal(gradient, [[0, 1, 0]])  # place 1 of (0.5, 0.1)
-
-
-def test_conv_se_by_hand():
-    start, end = np.float32([1, 2, 3, 4, 5]), np.float32([0, 0, 1, 0, -1])
-    params = {name: {"kernel": kernel[:, None, None]} for name, kernel in (("start", start), ("end", end))}
-    similarity = np.float32([[1, 10, 100, 7]])
-    mask = np.array([[True, True, True, False]])
-    # Logit t is the sum of kernel[k] similarity[t + k - 2]: 3*1 + 4*10 + 5*100, 2*1 + 3*10 + 4*100 + 5*s and
-    # 1*1 + 2*10 + 3*100 + 4*s, where s, of the padded clip, is 0 or, as in the official code, 7.
-    for padded, model in ((0, ConvSE()), (7, ConvSE(mask_similarity=False))):
-        found = model.apply({"params": params}, similarity, mask)
-        np.testing.assert_allclose(found[0][0, :3], [543, 432 + 5 * padded, 321 + 4 * padded])
-        np.testing.assert_allclose(found[1][0, :3], [1 - 100, 10 - padded, 100])
-        assert found[0][0, 3] == found[1][0, 3] == np.float32(MASKED)
-
-
-def test_modular_pooling_by_hand():
-    # Stream 0 has logits log 3 and 0, so weights 3/4 and 1/4; stream 1 equal ones. The padded word is not seen.
-    words = np.float32([[[np.log(3), 1], [0, 5], [9, 9]]])
-    params = {"logits": {"kernel": np.float32([[1, 0], [0, 0]])}}
-    found = ModularPool(2).apply({"params": params}, words, np.array([[True, True, False]]))
-    log3 = np.log(3)
-    np.testing.assert_allclose(found, [[[0.75 * log3, 2.0], [0.5 * log3, 3.0]]], rtol=1e-6)
-
-
-@pytest.mark.parametrize("sees_all", [False, True])
-def test_cross_attention_of_padded_clips(sees_all):
-    rng = np.random.default_rng(0)
-    x, other = rng.normal(size=(2, 2, 4, 8)).astype(np.float32)
-    mask = np.tile([True, True, False, False], (2, 1))
-    model = CrossAttention(8, 2, padding_sees_all=sees_all)
-    variables = model.init(jax.random.key(0), x, other, mask, INDEX, False)
-    variables = jax.tree.map(lambda p: p * 10 if p.ndim > 1 else p, variables)
-    run = jax.jit(lambda o: model.apply(variables, x, o, mask, INDEX, False))
-    changed = other.copy()
-    changed[:, 2:] += 5
-    found, moved = run(other), run(changed)
-    np.testing.assert_array_equal(found[:, :2], moved[:, :2])  # real clips never see padding
-    assert (np.abs(found - moved)[:, 2:].max() > 1e-2) == sees_all
 
 
 def test_too_long_an_input_is_named():

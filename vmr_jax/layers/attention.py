@@ -1,4 +1,4 @@
-"""Attention under masks."""
+"""Attention under masks. Axes beyond the usual: Z keys that a query attends to."""
 
 import chex
 import flax.linen as nn
@@ -22,14 +22,14 @@ class MultiHeadAttention(nn.Module):
     Parameters: query, key, value, linear layers with bias.
 
     Attributes:
-      features: D, width of the result, a multiple of `heads`.
-      heads: H.
-      dropout: of the attention weights.
-      kernel_init: of the three linear layers.
-      dtype: of the computation; the softmax is float32.
-      causal: whether a query sees only the keys up to its own place (then T = S).
-      bias_init: of the three linear layers.
-      band: places by which a key may be away from the query (then T = S); None: any.
+      features: F, width of the result, a multiple of `heads`.
+      heads: H, number of attention heads.
+      dropout: dropout rate of the attention weights.
+      kernel_init: initialiser of the weights of the three linear layers.
+      dtype: number format of the computation; the softmax is float32.
+      causal: whether a query sees only the keys up to its own place (then T = Z).
+      bias_init: initialiser of the biases of the three linear layers.
+      band: number of places by which a key may be away from the query (then T = Z); None: any.
     """
 
     features: int
@@ -51,7 +51,7 @@ class MultiHeadAttention(nn.Module):
         train: bool,
         values: jax.Array | None = None,
     ) -> jax.Array:
-        """[B,T,D], [B,S,D], mask of the keys [B,S] -> [B,T,D]; `values` [B,S,D] are the keys where None."""
+        """Queries [B,T,D], keys [B,Z,D], their mask [B,Z] -> [B,T,F]; `values` None: the keys."""
         chex.assert_shape(mask, keys.shape[:2])
         values = keys if values is None else values
         chex.assert_shape(values, (*keys.shape[:2], None))
@@ -68,7 +68,7 @@ class MultiHeadAttention(nn.Module):
             return y.reshape(*x.shape[:2], *split)
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(values, "value")
-        logits = jnp.einsum("bthd,bshd->bhts", q, k) / jnp.sqrt(split[1]).astype(self.dtype)
+        logits = jnp.einsum("bthf,bzhf->bhtz", q, k) / jnp.sqrt(split[1]).astype(self.dtype)
         mask = mask[:, None, None, :]
         if self.causal:
             mask = mask & jnp.tri(queries.shape[1], keys.shape[1], dtype=bool)[None, None]
@@ -77,4 +77,4 @@ class MultiHeadAttention(nn.Module):
             mask = mask & (jnp.abs(place[:, None] - place[None, :]) <= self.band)[None, None]
         weights = masked_softmax(logits, mask).astype(self.dtype)
         weights = Dropout(self.dropout, name="weights")(weights, example_index, train)
-        return jnp.einsum("bhts,bshd->bthd", weights, v).reshape(*queries.shape[:2], self.features)
+        return jnp.einsum("bhtz,bzhf->bthf", weights, v).reshape(*queries.shape[:2], self.features)

@@ -18,13 +18,13 @@ class ClipText(nn.Module):
     """Subwords -> the states of all subwords, and the sentence in the space shared with CLIP's images.
 
     Attributes:
-      vocab_size: subwords of CLIP's byte-pair vocabulary.
-      features: D, width of the states, a multiple of `heads`.
-      layers: transformer layers.
-      heads: of the attention; CLIP's are 64 wide.
-      max_positions: the longest sentence, special tokens included.
-      project: P, width of the shared space.
-      dtype: of the computation; parameters are float32.
+      vocab_size: number of subwords in CLIP's byte-pair vocabulary.
+      features: F, width of the states, a multiple of `heads`.
+      layers: number of transformer layers.
+      heads: number of attention heads; CLIP's are 64 wide.
+      max_positions: number of subwords in the longest sentence, special tokens included.
+      project: E, width of the space shared with images.
+      dtype: number format of the computation; parameters are float32.
     """
 
     vocab_size: int = 49408
@@ -37,7 +37,7 @@ class ClipText(nn.Module):
 
     @nn.compact
     def __call__(self, subwords: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[B,S] int32 with the begin and end tokens, mask [B,S] -> states [B,S,D], sentence [B,P].
+        """[B,S] int32 with the begin and end tokens, mask [B,S] -> states [B,S,F], sentence [B,E].
 
         The states are those after the last layer normalisation, zero at padding. The sentence is the projected
         state of the last real subword, the end token. Padding is on the right.
@@ -64,7 +64,14 @@ class ClipText(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and a feed-forward network, each added to its input; `depth` layers scale the first weights."""
+    """Attention and a feed-forward network, each added to its input.
+
+    Attributes:
+      features: F, width of the states.
+      heads: number of attention heads.
+      depth: number of layers of the whole encoder, by which the first weights are scaled.
+      dtype: number format of the computation.
+    """
 
     features: int
     heads: int
@@ -73,7 +80,7 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,S,D] -> [B,S,D]."""
+        """[B,S,F] -> [B,S,F]."""
         chex.assert_shape(mask, x.shape[:2])
         inside, outside = self.features**-0.5, (2 * self.depth * self.features) ** -0.5
         attention = MultiHeadAttention(

@@ -1,4 +1,4 @@
-"""From clip features to the clips of a moment map."""
+"""From the T clips of a video to the G clips along each side of a moment map."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from vmr_jax.layers.linear import torch_linear
 
 
 def average_clips(video: jax.Array, video_mask: jax.Array, num_clips: int) -> jax.Array:
-    """Averages equal windows of clips: [B,T,D] and mask [B,T] -> [B,N,D]; a window without real clips is 0.
+    """Averages equal windows of clips: [B,T,D] and mask [B,T] -> [B,G,D]; a window without real clips is 0.
 
     The average is taken in float32: a window can hold many clips. The result has the dtype of `video`.
 
-    Raises UserError where T is not a multiple of N.
+    Raises UserError where T is not a multiple of G.
     """
     chex.assert_rank(video, 3)
     chex.assert_shape(video_mask, video.shape[:2])
@@ -34,16 +34,16 @@ def average_clips(video: jax.Array, video_mask: jax.Array, num_clips: int) -> ja
 
 
 class ClipPool(nn.Module):
-    """Projects every clip, then averages equal windows of clips: T rows become N map clips.
+    """Projects every clip, then averages equal windows of clips: T rows become G map clips.
 
     The frame layer of 2D-TAN (Zhang et al., AAAI 2020, section 3.2; official code: a 1x1 convolution,
-    ReLU, average pooling with kernel and stride T/N). Initialised as PyTorch's convolution.
+    ReLU, average pooling with kernel and stride T/G). Initialised as PyTorch's convolution.
 
     Attributes:
-      features: D, width of the result.
-      num_clips: N, number of windows.
-      activation: applied before the average; None for a linear projection.
-      dtype: of the computation; parameters are float32.
+      features: F, width of the result.
+      num_clips: G, number of windows.
+      activation: function applied before the average; None for a linear projection.
+      dtype: number format of the computation; parameters are float32.
     """
 
     features: int
@@ -53,9 +53,9 @@ class ClipPool(nn.Module):
 
     @nn.compact
     def __call__(self, video: jax.Array, video_mask: jax.Array) -> jax.Array:
-        """Returns [B,N,D] from clips [B,T,D'] and their mask [B,T]; a window without real clips is 0.
+        """Returns [B,G,F] from clips [B,T,D] and their mask [B,T]; a window without real clips is 0.
 
-        Raises UserError where T is not a multiple of N.
+        Raises UserError where T is not a multiple of G.
         """
         clips = torch_linear(self.features, video, self.dtype, "linear")
         if self.activation is not None:

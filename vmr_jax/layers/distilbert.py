@@ -20,14 +20,14 @@ class DistilBert(nn.Module):
     """Subwords -> the last hidden states.
 
     Attributes:
-      vocab_size: subwords of the WordPiece vocabulary.
-      features: D, width of the states, a multiple of `heads`.
-      layers: transformer layers.
-      heads: of the attention.
+      vocab_size: number of subwords in the WordPiece vocabulary.
+      features: F, width of the states, a multiple of `heads`.
+      layers: number of transformer layers.
+      heads: number of attention heads.
       hidden: width inside the feed-forward networks.
-      max_positions: the longest sentence, special tokens included.
-      dropout: of the embeddings, the attention weights and the feed-forward networks.
-      dtype: of the computation; parameters are float32.
+      max_positions: number of subwords in the longest sentence, special tokens included.
+      dropout: dropout rate of the embeddings, the attention weights and the feed-forward networks.
+      dtype: number format of the computation; parameters are float32.
     """
 
     vocab_size: int = 30522
@@ -43,7 +43,7 @@ class DistilBert(nn.Module):
     def __call__(
         self, subwords: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool
     ) -> jax.Array:
-        """[B,S] int32 with [CLS] and [SEP], mask [B,S], positions in the split [B] -> [B,S,D].
+        """[B,S] int32 with CLS and SEP, mask [B,S], positions in the split [B] -> [B,S,F].
 
         The result is zero at padding. Padding is on the right.
         """
@@ -58,7 +58,15 @@ class DistilBert(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and a feed-forward network; the layer normalisations are after the sums."""
+    """Attention and a feed-forward network; the layer normalisations are after the sums.
+
+    Attributes:
+      features: F, width of the states.
+      heads: number of attention heads.
+      hidden: width inside the feed-forward network.
+      dropout: dropout rate of the attention weights and the feed-forward network.
+      dtype: number format of the computation.
+    """
 
     features: int
     heads: int
@@ -68,7 +76,7 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,S,D] -> [B,S,D]."""
+        """[B,S,F] -> [B,S,F]."""
         attention = MultiHeadAttention(
             self.features, self.heads, self.dropout, kernel_init=_KERNEL, dtype=self.dtype, name="attention"
         )

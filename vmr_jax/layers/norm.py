@@ -22,14 +22,14 @@ def l2_normalize(x: jax.Array, axis: int = -1, eps: float = 1e-12) -> jax.Array:
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over the real positions of all devices (Ioffe and Szegedy, 2015).
 
-    Statistics are float32. The running ones live in collection 'batch_stats' as 'mean' and 'var' [D];
+    Statistics are float32. The running ones live in collection 'batch_stats' as 'mean' and 'var' [F];
     the running variance is the unbiased one, as in PyTorch. A step without a real position leaves them
     alone.
 
     Attributes:
       momentum: share of the old running statistic that is kept, 1 minus PyTorch's momentum.
-      epsilon: added to the variance.
-      dtype: of the result.
+      epsilon: number added to the variance.
+      dtype: number format of the result.
     """
 
     momentum: float = 0.9
@@ -38,7 +38,7 @@ class MaskedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """[...,D] -> [...,D], zero where `mask` [...] is False; batch statistics while training."""
+        """[...,F] -> [...,F], zero where `mask` [...] is False; batch statistics while training."""
         chex.assert_shape(mask, x.shape[:-1])
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,))

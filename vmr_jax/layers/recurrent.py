@@ -22,7 +22,7 @@ from vmr_jax.layers.init import symmetric_uniform
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """What sets one kind of recurrent network apart."""
+    """The parts in which one kind of recurrent network differs from the other."""
 
     gates: int  # blocks of width F in a projection
     states: int  # vectors [B,F] carried from step to step, the first of which is the output
@@ -47,7 +47,17 @@ def _gru_step(states, inputs, recurrent):
 
 
 class _Direction(nn.Module):
-    """One layer in one direction."""
+    """One layer in one direction.
+
+    Attributes:
+      cell: kind of the network.
+      features: F, number of units.
+      reverse: whether the sequence is read from its end.
+      dtype: number format of the matrix products and of the result.
+      kernel_init: initialiser of both kernels; None: PyTorch's.
+      bias_init: initialiser of the biases; None: PyTorch's.
+      recurrent_bias: whether there is a second bias, that of the recurrent product.
+    """
 
     cell: _Cell
     features: int
@@ -59,7 +69,7 @@ class _Direction(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,L,Din] and mask [B,L] -> [B,L,F]."""
+        """[B,L,D] and mask [B,L] -> [B,L,F]."""
         width = self.cell.gates * self.features
         uniform = symmetric_uniform(1 / math.sqrt(self.features))
         kernel_init, bias_init = self.kernel_init or uniform, self.bias_init or uniform
@@ -89,14 +99,27 @@ class _Direction(nn.Module):
 
 
 class _Recurrent(nn.Module):
+    """Layers of one kind, in one direction or both.
+
+    Attributes:
+      features: F, number of units in each direction.
+      layers: number of layers.
+      bidirectional: whether a second network reads from the end, beside the first.
+      dtype: number format of the matrix products and of the result; gates and states are float32.
+      dropout: dropout rate between layers, while training.
+      kernel_init: initialiser of both kernels; None: PyTorch's.
+      bias_init: initialiser of both biases; None: PyTorch's.
+      recurrent_bias: whether there are two biases; else one, the input's, as in Caffe and TensorFlow.
+    """
+
     features: int
     layers: int = 1
     bidirectional: bool = False
     dtype: jnp.dtype = jnp.float32
-    dropout: float = 0.0  # of what a layer passes to the next, while training
-    kernel_init: Initializer | None = None  # of both kernels; None: PyTorch's
-    bias_init: Initializer | None = None  # of both biases; None: PyTorch's
-    recurrent_bias: bool = True  # False: one bias, the input's, as in Caffe and TensorFlow
+    dropout: float = 0.0
+    kernel_init: Initializer | None = None
+    bias_init: Initializer | None = None
+    recurrent_bias: bool = True
 
     cell: ClassVar[_Cell]
 
@@ -104,7 +127,7 @@ class _Recurrent(nn.Module):
     def __call__(
         self, x: jax.Array, mask: jax.Array, example_index: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """[B,L,D], right-padded mask [B,L] -> [B,L,features * (1 + bidirectional)], zero at padding.
+        """[B,L,D], right-padded mask [B,L] -> [B,L,F], or [B,L,2F] if bidirectional; zero at padding.
 
         `example_index` [B] is needed for dropout, which is applied to what a layer passes to the next.
         """
@@ -127,7 +150,7 @@ class _Recurrent(nn.Module):
 class LSTM(_Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997), parameters as torch.nn.LSTM.
 
-    Per layer and direction ('layer_0', 'layer_0_reverse', ...): input_kernel [Din,4F], recurrent_kernel
+    Per layer and direction ('layer_0', 'layer_0_reverse', ...): input_kernel [D,4F], recurrent_kernel
     [F,4F], input_bias and recurrent_bias [4F], gates in the order i, f, g, o, all U(-1/sqrt(F), 1/sqrt(F))
     at first, unless `kernel_init` and `bias_init` say otherwise. Gates and states are float32; `dtype` is that
     of the matrix products and of the result.
@@ -150,6 +173,10 @@ class GRUCell(nn.Module):
     """One step of a `GRU`, for a state that is fed back from outside: parameters as torch.nn.GRUCell.
 
     input_kernel [D,3F], recurrent_kernel [F,3F], input_bias and recurrent_bias [3F], as in `GRU`.
+
+    Attributes:
+      features: F, number of units.
+      dtype: number format of the matrix products; gates and state are float32.
     """
 
     features: int
@@ -172,13 +199,13 @@ class GRUCell(nn.Module):
 
 
 def first_state(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,L,D] and right-padded mask [B,L] -> [B,D], the first step; zero where nothing is real."""
+    """[B,L,F] and right-padded mask [B,L] -> [B,F], the first step; zero where nothing is real."""
     chex.assert_shape(mask, x.shape[:2])
     return jnp.where(mask[:, :1], x[:, 0], 0)
 
 
 def last_state(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,L,D] and right-padded mask [B,L] -> [B,D], the last real step; zero where nothing is real."""
+    """[B,L,F] and right-padded mask [B,L] -> [B,F], the last real step; zero where nothing is real."""
     chex.assert_shape(mask, x.shape[:2])
     last = jnp.maximum(mask.sum(1) - 1, 0)
     state = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
@@ -186,7 +213,7 @@ def last_state(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def mean_state(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,L,D] and mask [B,L] -> [B,D], the mean over the real steps, in float32; zero where nothing is real."""
+    """[B,L,F] and mask [B,L] -> [B,F], the mean over the real steps, in float32; zero where nothing is real."""
     chex.assert_shape(mask, x.shape[:2])
     total = jnp.where(mask[..., None], x.astype(jnp.float32), 0.0).sum(1)
     return (total / jnp.maximum(mask.sum(1), 1)[:, None]).astype(x.dtype)

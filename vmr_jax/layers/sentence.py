@@ -53,7 +53,7 @@ class MeanState(nn.Module):
 
     Attributes:
       features: F, width of the result; even, half for each direction.
-      dtype: dtype of the result.
+      dtype: number format of the result.
     """
 
     features: int

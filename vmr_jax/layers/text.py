@@ -17,8 +17,8 @@ class WordEmbedding(nn.Module):
     pretrained table (of the batch) is no parameter, and a word never seen in training keeps its vector.
 
     Attributes:
-      vocab_size: words in the vocabulary, padding and unknown included; 0 freezes the vectors.
-      dtype: of the result.
+      vocab_size: number of words in the vocabulary, padding and unknown included; 0 freezes the vectors.
+      dtype: number format of the result.
       unknown: initialiser of one learned vector 'unknown' [1,W] for all words without a pretrained one; None
         leaves them zero.
     """
@@ -46,15 +46,16 @@ class WordEmbedding(nn.Module):
 class SubwordEmbedding(nn.Module):
     """The sum of a learned vector of every subword and of every place, as pretrained text encoders have it.
 
-    Parameters: words [vocab_size,D], positions [max_positions,D], both normal at first.
+    Parameters: words (a row for each of `vocab_size` subwords) and positions (one for each of `max_positions`
+    places), both normal at first.
 
     Attributes:
-      vocab_size: subwords in the vocabulary.
-      features: D, width of the result.
-      max_positions: the longest sentence, in subwords.
+      vocab_size: number of subwords in the vocabulary.
+      features: F, width of the result.
+      max_positions: number of subwords in the longest sentence.
       words_std: standard deviation of `words` at first.
       positions_std: standard deviation of `positions` at first.
-      dtype: of the result.
+      dtype: number format of the result.
     """
 
     vocab_size: int
@@ -66,7 +67,7 @@ class SubwordEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, subwords: jax.Array) -> jax.Array:
-        """[B,S] int32 ids -> [B,S,D].
+        """[B,S] int32 ids -> [B,S,F].
 
         Raises UserError where S is above max_positions.
         """

@@ -2,6 +2,8 @@
 
 Positions are added to the queries and keys of every attention, never to the values (Carion et al., ECCV 2020).
 Weights are Glorot uniform, as those of torch.nn.MultiheadAttention and of DETR.
+
+Axes beyond the usual: Z steps of a memory, or keys, that are attended to.
 """
 
 import math
@@ -16,15 +18,15 @@ from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_bias
 
 _xavier = nn.initializers.xavier_uniform()
-# PyTorch draws query, key and value as one matrix [3D,D]: U(-a, a) with a = sqrt(6 / (D + 3D)).
+# PyTorch draws query, key and value as one matrix [3F,F]: U(-a, a) with a = sqrt(6 / (F + 3F)).
 _joint_xavier = nn.initializers.variance_scaling(0.5, "fan_in", "uniform")
 
 
 def sine_positions(mask: jax.Array, features: int) -> jax.Array:
-    """Positions [B,T,D] of the real steps of `mask` [B,T], float32: the last real step is at 2 pi.
+    """Positions [B,T,F] of the real steps of `mask` [B,T], float32: the last real step is at 2 pi.
 
-    Dimensions 2i and 2i + 1 are the sine and the cosine of position / 10000^(2i / D) (DETR's normalised
-    positions, along one axis). D is even.
+    Dimensions 2i and 2i + 1 are the sine and the cosine of position / 10000^(2i / F) (DETR's normalised
+    positions, along one axis). F is even.
     """
     place = jnp.cumsum(mask, axis=1, dtype=jnp.float32)
     place = place / (place[:, -1:] + 1e-6) * (2 * math.pi)
@@ -40,12 +42,12 @@ class Attention(nn.Module):
     three on top of each other.
 
     Attributes:
-      features: D, a multiple of `heads`.
-      heads: H.
-      dropout: of the attention weights.
-      dtype: of the computation.
-      causal: whether a query sees only the keys up to its own place (then T = S).
-      band: places by which a key may be away from the query (then T = S); None: any.
+      features: F, width of the result, a multiple of `heads`.
+      heads: number of attention heads.
+      dropout: dropout rate of the attention weights.
+      dtype: number format of the computation.
+      causal: whether a query sees only the keys up to its own place (then T = Z).
+      band: number of places by which a key may be away from the query (then T = Z); None: any.
     """
 
     features: int
@@ -65,7 +67,7 @@ class Attention(nn.Module):
         example_index: jax.Array,
         train: bool,
     ) -> jax.Array:
-        """[B,T,D], keys and values [B,S,D], their mask [B,S] -> [B,T,D]."""
+        """Queries [B,T,D], keys and values [B,Z,D], their mask [B,Z] -> [B,T,F]."""
         heads = MultiHeadAttention(
             self.features,
             self.heads,
@@ -81,14 +83,14 @@ class Attention(nn.Module):
 
 
 class _Layer(nn.Module):
-    """What the two kinds of layers share.
+    """The parts that the two kinds of layers share.
 
     Attributes:
-      features: D, a multiple of `heads`.
-      heads: H.
+      features: F, width of the layer, a multiple of `heads`.
+      heads: number of attention heads.
       hidden: width inside the feed-forward network.
-      dropout: of the attention weights, inside the feed-forward network and before every sum.
-      dtype: of the computation.
+      dropout: dropout rate of the attention weights, inside the feed-forward network and before every sum.
+      dtype: number format of the computation.
     """
 
     features: int
@@ -132,7 +134,7 @@ class EncoderLayer(_Layer):
         train: bool,
         positions: jax.Array | None = None,
     ) -> jax.Array:
-        """[B,T,D], mask [B,T] and positions [B,T,D] -> [B,T,D]; the result at padding is meaningless."""
+        """[B,T,F], mask [B,T] and positions [B,T,F] -> [B,T,F]; the result at padding is meaningless."""
         chex.assert_shape(x, (*mask.shape, self.features))
         placed = _placed(x, positions)
         y = self._attention("attention")(placed, placed, x, mask, example_index, train)
@@ -158,7 +160,7 @@ class DecoderLayer(_Layer):
         positions: jax.Array | None = None,
         memory_positions: jax.Array | None = None,
     ) -> jax.Array:
-        """Queries [B,Q,D], memory [B,S,D], their masks and positions -> [B,Q,D]."""
+        """Queries [B,T,F], memory [B,Z,D], their masks and positions -> [B,T,F]."""
         chex.assert_shape(x, (*mask.shape, self.features))
         chex.assert_shape(memory, (*memory_mask.shape, None))
         placed = _placed(x, positions)
@@ -172,7 +174,7 @@ class DecoderLayer(_Layer):
 
 
 def _placed(x: jax.Array, positions: jax.Array | None) -> jax.Array:
-    """What stands at its position; `x` itself where there are none."""
+    """The sum of `x` and its positions; `x` itself where there are none."""
     if positions is None:
         return x
     chex.assert_equal_shape([x, positions])

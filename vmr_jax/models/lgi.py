@@ -1,33 +1,25 @@
 """LGI: phrases of the query meet the video one by one, clip by clip, then clips meet each other.
 
-Mun, Cho, Han: Local-Global Video-Text Interactions for Temporal Grounding, CVPR 2020. What the paper leaves
-open is as in its official code (JonghwanMun/LGI4temporalgrounding), whose checkpoints `vmr_jax.torch_import`
-reads.
+Tensors (F = `features`, the paper's d; Z = `num_phrases` semantic phrases, the paper's N; clips are the paper's
+segments; symbols of the paper at the right):
 
-  tensor          shape     what it is
-  batch.video     [B,T,D]   clip features, not normalised; at most 128 rows, shorter videos are padded
-  words           [B,L,F]   two-layer bidirectional LSTM over the words; sentence [B,F]: its two last states
-  clips           [B,T,F]   linear and ReLU, plus a learned position
-  phrases         [B,N,F]   sequential query attention, over the words [B,N,L]        eq. 4 to 7
-  local           [B,T,F]   per phrase: Hadamard product with the clips, a residual block
-  context         [B,T,F]   mean over the phrases by attention, non-local blocks      eq. 12, R
-  attention       [B,T]     one softmax over the clips                                eq. 13
-  span            [B,2]     start and end, fractions of the video                     eq. 15
+    batch.video      [B,T,D]    clip features, not normalised; at most 128 rows, shorter videos are padded
+    words            [B,L,F]    two-layer bidirectional LSTM over the words                w_l, Section 3.2
+    sentence         [B,F]      its last states, forward and backward                      q, Section 3.2
+    clips            [B,T,F]    linear layer and ReLU, plus a learned position             s_i, Eq. 3
+    word_attention   [B,Z,L]    softmax over the words, one for each phrase                a^(n), Eq. 6
+    phrases          [B,Z,F]    sequential query attention over the words                  e^(n), Eq. 7
+    fused            [B,T,F]    Hadamard product of clips and a phrase                     m~^(n), Eq. 8
+    local            [B,Z,T,F]  a residual block over the clips, for each phrase           M^(n), Eq. 9
+    x                [B,T,F]    mean over the phrases by attention, then non-local blocks  R, Eq. 12
+    attention        [B,T]      one softmax over the clips                                 o, Eq. 13
+    span             [B,2]      start and end, fractions of the video                      t^s, t^e, Eq. 15
 
-The settings of the paper's official code (F = 512 in both):
+The settings of the official code's configs (F = 512 in both):
 
-  data set              N   lambda   heads, blocks   activation of the span
-  Charades-STA          3   0.3      4, 2            ReLU
-  ActivityNet Captions  5   0.2      1, 1            sigmoid
-
-What differs from the official code:
-- Padding does not matter: convolutions see zeros at padded clips (there: biases), batch normalisation counts
-  real clips only, and the last clip of a label is a real one (there: a moment that lasts to the end of a video
-  of fewer than 128 rows also covers one padded row, which adds 18). Without padding all outputs are equal.
-- The rows of a video of more than 128 are averaged (there: 128 of them are picked, in training from a random
-  offset that the labels do not follow). Nothing is random in the input here.
-- The N copies of a layer, one per phrase, start from draws of their own (there: from one draw, as copies).
-- A predicted end before its start gives an empty moment at the start; both have IoU 0 with everything.
+    dataset               Z   lambda   heads, blocks   activation of the span
+    Charades-STA          3   0.3      4, 2            ReLU
+    ActivityNet Captions  5   0.2      1, 1            sigmoid
 """
 
 import flax.linen as nn
@@ -45,19 +37,47 @@ from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.layers.recurrent import LSTM, first_state, last_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
 from vmr_jax.types import Batch, Mean, Moments
 
+CARD = Card(
+    title="Local-Global Video-Text Interactions for Temporal Grounding",
+    authors=("Mun", "Cho", "Han"),
+    venue="CVPR",
+    year=2020,
+    family="regression",
+    kind="semantic phrases, attention over clips",
+    supervision="full",
+    features="I3D, C3D",
+    official_code="JonghwanMun/LGI4temporalgrounding@199e7ab855c3 (PyTorch)",
+    equations=tuple(range(3, 20)),
+    ours=(
+        "Padding does not matter: convolutions see zeros at padded clips, where the official code has biases, "
+        "and batch normalisation counts real clips only; without padding all outputs are equal.",
+        "The last clip of a label is a real one; in the official code a moment that lasts to the end of a "
+        "video of fewer than 128 rows also covers one padded row, which adds 18 to the loss.",
+        "The rows of a video of more than 128 are averaged; the official code picks 128 of them, in training "
+        "from a random offset that its labels do not follow.",
+        "The copies of a layer, one for each phrase, start from draws of their own, not as equal copies.",
+        "A predicted end before its start gives an empty moment at the start; both have IoU 0 with everything.",
+    ),
+    verified=(
+        "Outputs, losses and gradients equal those of a PyTorch reference to 1e-5.",
+        "Checkpoints of the official code are imported, with its vocabulary json.",
+        "Every ablation is tested.",
+    ),
+)
 ACTIVATIONS = {"relu": nn.relu, "sigmoid": jax.nn.sigmoid}
 
 
 @struct.dataclass
 class Outputs:
-    """What the network says, float32."""
+    """The predicted span and the attentions that the losses read, float32."""
 
     span: jax.Array  # [B,2] fractions of the video, neither cut to it nor in order
     attention: jax.Array  # [B,T] over the clips, sums to 1
-    words: jax.Array | None  # [B,N,L] of each phrase over the words, sums to 1; None for one phrase
+    words: jax.Array | None  # [B,Z,L] of each phrase over the words, sums to 1; None for one phrase
 
 
 class Model(GroundingModel):
@@ -66,20 +86,20 @@ class Model(GroundingModel):
     Attributes:
       features: F, width of every layer; the LSTM has half of it in each direction.
       attention_features: width of the hidden layer of the attentions over words, phrases and clips.
-      num_phrases: N. With 1 the sentence itself is the phrase: the ablation without sequential query attention,
-        which has no diversity loss.
-      local_kernel: odd, clips that a convolution of the local context sees.
-      global_layers: non-local blocks of the global context, 0 for none.
-      heads: of the non-local blocks.
-      activation: of the predicted span, 'relu' or 'sigmoid'.
-      max_clips: clips that have a position.
-      guidance_weight: of the temporal attention guidance loss, 0 leaves it out.
-      diversity_weight: of the distinct query attention loss, 0 leaves it out.
-      self_overlap: lambda of the diversity loss, up to 1: the lower, the more words a phrase attends to.
-      dropout: of clips and positions, and between the layers of the LSTM.
-      vocab_size: size of the vocabulary to learn word vectors from random ones (the paper's); they do not start
-        from the batch's. 0 takes those as they are, and learns one for all the words that have none.
-      dtype: of the layers; parameters, attentions, span and loss are float32.
+      num_phrases: Z, number of semantic phrases. With 1 the sentence itself is the phrase: the ablation without
+        sequential query attention, which has no distinct query attention loss.
+      local_kernel: number of clips that a convolution of the local context sees, odd (Section 3.4: 15).
+      global_layers: number of non-local blocks of the global context, 0 for none.
+      heads: number of attention heads of the non-local blocks.
+      activation: activation of the predicted span, 'relu' or 'sigmoid'.
+      max_clips: number of clips that have a position.
+      guidance_weight: weight of the temporal attention guidance loss, 0 leaves it out.
+      diversity_weight: weight of the distinct query attention loss, 0 leaves it out.
+      self_overlap: lambda of Eq. 19, up to 1: the lower, the more words a phrase attends to.
+      dropout: dropout rate of clips and positions, and between the layers of the LSTM.
+      vocab_size: number of words whose vectors are learned from random ones (the paper's way), not from the
+        batch's. 0 takes those as they are, and learns one vector for all the words that have none.
+      dtype: number format of the layers; parameters, attentions, span and loss are float32.
     """
 
     features: int = 512
@@ -104,7 +124,7 @@ class Model(GroundingModel):
         self._check(batch)
         mask = batch.video_mask
         words, sentence = self._encode_query(batch, train)
-        clips = self._encode_video(batch, train)
+        clips = self._encode_video(batch, train)  # Eq. 3
 
         phrases, word_attention = sentence[:, None], None
         if self.num_phrases > 1:
@@ -128,8 +148,8 @@ class Model(GroundingModel):
                 dtype=self.dtype,
                 name=f"global_{i}",
             )
-            x = x + block(x, x, mask, batch.example_index, train)
-        attention = self._attention("attention")(x, mask)
+            x = x + block(x, x, mask, batch.example_index, train)  # Eq. 12
+        attention = self._attention("attention")(x, mask)  # Eq. 13
         return Outputs(span=self._regress(x, attention), attention=attention, words=word_attention)
 
     def _check(self, batch: Batch) -> None:
@@ -144,7 +164,7 @@ class Model(GroundingModel):
             )
 
     def _encode_query(self, batch: Batch, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Words [B,L,F], and the sentence [B,F]: forward at the last word, backward at the first."""
+        """Section 3.2: words [B,L,F] and the sentence [B,F], the last state forward and the first backward."""
         if self.vocab_size:
             shape = (self.vocab_size, batch.query_vectors.shape[-1])
             words = self.param("words", nn.initializers.normal(1.0), shape)[batch.query]
@@ -157,7 +177,7 @@ class Model(GroundingModel):
         return states, jnp.concatenate(ends, axis=-1)
 
     def _encode_video(self, batch: Batch, train: bool) -> jax.Array:
-        """Clips [B,T,F], zero at padding."""
+        """Eq. 3: clips [B,T,F], zero at padding."""
 
         def part(x, name):
             dropped = Dropout(self.dropout, name=name)(nn.relu(x), batch.example_index, train)
@@ -170,29 +190,29 @@ class Model(GroundingModel):
         return part(clips, "drop_clips") + part(positions, "drop_positions")
 
     def _aggregate(self, local: jax.Array, phrases: jax.Array) -> jax.Array:
-        """[B,N,T,F] and phrases [B,N,F] -> [B,T,F]: the mean over the phrases, by attention to them."""
+        """[B,Z,T,F] and phrases [B,Z,F] -> [B,T,F]: the mean over the phrases, by attention to them."""
         if self.num_phrases == 1:
             return local[:, 0]
         every = jnp.ones(phrases.shape[:2], bool)
-        weights = self._attention("aggregate")(phrases, every).astype(self.dtype)
-        return jnp.einsum("bn,bntf->btf", weights, local)
+        weights = self._attention("aggregate")(phrases, every).astype(self.dtype)  # Eq. 10
+        return jnp.einsum("bz,bztf->btf", weights, local)  # Eq. 11
 
     def _attention(self, name: str) -> "Attention":
         return Attention(self.attention_features, self.dtype, name=name)
 
     def _regress(self, x: jax.Array, attention: jax.Array) -> jax.Array:
         """Clips [B,T,F] and attention [B,T] -> span [B,2]."""
-        video = jnp.einsum("bt,btf->bf", attention.astype(self.dtype), x)
+        video = jnp.einsum("bt,btf->bf", attention.astype(self.dtype), x)  # Eq. 14
         video = torch_linear(self.features, video, self.dtype, "summary")
         hidden = nn.relu(torch_linear(self.features, video, self.dtype, "span_hidden"))
-        # In float32 whatever the dtype of the layers.
+        # Eq. 15, in float32 whatever the dtype of the layers.
         return ACTIVATIONS[self.activation](torch_linear(2, hidden.astype(jnp.float32), jnp.float32, "span"))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Smooth L1 of start and end, guidance of the attention, diversity of the phrases."""
+        """Eq. 16: 'span' (L_reg), 'guidance' (L_tag) and 'diversity' (L_dqa), each of weight 1 in the paper."""
         del epoch
         real = batch.example_mask
-        errors = optax.huber_loss(outputs.span, batch.span / batch.duration[:, None]).sum(-1)
+        errors = optax.huber_loss(outputs.span, batch.span / batch.duration[:, None]).sum(-1)  # Eq. 17
         terms = {"span": Mean.of(errors, real)}
         if self.guidance_weight:
             inside = inside_labels(batch.span, batch.duration, batch.video_mask)
@@ -215,11 +235,18 @@ class Model(GroundingModel):
         return {"clips": jnp.where(batch.video_mask, outputs.attention / highest, jnp.nan)}
 
 
-# Sequential query attention.
+# Section 3.3: sequential query attention.
 
 
 class SequentialQueryAttention(nn.Module):
-    """N phrases, each a mean of the words by attention; each knows the one before it."""
+    """The semantic phrases, each a mean of the words by attention; each knows the one before it.
+
+    Attributes:
+      features: F, width of a phrase.
+      attention_features: width of the hidden layer of the attention.
+      num_phrases: Z, number of phrases.
+      dtype: number format of the layers; the attention is float32.
+    """
 
     features: int
     attention_features: int
@@ -228,7 +255,7 @@ class SequentialQueryAttention(nn.Module):
 
     @nn.compact
     def __call__(self, words: jax.Array, sentence: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Words [B,L,F], sentence [B,F], mask [B,L] -> phrases [B,N,F], attention [B,N,L] float32."""
+        """Words [B,L,F], sentence [B,F], mask [B,L] -> phrases [B,Z,F], attention [B,Z,L] float32."""
         guide = torch_dense(self.features, 2 * self.features, self.dtype, "guide")
         key = torch_dense(self.attention_features, self.features, self.dtype, "key")
         score = torch_dense(1, self.attention_features, self.dtype, "score")
@@ -236,20 +263,25 @@ class SequentialQueryAttention(nn.Module):
         phrase, phrases, attentions = jnp.zeros_like(sentence), [], []
         for n in range(self.num_phrases):
             query = torch_linear(self.features, sentence, self.dtype, f"query_{n}")
-            guidance = nn.relu(guide(jnp.concatenate([query, phrase], axis=-1)))
-            logits = score(jnp.tanh(key(guidance)[:, None] + of_words))[..., 0]
-            attention = masked_softmax(logits, mask)
-            phrase = jnp.einsum("bl,blf->bf", attention.astype(self.dtype), words)
+            guidance = nn.relu(guide(jnp.concatenate([query, phrase], axis=-1)))  # Eq. 4
+            logits = score(jnp.tanh(key(guidance)[:, None] + of_words))[..., 0]  # Eq. 5
+            attention = masked_softmax(logits, mask)  # Eq. 6
+            phrase = jnp.einsum("bl,blf->bf", attention.astype(self.dtype), words)  # Eq. 7
             phrases.append(phrase)
             attentions.append(attention)
         return jnp.stack(phrases, axis=1), jnp.stack(attentions, axis=1)
 
 
-# Local-global interaction, and attention over phrases and clips.
+# Section 3.4: local-global interaction, and attention over phrases and clips.
 
 
 class Fusion(nn.Module):
-    """The Hadamard product of clip and phrase in a common space."""
+    """Eq. 8, with a ReLU behind every layer (official code): the Hadamard product of clip and phrase.
+
+    Attributes:
+      features: F, width of every layer.
+      dtype: number format of the layers.
+    """
 
     features: int
     dtype: jnp.dtype
@@ -263,7 +295,13 @@ class Fusion(nn.Module):
 
 
 class LocalContext(nn.Module):
-    """A residual block of two convolutions over the clips."""
+    """Eq. 9: a residual block of two convolutions over the clips.
+
+    Attributes:
+      features: F, width of both convolutions.
+      kernel: number of clips that a convolution sees, odd.
+      dtype: number format of the layers.
+    """
 
     features: int
     kernel: int
@@ -290,7 +328,12 @@ class LocalContext(nn.Module):
 
 
 class Attention(nn.Module):
-    """Weights of a softmax over a set, from a hidden layer without bias."""
+    """Weights of a softmax over a set, from a hidden layer without bias: MLP_satt and MLP_tatt.
+
+    Attributes:
+      attention_features: width of the hidden layer.
+      dtype: number format of the layers; the softmax is float32.
+    """
 
     attention_features: int
     dtype: jnp.dtype
@@ -303,7 +346,7 @@ class Attention(nn.Module):
         return masked_softmax(scores, mask)
 
 
-# Labels and losses.
+# Section 3.6: labels and losses.
 
 
 def inside_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> jax.Array:
@@ -320,12 +363,12 @@ def inside_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> jax.
 
 
 def guidance_loss(attention: jax.Array, inside: jax.Array) -> jax.Array:
-    """[B]: minus the mean log attention over the clips of the moment."""
-    surprise = jnp.where(inside, -jnp.log(attention + 1e-8), 0.0)
+    """Eq. 18, [B]: minus the mean log attention over the clips of the moment."""
+    surprise = jnp.where(inside, -jnp.log(attention + 1e-8), 0.0)  # 1e-8 as in the official code
     return surprise.sum(-1) / jnp.maximum(inside.sum(-1), 1)
 
 
 def diversity_loss(words: jax.Array, self_overlap: float) -> jax.Array:
-    """[B] of attentions A [B,N,L]: the squared Frobenius norm of A A^T - lambda I."""
-    overlap = jnp.einsum("bnl,bml->bnm", words, words)
+    """Eq. 19, [B] of attentions A [B,Z,L]: the squared Frobenius norm of A A^T - lambda I."""
+    overlap = jnp.einsum("bzl,byl->bzy", words, words)
     return jnp.square(overlap - self_overlap * jnp.eye(words.shape[1])[None]).sum((1, 2))

@@ -76,6 +76,7 @@ CARD = Card(
         "The official code's map of convolutions, which none of its configs uses, is left out.",
     ),
     verified=(
+        "Checkpoints of the official code are imported.",
         "Scores, losses, gradients and running statistics equal those of a PyTorch reference with DistilBERT.",
         "Both terms of the contrast equal numbers computed by hand, and are the same on one and on four "
         "devices.",
@@ -103,7 +104,7 @@ class JointSpaces(nn.Module):
 
     Attributes:
       features: E, width of both spaces.
-      dtype: dtype of the linear layers; the result is float32.
+      dtype: number format of the linear layers; the result is float32.
     """
 
     features: int
@@ -129,7 +130,7 @@ class MomentMap(nn.Module):
       kernel: kernel size of the convolutions.
       layers: number of convolutions.
       space: E, width of both joint spaces.
-      dtype: dtype of the layers; the result is float32.
+      dtype: number format of the layers; the result is float32.
     """
 
     num_clips: int
@@ -350,7 +351,7 @@ class MutualMatching(GroundingModel, DualEncoder):
       score_power: exponent of the contrastive score.
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them; read by text='glove' alone.
       keep: number of candidates that `predict` ranks, 0 for all.
-      dtype: dtype of the layers; parameters, cosines and losses are float32.
+      dtype: number format of the layers; parameters, cosines and losses are float32.
     """
 
     num_clips: int = 16
@@ -487,7 +488,7 @@ class Model(MutualMatching):
         """[B,E] of both spaces."""
         if self.text == "distilbert":
             states = self.text_encoder(batch.subwords, batch.subword_mask, batch.example_index, train)
-            sentence = mean_state(states, batch.subword_mask)  # [CLS] and [SEP] included
+            sentence = mean_state(states, batch.subword_mask)  # CLS and SEP included
         else:
             sentence = self.text_encoder(self.words(batch), batch.query_mask)
         return self.sentence_spaces(self.sentence_norm(sentence))

@@ -1,29 +1,23 @@
 """Moment-DETR: all moments of a query as a set, and how salient every clip is for it.
 
-Lei, Berg, Bansal: QVHighlights: Detecting Moments and Highlights in Videos via Natural Language Queries,
-NeurIPS 2021. What the paper leaves open is as in its official code (jayleicn/moment_detr), whose checkpoints
-`vmr_jax.torch_import` reads.
+Tensors (F = `features`; M = `num_queries`, the slots of the decoder, each a candidate moment; A annotated
+moments; I = `decoder_layers`; the names at the right are the official code's):
 
-  tensor               shape        what it is
-  batch.video          [B,T,D]      clip features, rows L2-normalised; begin and end of each clip are appended
-  batch.query_vectors  [B,L,W]      token features of CLIP (or word vectors), each L2-normalised
-  clips, words         [B,*,F]      2 linear layers each, with layer norms and dropout
-  memory               [B,T+L,F]    2 encoder layers over both; clips have sine positions, words have none
-  saliency             [B,T]        linear, of the memory of the clips
-  decoded              [B,I,Q,F]    Q learned queries after each of I = 2 decoder layers on the memory
-  logits               [B,I,Q,2]    linear: is a moment of the sentence, is none
-  spans                [B,I,Q,2]    3 linear layers and a sigmoid: centre and width, as shares of the video
+    batch.video          [B,T,D]    clip features, rows L2-normalised; begin and end of each clip are appended
+    batch.query_vectors  [B,L,W]    token features of CLIP (or word vectors), each L2-normalised
+    clips                [B,T,F]    2 linear layers with layer norms and dropout          `src_vid`
+    words                [B,L,F]    likewise                                              `src_txt`
+    memory               [B,T+L,F]  2 encoder layers over both; clips have sine positions, words have none
+    saliency             [B,T]      a linear layer, of the memory of the clips            `saliency_scores`
+    decoded              [B,I,M,F]  M learned slots after each decoder layer              `hs`
+    logits               [B,I,M,2]  a linear layer: moment of the sentence, or none       `pred_logits`
+    spans                [B,I,M,2]  3 linear layers and a sigmoid: centre and width, as
+                                    shares of the video                                   `pred_spans`
 
-F = 256, Q = 10. In training each decoder layer's Q moments are matched with the M annotated ones, one to one at
-the least cost (Hungarian algorithm, on the device); matched ones learn their moment, the others to be none.
+In training the M slots of each decoder layer are matched with the A annotated moments, one to one at the least
+cost (Hungarian algorithm, on the device); matched ones learn their moment, the others to be none.
 
-What differs from the official code:
-
-- Times are shares of the video's duration in training too; there of 2 s times the rows of features.
-- A clip is relevant if its middle is in an annotated moment. Where nobody scored saliency
-  (`annotated_saliency=False`), two random pairs of a relevant and another clip are compared. The official code
-  does so for pre-training on subtitles, and the field for all other data sets.
-- Predicted times are cut to the video, there to 150 s.
+Every default is that of the official code's options (`BaseOptions`).
 """
 
 import flax.linen as nn
@@ -40,20 +34,45 @@ from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import DecoderLayer, EncoderLayer, sine_positions
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
 from vmr_jax.types import Batch, Mean, Moments
 
-MOMENT = 0  # of the two classes; 1 is none
+CARD = Card(
+    title="QVHighlights: Detecting Moments and Highlights in Videos via Natural Language Queries",
+    authors=("Lei", "Berg", "Bansal"),
+    venue="NeurIPS",
+    year=2021,
+    family="set prediction",
+    kind="transformer encoder-decoder, highlights",
+    supervision="full",
+    features="SlowFast, CLIP; CLIP tokens",
+    official_code="jayleicn/moment_detr@b7e553ac3b0c (PyTorch)",
+    ours=(
+        "Times are shares of the video's duration in training too; in the official code they are shares of 2 s "
+        "times the rows of features.",
+        "A clip is relevant if its middle is in an annotated moment. Where nobody scored saliency "
+        "(annotated_saliency=False), two random pairs of a relevant and another clip are compared, as the "
+        "official code does for pre-training on subtitles, and the field for all other datasets.",
+        "Predicted times are cut to the video, not to 150 s.",
+    ),
+    verified=(
+        "Outputs equal those of a PyTorch reference to 4e-7.",
+        "Checkpoints of the official code are imported.",
+        "The matching equals a search through all assignments, and the set loss a loop over examples.",
+    ),
+)
+MOMENT = 0  # index of the class 'moment'; 1 is 'none' (official `SetCriterion`: foreground_label 0)
 
 
 @struct.dataclass
 class Outputs:
-    """What the network says of the video, float32, and the random numbers of the training labels."""
+    """Predicted moments and saliency, float32, and the random numbers of the training labels."""
 
-    logits: jax.Array  # [B,I,Q,2] of 'moment' and 'none', after each decoder layer
-    spans: jax.Array  # [B,I,Q,2] centre and width as shares of the video
+    logits: jax.Array  # [B,I,M,2] of 'moment' and 'none', after each decoder layer
+    spans: jax.Array  # [B,I,M,2] centre and width as shares of the video
     saliency: jax.Array  # [B,T], `MASKED` at padded clips
-    window_draws: jax.Array  # [B,M] uniform: which annotated moments are learnt where there are many
+    window_draws: jax.Array  # [B,A] uniform: which annotated moments are learnt where there are many
     clip_draws: jax.Array  # [B,T] uniform: which clips are compared
 
 
@@ -62,27 +81,27 @@ class Model(GroundingModel):
 
     Attributes:
       features: F, width of every layer.
-      heads: of every attention.
+      heads: number of attention heads.
       hidden: width inside the feed-forward networks.
-      encoder_layers: over clips and words.
-      decoder_layers: I.
-      num_queries: Q, the moments that are predicted.
-      all_windows: learns all annotated moments (batch.windows); False: batch.span alone.
-      max_windows: annotated moments that are learnt in a step; of more, random ones.
-      annotated_saliency: compares clips by the scores of annotators (batch.saliency); False: clips inside the
-        annotated moments with others.
-      span_weight: of the L1 distance, in the matching and in the loss.
-      giou_weight: of the generalised IoU, in the matching and in the loss.
-      label_weight: of the classes, in the matching and in the loss.
-      none_weight: of the class 'none' in the loss, beside 1.
-      saliency_weight: of the saliency loss.
-      saliency_margin: by which the more salient of two clips is to be ahead.
-      round_to: seconds, predicted times are rounded to multiples of it; 0 leaves them.
+      encoder_layers: number of encoder layers over clips and words.
+      decoder_layers: I, number of decoder layers.
+      num_queries: M, number of slots of the decoder, that is of moments that are predicted.
+      all_windows: whether all annotated moments (batch.windows) are learnt; else batch.span alone.
+      max_windows: number of annotated moments that are learnt in a step; of more, random ones.
+      annotated_saliency: whether clips are compared by the scores of annotators (batch.saliency); else clips
+        inside the annotated moments are compared with others.
+      span_weight: weight of the L1 distance, in the matching and in the loss.
+      giou_weight: weight of the generalised IoU, in the matching and in the loss.
+      label_weight: weight of the classes, in the matching and in the loss.
+      none_weight: weight of the class 'none' in the loss, beside 1 of the class 'moment'.
+      saliency_weight: weight of the saliency loss.
+      saliency_margin: score difference by which the more salient of two clips is to be ahead.
+      round_to: step in seconds to which predicted times are rounded; 0 leaves them as they are.
       normalize_words: whether each word vector is L2-normalised.
-      dropout: in the transformer.
-      input_dropout: before the linear layers that clips and words first go through.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them (the paper's).
-      dtype: of the layers; parameters, heads and loss are float32.
+      dropout: dropout rate of the transformer.
+      input_dropout: dropout rate before the linear layers that clips and words first go through.
+      vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
+      dtype: number format of the layers; parameters, heads and loss are float32.
     """
 
     features: int = 256
@@ -114,7 +133,7 @@ class Model(GroundingModel):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Predicts Q moments and the saliency of every clip; UserError without the labels that are required."""
+        """Predicts M moments and the saliency of every clip; UserError without the labels that are required."""
         batch.check()
         self._check(batch)
         index = batch.example_index
@@ -154,7 +173,7 @@ class Model(GroundingModel):
             )
 
     def _project(self, x: jax.Array, index: jax.Array, train: bool, name: str) -> jax.Array:
-        """Two linear layers, each behind a layer norm and dropout: [B,*,D] -> [B,*,F]."""
+        """Two linear layers, each behind a layer norm and dropout (`LinearLayer`): [B,*,D] -> [B,*,F]."""
         x = _layer_norm(x.astype(self.dtype), self.dtype, f"{name}_norm_0")
         x = Dropout(self.input_dropout)(x, index, train)
         x = nn.relu(torch_linear(self.features, x, self.dtype, f"{name}_0"))
@@ -170,7 +189,7 @@ class Model(GroundingModel):
         return x
 
     def _decode(self, memory, positions, mask, index, train: bool) -> jax.Array:
-        """The queries after each layer [B,I,Q,F], under one layer norm; they start at zero."""
+        """The slots after each layer [B,I,M,F], under one layer norm; they start at zero."""
         queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.features))
         shape = (memory.shape[0], *queries.shape)
         places = jnp.broadcast_to(queries[None], shape)
@@ -201,13 +220,13 @@ class Model(GroundingModel):
     # Targets and losses.
 
     def _windows(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """The annotated moments [B,M,2] in seconds and their mask [B,M]."""
+        """The annotated moments [B,A,2] in seconds and their mask [B,A]."""
         if self.all_windows:
             return batch.windows, batch.window_mask
         return batch.span[:, None], jnp.ones((batch.size, 1), bool)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """L1, generalised IoU and class of the matched moments, and the order of pairs of clips."""
+        """'span', 'giou' and 'label' of matched moments, and 'saliency' of pairs of clips (`SetCriterion`)."""
         del epoch
         windows, mask = self._windows(batch)
         relevant = relevant_clips(windows, mask, batch.duration, batch.video_mask)
@@ -215,19 +234,19 @@ class Model(GroundingModel):
             mask & batch.example_mask[:, None], outputs.window_draws, self.max_windows
         )
         windows = jnp.take_along_axis(windows, chosen[..., None], axis=1)
-        truth = centre_width(windows / batch.duration[:, None, None])[:, None]  # [B,1,M,2]
+        truth = centre_width(windows / batch.duration[:, None, None])[:, None]  # [B,1,A,2]
 
         cost = jax.lax.stop_gradient(self._cost(outputs, truth))
         of_layers = jax.vmap(match, (0, None))
-        query, found = jax.vmap(of_layers)(cost, mask)  # [B,I,M]
+        query, found = jax.vmap(of_layers)(cost, mask)  # [B,I,A]
         spans = jnp.take_along_axis(outputs.spans, query[..., None], axis=2)
-        distance = jnp.abs(spans - truth)
+        distance = jnp.abs(spans - truth)  # `loss_spans`
         missed = 1.0 - generalized_iou(bounds(spans), bounds(truth))
 
-        of_query = query[..., None] == jnp.arange(self.num_queries)[None, None, None]  # [B,I,M,Q]
+        of_query = query[..., None] == jnp.arange(self.num_queries)[None, None, None]  # [B,I,A,M]
         is_moment = (of_query & found[..., None]).any(2)
         logit = jnp.where(is_moment, outputs.logits[..., MOMENT], outputs.logits[..., 1 - MOMENT])
-        errors = jax.nn.logsumexp(outputs.logits, axis=-1) - logit
+        errors = jax.nn.logsumexp(outputs.logits, axis=-1) - logit  # `loss_labels`
         errors = jnp.where(is_moment, 1.0, self.none_weight) * errors
         counted = jnp.broadcast_to(batch.example_mask[:, None, None], errors.shape)
         # The losses of the layers are added up; as many moments are matched in each.
@@ -242,7 +261,7 @@ class Model(GroundingModel):
         }
 
     def _cost(self, outputs: Outputs, truth: jax.Array) -> jax.Array:
-        """[B,I,Q,M] of answering the annotated moment m with the predicted moment q."""
+        """[B,I,M,A] of answering the annotated moment a with the predicted moment m (`HungarianMatcher`)."""
         spans, truth = outputs.spans[:, :, :, None], truth[:, :, None]
         distance = jnp.abs(spans - truth).sum(-1)
         overlap = generalized_iou(bounds(spans), bounds(truth))
@@ -254,7 +273,7 @@ class Model(GroundingModel):
         )
 
     def _saliency_loss(self, outputs: Outputs, batch: Batch, relevant: jax.Array) -> Mean:
-        """Hinge loss of two pairs of clips, added up."""
+        """Hinge loss of two pairs of clips, added up (`loss_saliency`)."""
         if self.annotated_saliency:
             relevant = relevant | ((batch.saliency > 0) & batch.video_mask)
             pairs = annotated_pairs(relevant, batch.saliency, batch.video_mask, outputs.clip_draws)
@@ -269,7 +288,10 @@ class Model(GroundingModel):
     # Inference.
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The Q moments of the last layer; the score is the probability of being a moment."""
+        """The M moments of the last layer; the score is the probability of being a moment.
+
+        Source: `compute_mr_results` and `PostProcessorDETR` of the official code.
+        """
         scores = jax.nn.softmax(outputs.logits[:, -1], axis=-1)[..., MOMENT]
         duration = batch.duration[:, None, None]
         spans = bounds(outputs.spans[:, -1]) * duration
@@ -292,7 +314,7 @@ class Model(GroundingModel):
         return {"clips": jnp.where(mask, share, jnp.nan)}
 
 
-# Spans as centre and width, or as start and end.
+# Spans as centre and width, or as start and end (official `span_utils.py`).
 
 
 def bounds(spans: jax.Array) -> jax.Array:
@@ -330,20 +352,20 @@ def clip_bounds(mask: jax.Array) -> jax.Array:
 
 
 def choose_windows(mask: jax.Array, draws: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """Positions [B,N] and mask [B,N] of at most N = min(most, M) real windows of mask [B,M], by draws [B,M]."""
+    """Positions and mask [B,A'] of at most A' = min(most, A) real windows of mask [B,A], by draws [B,A]."""
     chosen = jax.lax.top_k(jnp.where(mask, draws, -1.0), min(most, mask.shape[1]))[1]
     return chosen, jnp.take_along_axis(mask, chosen, axis=1)
 
 
 def match(cost: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The assignment of least cost: the query [M] of each annotated moment, and which moments have one.
+    """The assignment of least cost: the slot [A] of each annotated moment, and which moments have one.
 
     Args:
-      cost: [Q,M] of answering moment m with query q; no gradient goes through.
-      mask: [M] bool, the real moments. As many as there are queries are matched.
+      cost: [M,A] of answering annotated moment a with slot m; no gradient goes through.
+      mask: [A] bool, the real annotated moments. As many as there are slots are matched.
     """
     # Columns of padding cost more than any real one, so none is preferred to a real one, and the same whatever
-    # the query, so they do not sway the others.
+    # the slot, so they do not sway the others.
     cost = jnp.where(mask[None, :], cost, cost.max() + 1.0)
     rows, columns = optax.assignment.hungarian_algorithm(cost)
     query = jnp.zeros(mask.shape, jnp.int32).at[columns].set(rows.astype(jnp.int32))
@@ -356,7 +378,7 @@ def match(cost: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 def relevant_clips(
     windows: jax.Array, window_mask: jax.Array, duration: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """[B,T] bool: clips whose middle is in one of the windows [B,M,2], or that hold the middle of one.
+    """[B,T] bool: clips whose middle is in one of the windows [B,A,2], or that hold the middle of one.
 
     The second matters for windows so short that no clip has its middle there.
     """
@@ -373,7 +395,9 @@ def relevant_clips(
 def annotated_pairs(
     relevant: jax.Array, scores: jax.Array, mask: jax.Array, draws: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pairs of clips by annotators' scores: the more and the less salient one [B,2], and which pairs exist.
+    """Pairs of clips by annotators' scores (`get_saliency_labels`): the more and the less salient one [B,2].
+
+    Returns their positions and which pairs exist.
 
     The first pair is hard: the best and the worst relevant clip. The second is easy: a random relevant one and
     a random other one; it is the first again where all clips are relevant. All arguments are [B,T].
@@ -390,13 +414,16 @@ def annotated_pairs(
 def random_pairs(
     relevant: jax.Array, mask: jax.Array, draws: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Two random pairs of a relevant and another clip, as `annotated_pairs`; both are one where it is alone."""
+    """Two random pairs of a relevant and another clip, as `annotated_pairs`; both are one where it is alone.
+
+    Source: `get_saliency_labels_sub_as_query` of the official code.
+    """
     (high, some), (low, others) = (_random_clips(x, draws, 2) for x in (relevant, ~relevant & mask))
     return high, low, jnp.broadcast_to((some & others)[:, None], high.shape)
 
 
 def _random_clips(candidates: jax.Array, draws: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Positions [B,count] of different candidates [B,T], the first again where they are fewer; is there one."""
+    """Positions [B,count] of different candidates [B,T], the first again where they are fewer; whether any."""
     values, clips = jax.lax.top_k(jnp.where(candidates, draws, -1.0), count)
     return jnp.where(values >= 0, clips, clips[:, :1]), candidates.any(-1)
 

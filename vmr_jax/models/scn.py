@@ -1,32 +1,30 @@
 """SCN: the right moment is the one from which the hidden words of the sentence can be completed.
 
-Lin, Zhao, Zhang, Wang, Liu: Weakly-Supervised Video Moment Retrieval via Semantic Completion Network, AAAI
-2020. Supervision is weak: the loss reads which sentence belongs to which video, never `batch.span`. What the
-paper leaves open is as in its official code (ikuinen/semantic_completion_network), whose checkpoints
-`vmr_jax.torch_import` reads.
+Supervision is weak: the loss reads which sentence belongs to which video, never `batch.span`.
 
-  tensor         shape        what it is
-  batch.video    [B,T,D]      clip features, not normalised; officially every video is averaged to 200 rows
-  clips          [B,T,F]      linear; without positions
-  words          [B,L+1,F]    start vector and word vectors, linear; then sinusoidal positions
-  scores         [B,T*P]      sigmoid of a linear layer: the proposals of widths w_1..w_P that end after clip t
-  chosen         [B,K]        proposals of high score and low overlap; early in training some at random
-  frames         [B,K,R,F]    R clips of each
-  word logits    [B,K,L+1,V]  of the next word, given the words before it (a third are hidden) and the frames
-  nll            [B,K]        label-smoothed, mean over the words and the end of the sentence
+Tensors (F = `features`; P = the number of `widths`; M = T P candidate moments, the paper's proposals; Z = the
+number of `rewards`, the candidates that are chosen, the paper's K; R = `rows`; X = `vocab_size`; the names at
+the right are the official code's):
 
-F = 256, P = 8, K = 3, R = 16. Two stacks of layers, one for clips and one for words, serve both branches: the
-output of one is the memory of the other. Every self-attention is causal, that over clips too: a score sees
-the clips up to the proposal's end.
+    batch.video  [B,T,D]      clip features, not normalised; officially averaged to 200 rows
+    clips        [B,T,F]      a linear layer; without positions                        `frame_fc`
+    words        [B,L+1,F]    start vector and word vectors, a linear layer; then
+                              sinusoidal positions                                     `word_fc`
+    scores       [B,M]        sigmoid of a linear layer: the candidates of P widths that
+                              end after clip t                                         `fc_props`
+    chosen       [B,Z]        candidates of high score and low overlap; early in
+                              training some at random                                  `_select_proposals`
+    frames       [B,Z,R,F]    R clips of each                                    `_generate_proposals_feat`
+    word_logits  [B,Z,L+1,X]  of the next word, given the words before it (a third are
+                              hidden) and the frames                                   `fc_comp`
+    nll          [B,Z]        label-smoothed, mean over the words and the end          `cal_nll_loss`
 
-The loss: the nll of all K; and a ranking, the rewards 0, 0.5, 1 from the highest to the lowest nll times the
-logarithm of the softmax over the K scores.
+Two stacks of layers, one for clips and one for words, serve both branches: the output of one is the memory of
+the other. Every self-attention is causal, that over clips too: a score sees the clips up to the candidate's
+end.
 
-What differs from the official code, where a sentence's loss depends on the longest one of its batch: the end
-of the sentence is predicted for every sentence (there: for all but the longest; see `predict_end`). The share
-of random picks falls at every update (there: once an epoch). The official metrics add one second to the
-intersection and to the union; ours do not. Not in the paper: with `candidates` > 1 the completion of the
-sentence, not the score, ranks the moments, as in later work on the same network (CPL, Zheng et al., CVPR 2022).
+The loss: the nll of all Z; and a ranking, the rewards 0, 0.5, 1 from the highest to the lowest nll times the
+logarithm of the softmax over the Z scores.
 """
 
 from typing import ClassVar
@@ -41,47 +39,72 @@ from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import torch_dense, torch_linear
 from vmr_jax.layers.transformer import Attention
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
 from vmr_jax.types import Batch, Mean, Moments
 
+CARD = Card(
+    title="Weakly-Supervised Video Moment Retrieval via Semantic Completion Network",
+    authors=("Lin", "Zhao", "Zhang", "Wang", "Liu"),
+    venue="AAAI",
+    year=2020,
+    family="reconstruction",
+    kind="completion of hidden words",
+    supervision="weak",
+    features="C3D; GloVe",
+    official_code="ikuinen/semantic_completion_network@a375889d711c (PyTorch)",
+    ours=(
+        "The end of the sentence is predicted for every sentence; in the official code, where a sentence's "
+        "loss depends on the longest one of its batch, it is for all but the longest (see `predict_end`).",
+        "The share of random picks falls at every update, not once an epoch.",
+        "The official metrics add one second to the intersection and to the union; ours do not.",
+        "With `candidates` > 1 the completion of the sentence, not the score, ranks the moments, as in later "
+        "work on the same network (CPL, Zheng et al., CVPR 2022); this is not in the paper.",
+    ),
+    verified=(
+        "Scores, choices, word logits and losses equal those of a PyTorch reference.",
+        "Checkpoints of the official code are imported.",
+        "Gradients do not change when the annotated moments are NaN.",
+    ),
+)
 UNKNOWN = 1  # id of a word that the training split lacks
-END = 0  # what follows the last word: the id of padding
+END = 0  # id that follows the last word: that of padding
 
 
 @struct.dataclass
 class Outputs:
-    """Scores of all proposals, and completions from the chosen ones; None where none is completed."""
+    """Scores of all candidates, and completions from the chosen ones; None where none is completed."""
 
-    scores: jax.Array  # [B,T*P] float32 in (0, 1), 0 at no proposal
-    chosen: jax.Array | None  # [B,K] int32, positions along T*P
-    word_logits: jax.Array | None  # [B,K,L+1,V] float32, position j predicts word j
+    scores: jax.Array  # [B,M] float32 in (0, 1), 0 where there is no candidate
+    chosen: jax.Array | None  # [B,Z] int32, positions along M
+    word_logits: jax.Array | None  # [B,Z,L+1,X] float32, position l predicts word l
 
 
 class Model(GroundingModel):
-    """SCN. The defaults are those of ActivityNet Captions.
+    """SCN. The defaults are those of ActivityNet Captions (the official code's only config).
 
     Attributes:
       features: F, width of every layer.
       hidden: width inside the feed-forward networks.
-      heads: of every attention.
-      layers: of each of the two stacks.
-      widths: widths of the proposals as shares of the video.
-      rewards: of the K chosen proposals, from the highest to the lowest completion loss.
-      max_iou: a further pick has a lower IoU than this with the last one.
-      random_start: share of random picks at the first update.
-      random_updates: updates in which that share falls to 1/e.
-      rows: R, clips of a proposal that are read.
-      hide_one_in: one word in so many is hidden, rounded down.
+      heads: number of attention heads.
+      layers: number of layers of each of the two stacks.
+      widths: widths of the P candidates that end after a clip, as shares of the video (`_generate_props`).
+      rewards: rewards of the Z chosen candidates, from the highest to the lowest completion loss.
+      max_iou: IoU with the last pick from which on a candidate is no further pick (tau of `_train_one_epoch`).
+      random_start: share of random picks at the first update (`_train_one_epoch`, as the next).
+      random_updates: number of updates in which that share falls to 1/e.
+      rows: R, number of clips that are read of a candidate.
+      hide_one_in: number of words of which one is hidden, rounded down.
       content_weight: logit of hiding a noun, verb, adjective or adverb; that of another word is 1.
       smoothing: share of the target that is spread over all words.
       predict_end: whether the end of the sentence is predicted, too.
-      rank_weight: of the ranking loss.
-      dropout: of the inputs and of what every sub-layer adds.
-      candidates: proposals that `predict` ranks by the completion of the sentence, without hidden words, chosen
-        as in training without chance. 1: the paper's, all proposals by their score.
-      vocab_size: V, words of the training split, padding and unknown included.
-      keep: proposals that `predict` ranks, 0 for all.
-      dtype: of the layers; parameters, scores, logits and loss are float32.
+      rank_weight: weight of the ranking loss.
+      dropout: dropout rate of the inputs and of the output of every sub-layer.
+      candidates: number of candidates that `predict` ranks by the completion of the sentence, without hidden
+        words, chosen as in training without chance. 1: the paper's way, all candidates by their score.
+      vocab_size: X, number of words of the training split, padding and unknown included.
+      keep: number of candidates that `predict` ranks, 0 for all.
+      dtype: number format of the layers; parameters, scores, logits and loss are float32.
     """
 
     features: int = 256
@@ -113,7 +136,7 @@ class Model(GroundingModel):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Scores every proposal; completes the sentence from K of them, or from `candidates` in evaluation."""
+        """Scores every candidate; completes the sentence from Z of them, or from `candidates` in evaluation."""
         batch.check()
         updates = self.variable("counters", "updates", lambda: jnp.int32(0))
         index, clip_mask = batch.example_index, batch.video_mask
@@ -149,7 +172,7 @@ class Model(GroundingModel):
         )
 
     def _complete(self, clip_stack, word_stack, frames, words, word_mask, index, train) -> jax.Array:
-        """Word logits [B,K,L+1,V] of words [B,L+1,F] from frames [B,K,R,F]; a proposal is a row of its own."""
+        """Word logits [B,Z,L+1,X] of words [B,L+1,F] from frames [B,Z,R,F]; a candidate is a row of its own."""
         size, picks = frames.shape[:2]
         frames = frames.reshape(size * picks, *frames.shape[2:])
         words, word_mask = (jnp.repeat(x, picks, axis=0) for x in (words, word_mask))
@@ -173,7 +196,7 @@ class Model(GroundingModel):
         return jnp.concatenate([start, vectors], axis=1).astype(self.dtype)
 
     def _picks(self, updates: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,K] in [0, 1): which of the sorted proposals each pick takes; 0, the best, but for random picks."""
+        """[B,Z] in [0, 1): the place in the order of scores of each pick; 0, the best, but for random picks."""
         if not train:
             return jnp.zeros((*example_index.shape, self.candidates))
         shape = (len(self.rewards),)
@@ -196,7 +219,7 @@ class Model(GroundingModel):
         return jax.vmap(lambda index: draw(jax.random.fold_in(key, index), shape))(example_index)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Completion of all chosen proposals, and their ranking by it."""
+        """'completion' of all chosen candidates, and their ranking by it, 'rank' (`weakly_supervised_loss`)."""
         del epoch
         nll = completion_loss(
             outputs.word_logits, batch.query, batch.query_mask, self.smoothing, self.predict_end
@@ -210,14 +233,14 @@ class Model(GroundingModel):
         }
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """All proposals by their score, or the candidates by exp(-nll) of the sentence."""
+        """All candidates by their score, or some by exp(-nll) of the sentence."""
         spans, scores, ranked = self._ranked(outputs, batch)
         seconds = (batch.duration / jnp.maximum(batch.video_mask.sum(-1), 1))[:, None, None]  # of a clip
         count = ranked.shape[1]
         return rank(spans * seconds, scores, ranked, min(self.keep or count, count))
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """What the proposals are ranked by: 'map' [B,T,T]."""
+        """The number that the candidates are ranked by: 'map' [B,T,T]."""
         spans, scores, ranked = self._ranked(outputs, batch)
         size, length = batch.video_mask.shape
         rows = jnp.arange(size)[:, None]
@@ -226,7 +249,7 @@ class Model(GroundingModel):
         return {"map": pictures.at[rows, starts, spans[..., 1] - 1].set(scores, mode="drop")}
 
     def _ranked(self, outputs: Outputs, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Clips [B,N,2] of all proposals, what they are ranked by [B,N], and which are ranked [B,N]."""
+        """Clips [B,M,2] of all candidates, the scores they are ranked by [B,M], and which are ranked [B,M]."""
         spans, real = proposals(batch.video_mask, self.widths)
         if outputs.chosen is None:
             return spans, outputs.scores, real
@@ -244,7 +267,16 @@ class Model(GroundingModel):
 class Stack(nn.Module):
     """Causal transformer layers that normalise after every sum, with or without attention to a memory.
 
-    The same weights serve both; without a memory the sub-layer that would read it is left out.
+    The same weights serve both; without a memory the sub-layer that would read it is left out. Source:
+    `TransformerDecoder` of the official code.
+
+    Attributes:
+      features: F, width of every layer.
+      hidden: width inside the feed-forward networks.
+      heads: number of attention heads.
+      layers: number of layers.
+      dropout: dropout rate of the output of every sub-layer.
+      dtype: number format of the layers.
     """
 
     features: int
@@ -264,7 +296,7 @@ class Stack(nn.Module):
         memory: jax.Array | None = None,
         memory_mask: jax.Array | None = None,
     ) -> jax.Array:
-        """[B,T,F], mask [B,T], memory [B,S,F] and its mask -> [B,T,F]; meaningless at padding."""
+        """[B,T,F], mask [B,T], memory [B,T',F] and its mask -> [B,T,F]; meaningless at padding."""
 
         def add(x, y, name):
             y = Dropout(self.dropout, name=f"{name}_dropout")(y, example_index, train)
@@ -301,11 +333,11 @@ def starts_of(words: jax.Array, start: bool = True) -> jax.Array:
     return jnp.pad(words, ((0, 0), (1, 0)), constant_values=start)
 
 
-# Proposals.
+# Proposal generation.
 
 
 def proposals(clip_mask: jax.Array, widths: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
-    """First and end clip (exclusive) [B,T*P,2] of all proposals, and which [B,T*P] lie in the video.
+    """First and end clip (exclusive) [B,M,2] of all candidates, and which [B,M] lie in the video.
 
     Those that end after the same clip are neighbours. A width is rounded down to clips, to one at least.
     """
@@ -320,17 +352,17 @@ def proposals(clip_mask: jax.Array, widths: tuple[float, ...]) -> tuple[jax.Arra
 
 
 def select(scores: jax.Array, spans: jax.Array, real: jax.Array, picks: jax.Array, max_iou: float) -> jax.Array:
-    """Positions [B,K] of the chosen among N proposals (section "Proposal generation").
+    """Positions [B,Z] of the chosen among M candidates (`_select_proposals`).
 
-    The proposals are sorted by score. Before every pick but the first, those go that overlap the last one by
+    The candidates are sorted by score. Before every pick but the first, those go that overlap the last one by
     `max_iou` or more, if more than two remain; what has gone stays away.
 
     Args:
-      scores: [B,N].
-      spans: [B,N,2] clips.
-      real: [B,N] bool.
-      picks: [B,K] in [0, 1): the place of each pick among what is left, 0 is the best.
-      max_iou: of (intersection + 1) / (hull + 1), in clips.
+      scores: [B,M].
+      spans: [B,M,2] clips.
+      real: [B,M] bool.
+      picks: [B,Z] in [0, 1): the place of each pick among what is left, 0 is the best.
+      max_iou: bound of (intersection + 1) / (hull + 1), in clips.
     """
     order = jnp.argsort(-jnp.where(real, scores, -jnp.inf), axis=1)
     left = jnp.take_along_axis(real, order, axis=1)
@@ -349,18 +381,21 @@ def select(scores: jax.Array, spans: jax.Array, real: jax.Array, picks: jax.Arra
 
 
 def clip_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(intersection + 1) / (hull + 1) of clip spans [...,2], 0 where they are apart by a clip or more."""
+    """(intersection + 1) / (hull + 1) of clip spans [...,2], 0 where they are apart by a clip or more.
+
+    Source: `calculate_IoU_batch` of the official code.
+    """
     start, end = jnp.maximum(a[..., 0], b[..., 0]), jnp.minimum(a[..., 1], b[..., 1])
     hull = jnp.maximum(a[..., 1], b[..., 1]) - jnp.minimum(a[..., 0], b[..., 0])
     return jnp.maximum(end - start + 1, 0) / (hull + 1)
 
 
 def sample(clips: jax.Array, spans: jax.Array, rows: int) -> jax.Array:
-    """R evenly spaced clips of each proposal, first and last included: [B,T,F], [B,K,2] -> [B,K,R,F]."""
+    """R evenly spaced clips of each candidate, first and last included: [B,T,F], [B,Z,2] -> [B,Z,R,F]."""
     longest = clips.shape[1]
-    # As numpy rounds them; a proposal has at least one clip.
+    # As numpy rounds them; a candidate has at least one clip.
     table = np.stack([np.linspace(0, max(n - 1, 0), rows).astype(np.int32) for n in range(longest + 1)])
-    places = spans[..., :1] + jnp.asarray(table)[spans[..., 1] - spans[..., 0]]  # [B,K,R]
+    places = spans[..., :1] + jnp.asarray(table)[spans[..., 1] - spans[..., 0]]  # [B,Z,R]
     flat = places.reshape(places.shape[0], -1, 1)
     return jnp.take_along_axis(clips, flat, axis=1).reshape(*places.shape, clips.shape[-1])
 
@@ -371,7 +406,8 @@ def sample(clips: jax.Array, spans: jax.Array, rows: int) -> jax.Array:
 def hide(keys: jax.Array, word_mask: jax.Array, one_in: int) -> jax.Array:
     """The words [B,L] bool with the highest keys [B,L]: one in `one_in` of each sentence, rounded down.
 
-    With keys = logit + Gumbel noise they are a draw without replacement from the softmax of the logits.
+    Source: `_mask_words` of the official code. With keys = logit + Gumbel noise they are a draw without
+    replacement from the softmax of the logits.
     """
     keys = jnp.where(word_mask, keys, -jnp.inf)
     place = jnp.argsort(jnp.argsort(-keys, axis=1), axis=1)
@@ -381,9 +417,9 @@ def hide(keys: jax.Array, word_mask: jax.Array, one_in: int) -> jax.Array:
 def completion_loss(
     logits: jax.Array, query: jax.Array, word_mask: jax.Array, smoothing: float, predict_end: bool
 ) -> jax.Array:
-    """Label-smoothed cross-entropy [B,K] of logits [B,K,L+1,V] with words [B,L], averaged over a sentence.
+    """Label-smoothed cross-entropy [B,Z] of logits [B,Z,L+1,X] with words [B,L], averaged over a sentence.
 
-    Position j predicts word j, and the position after the last word the end. A word beyond V is unknown.
+    Position l predicts word l, and the position after the last word the end. A word beyond X is unknown.
     """
     targets = jnp.pad(jnp.where(word_mask, query, END), ((0, 0), (0, 1)), constant_values=END)
     targets = jnp.where(targets < logits.shape[-1], targets, UNKNOWN)
@@ -396,6 +432,6 @@ def completion_loss(
 
 
 def rewards_of(nll: jax.Array, rewards: tuple[float, ...]) -> jax.Array:
-    """[B,K]: the first of the rewards for the highest loss [B,K], the last for the lowest."""
+    """[B,Z]: the first of the rewards for the highest loss [B,Z], the last for the lowest."""
     place = jnp.argsort(jnp.argsort(-nll, axis=1), axis=1)
     return jnp.asarray(rewards, jnp.float32)[place]

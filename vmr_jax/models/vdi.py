@@ -60,13 +60,13 @@ CARD = Card(
         "The deleted 'linear layer in the pooling module' takes its ReLU with it.",
         "The plug-ins have one layer, 8 heads, 2048 hidden units, dropout 0.1 and DETR's sinusoidal positions "
         "on the frames; every FC of the paper is a linear layer of its own, as wide as a sentence.",
-        "context='video', the ablation without a text query, probes the frames with a learned vector.",
+        "The ablation without a text query, context='video', probes the frames with a learned vector.",
         "The LSTM of the ablation has one layer as wide as a sentence, and its states are averaged as those of "
         "the transformer.",
         "A masked patch has heat 0; all pairs of a batch count in L_sd, (i, i) and pairs of one video "
         "included.",
-        "lambda_iou is 1; lambda_cl, temperature, margin and the other constants of contrast, map, joint "
-        "spaces and score are MMN's for Charades-STA, and the weight of the contrast does not fade.",
+        "The weight lambda_iou is 1; lambda_cl, temperature, margin and the other constants of contrast, map, "
+        "joint spaces and score are MMN's for Charades-STA, and the weight of the contrast does not fade.",
         "Eq. 10 multiplies the cosines themselves; MMN's product of probabilities, which is used here, orders "
         "better where one cosine is negative.",
         "With text='glove', word vectors, a bidirectional LSTM and the mean of its states take the place of "
@@ -271,7 +271,7 @@ class VisualContext(nn.Module):
       heads: number of attention heads.
       hidden: width inside the feed-forward network.
       dropout: dropout rate of the decoder layer.
-      dtype: dtype of the layers; the distance is float32.
+      dtype: number format of the layers; the distance is float32.
     """
 
     features: int
@@ -309,7 +309,7 @@ class SpatialDynamics(nn.Module):
       heads: number of attention heads of the transformer.
       hidden: width inside its feed-forward network.
       dropout: dropout rate of the transformer.
-      dtype: dtype of the layers; the result is float32.
+      dtype: number format of the layers; the result is float32.
     """
 
     sequence: str

@@ -1,23 +1,18 @@
 """VSLNet: the moment as the answer span of a reading-comprehension model.
 
-Zhang, Sun, Jing, Zhou: Span-based Localizing Network for Natural Language Video Localization, ACL 2020. What
-the paper leaves open is as in the PyTorch port of its official code (26hzhang/VSLNet), whose checkpoints
-`vmr_jax.torch_import` reads.
+Tensors (F = `features`; symbols of the paper and names of the official PyTorch port at the right):
 
-  tensor          shape     what it is
-  batch.video     [B,T,D]   clip features, not normalised; at most 128 rows, shorter videos are padded
-  words           [B,L,F]   word vectors (one learned vector for unknown words), characters, linear
-  video, query    [B,*,F]   the shared feature encoder: convolutions and self-attention   section 3.2
-  fused           [B,T,F]   context-query attention, then the pooled query at every clip  section 3.3, V^q
-  highlight       [B,T]     logit of being in the extended moment                         section 3.4, S_h
-  start, end      [B,T]     logits of the first and of the last clip                      section 3.3
+    batch.video        [B,T,D]  clip features, not normalised; at most 128 rows, shorter videos are padded
+    words              [B,L,F]  word vectors (one learned vector for unknown words),
+                                characters, a linear layer                              `Embedding`
+    video, query       [B,*,F]  the shared encoder: convolutions and self-attention     `FeatureEncoder`
+    similarity         [B,T,L]  of clips and words                                      S, `trilinear_attention`
+    fused              [B,T,F]  context-query attention, then the pooled query at
+                                every clip                                              V^q, `CQConcatenate`
+    highlight          [B,T]    logit of being in the extended moment                   S_h, `HighLightLayer`
+    start, end         [B,T]    logits of the first and of the last clip                `ConditionedPredictor`
 
-F = 128. VSLBase is `highlight=False`.
-
-What differs from the official code, so that padding does not matter: convolutions see zeros at padded clips and
-words (there: biases and positions), and windows of characters that go beyond a word's end do not count. Without
-padding the outputs are equal. The tables of positions and characters start as in the TensorFlow code, which is
-the paper's (Glorot uniform; the PyTorch port has N(0,1), with which positions hide the features for long).
+VSLBase is `highlight=False`. Every default is that of the official code's `main_t7.py` and `VSLNet`.
 """
 
 import chex
@@ -34,11 +29,36 @@ from vmr_jax.layers.recurrent import LSTM
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
 from vmr_jax.types import Batch, Mean, Moments
 
+CARD = Card(
+    title="Span-based Localizing Network for Natural Language Video Localization",
+    authors=("Zhang", "Sun", "Jing", "Zhou"),
+    venue="ACL",
+    year=2020,
+    family="span",
+    kind="question answering, start and end clip",
+    supervision="full",
+    features="I3D; GloVe, characters",
+    official_code="26hzhang/VSLNet@3793c625f2e2 (TensorFlow and PyTorch)",
+    ours=(
+        "Convolutions see zeros at padded clips and words, where the official code has biases and positions, "
+        "so that padding does not matter; without padding the outputs are equal.",
+        "Windows of characters that go beyond a word's end do not count.",
+        "The tables of positions and characters start as in the TensorFlow code, which is the paper's (Glorot "
+        "uniform); the PyTorch port has N(0,1), with which positions hide the features for long.",
+    ),
+    verified=(
+        "786,271 parameters with a table of ten words, as the official code.",
+        "Outputs equal those of a PyTorch reference to 1e-4.",
+        "Checkpoints of the official PyTorch port are imported, with both span predictors.",
+    ),
+)
 PREDICTORS = ("rnn", "transformer")
-_CHAR_KERNELS = ((1, 10), (2, 20), (3, 30), (4, 40))  # characters seen at once, channels
+# Characters seen at once, and channels (official `CharacterEmbedding`).
+_CHAR_KERNELS = ((1, 10), (2, 20), (3, 30), (4, 40))
 _xavier = nn.initializers.xavier_uniform()
 
 
@@ -56,20 +76,20 @@ class Model(GroundingModel):
 
     Attributes:
       features: F, width of every layer.
-      heads: of the self-attention.
-      conv_layers: depthwise-separable convolutions of the feature encoder.
-      conv_kernel: their kernel size.
-      max_positions: clips and words that have a position.
-      predictor: 'rnn' (the paper's) or 'transformer' (the official code's other one).
-      highlight: False is VSLBase.
-      highlight_weight: lambda of the loss.
+      heads: number of attention heads of the self-attention.
+      conv_layers: number of depthwise-separable convolutions of the feature encoder.
+      conv_kernel: kernel size of these convolutions.
+      max_positions: number of clips and words that have a position.
+      predictor: kind of the span predictor, 'rnn' (the paper's) or 'transformer' (the official code's other).
+      highlight: whether there is query-guided highlighting; without it the architecture is VSLBase.
+      highlight_weight: lambda, weight of the highlighting loss.
       extension: share of the moment's clips by which the highlight goes beyond it on each side.
       char_features: width of a character's embedding.
-      num_chars: characters, padding and unknown included.
-      dropout: everywhere.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them (the paper's).
-      keep: moments that `predict` ranks.
-      dtype: of the layers; parameters, logits and loss are float32.
+      num_chars: number of characters, padding and unknown included.
+      dropout: dropout rate of all layers.
+      vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
+      keep: number of moments that `predict` ranks.
+      dtype: number format of the layers; parameters, logits and loss are float32.
     """
 
     features: int = 128
@@ -154,7 +174,7 @@ class Model(GroundingModel):
         )
 
     def _conditioned_spans(self, fused, mask, index, train):
-        """Hidden states [B,T,F] of the start, and of the end given the start."""
+        """Hidden states [B,T,F] of start and end given the start (official `ConditionedPredictor`)."""
         if self.predictor == "rnn":
             start = LSTM(self.features, dtype=self.dtype, name="start_lstm")(fused, mask)
             return start, LSTM(self.features, dtype=self.dtype, name="end_lstm")(start, mask)
@@ -174,7 +194,7 @@ class Model(GroundingModel):
         return jnp.where(mask, x[..., 0], MASKED)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Cross-entropy of start and end clip, and of the highlight, twice as heavy inside."""
+        """'start', 'end': cross-entropy of both clips; 'highlight': cross-entropy, twice as heavy inside."""
         del epoch
         first, last = span_labels(batch.span, batch.duration, batch.video_mask)
         terms = {
@@ -184,14 +204,14 @@ class Model(GroundingModel):
         if outputs.highlight is None:
             return terms
         inside = highlight_labels(first, last, batch.video_mask, self.extension)
-        weight = jnp.where(inside, 2.0, 1.0)
+        weight = jnp.where(inside, 2.0, 1.0)  # official `HighLightLayer.compute_loss`
         errors = weight * binary_cross_entropy(outputs.highlight, inside)
         counted = batch.video_mask & batch.example_mask[:, None]
         terms["highlight"] = Mean.of(errors, counted, self.highlight_weight)
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Moments from a start clip to a later end clip; the score is the product of their probabilities."""
+        """Moments from a start clip to the same or a later end clip, by the product of both probabilities."""
         probability, possible = self._pairs(outputs, batch.video_mask)
         size, length = probability.shape[:2]
         spans = pair_spans(batch.duration, batch.video_mask)
@@ -221,11 +241,20 @@ class Model(GroundingModel):
         return start[:, :, None] * end[:, None, :], possible
 
 
-# Section 3.2: embeddings and the feature encoder.
+# Embeddings and the feature encoder.
 
 
 class QueryEmbedding(nn.Module):
-    """Word vectors and a convolution over characters (Kim, 2014), then a linear layer."""
+    """Word vectors and a convolution over characters (Kim, EMNLP 2014), then a linear layer.
+
+    Attributes:
+      features: F, width of the result.
+      char_features: width of a character's embedding.
+      num_chars: number of characters, padding and unknown included.
+      dropout: dropout rate of word vectors and characters.
+      vocab_size: number of words whose vectors are fine-tuned, 0 to keep them.
+      dtype: number format of the layers.
+    """
 
     features: int
     char_features: int
@@ -272,7 +301,17 @@ class QueryEmbedding(nn.Module):
 
 
 class FeatureEncoder(nn.Module):
-    """Positions, convolutions, one block of self-attention (QANet, Yu et al., 2018); for both modalities."""
+    """Positions, convolutions, one block of self-attention (QANet, Yu et al., ICLR 2018); for both modalities.
+
+    Attributes:
+      features: F, width of every layer.
+      heads: number of attention heads.
+      conv_layers: number of depthwise-separable convolutions.
+      conv_kernel: kernel size of these convolutions.
+      max_positions: number of steps that have a position.
+      dropout: dropout rate of every sub-layer.
+      dtype: number format of the layers.
+    """
 
     features: int
     heads: int
@@ -305,11 +344,17 @@ class FeatureEncoder(nn.Module):
         return x + drop(_linear(self.features, y, self.dtype, "output"))
 
 
-# Section 3.3: context-query attention.
+# Context-query attention.
 
 
 class ContextQueryAttention(nn.Module):
-    """What the query says at each clip and what the video says of it (BiDAF, Seo et al., 2017)."""
+    """The query seen from each clip and the video seen from the query (BiDAF, Seo et al., ICLR 2017).
+
+    Attributes:
+      features: F, width of the result.
+      dropout: dropout rate of clips and words before they are compared.
+      dtype: number format of the layers; similarity and softmax are float32.
+    """
 
     features: int
     dropout: float
@@ -336,7 +381,12 @@ class ContextQueryAttention(nn.Module):
 
 
 class QueryConcat(nn.Module):
-    """The query, pooled by attention, beside every clip."""
+    """The query, pooled by attention, beside every clip (official `WeightedPool` and `CQConcatenate`).
+
+    Attributes:
+      features: F, width of the result.
+      dtype: number format of the layers; the softmax is float32.
+    """
 
     features: int
     dtype: jnp.dtype
@@ -355,7 +405,7 @@ class QueryConcat(nn.Module):
 
 
 def pair_spans(duration: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,T,T,2] seconds of the moments from clip i to clip j, both included."""
+    """[B,T,T,2] seconds of the moments from clip i to clip j, both included (`index_to_time`)."""
     seconds = (duration / jnp.maximum(mask.sum(-1), 1))[:, None]  # of a clip
     starts = jnp.arange(mask.shape[1])[None, :] * seconds
     shape = (*mask.shape, mask.shape[1])
@@ -366,7 +416,7 @@ def pair_spans(duration: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def span_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """First and last clip [B] of the pair with the highest IoU; ties: the first in row-major order."""
+    """First and last clip [B] of the pair of highest IoU (`time_to_index`); of ties the first, row by row."""
     spans = pair_spans(duration, mask)
     real = jnp.triu(jnp.ones(spans.shape[1:3], bool))[None] & mask[:, :, None] & mask[:, None, :]
     overlap = jnp.where(real, iou(spans, span[:, None, None]), -1.0)
@@ -375,7 +425,7 @@ def span_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> tuple[
 
 
 def highlight_labels(first: jax.Array, last: jax.Array, mask: jax.Array, extension: float) -> jax.Array:
-    """[B,T] bool: the clips of the moment, extended on both sides and cut to the video."""
+    """[B,T] bool: clips of the extended moment, cut to the video (official `train_collate_fn`)."""
     extra = jnp.round(extension * (last - first + 1)).astype(jnp.int32)  # halves to even, as Python
     clip = jnp.arange(mask.shape[1])[None, :]
     return (clip >= (first - extra)[:, None]) & (clip <= (last + extra)[:, None]) & mask

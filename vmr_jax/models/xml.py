@@ -1,62 +1,83 @@
 """XML: the video and the moment in it, from one encoding of the sentence and one of each video (ConvSE).
 
-Lei, Yu, Berg, Bansal: TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval, ECCV 2020. What the paper
-leaves open is as in its official code (jayleicn/TVRetrieval), whose checkpoints `vmr_jax.torch_import` reads.
+Tensors (F = `features`; Z = the number of streams of a video, clips and subtitles; U videos of a batch or
+corpus; the names at the right are the official code's):
 
-  tensor               shape      what it is
-  batch.video          [B,T,D]    features of clips of 1.5 s; at most 100, shorter videos are padded
-  batch.subtitles      [B,T,W]    features of what is said in each clip, rows L2-normalised; silence is zero
-  batch.query_vectors  [B,L,W']   token features of RoBERTa (or word vectors), each L2-normalised; at most 30
-  words                [B,L,F]    linear, learned positions, self-attention
-  queries              [B,S,F]    a weighted mean of the words for each of the S = 2 streams: modular attention
-  retrieval            [B,S,T,F]  each stream: linear, learned positions, self-attention
-  localization         [B,S,T,F]  attention of each stream to the other, self-attention
-  fit                  [B,C]      r: the highest cosine of query and clip in `retrieval`, mean of the streams
-  similarity           [B,T]      dot product of a linear layer of the query with `localization`, mean likewise
-  start, end           [B,T]      logits: a convolution over the similarity each                     (ConvSE)
+    batch.video          [B,T,D]    features of clips of 1.5 s; at most 100, shorter videos are padded
+    batch.subtitles      [B,T,W]    features of the words said in each clip, rows L2-normalised; silence is zero
+    batch.query_vectors  [B,L,W]    token features of RoBERTa (or word vectors), each L2-normalised; at most 30
+    words                [B,L,F]    linear layer, positions, self-attention    `encode_query`
+    queries              [B,Z,F]    mean of the words for each stream, by
+                                    modular attention                          `get_modularized_queries`
+    retrieval            [B,Z,T,F]  each stream: as the words                  `cross_encode_context`
+    localization         [B,Z,T,F]  attention of each stream to the other,
+                                    self-attention                             `cross_context_encoder`
+    r                    [B,U]      highest cosine of query and clip in
+                                    `retrieval`, mean of the streams           `get_video_level_scores`
+    similarity           [B,T]      dot product of a linear layer of the
+                                    query with `localization`, mean likewise   `get_merged_st_ed_prob`
+    start, end           [B,T]      logits: a convolution over the similarity  ConvSE
 
-F = 256. Query and video meet only in the last three rows, so videos are encoded once. A moment of the corpus
-has the score exp(20 r) p(start) p(end), here its logarithm. With one stream, or with `cross_attention=False`, a
-third self-attention takes the place of the attention to the other stream.
+Query and video meet only in the last three rows, so videos are encoded once. A moment of the corpus has the
+score exp(20 r) p(start) p(end), here its logarithm. With one stream, or with `cross_attention=False`, a third
+self-attention takes the place of the attention to the other stream.
 
-The stage that finds the video is a dual encoder of clips, [B,T,S F]: the dot product of clip and query is the
+The stage that finds the video is a dual encoder of clips, [B,T,Z F]: the dot product of clip and query is the
 mean of their cosines over the streams. With one stream the highest of a video is its r. With two it is at most
 r, which takes the best clip of each stream.
-
-Where the official code is not followed:
-
-- ConvSE reads the similarity of padded clips as zero, so that padding does not matter; in the official code the
-  logits of the last two clips depend on it (`official_padding=True`). Without padding the outputs are equal.
-- A video with more clips than T is averaged to T longer ones; the official code drops the rest.
-- Predicted times are cut to the video.
-- Not here: the start and end of clips as features ('tef'), two unmerged predictors, recurrent and convolutional
-  encoders, pooling without modular attention.
 """
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.attention import MASKED, MultiHeadAttention, masked_softmax
 from vmr_jax.layers.corpus import (
-    ConvSE,
-    CrossAttention,
     InputProjection,
     LearnedPositions,
-    ModularPool,
     SelfAttention,
+    bert_init,
+    bert_norm,
     ranked_negative,
     video_scores,
 )
+from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
+from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
 from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Batch, Mean, Moments
 
+CARD = Card(
+    title="TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval",
+    authors=("Lei", "Yu", "Berg", "Bansal"),
+    venue="ECCV",
+    year=2020,
+    family="corpus",
+    kind="start and end clip (dual encoder of clips)",
+    supervision="full",
+    features="ResNet, I3D; RoBERTa subtitles and queries",
+    official_code="jayleicn/TVRetrieval@d99a9ea7e724 (PyTorch)",
+    ours=(
+        "ConvSE reads the similarity of padded clips as zero, so that padding does not matter; in the official "
+        "code the logits of the last two clips depend on it (official_padding=True). Without padding the "
+        "outputs are equal.",
+        "A video with more clips than T is averaged to T longer ones; the official code drops the rest.",
+        "Predicted times are cut to the video.",
+        "Left out are the start and end of clips as features ('tef'), two unmerged predictors, recurrent and "
+        "convolutional encoders, and pooling without modular attention.",
+    ),
+    verified=(
+        "Outputs equal those of a PyTorch reference to 5e-5.",
+        "Checkpoints of the official code are imported, with one stream or both.",
+        "On `storyboard` the right video of 150 is among the first ten for 97.96% of the test queries.",
+    ),
+)
 STREAMS = {"both": ("video", "subtitles"), "video": ("video",), "subtitles": ("subtitles",)}
 _GRID = 1e-4  # clips; a moment that ends on the grid must not reach into the next clip by rounding
 
@@ -65,49 +86,49 @@ _GRID = 1e-4  # clips; a moment that ends on the grid must not reach into the ne
 class Encoded:
     """A video, without the query."""
 
-    retrieval: jax.Array  # [B,S,T,F], unit vectors, float32
-    localization: jax.Array  # [B,S,T,F]
+    retrieval: jax.Array  # [B,Z,T,F], unit vectors, float32
+    localization: jax.Array  # [B,Z,T,F]
     mask: jax.Array  # [B,T] bool
 
 
 @struct.dataclass
 class Outputs:
-    """Logits in the query's own video, and what is compared with the other examples of the batch."""
+    """Logits in the query's own video, and the vectors that are compared with other examples of the batch."""
 
     start: jax.Array  # [B,T] float32, `MASKED` at padding
     end: jax.Array  # [B,T]
-    queries: jax.Array  # [B,S,F] float32
-    retrieval: jax.Array  # [B,S,T,F]
+    queries: jax.Array  # [B,Z,F] float32
+    retrieval: jax.Array  # [B,Z,T,F]
     draws: jax.Array  # [B,2] uniform in [0,1): which negative video and which negative query
 
 
 class Model(GroundingModel, CorpusRetriever, DualEncoder):
-    """XML. The defaults are the paper's.
+    """XML. The defaults are the paper's; those of losses and decoding are of the official code's options.
 
     Attributes:
       features: F, width of every layer.
-      heads: of every attention.
-      streams: 'both', 'video' or 'subtitles'.
+      heads: number of attention heads.
+      streams: streams of a video that are read, 'both', 'video' or 'subtitles'.
       cross_attention: whether each of both streams attends to the other.
-      conv_kernel: clips that ConvSE sees at once.
-      max_clips: clips that have a position.
-      max_words: words that have one.
-      clip_seconds: length of a clip; 0: of all the same, so that they cover the video.
-      shortest: clips of the shortest moment that is predicted.
-      longest: of the longest; 0: any.
-      late_end: the official code's rule: the end that is learnt is the clip after the moment, and a predicted
-        moment includes its end, which makes it a clip late. False: the last clip of the moment is learnt.
-      margin: of the hinge losses that rank videos and queries.
-      span_weight: of the cross-entropy of start and end.
-      hard_epoch: 0-based, from which on negatives are drawn from the hardest alone.
-      hard_pool: how many these are.
-      video_scale: of r in the score of a moment.
-      official_padding: see the top of this file.
-      dropout: in the attentions.
-      input_dropout: before and after the first linear layers.
-      vocab_size: size of the vocabulary to fine-tune word vectors, 0 to keep them (the paper's).
-      keep: moments that are ranked in a video.
-      dtype: of the layers; parameters, scores, logits and losses are float32.
+      conv_kernel: number of clips that ConvSE sees at once.
+      max_clips: number of clips that have a position.
+      max_words: number of words that have a position.
+      clip_seconds: length of a clip in seconds; 0: equal parts that cover the video.
+      shortest: number of clips of the shortest moment that is predicted.
+      longest: number of clips of the longest moment that is predicted; 0: any.
+      late_end: whether the end that is learnt is the clip after the moment, the official code's rule; predicted
+        moments, which include their end, are then a clip late. Else the moment's last clip is learnt.
+      margin: margin of the hinge losses that rank videos and queries.
+      span_weight: weight of the cross-entropy of start and end.
+      hard_epoch: 0-based epoch from which on negatives are drawn from the hardest alone.
+      hard_pool: number of these hardest negatives.
+      video_scale: factor of r in the score of a moment.
+      official_padding: whether padding matters as in the official code, see the card.
+      dropout: dropout rate of the attentions.
+      input_dropout: dropout rate before and after the first linear layers.
+      vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
+      keep: number of moments that are ranked in a video.
+      dtype: number format of the layers; parameters, scores, logits and losses are float32.
     """
 
     features: int = 256
@@ -184,7 +205,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return Outputs(start, end, queries, videos.retrieval, self._draws(batch.example_index, train))
 
     def _queries(self, batch: Batch, train: bool) -> jax.Array:
-        """[B,S,F] float32."""
+        """[B,Z,F] float32."""
         index, mask = batch.example_index, batch.query_mask
         words = l2_normalize(self.word_vectors(batch)).astype(self.dtype)
         words = self.query_positions(self.query_input(words, index, train), index, train)
@@ -224,11 +245,11 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return {name: rows[name] for name in STREAMS[self.streams]}
 
     def _start_end(self, queries: jax.Array, videos: Encoded) -> tuple[jax.Array, jax.Array]:
-        """Logits [B,T] of queries [B,S,F] in their videos."""
+        """Logits [B,T] of queries [B,Z,F] in their videos (official `get_merged_st_ed_prob`)."""
         linear = jnp.stack(
-            [self.query_linear[name](queries[:, s]) for s, name in enumerate(STREAMS[self.streams])], axis=1
+            [self.query_linear[name](queries[:, z]) for z, name in enumerate(STREAMS[self.streams])], axis=1
         )
-        similarity = jnp.einsum("bsf,bstf->bst", linear, videos.localization.astype(jnp.float32))
+        similarity = jnp.einsum("bzf,bztf->bzt", linear, videos.localization.astype(jnp.float32))
         return self.boundaries(similarity.mean(1), videos.mask)
 
     def _draws(self, index: jax.Array, train: bool) -> jax.Array:
@@ -241,7 +262,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
     # Losses.
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Cross-entropy of start and end; the own video before another, the own query before another."""
+        """Cross-entropy of 'start' and 'end'; the own 'video' and the own 'query' before another, as hinge."""
         start, end = self._labels(batch)
         behind_video, behind_query, ranked = self._behind(outputs, batch, epoch)
         real = batch.example_mask
@@ -257,7 +278,10 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return span_labels(batch.span / seconds[:, None], batch.video_mask.sum(-1), self.late_end)
 
     def _behind(self, outputs: Outputs, batch: Batch, epoch: jax.Array) -> tuple[jax.Array, ...]:
-        """[B] hinge of a negative video, [B] of a negative query, and the mask [B] of rows that have any."""
+        """[B] hinge of a negative video, [B] of a negative query, and the mask [B] of rows that have any.
+
+        Source: official `get_video_level_loss`, over the examples of all devices.
+        """
         own = (outputs.queries, outputs.retrieval, batch.video_mask, batch.example_index, batch.example_mask)
         queries, videos, mask, index, real = gather_examples(own)
         same = (batch.example_index[:, None] == index[None, :]) & real[None, :]
@@ -266,7 +290,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         of_videos = video_scores(outputs.queries, videos, mask)
         of_queries = video_scores(
             queries, outputs.retrieval, batch.video_mask
-        ).T  # [B,N], rows are local videos
+        ).T  # [B,B'], rows are local videos
 
         def hinge(scores, draws):
             positive = jnp.where(same, scores, 0.0).sum(-1)
@@ -282,11 +306,11 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return self._moments(outputs.start, outputs.end, batch.video_mask, batch.duration)
 
     def encode_videos(self, batch: Batch) -> Encoded:
-        """What a video is found by; reads no query field."""
+        """Encodes videos so that they can be found; reads no query field."""
         return self._videos(batch, train=False)
 
     def score_videos(self, batch: Batch, videos: Encoded) -> jax.Array:
-        """[B,C], 20 r; reads no video field."""
+        """[B,U], 20 r; reads no video field."""
         queries = self._queries(batch, train=False)
         return self.video_scale * video_scores(queries, videos.retrieval, videos.mask)
 
@@ -296,11 +320,11 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return self._moments(start, end, video_mask, duration)
 
     def encode_moments(self, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The clips: vectors [B,T,S F], spans [B,T,2] in seconds and mask [B,T]; reads no query field.
+        """The clips: vectors [B,T,Z F], spans [B,T,2] in seconds and mask [B,T]; reads no query field.
 
         Filling rows of the batch have an all-False mask.
         """
-        retrieval = self._videos(batch, train=False).retrieval  # [B,S,T,F]
+        retrieval = self._videos(batch, train=False).retrieval  # [B,Z,T,F]
         vectors = retrieval.transpose(0, 2, 1, 3).reshape(*batch.video_mask.shape, -1)
         clip = jnp.arange(batch.video_mask.shape[1])
         seconds = clip_seconds(batch.duration, batch.video_mask, self.clip_seconds)[:, None, None]
@@ -309,7 +333,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return vectors, jnp.minimum(spans, batch.duration[:, None, None]), real
 
     def encode_query(self, batch: Batch) -> jax.Array:
-        """Vectors [B,S F]; the dot product with a clip is the mean cosine over the streams."""
+        """Vectors [B,Z F]; the dot product with a clip is the mean cosine over the streams."""
         queries = l2_normalize(self._queries(batch, train=False))
         return queries.reshape(len(queries), -1) / queries.shape[1]
 
@@ -323,9 +347,9 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return rank(spans, scores.reshape(flat), possible.reshape(flat), self.keep)
 
     def _pairs(self, start, end, mask):
-        """First and last clips [T,O], their log-probabilities and whether they are moments [B,T,O]."""
+        """First and last clips [T,P], their log-probabilities and whether they are moments [B,T,P]."""
         length = mask.shape[1]
-        more = jnp.arange(self.shortest - 1, self.longest or length)  # clips after the first, O of them
+        more = jnp.arange(self.shortest - 1, self.longest or length)  # clips after the first, P of them
         first = jnp.broadcast_to(jnp.arange(length)[:, None], (length, more.shape[0]))
         last = first + more[None, :]
         reached = jnp.minimum(last, length - 1)
@@ -343,6 +367,93 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         scores = jax.nn.log_softmax(outputs.start)[:, :, None] + jax.nn.log_softmax(outputs.end)[:, None, :]
         best = jnp.where(possible, scores, MASKED).max((1, 2), keepdims=True)
         return {"map": jnp.where(possible, jnp.exp(jnp.minimum(scores - best, 0.0)), jnp.nan)}
+
+
+# Layers.
+
+
+class ModularPool(nn.Module):
+    """Pools the words once for each stream, with learned attention (official `get_modularized_queries`).
+
+    Parameter: logits [F,Z].
+
+    Attributes:
+      streams: Z, number of streams.
+    """
+
+    streams: int
+
+    @nn.compact
+    def __call__(self, words: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B,L,F] and mask [B,L] -> [B,Z,F], float32."""
+        words = words.astype(jnp.float32)
+        logits = nn.Dense(self.streams, use_bias=False, kernel_init=bert_init, name="logits")(words)
+        return jnp.einsum("blz,blf->bzf", masked_softmax(logits, mask[..., None], axis=1), words)
+
+
+class CrossAttention(nn.Module):
+    """Attention of one stream to another of the same clips, without an output layer; sum and layer norm.
+
+    Parameters: attention, cross_norm.
+
+    Attributes:
+      features: F, width of the result, a multiple of `heads`.
+      heads: number of attention heads.
+      dropout: dropout rate of the attention weights.
+      dtype: number format of the computation.
+      padding_sees_all: whether padded clips attend to every clip, padded ones too (the official code of XML);
+        else to the real ones.
+    """
+
+    features: int
+    heads: int
+    dropout: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+    padding_sees_all: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, other: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool
+    ) -> jax.Array:
+        """[B,T,F], the other stream [B,T,F] and the mask [B,T] of both -> [B,T,F]."""
+        chex.assert_equal_shape([x, other])
+        attention = MultiHeadAttention(
+            self.features, self.heads, self.dropout, kernel_init=bert_init, dtype=self.dtype, name="attention"
+        )
+        y = attention(x, other, mask, example_index, train)
+        if self.padding_sees_all:
+            every = attention(x, other, jnp.ones_like(mask), example_index, train)
+            y = jnp.where(mask[..., None], y, every)
+        return bert_norm(x + y, self.dtype, "cross_norm")
+
+
+class ConvSE(nn.Module):
+    """Logits of the first and the last clip: two convolutions over the similarity of query and clips.
+
+    Parameters: start, end (kernels [kernel,1,1], without bias).
+
+    Attributes:
+      kernel: number of clips that a logit sees, odd.
+      mask_similarity: whether the similarity of padded clips is read as 0, like what is beyond the last one.
+        The official code of XML reads it as it is, and so depends on the padding.
+    """
+
+    kernel: int = 5
+    mask_similarity: bool = True
+
+    @nn.compact
+    def __call__(self, similarity: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[B,T] and mask [B,T] -> logits [B,T] of start and end, float32, `MASKED` at padding."""
+        chex.assert_equal_shape([similarity, mask])
+        similarity = similarity.astype(jnp.float32)
+        if self.mask_similarity:
+            similarity = jnp.where(mask, similarity, 0.0)
+
+        def logits(name):
+            conv = nn.Conv(1, (self.kernel,), use_bias=False, kernel_init=torch_default_kernel, name=name)
+            return jnp.where(mask, conv(similarity[..., None])[..., 0], MASKED)
+
+        return logits("start"), logits("end")
 
 
 # The grid of clips.
@@ -363,7 +474,7 @@ def span_labels(span: jax.Array, count: jax.Array, late_end: bool) -> tuple[jax.
     """Clips [B] to learn as start and end, of moments [B,2] in clips and the number of clips [B].
 
     The start is the clip in which the moment starts. The end is the clip in which it ends, or with `late_end`
-    the one after it, as in the official code.
+    the one after it, as in the official code (`get_st_ed_label`).
     """
     last = count - 1
     start = jnp.floor(span[:, 0] + _GRID).astype(jnp.int32)

@@ -111,7 +111,7 @@ def _left_out(key: str, shape: tuple[int, ...]) -> list[Entry]:
 
 
 def _non_local(key: str, path: str, features: int) -> list[Entry]:
-    """What the official code calls key is what a clip asks with; its query and value are in one layer."""
+    """The official code's key is the query of a clip here; its query and value are in one layer."""
     found = linear(f"{key}.v_lin", f"{path}/query", (features, features))
     for part, name in enumerate(("key", "value")):
 
