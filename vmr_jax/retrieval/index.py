@@ -1,4 +1,4 @@
-"""`MomentIndex`: what is encoded once, and the two calls of its users, `build` and `search`."""
+"""`MomentIndex`: moments that are encoded once, and the two calls of its users, `build` and `search`."""
 
 import dataclasses
 import itertools
@@ -31,24 +31,24 @@ class Found(NamedTuple):
 
 
 class Searcher(Protocol):
-    """What ranks the moments of a store."""
+    """The part that ranks the moments of a store."""
 
     def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
-        """The k best moments for each of queries [Q,D], of all videos; fewer where there are no more."""
+        """The k best moments for each of queries [Q,E], of all videos; fewer where there are no more."""
 
     def of_video(self, query: np.ndarray, video: str) -> Ranked:
-        """The moments of a video for a query [D], at most `Store.most`; UserError where it is not there."""
+        """The moments of a video for a query [E], at most `Store.most`; UserError where it is not there."""
 
 
 class Store(Protocol):
-    """What keeps the moments: a folder (`store.MomentStore`) or a collection (`milvus.MilvusStore`).
+    """The keeper of the moments: a folder (`store.MomentStore`) or a collection (`milvus.MilvusStore`).
 
     Attributes:
-      dim: D of the vectors.
-      source: what the vectors are of.
-      where: folder or collection, for messages.
+      dim: E, width of the vectors.
+      source: origin of the vectors: architecture, data and step of the checkpoint.
+      where: name of the folder or collection, for messages.
       videos: ids of the videos.
-      most: moments that one search can rank.
+      most: number of moments that one search can rank.
     """
 
     dim: int
@@ -61,7 +61,7 @@ class Store(Protocol):
         """Number of moments."""
 
     def searcher(self, parallel: Parallel) -> Searcher:
-        """What ranks the moments, on these devices where it is done here."""
+        """The part that ranks the moments, on these devices where it is done here."""
 
     def add(self, videos: Iterable[EncodedVideo]) -> "Store":
         """The store with these videos too; one that is there already is replaced."""
@@ -75,7 +75,7 @@ class MomentIndex:
 
     Args:
       store: the moments' vectors.
-      encode: sentences -> vectors [Q,D] float32.
+      encode: sentences -> vectors [Q,E] float32.
       parallel: the devices of the search.
       nms_threshold: of two moments of a video with a higher IoU only the better is returned; 1 keeps all.
     """
@@ -110,17 +110,17 @@ class MomentIndex:
 
         Args:
           model: a `DualEncoder`; UserError for another.
-          variables: of the model.
+          variables: parameters and statistics of the model.
           videos: (ids of the real rows, batch [B]) of which the query fields are not read; a row past the ids
             only fills the batch. B is a multiple of the devices.
           path: the folder, new or empty.
           uri: in place of `path`: a Milvus server ('http://HOST:19530') or file of Milvus Lite ('FILE.db').
           collection: a new name there.
-          encode: sentences -> vectors [Q,D], as `query_encoder` makes it.
+          encode: sentences -> vectors [Q,E], as `query_encoder` makes it.
           parallel: the devices.
-          dtype: of the rows on disk and in memory: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
-          source: what the vectors are of, kept in the manifest.
-          nms_threshold: of the search.
+          dtype: number format of the rows on disk and in memory: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
+          source: origin of the vectors, kept in the manifest.
+          nms_threshold: IoU above which the worse of two moments of a video is dropped by the search.
         """
         if (path is None) == (uri is None):
             raise UserError("Give MomentIndex.build either the path of a folder or the uri of Milvus.")
@@ -144,7 +144,7 @@ class MomentIndex:
 
         Args:
           sentences: the queries.
-          k: moments for each; fewer come back where there are no more.
+          k: number of moments for each; fewer come back where there are no more.
           video: searches this video only; UserError where it is not in the index.
         """
         if k < 1:
@@ -218,10 +218,10 @@ def query_encoder(
 
     Args:
       model: the architecture.
-      variables: its variables.
+      variables: parameters and statistics of the model.
       batch_of: sentences -> host batch of as many rows.
       parallel: the devices.
-      size: sentences in a batch, at most; a power of two.
+      size: number of sentences in a batch, at most; a power of two.
     """
     encode = jax.jit(lambda v, batch: model.apply(v, batch, method="encode_query"))
     variables = parallel.on_first_device(variables)

@@ -9,7 +9,7 @@ One collection holds one index, a row a moment:
   end       FLOAT
   vector    FLOAT_VECTOR, metric IP, index FLAT: the search is exact
 
-What the vectors are of is a property of the collection. A new collection gets its name when it is whole: a
+The origin of the vectors is a property of the collection. A new collection gets its name when it is whole: a
 build that dies leaves nothing under that name. For a search that is not exact, replace the index of `vector` in
 Milvus; nothing here depends on its type.
 
@@ -38,7 +38,7 @@ log = logging.getLogger("vmr_jax")
 COLLECTION = "moments"
 POINTER, FORMAT, VERSION = "milvus.json", "vmr_jax moment index in milvus", 1
 MOST = 16_384  # moments that Milvus ranks in one search
-_PROPERTY = "vmr_jax"  # of the collection
+_PROPERTY = "vmr_jax"  # name of the property of the collection
 _UNFINISHED = "_unfinished"  # behind the name of a collection that is being filled
 _MAX_DIM, _MAX_ID = 32_768, 1024  # numbers of a vector that Milvus takes; bytes of a video's id
 _FLOATS = 1 << 22  # of the vectors in one request, 16 MiB
@@ -51,10 +51,10 @@ class MilvusStore:
     """An open collection of moments.
 
     Attributes:
-      uri: of Milvus; the file of Milvus Lite as an absolute path.
-      collection: its name there.
-      dim: D of the vectors.
-      source: what the vectors are of.
+      uri: address of Milvus; the file of Milvus Lite as an absolute path.
+      collection: name of the collection there.
+      dim: E, width of the vectors.
+      source: origin of the vectors.
     """
 
     def __init__(self, client: Any, uri: str, collection: str, dim: int, source: dict[str, Any]):
@@ -76,10 +76,10 @@ class MilvusStore:
         Args:
           uri: 'http://HOST:19530' or a file 'FILE.db' of Milvus Lite, which is made if there is none.
           collection: a new name.
-          dim: D of the vectors.
+          dim: E, width of the vectors.
           dtype: 'float32'.
-          source: what the vectors are of, plain JSON.
-          videos: their moments. Memory: one request.
+          source: origin of the vectors, plain JSON.
+          videos: encoded videos. Memory: one request.
         """
         if dtype != "float32":
             raise UserError(
@@ -162,21 +162,21 @@ class MilvusStore:
 
     @property
     def most(self) -> int:
-        """Moments that one search can rank."""
+        """Number of moments that one search can rank."""
         return MOST
 
     def searcher(self, parallel: Parallel) -> "MilvusStore":
-        """What ranks the moments: Milvus, on devices of its own."""
+        """The part that ranks the moments: Milvus, on devices of its own."""
         return self
 
     def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
-        """The k best moments for each of queries [Q,D], of all videos; k is at most `MOST`."""
+        """The k best moments for each of queries [Q,E], of all videos; k is at most `MOST`."""
         size = max(1, _RESULTS // k)
         parts = [queries[first : first + size] for first in range(0, len(queries), size)]
         return [ranked for part in parts for ranked in self._search(part, k, "")]
 
     def of_video(self, query: np.ndarray, video: str) -> Ranked:
-        """The best moments of a video for a query [D], at most `MOST`; UserError where it is not there."""
+        """The best moments of a video for a query [E], at most `MOST`; UserError where it is not there."""
         self._check_lines([video])
         (ranked,) = self._search(query[None], MOST, _any_of([video]))
         if not len(ranked.scores):
@@ -256,7 +256,7 @@ class MilvusStore:
             self._client.delete(self.collection, ids=part)
 
     def _check_lines(self, videos: Sequence[str]) -> None:
-        """UserError for what cannot be the id of a video, nor stand in a filter."""
+        """UserError for a text that cannot be the id of a video, nor stand in a filter."""
         for video in videos:
             if video.splitlines() != [video]:
                 raise self._unknown(video)
@@ -272,7 +272,7 @@ class MilvusStore:
 
 
 def resolved(uri: str) -> str:
-    """The address as it is kept: of a file of Milvus Lite the absolute path. UserError for what is neither."""
+    """The address as it is kept: of a file of Milvus Lite the absolute path. UserError for any other text."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https", "tcp", "unix"):
         if parts.username or parts.password:

@@ -17,7 +17,7 @@ from vmr_jax.retrieval.store import MomentStore
 
 TILE = 1 << 20  # rows of a device in one array
 GROUP = 1 << 16  # rows whose scores a CPU holds at once: 16 MiB for 64 queries; divides `TILE`
-PART = 1 << 10  # rows that a CPU multiplies at once: 2 MiB where D is 512; divides `GROUP`
+PART = 1 << 10  # rows that a CPU multiplies at once: 2 MiB where E is 512; divides `GROUP`
 BLOCK = 128  # rows of which only the maximum is compared first; divides `PART`
 QUERIES = 64  # asked at once; an accelerator holds 256 MiB of their scores
 
@@ -53,7 +53,7 @@ class Searcher:
         self._compiled: dict[int, Callable] = {}
 
     def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores [Q,k'] and rows [Q,k'] of queries [Q,D], best first; k' is k, or all rows that count."""
+        """Scores [Q,K] and rows [Q,K] of queries [Q,E], best first; K is k, or all rows that count."""
         k, queries = min(k, self.count), np.asarray(queries, np.float32)
         if not k:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int32)
@@ -101,15 +101,15 @@ def _rows(arrays: Sequence[np.ndarray], first: int, last: int) -> np.ndarray:
 def shard_top_k(
     queries: jax.Array, tiles: Sequence[dict[str, jax.Array]], *, k: int, group: int = TILE, part: int = TILE
 ) -> tuple[jax.Array, jax.Array]:
-    """The k best rows of one device's tiles: scores [Q,k] float32 and rows [Q,k], counted through the tiles.
+    """The k best rows of one device's tiles: scores [Q,K] float32 and rows [Q,K], counted through the tiles.
 
     Args:
-      queries: [Q,D] float32.
-      tiles: 'rows' [N,D], 'alive' [N] bool, and 'scales' [N] of int8 rows; rows in uint16 are the bits of
-        bfloat16. N is a multiple of `PART`, and of `GROUP` where it is larger than that.
-      k: at most the rows of all tiles.
-      group: rows whose scores are held at once; a larger one than the tile is the whole tile.
-      part: rows that are multiplied at once; likewise.
+      queries: [Q,E] float32.
+      tiles: 'rows' [M,E], 'alive' [M] bool, and 'scales' [M] of int8 rows; rows in uint16 are the bits of
+        bfloat16. M is a multiple of `PART`, and of `GROUP` where it is larger than that.
+      k: number of rows that are wanted, at most those of all tiles.
+      group: number of rows whose scores are held at once; a larger one than the tile is the whole tile.
+      part: number of rows that are multiplied at once; likewise.
     """
     best, first = (jnp.zeros((len(queries), 0)), jnp.zeros((len(queries), 0), jnp.int32)), 0
     for tile in tiles:
@@ -146,7 +146,7 @@ def _merged(best, found, k: int):
 
 
 def products(queries: jax.Array, rows: jax.Array) -> jax.Array:
-    """Dot products [Q,N] float32 of queries [Q,D] with rows [N,D]: float32, bfloat16, its bits, or int8."""
+    """Dot products [Q,M] float32 of queries [Q,E] with rows [M,E]: float32, bfloat16, its bits, or int8."""
     if rows.dtype in (jnp.bfloat16, jnp.uint16):
         queries = queries.astype(jnp.bfloat16)
     if rows.dtype == jnp.uint16:
@@ -161,7 +161,7 @@ def products(queries: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def tile_top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k largest of [Q,N] and their columns, the lower of equal ones first; N is a multiple of `BLOCK`."""
+    """The k largest of [Q,M] and their columns, the lower of equal ones first; M is a multiple of `BLOCK`."""
     size, width = scores.shape
     blocks = width // BLOCK
     if k >= blocks:

@@ -1,10 +1,10 @@
 """The folder of a moment index: vectors of moments in segments that never change, and one small manifest.
 
-  manifest.json        what the index is of, and its segments: rows, sizes of the files, removed videos
-  000001.vectors       [n,D] rows in float32, bfloat16 or int8, those of a video together
-  000001.scales        [n] float32, what an int8 row is to be multiplied by
-  000001.spans         [n,2] float32 seconds
-  000001.offsets       [v+1] int64, the first row of each video
+  manifest.json        origin of the vectors, and the segments: rows, sizes of the files, removed videos
+  000001.vectors       [M,E] rows in float32, bfloat16 or int8, those of a video together
+  000001.scales        [M] float32, the factor of each int8 row
+  000001.spans         [M,2] float32 seconds
+  000001.offsets       [U+1] int64, the first row of each video
   000001.videos        ids, one a line
 
 A change writes new segments and then replaces the manifest in one step: a process that dies before leaves the
@@ -39,8 +39,8 @@ class EncodedVideo:
 
     Attributes:
       id: its id, one line of text.
-      vectors: [n,D] float32, one row a moment.
-      spans: [n,2] float32 seconds.
+      vectors: [M,E] float32, one row a moment.
+      spans: [M,2] float32 seconds.
     """
 
     id: str
@@ -49,7 +49,7 @@ class EncodedVideo:
 
 
 class Ranked(NamedTuple):
-    """Moments for one query, best first: their videos, spans [r,2] in seconds and scores [r] float32."""
+    """Moments for one query, best first: their videos, spans [K,2] in seconds and scores [K] float32."""
 
     videos: Sequence[str]
     spans: np.ndarray
@@ -58,7 +58,7 @@ class Ranked(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Mapped files of some videos; `removed` [v] bool marks those that no longer count."""
+    """Mapped files of some videos; `removed` [U] bool marks those that no longer count."""
 
     name: str
     vectors: np.ndarray
@@ -70,14 +70,14 @@ class Segment:
 
     @property
     def alive(self) -> np.ndarray:
-        """[n] bool: rows of videos that count."""
+        """[M] bool: rows of videos that count."""
         return np.repeat(~self.removed, np.diff(self.offsets))
 
 
 class MomentStore:
     """An open index folder."""
 
-    most: ClassVar[int] = sys.maxsize  # moments that one search can rank
+    most: ClassVar[int] = sys.maxsize  # number of moments that one search can rank
 
     def __init__(self, path: Path, manifest: dict[str, Any], segments: list[Segment]):
         """Use `create` or `open`."""
@@ -98,9 +98,9 @@ class MomentStore:
 
         Args:
           path: the folder.
-          dim: D of the vectors.
+          dim: E, width of the vectors.
           dtype: one of `DTYPES`.
-          source: what the vectors are of, plain JSON: an index of another source is refused later.
+          source: origin of the vectors, plain JSON: an index of another source is refused later.
         """
         if dtype not in DTYPES:
             raise unknown("dtype is", dtype, DTYPES)
@@ -121,17 +121,17 @@ class MomentStore:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """E, width of the vectors."""
         return self.manifest["dim"]
 
     @property
     def dtype(self) -> str:
-        """Of the rows: 'float32', 'bfloat16' or 'int8'."""
+        """Number format of the rows: 'float32', 'bfloat16' or 'int8'."""
         return self.manifest["dtype"]
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the vectors are of."""
+        """The origin of the vectors."""
         return self.manifest["source"]
 
     @property
@@ -149,7 +149,7 @@ class MomentStore:
         return sum(int(np.diff(segment.offsets)[~segment.removed].sum()) for segment in self.segments)
 
     def searcher(self, parallel: Parallel) -> "FolderSearcher":
-        """What ranks the moments, on these devices."""
+        """The part that ranks the moments, on these devices."""
         return FolderSearcher(self, parallel)
 
     def rows_of(self, video: str) -> tuple[Segment, slice]:
@@ -161,7 +161,7 @@ class MomentStore:
         return segment, slice(int(segment.offsets[v]), int(segment.offsets[v + 1]))
 
     def locate(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Video ids and spans [r,2] of rows, counted through all segments."""
+        """Video ids and spans [K,2] of rows, counted through all segments."""
         starts = np.cumsum([0, *(len(segment.vectors) for segment in self.segments)])
         of_segment = np.searchsorted(starts, rows, side="right") - 1
         videos, spans = [], np.zeros((len(rows), 2), np.float32)
@@ -212,12 +212,12 @@ class FolderSearcher:
         return Searcher(self._store, self._parallel)
 
     def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
-        """The k best moments for each of queries [Q,D], of all videos; fewer where there are no more."""
+        """The k best moments for each of queries [Q,E], of all videos; fewer where there are no more."""
         scores, rows = self._rows(queries, k)
         return [Ranked(*self._store.locate(r), s) for s, r in zip(scores, rows)]
 
     def of_video(self, query: np.ndarray, video: str) -> Ranked:
-        """All moments of a video for a query [D]; UserError where it is not in the index."""
+        """All moments of a video for a query [E]; UserError where it is not in the index."""
         segment, rows = self._store.rows_of(video)
         scores = segment.vectors[rows].astype(np.float32) @ query
         if segment.scales is not None:
@@ -318,7 +318,7 @@ def _write_segment(
 
 
 def check_video(video: EncodedVideo, dim: int, seen: Container[str]) -> None:
-    """UserError for a video whose id is no line or was `seen`, or whose vectors are not finite [n,dim]."""
+    """UserError for a video whose id is no line or was `seen`, or whose vectors are not finite [M,E]."""
     if video.id in seen:
         raise UserError(f'The video "{video.id}" comes twice. Give every video once.')
     if video.id.splitlines() != [video.id]:
@@ -333,7 +333,7 @@ def check_video(video: EncodedVideo, dim: int, seen: Container[str]) -> None:
 
 
 def quantized(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows [n,D] float32 as they are stored, and the scales [n] of int8: the largest of a row is 127."""
+    """Rows [M,E] float32 as they are stored, and the scales [M] of int8: the largest of a row is 127."""
     if dtype != "int8":
         return vectors.astype(DTYPES[dtype]), None
     scales = np.maximum(np.abs(vectors).max(axis=1), 1e-30).astype(np.float32) / 127
