@@ -118,7 +118,7 @@ class MomentIndex:
           collection: a new name there.
           encode: sentences -> vectors [Q,E], as `query_encoder` makes it.
           parallel: the devices.
-          dtype: number format of the rows on disk and in memory: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
+          dtype: number format of the rows: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
           source: origin of the vectors, kept in the manifest.
           nms_threshold: IoU above which the worse of two moments of a video is dropped by the search.
         """

@@ -1,4 +1,4 @@
-"""Which word hangs from which, and how: the dependency graph of a sentence.
+"""The dependency graph of a sentence: which word hangs from which, and how.
 
 CMIN (Zhang et al., SIGIR 2019) convolves the words of a query along such a graph. Its authors took theirs from
 Stanford CoreNLP. Here spaCy parses where an English model is installed; otherwise rules read the graph off the
@@ -81,7 +81,7 @@ def dependency_graph(text: str, tokens: Sequence[Token]) -> np.ndarray:
 
 
 def _depth(heads: np.ndarray, word: int) -> int:
-    """Steps from the root."""
+    """Number of steps from the root."""
     depth = 0
     while heads[word] >= 0:
         word, depth = heads[word], depth + 1
@@ -161,7 +161,7 @@ def arcs_of_doc(doc) -> tuple[list[tuple[int, int]], list[Arc]]:
 
 
 def _object(token):
-    """What a preposition governs, through further ones ("out of the box": box); None for other words."""
+    """The object of a preposition, through further ones ("out of the box": box); None for other words."""
     if token.dep_ not in ("prep", "agent", "dative") or token.head.i == token.i:
         return None
     for child in token.children:
@@ -242,7 +242,7 @@ class _Tree:
     # Clauses.
 
     def _first(self, v: int) -> int:
-        """Where the auxiliaries and adverbs before a verb begin."""
+        """The position at which the auxiliaries and adverbs before a verb begin."""
         i = v
         while self.t.at(i - 1).startswith(("RB", "MD")) or (
             self.t.at(i - 1).startswith("VB") and i - 1 not in self.verbs
@@ -262,7 +262,7 @@ class _Tree:
         return (self._first(v) if own is None else self.chunks[own][0]) - 1
 
     def _clause(self, v: int) -> str:
-        """What a verb is to another word, 'main' where it hangs from none."""
+        """The relation of a verb to the word it hangs from, 'main' where it hangs from none."""
         t, first, before = self.t, self._first(v), self._before(v)
         bare = first == v or not any(t.at(i).startswith(("VB", "MD")) for i in range(first, v))
         participle = bare and t[v] in ("VBG", "VBN")
@@ -392,7 +392,7 @@ class _Tree:
             self._object(c, noun, verb)
 
     def _governor(self, preposition: int) -> int | None:
-        """What a prepositional phrase belongs to: the chunk before "of" and a subject, else the verb before."""
+        """The head of a prepositional phrase: the chunk before "of" and a subject, else the verb before."""
         previous, verb = self._left_chunk(preposition), self._left_verb(preposition)
         if previous is not None and self.chunks[previous][1] == preposition:
             noun = self.head_of_chunk[previous]

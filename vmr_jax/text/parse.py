@@ -47,7 +47,7 @@ def parser_name() -> str:
 
 
 class _Backend(NamedTuple):
-    """What reads a sentence: spaCy or TextBlob with rules."""
+    """A parser and its name: spaCy, or TextBlob with rules."""
 
     name: str
     parse: Callable[[str], Roles]
@@ -56,7 +56,7 @@ class _Backend(NamedTuple):
 
 @functools.cache
 def _backend() -> _Backend:
-    """Chosen once per process."""
+    """Returns the parser, which is chosen once per process."""
     try:
         import spacy
     except ImportError:

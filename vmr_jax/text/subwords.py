@@ -55,7 +55,7 @@ class SubwordTokenizer(abc.ABC):
         return len(self._ids)
 
     def encode(self, text: str, limit: int) -> Subwords:
-        """Cuts a sentence into at most `limit` subwords; what is too long loses its end, not the end token.
+        """Cuts a sentence into at most `limit` subwords; a longer sentence loses its end, not the end token.
 
         Raises UserError where `limit` has no room for the two special tokens.
         """
@@ -314,7 +314,7 @@ def _read_byte_pairs(folder: Path) -> BytePairs:
 
 
 def _merges(text: str, file: Path) -> list[tuple[str, str]]:
-    """The pairs after the first line, which names the version."""
+    """Reads the pairs after the first line, which names the version."""
     lines = text.removesuffix("\n").split("\n")[1:]
     pairs = [tuple(line.removesuffix("\r").split(" ")) for line in lines]
     wrong = next((number for number, pair in enumerate(pairs, 2) if len(pair) != 2 or not all(pair)), None)

@@ -98,7 +98,7 @@ def _relative_that(t: Tagged, i: int) -> str | None:
 
 
 def _compound_modifier(t: Tagged, i: int) -> str | None:
-    """Living room, washing machine."""
+    """A participle that names a kind of thing: living room, washing machine."""
     return "JJ" if t.word(i) in _ING_MODIFIERS and t.word(i + 1) in _MODIFIED else None
 
 
@@ -152,7 +152,7 @@ def _gerund(t: Tagged, i: int) -> str | None:
 
 
 def _after_subject(t: Tagged, i: int) -> str | None:
-    """What follows "person" or "they" acts: "person washes a mirror", "they both undress"."""
+    """A word after "person" or "they" is an action: "person washes a mirror", "they both undress"."""
     if not t.at(i).startswith(("NN", "JJ")) or t.at(i + 1) in ("VBZ", "VBP", "VBD", "MD"):
         return None
     action = _is_action(t.word(i))

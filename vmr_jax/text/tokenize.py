@@ -35,7 +35,7 @@ _WORDS = re.compile(
 
 
 def _whitespace(text: str) -> list[Token]:
-    """2D-TAN: what stands between blanks, punctuation included ("door." is not "door")."""
+    """2D-TAN: the text between blanks, punctuation included ("door." is not "door")."""
     return [Token(m.group().lower(), m.start(), m.end()) for m in _WHITESPACE.finditer(text)]
 
 
@@ -45,7 +45,7 @@ def _whitespace_no_stop(text: str) -> list[Token]:
 
 
 def _no_punctuation(text: str) -> list[Token]:
-    """LGI: what stands between blanks, without its ASCII punctuation ("man's" is "mans")."""
+    """LGI: the text between blanks, without its ASCII punctuation ("man's" is "mans")."""
     bare = (Token(token.text.translate(_WITHOUT_PUNCTUATION), *token[1:]) for token in _whitespace(text))
     return [token for token in bare if token.text]
 
