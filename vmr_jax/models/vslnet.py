@@ -27,7 +27,7 @@ from vmr_jax.layers.depthwise import depthwise_conv
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.recurrent import LSTM
 from vmr_jax.layers.text import WordEmbedding
-from vmr_jax.losses import binary_cross_entropy
+from vmr_jax.losses import binary_cross_entropy, position_cross_entropy
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
@@ -198,8 +198,8 @@ class Model(GroundingModel):
         del epoch
         first, last = span_labels(batch.span, batch.duration, batch.video_mask)
         terms = {
-            "start": Mean.of(_cross_entropy(outputs.start, first), batch.example_mask),
-            "end": Mean.of(_cross_entropy(outputs.end, last), batch.example_mask),
+            "start": Mean.of(position_cross_entropy(outputs.start, first), batch.example_mask),
+            "end": Mean.of(position_cross_entropy(outputs.end, last), batch.example_mask),
         }
         if outputs.highlight is None:
             return terms
@@ -429,12 +429,6 @@ def highlight_labels(first: jax.Array, last: jax.Array, mask: jax.Array, extensi
     extra = jnp.round(extension * (last - first + 1)).astype(jnp.int32)  # halves to even, as Python
     clip = jnp.arange(mask.shape[1])[None, :]
     return (clip >= (first - extra)[:, None]) & (clip <= (last + extra)[:, None]) & mask
-
-
-def _cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """[B] of logits [B,T] and positions [B]."""
-    chosen = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def _linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:

@@ -47,6 +47,7 @@ from vmr_jax.layers.corpus import (
 from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.text import WordEmbedding
+from vmr_jax.losses import position_cross_entropy
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
@@ -267,8 +268,8 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         behind_video, behind_query, ranked = self._behind(outputs, batch, epoch)
         real = batch.example_mask
         return {
-            "start": Mean.of(_cross_entropy(outputs.start, start), real, self.span_weight),
-            "end": Mean.of(_cross_entropy(outputs.end, end), real, self.span_weight),
+            "start": Mean.of(position_cross_entropy(outputs.start, start), real, self.span_weight),
+            "end": Mean.of(position_cross_entropy(outputs.end, end), real, self.span_weight),
             "video": Mean.of(behind_video, ranked),
             "query": Mean.of(behind_query, ranked),
         }
@@ -481,9 +482,3 @@ def span_labels(span: jax.Array, count: jax.Array, late_end: bool) -> tuple[jax.
     end = jnp.ceil(span[:, 1] - _GRID).astype(jnp.int32)
     start = jnp.clip(start, 0, last)
     return start, jnp.clip(end if late_end else end - 1, start, last)
-
-
-def _cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """[B] of logits [B,T] and positions [B]."""
-    chosen = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen

@@ -97,7 +97,7 @@ def _recurrent(gates, key, path, inputs, features, layers, directions) -> list[E
 
 
 def count(shapes: Iterable[str], pattern: str) -> int:
-    """How many layers there are: 1 + the largest number that the group of `pattern` matches, else 0."""
+    """The number of layers: 1 + the largest number that the group of `pattern` matches, else 0."""
     found = (re.fullmatch(pattern, key) for key in shapes)
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
@@ -212,7 +212,7 @@ def _listed(names: list[str]) -> str:
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads what torch.save wrote; nothing but tensors and plain containers is unpickled.
+    """Reads a file that torch.save wrote; nothing but tensors and plain containers is unpickled.
 
     Raises UserError where PyTorch is absent, and for a missing, truncated or foreign file.
     """

@@ -81,6 +81,6 @@ class _Rows:
         self.rows = []
 
     def __call__(self, row: np.ndarray) -> np.ndarray:
-        """[D] -> [rows so far,D]."""
+        """[F] -> [rows so far,F]."""
         self.rows.append(row)
         return np.stack(self.rows)

@@ -11,7 +11,7 @@ from vmr_jax.torch_import.text_encoders import distilbert_entries
 
 
 def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """All tensors of the checkpoint; the widths, k and the numbers of layers are read off the shapes."""
+    """All tensors of the checkpoint; widths, kernel size and number of layers are read off the shapes."""
     clips, convs = "featpool.conv", "proposal_conv.convs"
     features, rows = (size(shapes, f"{clips}.weight", axis) for axis in (0, 1))
     hidden, kernel_size = (size(shapes, f"{convs}.0.weight", axis) for axis in (0, 2))

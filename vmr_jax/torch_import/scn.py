@@ -37,7 +37,7 @@ def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
 
 
 def _with_unknown(x: np.ndarray) -> np.ndarray:
-    """[V,...] -> [...,V+1]: the official code drops unknown words, which have id 1 here. Their row is zero."""
+    """[X-1,...] -> [...,X]: the official code drops unknown words, which have id 1 here. Their row is zero."""
     return np.insert(x, UNKNOWN, 0.0, axis=0).T
 
 

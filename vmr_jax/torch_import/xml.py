@@ -13,7 +13,7 @@ _STREAMS = {"video": "video", "sub": "subtitles"}  # their name -> ours
 
 
 def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """All tensors of the checkpoint."""
+    """All tensors of the checkpoint; widths and streams are read off the shapes."""
     features = size(shapes, "query_input_proj.net.1.weight", 0)
     streams = {
         ours: theirs for theirs, ours in _STREAMS.items() if f"{theirs}_input_proj.net.1.weight" in shapes
