@@ -44,7 +44,8 @@ def _read(files, duration: str, options) -> annotations.Annotations:
     """Reads the four files; UserError for malformed ones, and where a video is in two of them."""
     paths = files(options)
     seconds_of = functools.partial(annotations.seconds, duration=duration)
-    splits, dropped, clipped = {}, [], 0
+    dropped: list[str] = []
+    splits, clipped = {}, 0
     for split, path in zip(SPLITS, paths):
         splits[split], cut = annotations.video_table(path, dropped, seconds_of)
         clipped += cut

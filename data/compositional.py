@@ -54,7 +54,8 @@ def _read(files, options) -> annotations.Annotations:
     The test files share videos, so every qid starts with the name of its file: "novel_word/VIDEO-k".
     """
     paths = files(options)
-    official, dropped, clipped = {}, [], 0
+    dropped: list[str] = []
+    official, clipped = {}, 0
     for split, path in zip(FILES, paths):
         tags_of = functools.partial(_tags, *TAGS[split]) if split in TAGS else None
         official[split], cut = annotations.video_table(path, dropped, tags_of=tags_of, prefix=f"{path.stem}/")

@@ -72,7 +72,8 @@ def read(options) -> Annotations:
     """
     paths = files(options)
     folder, together = paths[0].parent, options.convention == "lgi"
-    splits, dropped, clipped = {}, [], 0
+    dropped: list[str] = []
+    splits, clipped = {}, 0
     for split, path in zip(FILES, paths):
         training = split == "train"
         tags = (split,) if together and not training else ()

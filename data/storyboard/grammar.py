@@ -195,7 +195,7 @@ def _verb_groups() -> dict[str, list[str]]:
 
 def word_groups() -> dict[str, tuple[str, ...]]:
     """Groups of words that mean the same, inflections included; each word is in one group."""
-    groups = {}
+    groups: dict[str, tuple[str, ...]] = {}
     for nouns in (AGENTS, OBJECTS, PLACES):
         groups |= {name: (*noun.words, *noun.novel) for name, noun in nouns.items()}
     groups |= {name: tuple(words) for name, words in _verb_groups().items()}

@@ -131,7 +131,7 @@ def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.nda
 
     One clip in ten has a word of small talk, about anything.
     """
-    said = [[] for _ in range(scene.clips)]
+    said: list[list[str]] = [[] for _ in range(scene.clips)]
     for event in scene.events:
         if rng.random() < 0.6:
             line = ["the", choice(rng, OBJECTS[event.object].words)]

@@ -60,7 +60,8 @@ def read(options) -> Annotations:
       UserError: for missing or malformed files, naming file and video or line; where a video is in two splits.
     """
     paths = files(options)
-    splits, dropped, clipped = {}, [], 0
+    dropped: list[str] = []
+    splits, clipped = {}, 0
     if options.version == "tall":
         lengths = _lengths(paths[: len(TABLES)])
         paths = paths[len(TABLES) :]

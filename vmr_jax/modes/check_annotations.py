@@ -84,7 +84,8 @@ def _published(options, splits: Mapping[str, Split], problems: Problems) -> list
         return [("published counts", "none")]
     if option(options, "split_file"):
         return [("published counts", f"not compared: {options.split_file} is a split of your own")]
-    facts, differences = [], []
+    facts: list[tuple[str, str]] = []
+    differences = []
     for name, expected in published.items():
         parts = _official_parts(name, published, splits)
         extra = option(options, "extra_queries") if name == "train" else ""
@@ -177,6 +178,8 @@ def _words(
         return []
     with problems.caught():
         vectors = open_word_vectors(config, dataset.sentences())
+        if vectors is None:
+            return []  # config.text.features takes their place
         unknown = Counter({word: n for word, n in counts.items() if not vectors.known(word)})
         share = unknown.total() / counts.total()
         if share > _MANY_UNKNOWN:

@@ -14,7 +14,7 @@ LISTED = 20  # ids or rows of one problem
 class Problems:
     """What was found: `fatal` stops training, `warnings` do not. Each is one line with what to do."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.fatal: list[str] = []
         self.warnings: list[str] = []
 

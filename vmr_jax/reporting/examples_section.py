@@ -19,13 +19,13 @@ _KINDS = {
 }
 
 
-def examples(run: Run) -> list[Markup]:
+def examples(run: Run) -> list[Markup | None]:
     """The best, median and worst queries, each with its moments and pictures."""
     drawn = _drawn(run)
     if not drawn:
         return []
     maps = any(_picture(run, example.get("map")) is not None for _, example in drawn)
-    parts = [timeline_legend(), map_legend() if maps else None]
+    parts: list[Markup | None] = [timeline_legend(), map_legend() if maps else None]
     for kind, meaning in _KINDS.items():
         cards = [_card(run, row, example) for row, example in drawn if example["kind"] == kind]
         if cards:
@@ -54,7 +54,7 @@ def _chosen(predictions: Sequence[Mapping], split: str) -> list[tuple[Mapping, M
         "worst": range(len(rows))[::-1][:DRAWN],
     }
     taken: set[int] = set()
-    pairs = []
+    pairs: list[tuple[Mapping, Mapping]] = []
     for kind, places in order.items():
         pairs += [(rows[i], {"kind": kind}) for i in places if i not in taken]
         taken.update(places)
@@ -86,7 +86,7 @@ def _card(run: Run, row: Mapping, example: Mapping) -> Markup:
 
 
 def _picture(run: Run, name: str | None) -> np.ndarray | None:
-    if name not in run.pictures:
+    if name is None or name not in run.pictures:
         return None
     scores = trimmed(run.pictures[name])
     return scores if scores.size else None

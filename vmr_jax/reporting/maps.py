@@ -96,8 +96,9 @@ def _cells(scores: np.ndarray, low: float, high: float) -> list[Markup]:
         start = 0
         for j in range(1, n + 1):
             if j == n or colours[j] != colours[start]:
-                if colours[start] is not None:
-                    runs.setdefault(colours[start], []).append(f"M{start} {i}H{j}V{i + 1}H{start}Z")
+                colour = colours[start]
+                if colour is not None:
+                    runs.setdefault(colour, []).append(f"M{start} {i}H{j}V{i + 1}H{start}Z")
                 start = j
     return [tag("path", class_=f"h{colour}", d="".join(runs[colour])) for colour in sorted(runs)]
 

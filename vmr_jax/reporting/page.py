@@ -65,7 +65,7 @@ def _page(run: Run) -> str:
     return "<!DOCTYPE html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
 
 
-def _section(name: str, heading: str, parts: Sequence[str]) -> Markup | None:
+def _section(name: str, heading: str, parts: Sequence[str | None]) -> Markup | None:
     return tag("section", tag("h2", heading), *parts, id=name) if parts else None
 
 
@@ -84,15 +84,15 @@ _DIVISIONS = {
 
 def _breakdown(run: Run) -> list[Markup]:
     metric, headline = headline_metric(run), headline_split(run)
-    panels = {}
+    tables = {}
     for name, split in run.results["splits"].items():
         overall = split["rows"][0]["metrics"].get(metric)
-        panels[name] = [
+        tables[name] = [
             bar_table(title, split[key], metric, overall)
             for key, title in _DIVISIONS.items()
             if split.get(key) and metric
         ]
-    panels = {name: tag("div", *tables_, class_="charts three") for name, tables_ in panels.items() if tables_}
+    panels = {name: tag("div", *found, class_="charts three") for name, found in tables.items() if found}
     if not panels:
         return []
     first = headline if headline in panels else next(iter(panels))

@@ -11,7 +11,7 @@ from vmr_jax.reporting.run_files import Run
 from vmr_jax.reporting.summary import protocol_of
 
 
-def results(run: Run) -> list[Markup]:
+def results(run: Run) -> list[Markup | None]:
     """The tables of every split, and what their figures mean."""
     columns, splits = tables.metric_columns(run.results), run.results["splits"]
     table = tag(

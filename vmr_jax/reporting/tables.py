@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from vmr_jax.evaluation.rows import SANITY, TRIVIAL
 
@@ -51,7 +52,7 @@ def column_heading(metric: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", metric)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """True for a finite int or float; False for None, NaN, infinities and anything else."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -316,8 +316,9 @@ def _read_byte_pairs(folder: Path) -> BytePairs:
 def _merges(text: str, file: Path) -> list[tuple[str, str]]:
     """Reads the pairs after the first line, which names the version."""
     lines = text.removesuffix("\n").split("\n")[1:]
-    pairs = [tuple(line.removesuffix("\r").split(" ")) for line in lines]
-    wrong = next((number for number, pair in enumerate(pairs, 2) if len(pair) != 2 or not all(pair)), None)
+    found = [line.removesuffix("\r").split(" ") for line in lines]
+    wrong = next((number for number, pair in enumerate(found, 2) if len(pair) != 2 or not all(pair)), None)
+    pairs = [(pair[0], pair[-1]) for pair in found]
     if wrong or not pairs or not any(pair[1].endswith(WORD_END) for pair in pairs):
         where = f"line {wrong} is not a pair" if wrong else f'no pair ends in "{WORD_END}"'
         raise UserError(
@@ -332,8 +333,8 @@ def _json_vocabulary(file: Path) -> dict[str, int]:
         vocabulary = json.loads(_text(file, "clip"))
     except ValueError:
         vocabulary = None
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
-    if not all(isinstance(i, int) for i in ids) or sorted(ids) != list(range(len(ids))):
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else None
+    if ids is None or not all(isinstance(i, int) for i in ids) or sorted(ids) != list(range(len(ids))):
         raise UserError(
             f"{file} is not a vocabulary: expected is one JSON object of subwords with the ids 0 to n - 1. "
             "Download it again from the page of the text encoder."

@@ -1,0 +1,234 @@
+"""The parts of README and site that are made, not written: tables of results/*.csv and of the cards.
+
+In a text, `<!-- table: NAME -->` and `<!-- end -->` enclose the table NAME, which `python docs/generated.py`
+writes anew in README.md and docs/*.md. The pages of the methods are made while the site is built
+(docs/hooks.py).
+"""
+
+import csv
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from vmr_jax.models import architectures
+from vmr_jax.models.card import Card
+
+ROOT = Path(__file__).resolve().parents[1]
+_MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rows_of(question: str) -> list[dict[str, str]]:
+    """The rows of results/`question`.csv."""
+    with (ROOT / "results" / f"{question}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cards() -> dict[str, Card]:
+    """The card of every architecture, by the name of its file."""
+    return {name: importlib.import_module(f"vmr_jax.models.{name}").CARD for name in architectures()}
+
+
+def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _code(name: str) -> str:
+    """The name of an architecture as code, the name of anything else as it is."""
+    return f"`{name}`" if (ROOT / "vmr_jax" / "models" / f"{name}.py").exists() else name
+
+
+def _thousands(text: str) -> str:
+    """'1927.4' as '1,927.4'."""
+    return f"{float(text):,.{len(text.partition('.')[2])}f}" if text else ""
+
+
+# --- tables of results ----------------------------------------------------------------------------
+
+
+def storyboard() -> str:
+    """R@1,IoU=0.5 of every architecture on the embedded test bed."""
+    columns = ("test", "novel_word", "novel_composition", "shifted_position")
+    return markdown(
+        ["", *(column.replace("_", " ") for column in columns)],
+        ([_code(row["row"]), *(row[column] for column in columns)] for row in rows_of("storyboard")),
+    )
+
+
+def charades_clip() -> str:
+    """R@1,IoU=0.5 / R@1,IoU=0.7 of the runs on a part of Charades-STA, a line each."""
+    found: dict[str, dict[str, str]] = {}
+    for row in rows_of("charades_clip"):
+        found.setdefault(row["row"], {})[row["seed"] or "mean"] = f"{row['r1_iou05']} / {row['r1_iou07']}"
+    seeds = ("0", "1", "2", "mean")
+    return markdown(
+        ["", "seed 0", "seed 1", "seed 2", "mean"],
+        ([_named(name), *(values.get(seed, "") for seed in seeds)] for name, values in found.items()),
+    )
+
+
+def _named(row: str) -> str:
+    name, comma, rest = row.partition(",")
+    return f"{_code(name)}{comma}{rest}"
+
+
+def search() -> str:
+    """Milliseconds of one search, beside FAISS."""
+    columns = ("float32", "bfloat16", "int8", "faiss_flat_float32")
+    return markdown(
+        ["moments", "queries", "float32", "bfloat16", "int8", "FAISS flat, float32"],
+        (
+            [_thousands(row["moments"]), row["queries"], *(_thousands(row[column]) for column in columns)]
+            for row in rows_of("search")
+        ),
+    )
+
+
+def latency() -> str:
+    """Milliseconds of a query at the size of Charades-STA."""
+    columns = ("text_encoding_ms", "matching_ms", "total_per_query_ms", "once_a_video_ms")
+    return markdown(
+        ["model", "text encoding", "matching", "total per query", "once a video"],
+        (
+            [_code(row["model"]), *(row[column] for column in columns)]
+            for row in rows_of("latency")
+            if row["dataset"] == "charades_sta"
+        ),
+    )
+
+
+def training() -> str:
+    """Training steps beside eager PyTorch."""
+    return markdown(
+        ["model", "setting", "batch", "step, ms", "examples/s", "of the peak", "PyTorch, ms", "times as fast"],
+        (
+            [
+                row["model"],
+                f"`{row['setting']}`",
+                row["batch"],
+                _thousands(row["step_ms"]),
+                _thousands(row["examples_per_second"]),
+                f"{row['percent_of_peak']}%",
+                _thousands(row["pytorch_step_ms"]),
+                row["times_as_fast"],
+            ]
+            for row in rows_of("training")
+        ),
+    )
+
+
+# --- of the cards ---------------------------------------------------------------------------------
+
+
+def architecture_table() -> str:
+    """A line per architecture: what it is, and what it reaches on the test bed."""
+    reached = {row["row"]: row["test"] for row in rows_of("storyboard")}
+    return markdown(
+        ["file", "paper", "family", "supervision", "official checkpoint", "`storyboard`"],
+        (
+            [
+                f"[`{name}`](vmr_jax/models/{name}.py)",
+                card.citation,
+                f"{card.family}: {card.kind}",
+                card.supervision,
+                "imported" if _imported(name) else "",
+                reached.get(name, ""),
+            ]
+            for name, card in cards().items()
+        ),
+    )
+
+
+def _imported(name: str) -> bool:
+    return (ROOT / "vmr_jax" / "torch_import" / f"{name}.py").exists()
+
+
+def methods() -> str:
+    """The same for the site, with the features, and links to the pages of the methods."""
+    return markdown(
+        ["method", "paper", "family", "supervision", "features of the paper", "official code"],
+        (
+            [
+                f"[`{name}`](methods/{name}.md)",
+                card.citation,
+                f"{card.family}: {card.kind}",
+                card.supervision,
+                card.features,
+                card.official_code,
+            ]
+            for name, card in cards().items()
+        ),
+    )
+
+
+def method_page(name: str, card: Card) -> str:
+    """The page of an architecture."""
+    facts = (
+        ("Paper", f"*{card.title}*, {card.citation}"),
+        ("Family", f"{card.family}: {card.kind}"),
+        ("Supervision", card.supervision),
+        ("Features of the paper", card.features),
+        ("Official code", card.official_code or "nobody published any"),
+        ("Official checkpoints", "`--mode=import` reads them" if _imported(name) else "cannot be imported"),
+    )
+    parts = [f"# {name}\n", "".join(f"- **{label}**: {text}\n" for label, text in facts)]
+    parts.append(
+        f"`python launch.py --config=configs/{name}.py` trains it on the embedded test bed. Read the file "
+        f"`vmr_jax/models/{name}.py` from top to bottom."
+    )
+    if card.equations:
+        parts.append(f"It names, at the lines that compute them, Eq. {', '.join(map(str, card.equations))}.")
+    if card.sections:
+        parts.append(f"It names the sections {', '.join(card.sections)} of the paper.")
+    lists = (("Choices that are ours", card.ours), ("What was verified", card.verified))
+    parts += [f"## {title}\n\n" + "".join(f"- {line}\n" for line in lines) for title, lines in lists if lines]
+    return "\n\n".join(part.rstrip("\n") for part in [*parts, *_measured(name), *_fields(name)]) + "\n"
+
+
+def _measured(name: str) -> list[str]:
+    """What it reaches on the test bed."""
+    columns = {"test": "test", "novel_word": "novel word", "novel_composition": "novel composition"}
+    columns["shifted_position"] = "shifted position"
+    found = [[row[column] for column in columns] for row in rows_of("storyboard") if row["row"] == name]
+    if not found:
+        return []
+    text = "R@1,IoU=0.5 in % on `storyboard`, a generated test bed that says nothing about real video:"
+    return ["## Measured", text, markdown([*columns.values()], found)]
+
+
+def _fields(name: str) -> list[str]:
+    """Its hyper-parameters, from the docstring of the class."""
+    return ["## Hyper-parameters", f"::: vmr_jax.models.{name}.Model\n    options:\n      heading_level: 3"]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "architectures": architecture_table,
+    "charades_clip": charades_clip,
+    "latency": latency,
+    "methods": methods,
+    "search": search,
+    "storyboard": storyboard,
+    "training": training,
+}
+
+
+def pages() -> list[Path]:
+    """README and the written pages of the site."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fill(text: str) -> str:
+    """The text with every table between its marks written anew; KeyError for a name that is none."""
+    return _MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+
+
+if __name__ == "__main__":
+    for path in pages():
+        before = path.read_text(encoding="utf-8")
+        after = fill(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            sys.stdout.write(f"{path.relative_to(ROOT)} was written.\n")
