@@ -66,11 +66,11 @@ class DualEncoder:
     dual_encoder: ClassVar[bool] = True
 
     def encode_moments(self, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns vectors [B,N,D], spans [B,N,2] in seconds and mask [B,N]; reads no query field."""
+        """Returns vectors [B,M,E], spans [B,M,2] in seconds and mask [B,M]; reads no query field."""
         raise NotImplementedError
 
     def encode_query(self, batch: Batch) -> jax.Array:
-        """Returns vectors [B,D]; reads no video field. Score = dot product with a moment's vector."""
+        """Returns vectors [B,E]; reads no video field. Score = dot product with a moment's vector."""
         raise NotImplementedError
 
 
@@ -85,7 +85,7 @@ class CorpusRetriever:
         raise NotImplementedError
 
     def score_videos(self, batch: Batch, videos: Any) -> jax.Array:
-        """Returns [B,C], how well the queries fit the C videos of the tree; reads no video field."""
+        """Returns [B,U], how well the queries fit the U videos of the tree; reads no video field."""
         raise NotImplementedError
 
     def localize(self, batch: Batch, videos: Any, video_mask: jax.Array, duration: jax.Array) -> Moments:

@@ -20,7 +20,7 @@ SUPERVISION = ("full", "weak")
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What an architecture is, where it is from, and what was verified.
+    """Facts of an architecture: what it is, where it is from, and what was verified.
 
     Attributes:
       title: title of the paper.
