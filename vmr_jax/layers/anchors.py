@@ -53,7 +53,7 @@ class AnchorHead(nn.Module):
 
 
 def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre") -> np.ndarray:
-    """[M,2] float32: first and last clip of each anchor; also beyond the video, see `legal_anchors`.
+    """Returns [M,2] float32, first and last clip of each anchor; also beyond the video, see `legal_anchors`.
 
     `align` 'end': the anchors of a clip end with it, as TGN's (Chen et al., EMNLP 2018) do.
     """
@@ -66,13 +66,13 @@ def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre"
 
 
 def legal_anchors(anchors: np.ndarray, video_mask: jax.Array) -> jax.Array:
-    """[B,M] bool: anchors [M,2] that start at clip 0 or later and end before the number of real clips."""
+    """Returns [B,M] bool, the anchors [M,2] that lie within the real clips of the video."""
     clips = video_mask.sum(-1)[:, None]
     return (anchors[None, :, 0] >= 0) & (anchors[None, :, 1] < clips)
 
 
 def clip_span(span: jax.Array, duration: jax.Array, video_mask: jax.Array) -> jax.Array:
-    """[B,2] float32: first and last clip of moments [B,2] in seconds, the clips that hold its two ends."""
+    """Returns [B,2] float32, first and last clip of moments [B,2] in seconds: those that hold the ends."""
     clips = video_mask.sum(-1)
     position = jnp.floor(span * (clips / duration)[:, None])
     position = jnp.clip(position, 0, jnp.maximum(clips - 1, 0)[:, None])
@@ -80,7 +80,7 @@ def clip_span(span: jax.Array, duration: jax.Array, video_mask: jax.Array) -> ja
 
 
 def inclusive_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """IoU of [...,2] with [...,2] clips, the last one included; leading axes broadcast."""
+    """Returns the IoU of [...,2] with [...,2] clips, the last one included; leading axes broadcast."""
     return iou(half_open(a), half_open(b))
 
 
@@ -90,7 +90,7 @@ def half_open(span: jax.Array) -> jax.Array:
 
 
 def soft_labels(overlap: jax.Array, legal: jax.Array, low: float) -> jax.Array:
-    """[B,M] labels of IoUs [B,M]: relative to the best legal one; zero below `low` of it, and if not legal."""
+    """Returns labels [B,M], IoUs [B,M] relative to the best legal one; 0 below `low` of it, or if not legal."""
     chex.assert_equal_shape([overlap, legal])
     overlap = jnp.where(legal, overlap, 0.0)
     best = overlap.max(-1, keepdims=True)
@@ -101,7 +101,7 @@ def soft_labels(overlap: jax.Array, legal: jax.Array, low: float) -> jax.Array:
 def rank_anchors(
     logits: jax.Array, clips: jax.Array, legal: jax.Array, duration: jax.Array, video_mask: jax.Array, k: int
 ) -> Moments:
-    """The k best of moments [B,M,2] in clips, in seconds and cut to the video; the score is the sigmoid.
+    """Returns the k best of moments [B,M,2] in clips, in seconds and cut to the video; scores are sigmoids.
 
     Each real clip is an equal part of the video; the last clip is included.
     """

@@ -15,6 +15,7 @@ import numpy as np
 from vmr_jax.errors import UserError
 from vmr_jax.kernels import kernels_in_use
 from vmr_jax.kernels.map_convolution import in_bands
+from vmr_jax.kernels.max_pooling import span_maxima
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.moments import iou, rank
@@ -45,7 +46,7 @@ def candidate_layers(num_clips: int, scale_layers: tuple[int, ...]) -> list[tupl
 
 
 def candidate_mask(num_clips: int, scale_layers: tuple[int, ...]) -> np.ndarray:
-    """[G,G] bool: the candidate moments, see `candidate_layers`.
+    """Returns [G,G] bool, the candidate moments, see `candidate_layers`.
 
     The paper's settings (16, (16,)), (64, (16, 8, 8)) and (128, (16, 8, 8, 8)) have 136, 1104 and 2548.
     """
@@ -92,23 +93,20 @@ def place_cells(cells: jax.Array, rows: np.ndarray, columns: np.ndarray, num_cli
 def max_pool_map(clips: jax.Array, mask: np.ndarray) -> jax.Array:
     """[B,G,D] -> [B,G,G,D]: the element-wise max over clips i..j, zero outside `mask` [G,G].
 
-    A span of any length is covered by two windows whose length is a power of two; the maxima of all such
-    windows take log2(G) steps.
+    Diagonal by diagonal (official code: SparsePropMaxPool). `vmr_jax.kernels.max_pooling` takes fewer steps.
     """
     chex.assert_rank(clips, 3)
     num_clips = clips.shape[1]
     chex.assert_shape(mask, (num_clips, num_clips))
-    windows, first = [clips], [0]  # windows[p][:, i] is the max over the 2^p clips from i on
-    while 2 ** len(windows) <= num_clips:
-        half = 2 ** (len(windows) - 1)
-        first.append(first[-1] + windows[-1].shape[1])
-        windows.append(jnp.maximum(windows[-1][:, :-half], windows[-1][:, half:]))
-    table = jnp.concatenate(windows, axis=1)
     rows, columns = np.nonzero(np.triu(mask))
-    power = np.log2(columns - rows + 1).astype(int)
-    left = np.asarray(first)[power] + rows
-    right = np.asarray(first)[power] + columns + 1 - 2**power
-    return place_cells(jnp.maximum(table[:, left], table[:, right]), rows, columns, num_clips)
+    if kernels_in_use():
+        return place_cells(span_maxima(clips, rows, columns), rows, columns, num_clips)
+    longest, diagonals = clips, [clips]  # longest[:, i] is the max over clips i..i + offset
+    for offset in range(1, num_clips):
+        longest = jnp.maximum(longest[:, :-1], clips[:, offset:])
+        diagonals.append(jnp.pad(longest, ((0, 0), (0, offset), (0, 0))))
+    cells = jnp.stack(diagonals, axis=1)[:, columns - rows, rows]
+    return place_cells(cells, rows, columns, num_clips)
 
 
 class StackedConvMap(nn.Module):

@@ -89,7 +89,7 @@ CARD = Card(
 
 @struct.dataclass
 class Outputs:
-    """Of all anchors, in the order of `frame_anchors`; meaningless where an anchor is not legal."""
+    """Predictions for all anchors, in the order of `frame_anchors`; meaningless where one is not legal."""
 
     logits: jax.Array  # [B,M] float32
     offsets: jax.Array  # [B,M,2] float32, clips
@@ -133,16 +133,19 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     def requires(self) -> tuple[str, ...]:
-        """The dependency graph of the query."""
+        """Names the dependency graph of the query."""
         return ("dependencies",)
 
     def anchors(self, num_clips: int) -> np.ndarray:
-        """[M,2] first and last clip of every anchor of a video of `num_clips` rows."""
+        """Returns [M,2] first and last clip of every anchor of a video of `num_clips` rows."""
         return frame_anchors(num_clips, self.widths)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Scores and refines every anchor; UserError without dependencies, and for a number of heads."""
+        """Scores and refines every anchor.
+
+        Raises UserError without dependencies, or for a number of heads that cannot share the features.
+        """
         batch.check()
         self._check(batch)
         index = batch.example_index
@@ -212,14 +215,14 @@ class Model(GroundingModel):
         }
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The refined anchors, best first; the score is the sigmoid of the logit."""
+        """Returns the refined anchors, best first; the score is the sigmoid of the logit."""
         anchors = self.anchors(batch.video.shape[1])
         legal = legal_anchors(anchors, batch.video_mask)
         refined = anchors[None] + outputs.offsets
         return rank_anchors(outputs.logits, refined, legal, batch.duration, batch.video_mask, self.keep)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The best score among the anchors around a clip: 'clips' [B,T], NaN where there is none."""
+        """Returns the best score among the anchors around a clip: 'clips' [B,T], NaN where there is none."""
         legal = legal_anchors(self.anchors(batch.video.shape[1]), batch.video_mask)
         scores = jnp.where(legal, jax.nn.sigmoid(outputs.logits), -1.0)
         best = scores.reshape(*batch.video_mask.shape, -1).max(-1)
@@ -252,7 +255,10 @@ class SyntacticGraphConv(nn.Module):
         return nn.relu(sent + self._direction("in", words, inward, self.relations - 1))
 
     def _direction(self, name: str, words: jax.Array, relation: jax.Array, relations: int) -> jax.Array:
-        """[B,L,W]: to word i from every word j with relation[:, i, j] > 0, a 1-based row of the biases."""
+        """Returns [B,L,W], the messages to word i from every word j with relation[:, i, j] > 0.
+
+        A relation is a row of the biases, counted from 1.
+        """
         width = words.shape[-1]
 
         def linear(x, what):
@@ -260,7 +266,7 @@ class SyntacticGraphConv(nn.Module):
             return jnp.dot(x, kernel.astype(self.dtype))
 
         def add(x, what):
-            """[B,L,L,W]: x of word j plus the row of its relation to word i."""
+            """Returns [B,L,L,W], x of word j plus the row of its relation to word i."""
             table = self.param(f"{name}_{what}", nn.initializers.zeros, (relations, width))
             return x[:, None] + table.astype(self.dtype)[jnp.maximum(relation - 1, 0)]
 

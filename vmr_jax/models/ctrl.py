@@ -163,7 +163,7 @@ class Model(GroundingModel):
         return Outputs(score=scores[..., 0], offsets=offsets, window=windows, found=found)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """'alignment' over the pairs of the batch, 'regression' of the positive ones (compute_loss_reg)."""
+        """Returns 'alignment' over the pairs of the batch, and 'regression' of the positive ones."""
         del epoch
         counted = outputs.found & batch.example_mask
         rows = (counted, batch.example_index, batch.video_index, batch.span)
@@ -182,7 +182,7 @@ class Model(GroundingModel):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The windows within the video, moved by their offsets; not cut to the video.
+        """Returns the windows within the video, moved by their offsets; not cut to the video.
 
         A video that is shorter than every test window has none, so its queries are missed.
         """
@@ -194,11 +194,11 @@ class Model(GroundingModel):
         return rank(seconds, outputs.score, real, self.keep or len(windows))
 
     def requires(self) -> tuple[str, ...]:
-        """The sentence vector, unless the text is read from word vectors."""
+        """Names the sentence vector, unless the text is read from word vectors."""
         return ("sentence",) if self.text == "sentence" else ()
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """The best score of the windows that cover a clip: 'clips' [B,T], NaN where there is none."""
+        """Returns the best score of the windows that cover a clip: 'clips' [B,T], NaN where there is none."""
         num_clips = batch.video.shape[1]
         windows = jnp.asarray(self.grid(num_clips, test=True))
         real = windows[None, :, 1] <= batch.video_mask.sum(-1)[:, None]
@@ -209,7 +209,7 @@ class Model(GroundingModel):
     # The sliding windows.
 
     def grid(self, num_clips: int, test: bool) -> np.ndarray:
-        """[M,2] float32: the windows of a video of `num_clips` clips, in training or at test.
+        """Returns [M,2] float32, the windows of a video of `num_clips` clips, in training or at test.
 
         Raises UserError where the video is too short for all of them.
         """
@@ -234,7 +234,7 @@ class Model(GroundingModel):
         return windows[index], found
 
     def positives(self, windows: Array, moment: Array) -> Array:
-        """[...] bool of windows [...,2] and moments [...,2], in the same unit: may it stand for the moment?
+        """Returns [...] bool, whether windows [...,2] may stand for moments [...,2], in the same unit.
 
         Official code: calculate_IoU, calculate_nIoL.
         """
@@ -243,7 +243,7 @@ class Model(GroundingModel):
         return (iou(windows, moment) > self.positive_iou) & (outside < self.positive_outside)
 
     def _pool(self, video: Array, windows: Array, clips: Array) -> Array:
-        """[B,M,3D]: the means of context, window [B,M,2] and context, for videos of `clips` [B] clips."""
+        """Returns [B,M,3D], the means of context, windows [B,M,2] and context, of `clips` [B] real clips."""
         parts = jnp.stack(self.with_context(windows, clips), axis=2)  # [B,M,3,2]
         weights = overlap(parts, video.shape[1])
         weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
@@ -251,7 +251,7 @@ class Model(GroundingModel):
         return pooled.reshape(*windows.shape[:2], -1)
 
     def with_context(self, windows: Array, clips: Array) -> tuple[Array, Array, Array]:
-        """The parts before, in and after windows [B,M,2] of videos of `clips` [B] clips: [B,M,2] each.
+        """Returns the parts before, in and after windows [B,M,2] of videos of `clips` [B] clips: [B,M,2] each.
 
         Official code: get_context_window.
         """
@@ -273,7 +273,7 @@ class Model(GroundingModel):
         )
 
     def _is_window(self, start: Array, clips: Array) -> Array:
-        """Whether the video has a window of `context` clips from `start` on, all [...]."""
+        """Returns whether the video has a window of `context` clips from `start` on, all [...]."""
         if self.context not in self.lengths:
             return jnp.zeros(start.shape, bool)
         steps = start / self._stride(self.context)
@@ -283,7 +283,7 @@ class Model(GroundingModel):
     # Offsets.
 
     def regression_targets(self, window: Array, moment: Array) -> Array:
-        """[...,2] of a window and its moment [...,2], in clips.
+        """Returns the offsets [...,2] from a window [...,2] to its moment [...,2], in clips.
 
         'np': moment minus window, of both ends, times `offset_scale`. 'p': the distance of the centres in
         lengths of the window, and the logarithm of the ratio of the lengths.
@@ -294,7 +294,7 @@ class Model(GroundingModel):
         return jnp.stack([(moment.mean(-1) - window.mean(-1)) / length, jnp.log(wanted / length)], axis=-1)
 
     def moved(self, window: Array, offsets: Array) -> Array:
-        """The inverse: the moment [...,2] that the offsets say."""
+        """Returns the moment [...,2] that the offsets say, the inverse of `regression_targets`."""
         if self.regression == "np":
             return window + offsets / self.offset_scale
         centre = window.mean(-1) + offsets[..., 0] * _length(window)
@@ -345,7 +345,7 @@ class Alignment(nn.Module):
 
 
 def window_grid(num_clips: int, lengths, strides) -> np.ndarray:
-    """[M,2] float32, in clips: windows of each length, `stride` apart from 0 on, as far as they fit."""
+    """Returns [M,2] float32, in clips: windows of each length, `stride` apart from 0 on, as far as they fit."""
     windows = [np.zeros((0, 2), np.float32)]
     for length, stride in zip(lengths, strides, strict=True):
         if length <= num_clips:
@@ -355,14 +355,14 @@ def window_grid(num_clips: int, lengths, strides) -> np.ndarray:
 
 
 def overlap(spans: Array, num_clips: int) -> Array:
-    """[...,T]: the share of each clip that lies in spans [...,2], in clips."""
+    """Returns [...,T], the share of each clip that lies in spans [...,2], in clips."""
     clip = jnp.expand_dims(jnp.arange(num_clips, dtype=jnp.float32), range(spans.ndim - 1))
     shared = jnp.minimum(spans[..., 1:], clip + 1) - jnp.maximum(spans[..., :1], clip)
     return jnp.maximum(shared, 0.0)
 
 
 def batch_pairs(rows, columns) -> tuple[Array, Array]:
-    """Which pairs of the batch are a sentence and its own window, and which count: [B,M] each, M all examples.
+    """Returns which pairs are a sentence and its own window, and which count: [B,M] each, M all examples.
 
     Both arguments are (counted, example_index, video_index, span): the examples of this device, and of all. Two
     sentences of one moment are neither a positive nor a negative pair.
@@ -376,7 +376,7 @@ def batch_pairs(rows, columns) -> tuple[Array, Array]:
 
 
 def _clips_per_second(batch: Batch) -> Array:
-    """[B], number of clips in a second of each video."""
+    """Returns [B], number of clips in a second of each video."""
     return batch.video_mask.sum(-1) / jnp.maximum(batch.duration, 1e-6)
 
 

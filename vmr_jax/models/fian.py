@@ -109,7 +109,7 @@ CHOICES = {
 
 @struct.dataclass
 class Outputs:
-    """Of all candidates, in the order of `Model.candidates`; meaningless beyond the video's last clip."""
+    """Predictions for all candidates, in the order of `Model.candidates`; meaningless beyond the last clip."""
 
     logits: jax.Array  # [B,M] float32
     offsets: jax.Array | None  # [B,M,2] float32, clips; None for TGN's head
@@ -158,7 +158,7 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     def candidates(self, num_clips: int) -> np.ndarray:
-        """[M,2] float32: first and last clip of every candidate, for videos of `num_clips` rows."""
+        """Returns [M,2] float32, first and last clip of every candidate, for videos of `num_clips` rows."""
         if self.localization == "content":
             return content_windows(num_clips, self.windows, self.stride)
         align = "end" if self.localization == "tgn" else "centre"
@@ -214,7 +214,7 @@ class Model(GroundingModel):
                 )
 
     def _interact(self, clips, words, clip_mask, word_mask):
-        """The videos [B,T,F] and, for the gate, the sentences [B,L,F] of the branches (Eq. 9, 10)."""
+        """Returns the videos [B,T,F] and, for the gate, the sentences [B,L,F] of the branches (Eq. 9, 10)."""
 
         def encode(name, queries, values, mask):
             encoder = Encoder(self.heads, self.hidden, self.attention, self.dtype, name=name)
@@ -231,7 +231,7 @@ class Model(GroundingModel):
         return videos, sentences
 
     def _fuse(self, videos, sentences, word_mask):
-        """The features of all branches at every clip, [B,T,*] (Section 3.3.3)."""
+        """Returns the features of all branches at every clip, [B,T,*] (Section 3.3.3)."""
         video = jnp.concatenate(videos, axis=-1)  # Eq. 12
         if self.fusion == "concat":
             return video
@@ -254,7 +254,7 @@ class Model(GroundingModel):
         return AnchorHead(len(self.windows), regress=self.localization == "cmin", name="head")
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Eq. 18: the alignment loss of positives and of negatives, and the boundary loss of the positives."""
+        """Returns the terms of Eq. 18: 'positive_alignment', 'negative_alignment' and 'boundary'."""
         del epoch
         candidates = half_open(self.candidates(batch.video.shape[1]))  # [M,2]
         counted = self._legal(batch) & batch.example_mask[:, None]
@@ -276,7 +276,7 @@ class Model(GroundingModel):
         return legal_anchors(self.candidates(batch.video.shape[1]), batch.video_mask)
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The refined candidates, best first; the score is the sigmoid of the logit."""
+        """Returns the refined candidates, best first; the score is the sigmoid of the logit."""
         candidates = jnp.asarray(self.candidates(batch.video.shape[1]))[None]
         offsets = jnp.zeros((batch.size, 1, 1)) if outputs.offsets is None else outputs.offsets
         return rank_anchors(
@@ -289,7 +289,7 @@ class Model(GroundingModel):
         )
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The score of every candidate at its first and last clip: 'map' [B,T,T], NaN elsewhere."""
+        """Returns the score of every candidate at its first and last clip: 'map' [B,T,T], NaN elsewhere."""
         num_clips = batch.video.shape[1]
         candidates = np.clip(self.candidates(num_clips), 0, num_clips - 1)
         first, last = np.ceil(candidates[:, 0]).astype(int), np.floor(candidates[:, 1]).astype(int)
@@ -375,7 +375,7 @@ class Stretch(nn.Module):
 
     @staticmethod
     def _init(key, shape, dtype=jnp.float32):
-        """PyTorch's, of a matrix [out,in]."""
+        """Draws the transpose of a matrix that starts as PyTorch's."""
         return torch_default_kernel(key, shape[::-1], dtype).T
 
 
@@ -383,7 +383,7 @@ class Stretch(nn.Module):
 
 
 def window_stride(window: int, stride: str) -> int:
-    """Clips between windows of one size; `stride` is a number or, as 'k/8', a share of the size."""
+    """Returns the clips between windows of one size; `stride` is a number or, as 'k/8', a share of the size."""
     match = re.fullmatch(r"(k/)?([1-9]\d*)", stride)
     if not match:
         raise UserError(
@@ -394,7 +394,7 @@ def window_stride(window: int, stride: str) -> int:
 
 
 def content_windows(num_clips: int, windows: tuple[int, ...], stride: str) -> np.ndarray:
-    """[M,2] float32: first and last clip of the windows within `num_clips`, size by size."""
+    """Returns [M,2] float32, first and last clip of the windows within `num_clips`, size by size."""
     found = []
     for window in windows:
         first = np.arange(0, num_clips - window + 1, window_stride(window, stride))

@@ -188,7 +188,7 @@ class SemanticExtractor(nn.Module):
 
 
 def node_features(states: Array, node_words: Array) -> Array:
-    """[B,V,F]: the mean state [B,L,F] of the words [B,V,L] of each node; 0 for a node without words."""
+    """Returns [B,V,F], the mean state [B,L,F] of the words [B,V,L] of each node; 0 for a node without words."""
     words = node_words.astype(states.dtype)
     total = jnp.einsum("bvl,blf->bvf", words, states)
     return total / jnp.maximum(words.sum(-1, keepdims=True), 1)
@@ -370,7 +370,7 @@ class Model(GroundingModel, DualEncoder):
         return Outputs(p=p, q=q, s=s, u=u.astype(jnp.float32))
 
     def encode_moments(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """phi_m of the M candidates: vectors [B,M,E], spans [B,M,2] in seconds, mask [B,M].
+        """Returns phi_m of the M candidates: vectors [B,M,E], spans [B,M,2] in seconds, mask [B,M].
 
         Reads the video, its mask and its duration. Filling rows of the batch have an all-False mask.
         """
@@ -381,13 +381,13 @@ class Model(GroundingModel, DualEncoder):
         return vectors.astype(jnp.float32), spans, mask
 
     def encode_query(self, batch: Batch) -> Array:
-        """phi_s(s) [B,E] of the words alone, such that p is its dot product with a moment's vector (Eq. 6)."""
+        """Returns phi_s(s) [B,E] of the words alone: its dot product with a moment's vector is p (Eq. 6)."""
         chex.assert_equal_shape_prefix([batch.query_vectors, batch.query_mask], 2)
         s = self.phi_s(self.sentence_encoder(self.words(batch), batch.query_mask)).astype(jnp.float32)
         return s / self.common**0.5 if self.score_scale else s
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """Eq. 10: the terms 'student', 'teacher', 'distillation' and 'feature_distillation' of the setting."""
+        """Returns the terms of Eq. 10: 'student', 'teacher', 'distillation' and 'feature_distillation'."""
         # Epoch 0 is the first: with 8 epochs of warm-up, epoch 8 is the first with distillation.
         after_warmup = jnp.where(epoch >= self.warmup_epochs, 1.0, 0.0)
         overlap = map2d.iou_map(self.num_clips, batch.span, batch.duration)
@@ -409,15 +409,15 @@ class Model(GroundingModel, DualEncoder):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """All candidates (or the `keep` best), best first; cell (a,b) is clips a to b, both included."""
+        """Returns all candidates (or the `keep` best), best first; cell (a,b) is clips a to b, both in."""
         return map2d.rank_cells(self._score(outputs), self._cells(), batch.duration, self.keep)
 
     def requires(self) -> tuple[str, ...]:
-        """The tree, where there is a teacher. Indexing and searching with 'p' does not read it."""
+        """Names the tree, where there is a teacher. Indexing and searching with 'p' does not read it."""
         return ("tree",) if self.teacher == "tree" else ()
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """The scores of the moment map [B,G,G] as probabilities ('map'), NaN outside the candidates."""
+        """Returns 'map' [B,G,G], the scores as probabilities, NaN outside the candidates."""
         score = self._score(outputs)
         valid = jnp.broadcast_to(jnp.asarray(self._cells())[None], score.shape)
         return {"map": jnp.where(valid, nn.sigmoid(score), jnp.nan)}
@@ -426,11 +426,11 @@ class Model(GroundingModel, DualEncoder):
         return self.moment_encoder(batch.video, batch.video_mask, batch.example_mask, train=train)
 
     def _cells(self) -> np.ndarray:
-        """[G,G] bool: the candidates."""
+        """Returns [G,G] bool, the candidates."""
         return map2d.candidate_mask(self.num_clips, self.scale_layers)
 
     def _candidates(self, cells: Array) -> Array:
-        """[B,M]: the candidates of cells [B,G,G]."""
+        """Returns [B,M], the candidates of cells [B,G,G]."""
         rows, columns = np.nonzero(self._cells())
         return cells[:, rows, columns]
 
@@ -438,7 +438,7 @@ class Model(GroundingModel, DualEncoder):
         return outputs.p if self.score == "p" else (outputs.p + outputs.q) / 2
 
     def _distillation(self, p: Array, q: Array, real: Array, weight: Array) -> Mean:
-        """Eq. 9 of student scores p [B,M] and fixed teacher scores q [B,M]."""
+        """Returns Eq. 9 of student scores p [B,M] and fixed teacher scores q [B,M]."""
         log_p, log_not_p = log_softmax_pair(p / self.temperature)
         log_q, log_not_q = log_softmax_pair(q / self.temperature)
         if self.distillation == "cross_entropy":
@@ -460,7 +460,7 @@ class Model(GroundingModel, DualEncoder):
 
 
 def log_softmax_pair(x: Array) -> tuple[Array, Array]:
-    """Logarithms of softmax(x) and of 1 - softmax(x), [B,M] of x [B,M], M > 1.
+    """Returns the logarithms of softmax(x) and of 1 - softmax(x), [B,M] of x [B,M], M > 1.
 
     Finite for any finite x: where a probability rounds to 1, its complement is the sum of the other cells.
     """

@@ -138,7 +138,7 @@ class Model(GroundingModel, DualEncoder):
             self.flow = self._network()
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Distances to the moment and its negatives while training, else to all segments."""
+        """Measures the distances to the moment and its negatives while training, else to all segments."""
         batch.check()
         if not train:
             first, last = self._all_segments(batch)
@@ -151,7 +151,10 @@ class Model(GroundingModel, DualEncoder):
         )
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """max(0, margin + d(moment) - d(negative)): 'rgb_intra', 'rgb_inter', and of flow (ranking_loss)."""
+        """Returns 'rgb_intra', 'rgb_inter' and those of flow: max(0, margin + d(moment) - d(negative)).
+
+        Official code: ranking_loss.
+        """
         del epoch
         drawn = {"intra": outputs.has_intra, "inter": outputs.has_inter}
         weights = {"intra": self.intra_weight, "inter": self.inter_weight}
@@ -164,18 +167,18 @@ class Model(GroundingModel, DualEncoder):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The segments of the video, nearest first; the score is the negative distance."""
+        """Returns the segments of the video, nearest first; the score is the negative distance."""
         first, last = self._all_segments(batch)
         spans, real = segment_spans(first, last, batch), last < _chunks(batch)[:, None]
         return rank(spans, -self._fused(outputs), real, self.keep or spans.shape[1])
 
     def requires(self) -> tuple[str, ...]:
-        """Flow where it is fused, and the annotated moments where one is drawn from them."""
+        """Names flow where it is fused, and the annotated moments where one is drawn from them."""
         flow = ("flow",) if self.streams == "fused" else ()
         return (*flow, *(("windows",) if self.moments == "windows" else ()))
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """The exponential of the negative distance of each segment: 'map' [B,T,T], NaN where there is none."""
+        """Returns 'map' [B,T,T], the exponential of the negative distance of each segment, NaN elsewhere."""
         first, last = self._all_segments(batch)
         score = jnp.where(last < _chunks(batch)[:, None], jnp.exp(-self._fused(outputs)), jnp.nan)
         num_chunks = batch.video.shape[1]
@@ -185,7 +188,7 @@ class Model(GroundingModel, DualEncoder):
     # Two encoders.
 
     def encode_moments(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """Vectors [B,M,E+2] of each stream, side by side, spans [B,M,2] in seconds and mask [B,M].
+        """Returns vectors [B,M,E+2] of each stream, side by side, spans [B,M,2] in seconds and mask [B,M].
 
         Reads the video, its mask and duration.
 
@@ -203,7 +206,7 @@ class Model(GroundingModel, DualEncoder):
         return jnp.concatenate(parts, axis=-1), segment_spans(first, last, batch), real
 
     def encode_query(self, batch: Batch) -> Array:
-        """Vectors [B,E+2] of each stream, side by side: (t, 1, |t|^2); reads the words alone."""
+        """Returns vectors [B,E+2] of each stream, side by side: (t, 1, |t|^2); reads the words alone."""
         parts = []
         for network in self._networks().values():
             t = network.sentence(batch)
@@ -214,7 +217,7 @@ class Model(GroundingModel, DualEncoder):
     # Segments.
 
     def segments(self, num_chunks: int) -> tuple[np.ndarray, np.ndarray]:
-        """First and last chunk of the M segments, both included: single chunks, then others by their start."""
+        """Returns first and last chunk of the M segments: single chunks, then others by their start."""
         first, last = np.triu_indices(num_chunks)
         if self.max_length:
             kept = last - first < self.max_length
@@ -250,7 +253,7 @@ class Model(GroundingModel, DualEncoder):
         return own, intra, other, has_intra, has_inter
 
     def _moment(self, batch: Batch, key: Array) -> Array:
-        """[B,2] seconds: the moment that a sentence is to find in this step."""
+        """Returns [B,2] seconds, the moment that a sentence is to find in this step."""
         if self.moments == "span":
             return batch.span
         if batch.windows is None:
@@ -264,14 +267,14 @@ class Model(GroundingModel, DualEncoder):
     # Inputs of the networks.
 
     def _inputs(self, batch: Batch, first: Array, last: Array, endpoints: Array) -> dict[str, Array]:
-        """[B,M,2D+2] of each stream, for segments from `first` [B,M] to `last` [B,M]."""
+        """Returns [B,M,2D+2] of each stream, for segments from `first` [B,M] to `last` [B,M]."""
         return {
             stream: self._features(rows, batch.video_mask, first, last, endpoints)
             for stream, rows in self._streams(batch).items()
         }
 
     def _triplet_inputs(self, batch: Batch, own: Array, intra: Array, other: Array) -> dict[str, Array]:
-        """[B,3,2D+2] of each stream: the moment, another segment, the moment's place in another video."""
+        """Returns [B,3,2D+2] of each stream: the moment, another segment, its place in another video."""
         every = self._all_segments(batch)
         first, last = (jnp.take_along_axis(x, jnp.stack([own, intra], axis=1), axis=1) for x in every)
         endpoints = segment_endpoints(first, last, _chunks(batch))
@@ -327,7 +330,7 @@ class Model(GroundingModel, DualEncoder):
         return {"rgb": self.fusion, "flow": 1 - self.fusion} if self.streams == "fused" else {"rgb": 1.0}
 
     def _distances(self, batch: Batch, inputs: dict[str, Array], train: bool) -> dict[str, Array]:
-        """|v - t|^2 [B,M] of each stream (official code: euclidean_distance)."""
+        """Returns |v - t|^2 [B,M] of each stream (official code: euclidean_distance)."""
         found = {}
         for stream, network in self._networks().items():
             v = network.video(inputs[stream], batch.example_index, train)
@@ -335,7 +338,7 @@ class Model(GroundingModel, DualEncoder):
         return found
 
     def _fused(self, outputs: Outputs) -> Array:
-        """[B,M], the distances of both streams by their weights (official code: late_fusion.py)."""
+        """Returns [B,M], the distances of both streams by their weights (official code: late_fusion.py)."""
         return sum(weight * outputs.distances[stream] for stream, weight in self._weights().items())
 
 
@@ -370,18 +373,18 @@ class Network(nn.Module):
         self.sentence_output = nn.Dense(self.features, kernel_init=kernel_init, dtype=self.dtype)
 
     def video(self, inputs: Array, example_index: Array, train: bool) -> Array:
-        """The segments [B,M,E] float32 (v) of inputs [B,M,2D+2]; dropout is on the result."""
+        """Returns v [B,M,E] float32 of inputs [B,M,2D+2]; dropout is on the result."""
         hidden = nn.relu(self.video_hidden(inputs.astype(self.dtype)))
         return self.drop(self.video_output(hidden).astype(jnp.float32), example_index, train)
 
     def sentence(self, batch: Batch) -> Array:
-        """The sentence [B,E] float32 (t) of its words."""
+        """Returns t [B,E] float32 of the words."""
         states = self.lstm(self.words(batch), batch.query_mask)
         return self.sentence_output(last_state(states, batch.query_mask)).astype(jnp.float32)
 
 
 def segment_means(rows: Array, first: Array, last: Array) -> Array:
-    """[B,M,D]: the mean of the chunks [B,T,D] of segments [B,M], both ends included, of unit length."""
+    """Returns [B,M,D], the mean of the chunks [B,T,D] of segments [B,M], both ends included, of unit length."""
     chex.assert_equal_shape([first, last])
     chunk = jnp.arange(rows.shape[1])[None, None]
     inside = (chunk >= first[..., None]) & (chunk <= last[..., None])
@@ -390,7 +393,7 @@ def segment_means(rows: Array, first: Array, last: Array) -> Array:
 
 
 def global_mean(rows: Array, mask: Array) -> Array:
-    """[B,D]: the mean of the real chunks [B,T,D] that are not zero, of unit length."""
+    """Returns [B,D], the mean of the real chunks [B,T,D] that are not zero, of unit length."""
     there = mask & jnp.any(rows != 0, axis=-1)
     total = jnp.where(there[..., None], rows.astype(jnp.float32), 0.0).sum(1)
     return unit_length(total / jnp.maximum(there.sum(-1), 1)[:, None])
@@ -402,16 +405,16 @@ def unit_length(x: Array) -> Array:
 
 
 def segment_endpoints(first: Array, last: Array, chunks: Array) -> Array:
-    """The temporal endpoint feature [B,M,2] of segments [B,M]: first and last chunk, over the chunks [B]."""
+    """Returns the temporal endpoint feature [B,M,2] of segments [B,M]: first and last chunk, over all [B]."""
     return jnp.stack([first, last], axis=-1) / jnp.maximum(chunks, 1)[:, None, None]
 
 
 def segment_spans(first: Array, last: Array, batch: Batch) -> Array:
-    """[B,M,2] seconds of segments [B,M]."""
+    """Returns [B,M,2] seconds of segments [B,M]."""
     seconds = batch.duration / jnp.maximum(_chunks(batch), 1)
     return jnp.stack([first, last + 1], axis=-1) * seconds[:, None, None]
 
 
 def _chunks(batch: Batch) -> Array:
-    """[B], number of real chunks."""
+    """Returns [B], number of real chunks."""
     return jnp.asarray(batch.video_mask).sum(-1)

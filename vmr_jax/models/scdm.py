@@ -164,7 +164,7 @@ class Model(GroundingModel):
             )
 
     def _fused(self, video: jax.Array, sentence: jax.Array, real: jax.Array) -> jax.Array:
-        """[B,T,F] of clips and sentence (Section 3.1; official code: fuse_multimodal_feature)."""
+        """Returns [B,T,F] of clips and sentence (Section 3.1; official code: fuse_multimodal_feature)."""
         x = jnp.concatenate(
             [video.astype(self.dtype), jnp.broadcast_to(sentence[:, None], (*video.shape[:2], self.features))],
             -1,
@@ -182,10 +182,10 @@ class Model(GroundingModel):
         return logits, jnp.tanh(offsets), jnp.repeat(real, anchors, axis=1)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Overlap and offset losses of each layer n, each with its own count (official code: build_train).
+        """Returns overlap and offset losses of each layer n, each with its own count.
 
         'positive_n', 'hard_negative_n' and 'easy_negative_n' are cross-entropies with the IoU, 'centre_n' and
-        'width_n' smooth L1 in slots, of positive anchors.
+        'width_n' smooth L1 in slots, of positive anchors. Official code: build_train.
         """
         del epoch
         seconds = self._seconds(batch)[:, None]
@@ -208,7 +208,7 @@ class Model(GroundingModel):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The decoded anchors, cut to the video, without those narrower than a slot."""
+        """Returns the decoded anchors, cut to the video, without those narrower than a slot."""
         slots, count = batch.video.shape[1], batch.video_mask.sum(1).astype(jnp.float32)
         decoded = [self._decoded(self._anchors(slots, n), offsets) for n, offsets in enumerate(outputs.offsets)]
         spans = jnp.clip(_edges(jnp.concatenate(decoded, axis=1)), 0.0, count[:, None, None])
@@ -219,11 +219,11 @@ class Model(GroundingModel):
 
     @staticmethod
     def _seconds(batch: Batch) -> jax.Array:
-        """[B], length of a slot in seconds."""
+        """Returns [B], length of a slot in seconds."""
         return batch.duration / jnp.maximum(batch.video_mask.sum(1), 1)
 
     def _anchors(self, slots: int, layer: int) -> jax.Array:
-        """[M,2] centre and width, in slots, of the anchors of a layer, cell by cell."""
+        """Returns [M,2] centre and width, in slots, of the anchors of a layer, cell by cell."""
         cells = slots // 2 ** (layer + 2)
         cell = slots / cells
         centre = (jnp.arange(cells, dtype=jnp.float32) + 0.5) * cell
@@ -231,13 +231,13 @@ class Model(GroundingModel):
         return jnp.stack(jnp.broadcast_arrays(centre[:, None], width[None, :]), axis=-1).reshape(-1, 2)
 
     def _labelled(self, anchors: jax.Array) -> jax.Array:
-        """[M] bool, the anchors whose width is within the limits."""
+        """Returns [M] bool, the anchors whose width is within the limits."""
         width = anchors[:, 1]
         below = width < self.most_width if self.most_width else jnp.ones_like(width, bool)
         return below & (width > self.least_width)
 
     def _decoded(self, anchors: jax.Array, offsets: jax.Array) -> jax.Array:
-        """[B,M,2] centre and width, in slots: the anchors moved and scaled by their offsets (Section 3.3)."""
+        """Returns [B,M,2] centre and width, in slots, of anchors with their offsets applied (Section 3.3)."""
         centre, width = anchors[None, :, 0], anchors[None, :, 1]
         moved = centre + self.offset_scale * width * offsets[..., 0]
         return jnp.stack([moved, width * jnp.exp(self.offset_scale * offsets[..., 1])], axis=-1)
@@ -342,7 +342,7 @@ class ModulatedConv(nn.Module):
 
 
 def _standardised(x: jax.Array, real: jax.Array) -> jax.Array:
-    """[B,Z,F] float32 with mean 0 and variance 1 of each channel over the real positions of each video."""
+    """Returns [B,Z,F] float32, each channel with mean 0 and variance 1 over the real cells of each video."""
     x, weight = x.astype(jnp.float32), real[..., None].astype(jnp.float32)
     count = jnp.maximum(weight.sum(1, keepdims=True), 1.0)
     mean = (x * weight).sum(1, keepdims=True) / count

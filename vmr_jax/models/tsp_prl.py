@@ -152,7 +152,7 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     def requires(self) -> tuple[str, ...]:
-        """The vector of the sentence, where `text` says so."""
+        """Names the vector of the sentence, where `text` says so."""
         return ("sentence",) if self.text == "sentence" else ()
 
     @nn.compact
@@ -193,7 +193,7 @@ class Model(GroundingModel):
         return Outputs(**seen, root_learns=root_learns)
 
     def _noise(self, batch: Batch, root_learns: jax.Array, train: bool) -> jax.Array:
-        """[B,Y,2,5], for the actions of the root and of a leaf: zero for the level that is greedy."""
+        """Returns noise [B,Y,2,5] for the actions of root and leaf: zero for the level that is greedy."""
         shape = (self.horizon, 2, len(BRANCHES))
         if not train:
             return jnp.zeros((batch.size, *shape))
@@ -205,7 +205,7 @@ class Model(GroundingModel):
         return _linear(self.features, self.unit_weights, self.dtype, name)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """'policy' and 'value' of the level that learns; 'iou': cross-entropy of every window that overlaps.
+        """Returns 'policy' and 'value' of the level that learns, 'iou' of every window that overlaps.
 
         Official code: train.
         """
@@ -239,12 +239,12 @@ class Model(GroundingModel):
         return {"policy": policy, "value": value, "iou": iou}
 
     def _iou(self, windows: jax.Array, truth: jax.Array) -> jax.Array:
-        """[B,Y,...] of windows [B,Y,...,2] and truth [B,2]."""
+        """Returns the signed IoU [B,Y,...] of windows [B,Y,...,2] and truth [B,2]."""
         truth = jnp.expand_dims(truth, tuple(range(1, windows.ndim - 1)))
         return signed_iou(windows, truth, int(self.whole_units))
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The windows that were seen, by the estimate of their IoU, which is the score."""
+        """Returns the windows that were seen, by the estimate of their IoU, which is the score."""
         units = jnp.maximum(batch.video_mask.sum(1), 1)
         ends = outputs.windows + jnp.array([0, int(self.whole_units)])[None, None]
         spans = ends * (batch.duration / units)[:, None, None]
@@ -302,7 +302,7 @@ class Agent(nn.Module):
         return (moved, hidden), seen
 
     def _observe(self, window, t, context: Context) -> jax.Array:
-        """The state x [B,F] of windows [B,2] at step t []."""
+        """Returns the state x [B,F] of windows [B,2] at step t []."""
         indices = ten_units(window)
         if self.slip_in_first_window:
             indices = jnp.where(t == 0, indices.at[:, 8].set(indices[:, 0]), indices)
@@ -314,13 +314,13 @@ class Agent(nn.Module):
         return nn.relu(_linear(self.features, True, self.dtype, "state")(jnp.concatenate(gated, axis=-1)))
 
     def _iou_logit(self, state) -> jax.Array:
-        """The logit [B] of the window's IoU, of x [B,F]."""
+        """Returns the logit [B] of the window's IoU, of x [B,F]."""
         for i, features in enumerate(self.critic_features):
             state = nn.relu(_linear(features, self.unit_weights, self.dtype, f"iou_{i}")(state))
         return _linear(1, self.unit_weights, jnp.float32, "iou")(state.astype(jnp.float32))[:, 0]
 
     def _leaves(self, hidden) -> tuple[jax.Array, jax.Array]:
-        """Logits [B,5,4], `MASKED` at moves that there are not, and values [B,5]."""
+        """Returns logits [B,5,4], `MASKED` at moves that there are not, and values [B,5]."""
         logits, values = zip(*(_head(moves, f"leaf_{name}", hidden) for name, moves in BRANCHES.items()))
         logits = [jnp.pad(x, ((0, 0), (0, MOVES - x.shape[1])), constant_values=MASKED) for x in logits]
         return jnp.stack(logits, axis=1), jnp.stack(values, axis=1)
@@ -333,18 +333,18 @@ class Agent(nn.Module):
 
 
 def valid(window: jax.Array) -> jax.Array:
-    """[...] bool: the end is behind the start."""
+    """Returns [...] bool, whether the end of windows [...,2] is behind the start."""
     return window[..., 1] > window[..., 0]
 
 
 def first_window(units: jax.Array) -> jax.Array:
-    """The middle half of each video: [B] -> [B,2]."""
+    """Returns the middle half of each video of units [B]: [B,2]."""
     quarter = units // 4
     return jnp.stack([jnp.maximum(quarter - 1, 0), units - quarter - 1], axis=-1)
 
 
 def next_windows(window: jax.Array, units: jax.Array) -> jax.Array:
-    """The window after each move of each branch: [B,2] and [B] -> [B,5,4,2], cut to the video.
+    """Returns the window after each move of each branch: [B,2] and [B] -> [B,5,4,2], cut to the video.
 
     Official code: determine_scale_range, determine_left_move_range and its three sisters.
 
@@ -371,7 +371,7 @@ def pick(x: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _seen(windows: jax.Array) -> jax.Array:
-    """[B,Y] bool of windows [B,Y,2]: the steps that are played; the first one always is."""
+    """Returns [B,Y] bool, the steps of windows [B,Y,2] that are played; the first one always is."""
     return valid(windows) | (jnp.arange(windows.shape[1]) == 0)[None]
 
 
@@ -395,7 +395,7 @@ _FEW = np.array(
 
 
 def ten_units(window: jax.Array) -> jax.Array:
-    """The ten units [B,10] that stand for those of a window [B,2], both ends included."""
+    """Returns the ten units [B,10] that stand for those of a window [B,2], both ends included."""
     count = jnp.maximum(window[:, 1] - window[:, 0] + 1, 1)[:, None]
     few = jnp.asarray(_FEW)[jnp.minimum(count[:, 0], len(_FEW)) - 1]
     many = (np.arange(1, 11)[None] * count) // 11
@@ -403,7 +403,7 @@ def ten_units(window: jax.Array) -> jax.Array:
 
 
 def gather_units(video: jax.Array, indices: jax.Array) -> jax.Array:
-    """Rows [B,10,D] of video [B,T,D]; an index outside of the video reads its first or last row."""
+    """Returns rows [B,10,D] of video [B,T,D]; an index outside of the video reads its first or last row."""
     return jnp.take_along_axis(video, indices[..., None], axis=1, mode="clip")
 
 
@@ -411,7 +411,7 @@ def gather_units(video: jax.Array, indices: jax.Array) -> jax.Array:
 
 
 def annotated_window(span: jax.Array, duration: jax.Array, units: jax.Array, whole_units: bool) -> jax.Array:
-    """The annotated moment [B,2] (seconds) in units: float32, its last unit included.
+    """Returns the annotated moment [B,2] (seconds) in units: float32, its last unit included.
 
     `whole_units` keeps fractions. Else they are round(start) and round(end) - 1, within the video.
     """
@@ -422,7 +422,7 @@ def annotated_window(span: jax.Array, duration: jax.Array, units: jax.Array, who
 
 
 def signed_iou(window: jax.Array, truth: jax.Array, last: int) -> jax.Array:
-    """IoU of windows [...,2] with `truth` (broadcast): negative, by the gap, where they do not meet.
+    """Returns the IoU of windows [...,2] with `truth` (broadcast), negative by the gap where they are apart.
 
     `last` is 1 to count the last unit in, 0 for a window that lasts to its start.
     """
@@ -432,14 +432,14 @@ def signed_iou(window: jax.Array, truth: jax.Array, last: int) -> jax.Array:
 
 
 def leaf_reward(before: jax.Array, after: jax.Array) -> jax.Array:
-    """The reward of a leaf, elementwise, from the signed IoUs before and after its action: did it improve?"""
+    """Returns the reward of a leaf, elementwise, from signed IoUs before and after: did it improve?"""
     better = 1.0 + jnp.where(after > 0.5, after, 0.0)
     worse = jnp.where((after <= before) & (after >= 0), -0.1, -1.0)
     return jnp.where((after > before) & (before >= 0), better, worse)
 
 
 def root_reward(before: jax.Array, after: jax.Array, reachable: jax.Array) -> jax.Array:
-    """The reward [B,Y] of the root: was its branch the best, and did it improve?
+    """Returns the reward [B,Y] of the root: was its branch the best, and did it improve?
 
     From the signed IoUs [B,Y] before and after, and [B,Y,5] after each branch.
     """
@@ -456,14 +456,17 @@ def _linear(features: int, unit_weights: bool, dtype: jnp.dtype, name: str) -> n
 
 
 def _head(actions: int, name: str, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits [B,Z] of Z actions and value [B], of h [B,F] (official code: normalized_columns_initializer)."""
+    """Returns logits [B,Z] of Z actions and value [B], of h [B,F].
+
+    Official code: normalized_columns_initializer.
+    """
     policy = nn.Dense(actions, kernel_init=unit_rows(0.01), name=f"{name}_policy")
     value = nn.Dense(1, kernel_init=unit_rows(1.0), name=f"{name}_value")
     return policy(hidden), value(hidden)[:, 0]
 
 
 def _normed(x: jax.Array) -> jax.Array:
-    """L2 norm, then ReLU."""
+    """Returns the ReLU of x over its L2 norm."""
     return nn.relu(l2_normalize(x))
 
 

@@ -103,7 +103,7 @@ class Model(GroundingModel):
 
     @property
     def candidates(self) -> np.ndarray:
-        """[G,G] bool, the moments that are scored."""
+        """Returns [G,G] bool, the moments that are scored."""
         return candidate_mask(self.num_clips, self.scale_layers)
 
     @nn.compact
@@ -139,7 +139,7 @@ class Model(GroundingModel):
         return Outputs(logits=logits * self.candidates[None].astype(jnp.float32))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """'iou': cross-entropy of every candidate with its scaled IoU (official code: bce_rescale_loss)."""
+        """Returns 'iou': cross-entropy with the scaled IoU (official code: bce_rescale_loss)."""
         del epoch
         iou = iou_map(self.num_clips, batch.span, batch.duration)
         targets = scaled_iou(iou, self.iou_low, self.iou_high)  # y_i
@@ -147,12 +147,12 @@ class Model(GroundingModel):
         return {"iou": Mean.of(binary_cross_entropy(outputs.logits, targets), counted)}
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The candidates, best first; the score is the sigmoid of the logit."""
+        """Returns the candidates, best first; the score is the sigmoid of the logit."""
         ranked = rank_cells(outputs.logits, self.candidates, batch.duration, self.keep)
         return ranked.replace(scores=jax.nn.sigmoid(ranked.scores))
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The score of every candidate: 'map' [B,G,G], NaN at no candidate."""
+        """Returns the score of every candidate: 'map' [B,G,G], NaN at no candidate."""
         return {"map": jnp.where(self.candidates[None], jax.nn.sigmoid(outputs.logits), jnp.nan)}
 
 
