@@ -66,7 +66,7 @@ def pipeline_options(text: str):
 
 @contextlib.contextmanager
 def failing_plainly(text: str) -> Iterator[None]:
-    """What a worker could not do is one paragraph, not the tracebacks of all the layers above it."""
+    """Makes of a worker's failure one paragraph, not the tracebacks of all the layers above it."""
     try:
         yield
     except (UserError, OSError):
@@ -123,7 +123,7 @@ def clips(
 
 
 def _example(numbered: tuple[int, str], *, reader: FeatureReader, **settings) -> tuple[int, dict]:
-    """What a worker makes of a video: its rows, or the message of the error for who waits for them."""
+    """Result of a worker for one video: its rows, or the message of the error for who waits for them."""
     number, video_id = numbered
     try:
         return number, {"rows": kept_rows(reader, video_id, **settings).tobytes(), "error": ""}

@@ -106,7 +106,7 @@ class FeatureReader(abc.ABC):
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What tells it from other readers: path and key."""
+        """Path and key, which tell it from other readers."""
         return (str(Path(self.path).resolve()), self.key)
 
     @abc.abstractmethod

@@ -131,7 +131,7 @@ def _official_parts(
 
 
 def _repairs(options, problems: Problems) -> list[tuple[str, str]]:
-    """What reading the files dropped, cut and counted."""
+    """Queries and videos that reading the files dropped, cut and counted."""
     source = getattr(dataset_module(options.name), "SOURCE", None)
     if source is None:
         return []

@@ -342,7 +342,7 @@ def _coverage_problems(
 
 
 def room(config, measured: Sequence[Measured], problems: Problems) -> list[tuple[str, str]]:
-    """What `vmr_jax.input.features.build_feature_store` will write."""
+    """Measures what `vmr_jax.input.features.build_feature_store` will write, and the room for it."""
     folder = Path(config.dataset.data_dir).expanduser().absolute()
     while not folder.exists():
         folder = folder.parent

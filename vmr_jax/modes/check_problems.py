@@ -12,7 +12,7 @@ LISTED = 20  # ids or rows of one problem
 
 
 class Problems:
-    """What was found: `fatal` stops training, `warnings` do not. Each is one line with what to do."""
+    """Problems that were found: `fatal` stops training, `warnings` do not. Each is one line with what to do."""
 
     def __init__(self) -> None:
         self.fatal: list[str] = []

@@ -36,7 +36,7 @@ _DESCRIBED = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the files of one working directory hold.
+    """Contents of the files of one working directory.
 
     Attributes:
       name: of its row.
@@ -243,7 +243,7 @@ def _method(runs: int) -> list[str]:
 
 
 def _differs(runs: Sequence[Run]) -> list[str]:
-    """What the runs were made with and differ in, a line each."""
+    """Settings that the runs were made with and differ in, a line each."""
     lines = []
     for field in _DESCRIBED:
         found = [(run.results.get("protocol") or {}).get(field) for run in runs]

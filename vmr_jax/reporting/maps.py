@@ -147,7 +147,7 @@ def _colours(low: float, high: float) -> Markup:
 
 
 def map_legend() -> Markup:
-    """What the marks of a score map are; its colours have a legend of their own under each map."""
+    """Legend of the marks of a score map; its colours have a legend of their own under each map."""
     truth = tag("rect", class_="outline", x="5", y="2", width="8", height="8")
     cross = tag("path", class_="cross", d="M5 2l8 8m0 -8l-8 8")
     nothing = tag("rect", class_="frame", x="0.5", y="1.5", width="17", height="9")

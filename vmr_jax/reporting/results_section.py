@@ -123,7 +123,7 @@ def _split_body(name: str, split: Mapping, columns: Sequence[str]) -> Markup:
 
 
 def protocol(run: Run) -> list[Markup]:
-    """What the numbers were measured with, field by field."""
+    """Setting in which the numbers were measured, field by field."""
     steps = {"step": run.results.get("step"), "best step": run.results.get("best_step")}
     stamp = {**protocol_of(run), **{k: v for k, v in steps.items() if v is not None}}
     pairs = [

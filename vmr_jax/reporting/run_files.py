@@ -24,7 +24,7 @@ FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the files of a working directory hold; optional files that are absent are empty."""
+    """Contents of the files of a working directory; optional files that are absent are empty."""
 
     results: Mapping
     metrics: Sequence[Mapping]

@@ -37,7 +37,7 @@ def _selection(run: Run) -> str | None:
 
 
 def protocol_of(run: Run) -> Mapping:
-    """What the numbers were measured with; empty where results.json does not say."""
+    """Setting in which the numbers were measured; empty where results.json does not say."""
     return run.results.get("protocol") or {}
 
 

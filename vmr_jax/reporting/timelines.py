@@ -145,7 +145,7 @@ def _clip_curve(clips: np.ndarray, top: float, height: float) -> Markup:
 
 
 def timeline_legend() -> Markup:
-    """What the bars of a timeline are."""
+    """Legend of the bars of a timeline."""
     truth = tag("rect", class_="truth", x="0", y="1", width="18", height="10", rx="2")
     moment = tag("rect", class_="predicted", x="0", y="1", width="18", height="10", rx="2")
     return legend([(truth, "annotated"), (moment, f"predicted, at most {TOP}; the lower the score, the paler")])
