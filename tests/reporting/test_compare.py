@@ -176,6 +176,25 @@ def test_one_run_or_one_twice(pair):
         read_runs([pair[0], pair[0] + "/."])
 
 
+def test_runs_are_counted_by_their_own_protocol(tmp_path):
+    # Six queries, four of the type 'then' and two of 'before', which count alike: each of 'then' weighs 1/8.
+    options = dict(keep=21, nms_threshold=1.0, top_n=(1,))
+    folders = []
+    for name, right in (("first", (0, 4)), ("second", (0, 1, 4, 5))):
+        rows = lines([[FULL] if i in right else [NONE] for i in range(6)])
+        for i, row in enumerate(rows):
+            row["tags"] = ["then" if i < 4 else "before"]
+        figures = {"Rank@1": 37.5 if name == "first" else 75.0}  # 1/8 + 1/4, 2/8 + 2/4
+        folders.append(write_run(tmp_path / name, rows, figures, **options))
+        change(folders[-1], "config.json", lambda config: config["evaluation"].update(protocol="consensus"))
+    compared = comparison(read_runs(folders))
+    (split,) = compared["splits"].values()
+    assert [row["metrics"]["Rank@1"] for row in split["rows"]] == pytest.approx([37.5, 75.0])
+    assert set(split["rows"][0]["metrics"]) == {"Rank@1", "mIoU"}
+    assert split["differences"][0]["difference"]["Rank@1"] == pytest.approx(37.5)
+    assert not compared["warnings"]
+
+
 @pytest.mark.parametrize("name", ["config.json", "results.json", "predictions.jsonl"])
 def test_missing_file(pair, name):
     (Path(pair[1]) / name).unlink()

@@ -120,14 +120,14 @@ def _moment_detr(path: Path) -> PredictionFile:
             windows_at={m: _numbers(rows, 3, "pred_relevant_windows_at", where) for m, rows in at.items()},
         )
         found.tasks["SVMR"].append(prediction)
-        if "pred_corpus_windows" in row:
+        if "pred_videos" in row:
             _add_corpus(found, prediction, row, where)
     return found
 
 
 def _add_corpus(found: PredictionFile, prediction: Prediction, row: Mapping[str, Any], where: str) -> None:
     """Adds a query's moments and videos in the corpus, whose videos it numbers as they come."""
-    windows, videos = row["pred_corpus_windows"], row.get("pred_videos")
+    windows, videos = row.get("pred_corpus_windows"), row["pred_videos"]
     try:
         ids, moments = [str(w[0]) for w in windows], [w[1:] for w in windows]
         ranked = list(map(str, videos))

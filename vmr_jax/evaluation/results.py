@@ -2,7 +2,7 @@
 
 import collections
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from vmr_jax.evaluation.prediction_files import windows_of
 from vmr_jax.evaluation.protocols import Predictions, Protocol, means, milliseconds
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.files import disk_error, write_json
-from vmr_jax.input.dataset import Split
+from vmr_jax.input.dataset import Split, Video
+from vmr_jax.input.schema import Query
 
 log = logging.getLogger("vmr_jax")
 
@@ -125,7 +126,7 @@ def _rows(kind: str, metrics: Iterable[tuple[str, dict[str, float]]]) -> list[di
 
 
 def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
-    """Lines of predictions.jsonl: Moment-DETR's keys, plus split, duration, truth and top IoU."""
+    """Lines of predictions.jsonl: Moment-DETR's keys, plus split, duration, truth, top IoU, tags, `extra`."""
     rows = []
     for i, query in enumerate(split.queries):
         video = split.videos[split.owner[i]]
@@ -139,10 +140,34 @@ def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
                 "relevant_windows": milliseconds(query.windows or [query.span]).tolist(),
                 "pred_relevant_windows": windows_of(predictions.spans[i], predictions.scores[i]),
                 "iou": round(float(predictions.ious[i, 0]), 6),
+                **({"tags": list(query.tags)} if query.tags else {}),
                 **{key: column[i] for key, column in predictions.extra.items()},
             }
         )
     return rows
+
+
+def split_of_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> Split:
+    """A split as far as lines of predictions.jsonl tell it: the first annotated moment is the one to learn.
+
+    Args:
+      name: of the split.
+      rows: its lines (`prediction_rows`), whose order is kept.
+    """
+    durations = {row["vid"]: float(row["duration"]) for row in rows}
+    number = {video: i for i, video in enumerate(durations)}
+    queries = [
+        Query(
+            qid=str(row["qid"]),
+            text=row["query"],
+            span=tuple(row["relevant_windows"][0]),
+            windows=[tuple(window) for window in row["relevant_windows"]],
+            tags=row.get("tags", ()),
+        )
+        for row in rows
+    ]
+    owner = np.asarray([number[row["vid"]] for row in rows], np.int32)
+    return Split(name, [Video(video, seconds, {}) for video, seconds in durations.items()], queries, owner)
 
 
 def choose_examples(ious: np.ndarray, count: int = 3) -> list[tuple[str, int]]:

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation import significance
-from vmr_jax.evaluation.protocols import MomentRetrieval, means, nearest_iou
+from vmr_jax.evaluation.prediction_files import PredictionFile
+from vmr_jax.evaluation.protocols import Predictions, Protocol, make_protocol
+from vmr_jax.evaluation.results import split_of_rows
 from vmr_jax.reporting.run_files import EVALUATE, read_predictions, read_results
 from vmr_jax.training.experiment import load_config
 
@@ -43,17 +46,21 @@ class Run:
       config: its config.json.
       results: its results.json.
       queries: split -> qid -> row of predictions.jsonl.
+      file: the same file, read as any program's.
     """
 
     name: str
     config: Any
     results: dict
     queries: dict[str, dict[str, dict]]
+    file: PredictionFile
 
     @property
-    def protocol(self) -> MomentRetrieval:
-        """How its own numbers were counted."""
-        return MomentRetrieval(self.config.evaluation)
+    def protocol(self) -> Protocol:
+        """How its own numbers were counted; discounted recalls need annotations that the file has not."""
+        options = self.config.evaluation.copy_and_resolve_references().unlock()
+        options.discounted = False
+        return make_protocol(options)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -85,7 +92,10 @@ def _read_run(name: str, path: Path) -> Run:
                 f"again with: {EVALUATE}"
             )
         split[qid] = row
-    return Run(name, config, results, queries)
+    found = files.read(path / "predictions.jsonl")
+    for prediction in found.tasks["SVMR"]:
+        prediction.saliency = None  # its annotations are not in the file
+    return Run(name, config, results, queries, found)
 
 
 # --- what can be compared -------------------------------------------------------------------------
@@ -153,9 +163,9 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
     protocol, warnings = runs[0].protocol, _protocol_warnings(runs)
     splits = {}
     for name in names:
-        ious = [_ious(run.queries[name], list(runs[0].queries[name])) for run in runs]
-        splits[name] = _compare_split(runs, protocol, name, ious)
-        warnings += [w for run, found in zip(runs, ious) for w in _recorded_warnings(run, name, found)]
+        found = [_predictions(run, protocol, name, list(runs[0].queries[name])) for run in runs]
+        splits[name] = _compare_split(runs, name, found)
+        warnings += [warning for run in runs for warning in _recorded_warnings(run, name)]
     left_out = {name: run.name for run in runs for name in run.queries if name not in names}
     warnings += [
         f"{name} was evaluated by {run} but not by all, and is left out." for name, run in left_out.items()
@@ -170,51 +180,44 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _ious(queries: dict[str, dict], qids: Sequence[str]) -> np.ndarray:
-    """[Q,K] IoU of the ranked moments of `qids`, 0 past the last one."""
-    ranked = [queries[qid]["pred_relevant_windows"] for qid in qids]
-    truth = [queries[qid]["relevant_windows"] for qid in qids]
-    spans, windows = _padded(ranked), _padded(truth)
-    lengths = np.asarray([len(moments) for moments in ranked])
-    scores = np.where(np.arange(spans.shape[1]) < lengths[:, None], 0.0, -np.inf)
-    return nearest_iou(spans, scores, windows)
+def _predictions(run: Run, protocol: Protocol, name: str, qids: Sequence[str]) -> Predictions:
+    """What the moments of a run count for on the queries `qids` of a split."""
+    return protocol.read(split_of_rows(name, [run.queries[name][qid] for qid in qids]), run.file)
 
 
-def _padded(rows: Sequence[Sequence[Sequence[float]]]) -> np.ndarray:
-    """[Q,N,2] of lists of [start, end, ...]; [0,0] fills."""
-    filled = np.zeros((len(rows), max(1, *map(len, rows)), 2))
-    for target, moments in zip(filled, rows):
-        if moments:
-            target[: len(moments)] = [moment[:2] for moment in moments]
-    return filled
-
-
-def _compare_split(
-    runs: Sequence[Run], protocol: MomentRetrieval, name: str, ious: Sequence[np.ndarray]
-) -> dict:
+def _compare_split(runs: Sequence[Run], name: str, predictions: Sequence[Predictions]) -> dict:
     first, seed = runs[0], int(runs[0].config.seed)
     owner = np.asarray([row["vid"] for row in first.queries[name].values()])
-    values = [protocol.per_query(found) for found in ious]
-    metrics = list(values[0])
-    stacked = [np.stack([v[m] for m in metrics], axis=1).astype(np.float64) for v in values]  # [Q,M] each
+    metrics = [metric for metric in predictions[0].values if all(metric in p.values for p in predictions)]
+    # [Q,metrics] each; the weights of the queries are the same for all runs.
+    stacked = [np.stack([p.values[m] for m in metrics], axis=1).astype(np.float64) for p in predictions]
+    weights = predictions[0].weights
+
+    def mean(values: np.ndarray) -> list[float]:
+        return (100.0 * np.average(values, axis=0, weights=weights)).tolist()
+
+    def interval(values: np.ndarray) -> dict[str, list[float]]:
+        return _by_metric(metrics, 100.0 * significance.bootstrap_interval(values, owner, seed, weights))
+
     rows = [
         {
             "name": run.name,
             "kind": "run",
-            "metrics": dict(zip(metrics, (100.0 * found.mean(axis=0)).tolist())),
-            "intervals": _by_metric(metrics, 100.0 * significance.bootstrap_interval(found, owner, seed)),
+            "metrics": dict(zip(metrics, mean(found))),
+            "intervals": interval(found),
         }
         for run, found in zip(runs, stacked)
     ]
     gains = [found - stacked[0] for found in stacked[1:]]
-    p_values = np.stack([significance.sign_flip_test(gain, owner, seed) for gain in gains])  # [R,M]
+    each = 1.0 if weights is None else weights[:, None]
+    p_values = np.stack([significance.sign_flip_test(each * gain, owner, seed) for gain in gains])
     corrected = np.stack([significance.holm(column) for column in p_values.T], axis=1)
     differences = [
         {
             "run": run.name,
             "against": first.name,
-            "difference": dict(zip(metrics, (100.0 * gain.mean(axis=0)).tolist())),
-            "interval": _by_metric(metrics, 100.0 * significance.bootstrap_interval(gain, owner, seed)),
+            "difference": dict(zip(metrics, mean(gain))),
+            "interval": interval(gain),
             "p": dict(zip(metrics, p.tolist())),
             **({"p_holm": dict(zip(metrics, holm.tolist()))} if len(runs) > 2 else {}),
         }
@@ -272,14 +275,14 @@ def _protocol_warnings(runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def _recorded_warnings(run: Run, split: str, ious: np.ndarray) -> list[str]:
+def _recorded_warnings(run: Run, split: str) -> list[str]:
     """A warning where a run's own protocol does not give what its results.json says."""
     if split not in run.results["splits"]:
         return [f"{run.name}: predictions.jsonl has the split {split}, results.json does not."]
     recorded = run.results["splits"][split]["rows"][0]["metrics"]
-    if run.protocol.options.nms_margin:
-        return []  # the moments of each m were kept apart, and the file holds those of one
-    found = means(run.protocol.per_query(ious))
+    if run.protocol.options.nms_margin and not any(p.windows_at for p in run.file.tasks["SVMR"]):
+        return []  # the moments of each m were kept apart, and a file of version 0.1 holds those of one
+    found = _predictions(run, run.protocol, split, list(run.queries[split])).metrics()
     wrong = [m for m in found if m in recorded and not abs(found[m] - recorded[m]) < _RECORDED]
     return [
         f"{run.name}, {split}: {m} is {recorded[m]:.2f} in results.json and {found[m]:.2f} by "
