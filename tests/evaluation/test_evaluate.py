@@ -245,5 +245,6 @@ def test_entry_of_results_in_order(experiment):
         "best span of the training prior",
         "random span",
     ]
+    assert [row["kind"] for row in entry["rows"]] == ["run", "sanity", "trivial", "trivial", "trivial"]
     assert entry["rows"][0]["intervals"]["mIoU"] == pytest.approx([60, 60])
     assert set(entry["rows"][0]["intervals"]) == set(entry["rows"][0]["metrics"])

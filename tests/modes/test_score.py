@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiny import tiny_config
 from vmr_jax.configs import fvmr, two_d_tan
+from vmr_jax.data import didemo
 from vmr_jax.data.annotations import Annotations
 from vmr_jax.data.charades_sta import annotations as charades
 from vmr_jax.data.qvhighlights import annotations as qvhighlights
@@ -19,6 +20,7 @@ from vmr_jax.evaluation import metrics
 from vmr_jax.evaluation import prediction_files as predictions
 from vmr_jax.evaluation.prediction_files import Prediction, PredictionFile
 from vmr_jax.input import schema
+from vmr_jax.input.annotated import annotated_splits
 from vmr_jax.input.dataset import Dataset, Split, Video
 from vmr_jax.modes import score
 
@@ -336,6 +338,51 @@ def test_score_takes_the_splits_that_the_rows_name(storyboard, tmp_path, capsys)
     finally:
         with config.unlocked():
             config.evaluation.splits = ()
+
+
+def test_nothing_is_prepared_to_score_a_file(tmp_path, capsys):
+    rows = [
+        {
+            "annotation_id": i,
+            "description": "a dog",
+            "video": f"{split}.mov",
+            "times": [[0, i]] * 4,
+            "num_segments": 6,
+        }
+        for i, split in enumerate(("train", "val", "test"))
+    ]
+    for row, name in zip(rows, didemo.annotations.QUERY_FILES.values()):
+        (tmp_path / name).write_text(json.dumps([row]))
+    predictions.write_moment_detr(tmp_path / "p.jsonl", [Prediction("2", np.array(SEGMENTS))])
+    config = fvmr.get_config("didemo")
+    config.dataset.manual_dir, config.dataset.data_dir = str(tmp_path), str(tmp_path / "data")
+    score.score(config, tmp_path, str(tmp_path / "p.jsonl"), [])
+    # The annotators' [0,15] is third: Rank@5, and IoU 1/3 of [0,5].
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for line in (["Rank@1", "0.00"], ["Rank@5", "100.00"], ["mIoU", "33.33"]):
+        assert line in printed
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(UserError, match='didemo has no split "tests". Did you mean "test"'):
+        annotated_splits(config.dataset).split("tests")
+
+
+def test_an_annotated_split_is_the_prepared_one(tmp_path):
+    windows = [[0.1, 24.3], [30.0, 60.7]]
+    rows = [{"video": "v", "query": f"a dog {i}", "duration": 61.23, "windows": windows[i:]} for i in (0, 1)]
+    for name in ("train", "test"):
+        text = "".join(json.dumps({**row, "video": name}) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    config = fvmr.get_config("jsonl")
+    config.dataset.manual_dir, config.dataset.data_dir = str(tmp_path), str(tmp_path / "data")
+    config.dataset.val_fraction = 0.0
+    annotated, prepared = annotated_splits(config.dataset), Dataset(config.dataset, annotations_only=True)
+    assert sorted(annotated.split_names) == sorted(prepared.split_names) == ["test", "train"]
+    for name in annotated.split_names:
+        ours, theirs = annotated.split(name), prepared.split(name)
+        assert [(v.id, v.duration) for v in ours.videos] == [(v.id, v.duration) for v in theirs.videos]
+        np.testing.assert_array_equal(ours.owner, theirs.owner)
+        for a, b in zip(ours.queries, theirs.queries, strict=True):
+            assert (a.qid, a.text, a.span, list(a.windows)) == (b.qid, b.text, b.span, list(b.windows))
 
 
 def test_a_file_with_a_query_missing_is_refused(storyboard, tmp_path):

@@ -4,8 +4,8 @@
     python launch.py --mode=score --predictions=FILE --workdir=DIR
 
 Nothing of the config but `dataset` and `evaluation` is read. Predictions are taken as they are, best first in
-the order of the file: no NMS, no cut to the video. Annotated moments are those of the records, which
-are cut to the video.
+the order of the file: no NMS, no cut to the video. Annotated moments are those of the dataset's files,
+cut to the video; nothing is prepared.
 
 With --config the protocol is the one of the dataset's official evaluator, as the authors count with it, unless
 the command names another; with --workdir it is the run's, whose numbers its own predictions.jsonl then gives.
@@ -22,7 +22,8 @@ from vmr_jax.errors import UserError
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation.prediction_files import PredictionFile
 from vmr_jax.evaluation.protocols import DEFAULT, OFFICIAL, Protocol, make_protocol
-from vmr_jax.input.dataset import Dataset, Split
+from vmr_jax.input.annotated import Splits, annotated_splits
+from vmr_jax.input.dataset import Split
 from vmr_jax.reporting.tables import percent
 
 log = logging.getLogger("vmr_jax")
@@ -48,8 +49,7 @@ def score(config: Any, workdir: Path, predictions: str | None, given: Collection
         raise UserError("--mode=score needs --predictions=FILE.")
     found = files.read(Path(predictions).expanduser())
     protocol = protocol_of(config, given)
-    dataset = Dataset(config.dataset, annotations_only=True)
-    for split in splits_of(found, dataset, tuple(config.evaluation.splits)):
+    for split in splits_of(found, annotated_splits(config.dataset), tuple(config.evaluation.splits)):
         groups = protocol.groups(split, protocol.read(split, found))
         print(f"{found.path.name} on {split.name}, {len(split.queries)} queries, %")
         print(table(groups))
@@ -94,7 +94,7 @@ def _refuse_others(protocol: Protocol, asked: Collection[str]) -> None:
         )
 
 
-def splits_of(found: PredictionFile, dataset: Dataset, asked: Sequence[str]) -> list[Split]:
+def splits_of(found: PredictionFile, dataset: Splits, asked: Sequence[str]) -> list[Split]:
     """The splits to score; the annotations of no other are read, but to find out which one a file is for.
 
     Those that the rows of the file name; where they name none, the first split whose query ids are those of
