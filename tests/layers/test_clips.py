@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vmr_jax.errors import UserError
-from vmr_jax.layers.clips import ClipPool, average_clips
+from vmr_jax.layers.clips import ClipPool, average_clips, clip_length
 
 
 def test_average_of_the_real_clips_of_each_window():
@@ -29,3 +29,9 @@ def test_windows_must_be_equal():
         average_clips(jnp.zeros((1, 7, 2)), jnp.ones((1, 7), bool), 3)
     with pytest.raises(AssertionError):
         average_clips(jnp.zeros((1, 6, 2)), jnp.ones((1, 5), bool), 3)
+
+
+def test_clips_share_the_video_equally():
+    # 12 s in 3 real clips; a video without any counts as one clip.
+    mask = jnp.array([[True, True, True, False], [False] * 4])
+    np.testing.assert_array_equal(clip_length(jnp.float32([12, 7]), mask), [4, 7])

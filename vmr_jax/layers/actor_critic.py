@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import struct
 from jax.nn.initializers import Initializer
 
+from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.types import Mean
 
 
@@ -47,7 +48,7 @@ def action_noise(key: jax.Array, example_index: jax.Array, shape: tuple[int, ...
     The noise of an example depends on its position in the split alone, and is the same on any device. Draw it
     for the whole episode at once, outside of the scan.
     """
-    return jax.vmap(lambda index: jax.random.gumbel(jax.random.fold_in(key, index), shape))(example_index)
+    return draw_per_example(key, example_index, jax.random.gumbel, shape)
 
 
 def discounted_returns(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.moments import iou, rank
 from vmr_jax.types import Moments
@@ -105,7 +106,7 @@ def rank_anchors(
 
     Each real clip is an equal part of the video; the last clip is included.
     """
-    seconds = (duration / jnp.maximum(video_mask.sum(-1), 1))[:, None, None]
+    seconds = clip_length(duration, video_mask)[:, None, None]
     spans = jnp.clip(half_open(clips) * seconds, 0.0, duration[:, None, None])
     spans = jnp.stack([spans[..., 0], spans.max(-1)], axis=-1)  # an end before its start is the start
     return rank(spans, jax.nn.sigmoid(logits), legal, k)

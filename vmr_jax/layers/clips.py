@@ -1,4 +1,4 @@
-"""From the T clips of a video to the G clips along each side of a moment map."""
+"""Clips of a video: their length, and the G clips along each side of a moment map that T clips become."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,11 @@ import jax.numpy as jnp
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.linear import torch_linear
+
+
+def clip_length(duration: jax.Array, video_mask: jax.Array) -> jax.Array:
+    """Seconds [B] of a clip, where the real clips of mask [B,T] are equal parts of videos of [B] seconds."""
+    return duration / jnp.maximum(video_mask.sum(-1), 1)
 
 
 def average_clips(video: jax.Array, video_mask: jax.Array, num_clips: int) -> jax.Array:

@@ -1,8 +1,17 @@
 """Random choices that do not depend on how a batch is shared among devices, nor on padding."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
+
+
+def draw_per_example(
+    key: jax.Array, example_index: jax.Array, draw: Callable[..., jax.Array], shape: tuple[int, ...] = ()
+) -> jax.Array:
+    """[B,...] random numbers `draw(key, shape)` of each example, from its position in the split [B] alone."""
+    return jax.vmap(lambda index: draw(jax.random.fold_in(key, index), shape))(example_index)
 
 
 def uniform_choice(key: jax.Array, example_index: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -20,7 +29,7 @@ def uniform_choice(key: jax.Array, example_index: jax.Array, mask: jax.Array) ->
       Positions [B] int32 along M, and whether there was anything to draw [B]; the position is 0 where not.
     """
     chex.assert_shape(mask, (example_index.shape[0], None))
-    share = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index)))(example_index)
+    share = draw_per_example(key, example_index, jax.random.uniform)
     count = jnp.asarray(mask).sum(-1)
     # The product can round up to the count.
     place = jnp.minimum(jnp.floor(share * count).astype(count.dtype), count - 1)

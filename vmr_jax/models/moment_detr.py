@@ -17,7 +17,7 @@ moments; I = `decoder_layers`; the names at the right are the official code's):
 In training the M slots of each decoder layer are matched with the A annotated moments, one to one at the least
 cost (Hungarian algorithm, on the device); matched ones learn their moment, the others to be none.
 
-Every default is that of the official code's options (`BaseOptions`).
+Defaults are those of the official code's `BaseOptions` and, for `round_to`, `PostProcessorDETR`.
 """
 
 import flax.linen as nn
@@ -28,6 +28,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.norm import l2_normalize
@@ -382,7 +383,7 @@ def relevant_clips(
 
     The second matters for windows so short that no clip has its middle there.
     """
-    seconds = (duration / jnp.maximum(mask.sum(-1), 1))[:, None, None]  # of a clip
+    seconds = clip_length(duration, mask)[:, None, None]
     clip = jnp.arange(mask.shape[1])[None, :, None]
     middle = (clip + 0.5) * seconds  # [B,T,1]
     start, end = windows[:, None, :, 0], windows[:, None, :, 1]

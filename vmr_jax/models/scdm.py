@@ -25,6 +25,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.additive_attention import AdditiveAttention
+from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.norm import MaskedBatchNorm
 from vmr_jax.layers.text import WordEmbedding
@@ -220,7 +221,7 @@ class Model(GroundingModel):
     @staticmethod
     def _seconds(batch: Batch) -> jax.Array:
         """Returns [B], length of a slot in seconds."""
-        return batch.duration / jnp.maximum(batch.video_mask.sum(1), 1)
+        return clip_length(batch.duration, batch.video_mask)
 
     def _anchors(self, slots: int, layer: int) -> jax.Array:
         """Returns [M,2] centre and width, in slots, of the anchors of a layer, cell by cell."""

@@ -35,6 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from vmr_jax.layers.clips import clip_length
+from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import torch_dense, torch_linear
 from vmr_jax.layers.transformer import Attention
@@ -201,22 +203,18 @@ class Model(GroundingModel):
             return jnp.zeros((*example_index.shape, self.candidates))
         shape = (len(self.rewards),)
         share = self.random_start * jnp.exp(-updates / self.random_updates)
-        coin = self._drawn(jax.random.uniform, shape, example_index)
-        place = self._drawn(jax.random.uniform, shape, example_index)
+        coin = draw_per_example(self.make_rng("dropout"), example_index, jax.random.uniform, shape)
+        place = draw_per_example(self.make_rng("dropout"), example_index, jax.random.uniform, shape)
         return jnp.where(coin < share, place, 0.0)
 
     def _hidden(self, batch: Batch, train: bool) -> jax.Array:
         """[B,L] bool: the words that are hidden, none where `train` is False."""
         if not train:
             return jnp.zeros_like(batch.query_mask)
-        noise = self._drawn(jax.random.gumbel, batch.query_mask.shape[1:], batch.example_index)
+        words = batch.query_mask.shape[1:]
+        noise = draw_per_example(self.make_rng("dropout"), batch.example_index, jax.random.gumbel, words)
         logits = jnp.where(batch.content_words, self.content_weight, 1.0)
         return hide(logits + noise, batch.query_mask, self.hide_one_in)
-
-    def _drawn(self, draw, shape: tuple[int, ...], example_index: jax.Array) -> jax.Array:
-        """[B,*shape] random numbers that depend on the example, not on its place in the batch."""
-        key = self.make_rng("dropout")
-        return jax.vmap(lambda index: draw(jax.random.fold_in(key, index), shape))(example_index)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'completion' of all chosen candidates, and their ranking by it, 'rank' (`weakly_supervised_loss`)."""
@@ -235,7 +233,7 @@ class Model(GroundingModel):
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """All candidates by their score, or some by exp(-nll) of the sentence."""
         spans, scores, ranked = self._ranked(outputs, batch)
-        seconds = (batch.duration / jnp.maximum(batch.video_mask.sum(-1), 1))[:, None, None]  # of a clip
+        seconds = clip_length(batch.duration, batch.video_mask)[:, None, None]
         count = ranked.shape[1]
         return rank(spans * seconds, scores, ranked, min(self.keep or count, count))
 
@@ -358,9 +356,9 @@ def select(scores: jax.Array, spans: jax.Array, real: jax.Array, picks: jax.Arra
     `max_iou` or more, if more than two remain; what has gone stays away.
 
     Args:
-      scores: [B,M].
+      scores: [B,M], of the candidates.
       spans: [B,M,2] clips.
-      real: [B,M] bool.
+      real: [B,M] bool, candidates in the video.
       picks: [B,Z] in [0, 1): the place of each pick among what is left, 0 is the best.
       max_iou: bound of (intersection + 1) / (hull + 1), in clips.
     """

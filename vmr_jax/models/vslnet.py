@@ -12,7 +12,7 @@ Tensors (F = `features`; symbols of the paper and names of the official PyTorch 
     highlight          [B,T]    logit of being in the extended moment                   S_h, `HighLightLayer`
     start, end         [B,T]    logits of the first and of the last clip                `ConditionedPredictor`
 
-VSLBase is `highlight=False`. Every default is that of the official code's `main_t7.py` and `VSLNet`.
+VSLBase is `highlight=False`. Defaults of layers and losses are those of the official code's `main_t7.py`.
 """
 
 import chex
@@ -23,6 +23,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED, MultiHeadAttention, masked_softmax
+from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.depthwise import depthwise_conv
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.recurrent import LSTM
@@ -406,7 +407,7 @@ class QueryConcat(nn.Module):
 
 def pair_spans(duration: jax.Array, mask: jax.Array) -> jax.Array:
     """[B,T,T,2] seconds of the moments from clip i to clip j, both included (`index_to_time`)."""
-    seconds = (duration / jnp.maximum(mask.sum(-1), 1))[:, None]  # of a clip
+    seconds = clip_length(duration, mask)[:, None]
     starts = jnp.arange(mask.shape[1])[None, :] * seconds
     shape = (*mask.shape, mask.shape[1])
     return jnp.stack(

@@ -35,6 +35,7 @@ from flax import struct
 
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.layers.attention import MASKED, MultiHeadAttention, masked_softmax
+from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.corpus import (
     InputProjection,
     LearnedPositions,
@@ -44,6 +45,7 @@ from vmr_jax.layers.corpus import (
     ranked_negative,
     video_scores,
 )
+from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.text import WordEmbedding
@@ -257,8 +259,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         """[B,2] that depend on the example alone; zeros, the hardest negative, at evaluation."""
         if not train:
             return jnp.zeros((*index.shape, 2))
-        key = self.make_rng("dropout")
-        return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (2,)))(index)
+        return draw_per_example(self.make_rng("dropout"), index, jax.random.uniform, (2,))
 
     # Losses.
 
@@ -466,8 +467,7 @@ def clip_seconds(duration: jax.Array, mask: jax.Array, seconds: float) -> jax.Ar
     It is `seconds`; the clips of a video that is longer by more than one clip were averaged and cover it. With
     `seconds` = 0 they always cover it.
     """
-    count = jnp.maximum(mask.sum(-1), 1)
-    covering = duration / count
+    count, covering = jnp.maximum(mask.sum(-1), 1), clip_length(duration, mask)
     return jnp.where(duration > (count + 1) * seconds, covering, seconds) if seconds else covering
 
 

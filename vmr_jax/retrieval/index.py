@@ -77,7 +77,7 @@ class MomentIndex:
       store: the moments' vectors.
       encode: sentences -> vectors [Q,E] float32.
       parallel: the devices of the search.
-      nms_threshold: of two moments of a video with a higher IoU only the better is returned; 1 keeps all.
+      nms_threshold: IoU above which only the better of two moments of a video is returned; 1 keeps all.
     """
 
     def __init__(

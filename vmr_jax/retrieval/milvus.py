@@ -77,7 +77,7 @@ class MilvusStore:
           uri: 'http://HOST:19530' or a file 'FILE.db' of Milvus Lite, which is made if there is none.
           collection: a new name.
           dim: E, width of the vectors.
-          dtype: 'float32'.
+          dtype: number format of the rows, 'float32'.
           source: origin of the vectors, plain JSON.
           videos: encoded videos. Memory: one request.
         """

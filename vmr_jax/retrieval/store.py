@@ -38,7 +38,7 @@ class EncodedVideo:
     """A video as the index holds it.
 
     Attributes:
-      id: its id, one line of text.
+      id: id of the video, one line of text.
       vectors: [M,E] float32, one row a moment.
       spans: [M,2] float32 seconds.
     """

@@ -1,4 +1,4 @@
-"""The page of `--mode=serve` and what answers it: a small Starlette application.
+"""The page of `--mode=serve` and the small Starlette application that answers it.
 
   GET  /                    the page
   POST /search              {"query", "k", "video"} -> {"moments": [{"video", "start", "end", "score",
@@ -112,8 +112,8 @@ class SearchQueue:
     All but `_answers` runs on the event loop, so nothing is locked.
 
     Args:
-      search: see `Search`; it is called by one thread at a time, always for `MAX_MOMENTS` moments and for 1, 2,
-        4, 8 or 16 sentences, so that the devices see few shapes.
+      search: function of type `Search`; it is called by one thread at a time, always for `MAX_MOMENTS` moments and
+        for 1, 2, 4, 8 or 16 sentences, so that the devices see few shapes.
     """
 
     def __init__(self, search: Search):
@@ -185,7 +185,7 @@ def _power_of_two(n: int) -> int:
 
 
 def batch_sizes() -> list[int]:
-    """How many sentences a search of `SearchQueue` can have."""
+    """The numbers of sentences that a search of `SearchQueue` can have."""
     return [1 << i for i in range(MAX_BATCH.bit_length())]
 
 
@@ -222,8 +222,8 @@ class Service:
     """The answers to requests.
 
     Args:
-      title: what is searched, shown on the page.
-      search: see `Search`.
+      title: name of the run that is searched, shown on the page.
+      search: function of type `Search`.
       durations: video id -> seconds, of all videos that can be asked for.
       files: the video files.
     """
@@ -302,7 +302,7 @@ def make_app(service: Service, hosts: Sequence[str]) -> Starlette:
     """The application.
 
     Args:
-      service: its answers.
+      service: answers to the requests.
       hosts: names under which it may be asked for, '*' for any: a page elsewhere that lets its own name lead
         here (DNS rebinding) gets 400.
     """

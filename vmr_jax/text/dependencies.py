@@ -49,7 +49,7 @@ def dependency_graph(text: str, tokens: Sequence[Token]) -> np.ndarray:
 
     Args:
       text: the sentence; parsed once per process.
-      tokens: its words by any tokeniser, or the first of them.
+      tokens: words of the sentence by any tokeniser, or the first of them.
 
     Returns:
       [n,n] int32: entry (i, j) is the relation of the dependent j to its head i, an id of `RELATIONS`; 1 on

@@ -33,7 +33,7 @@ class Entry:
     """One tensor of the checkpoint and its place in our variables.
 
     Attributes:
-      key: its official name.
+      key: official name of the tensor.
       path: where it goes, such as 'params/clips/linear/kernel'; '' leaves it out.
       shape: the shape it must have in the checkpoint.
       layout: turns it into ours, one of the functions below.

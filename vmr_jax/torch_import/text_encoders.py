@@ -35,9 +35,9 @@ def distilbert_entries(shapes: Shapes, key: str, path: str) -> list[Entry]:
     """All tensors of a DistilBERT.
 
     Args:
-      shapes: of the whole checkpoint.
-      key: what stands before the official names, such as 'text_encoder.bert.'.
-      path: what stands before ours, such as 'params/text_encoder/'.
+      shapes: shapes of all tensors of the checkpoint.
+      key: prefix of the official names, such as 'text_encoder.bert.'.
+      path: prefix of our names, such as 'params/text_encoder/'.
     """
     words, positions = f"{key}embeddings.word_embeddings.weight", f"{key}embeddings.position_embeddings.weight"
     features = size(shapes, words, 1)
