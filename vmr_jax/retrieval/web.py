@@ -112,8 +112,8 @@ class SearchQueue:
     All but `_answers` runs on the event loop, so nothing is locked.
 
     Args:
-      search: function of type `Search`; it is called by one thread at a time, always for `MAX_MOMENTS` moments and
-        for 1, 2, 4, 8 or 16 sentences, so that the devices see few shapes.
+      search: function of type `Search`; it is called by one thread at a time, always for `MAX_MOMENTS` moments
+        and for 1, 2, 4, 8 or 16 sentences, so that the devices see few shapes.
     """
 
     def __init__(self, search: Search):
