@@ -8,8 +8,8 @@
         one network, on RGB; with flow in place of vgg on flow.
 
 Paper, DiDeMo test, Rank@1 / Rank@5 / mIoU: 28.10 / 78.21 / 41.08; the official README's retrained RGB 23.12 /
-73.36 / 35.49, flow 25.83 / 75.40 / 38.94, both 27.08 / 78.53 / 40.53 (`--mode=score` has these metrics). Re-run
-by others, R@1 / R@5: Charades-STA IoU .5 17.46 / 48.22, .7 8.01 / 26.73; ActivityNet Captions IoU .3 39.35 /
+73.36 / 35.49, flow 25.83 / 75.40 / 38.94, both 27.08 / 78.53 / 40.53; a run has these metrics. Re-run by
+others, R@1 / R@5: Charades-STA IoU .5 17.46 / 48.22, .7 8.01 / 26.73; ActivityNet Captions IoU .3 39.35 /
 68.12, .5 21.36 / 53.23, .7 6.43 / 29.70. Datasets without chunks are averaged to 16 of them, which is ours.
 """
 

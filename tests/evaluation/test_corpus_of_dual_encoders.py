@@ -7,13 +7,15 @@ import pytest
 from batches import random_batch
 from ml_collections import ConfigDict
 from test_evaluate import OPTIONS
+from tiny import tiny_config
 
 from vmr_jax import models
+from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.evaluation.protocols import Corpus
 from vmr_jax.models.base import CorpusRetriever, DualEncoder
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
-from vmr_jax.training.experiment import initial_variables
+from vmr_jax.training.experiment import Experiment, initial_variables
 
 NAMES = [
     name
@@ -99,3 +101,30 @@ def test_it_is_brute_force_and_the_index(name, tmp_path):
         assert [m for m, is_clear in zip(ours, clear) if is_clear] == [
             m for m, is_clear in zip(theirs, clear) if is_clear
         ]
+
+
+def test_a_run_in_the_corpus_is_the_same_on_one_device_and_on_eight(data_dir):
+    config = tiny_config(
+        data_dir, evaluation__protocol="corpus", evaluation__corpus_top_n=(1, 4), evaluation__batch_size=16,
+        evaluation__select_by="VCMR-R@1,IoU=0.5",
+    )  # fmt: skip
+    found = []
+    for devices in (1, 8):
+        with config.unlocked():
+            config.num_devices = devices
+        experiment = Experiment(config)
+        variables, loader = experiment.initial_variables(), experiment.loader("val")
+        evaluator = Evaluator(config, experiment.model, experiment.parallel)
+        found.append(evaluator.run(experiment.parallel.replicate(variables), loader))
+    for name, column in found[0].values.items():
+        np.testing.assert_array_equal(column, found[1].values[name], err_msg=name)
+    assert list(found[0].values) == evaluator.protocol.metric_names()
+    # The videos of every query, by the largest dot product with a moment of theirs.
+    first = np.unique(loader.split.owner, return_index=True)[1]
+    apply = jax.jit(experiment.model.apply, static_argnames="method")
+    vectors, _, mask = apply(variables, loader.batch(first), method="encode_moments")
+    queries = apply(variables, loader.batch(np.arange(len(loader))), method="encode_query")
+    scores = np.where(mask[None], np.einsum("qd,und->qun", queries, vectors), -np.inf).max(-1)
+    rank = (scores > scores[np.arange(len(loader)), loader.split.owner][:, None]).sum(1)
+    np.testing.assert_array_equal(found[0].values["VR-R@4"], rank < 4)
+    assert 0 < (rank < 4).sum() < len(loader)

@@ -1,7 +1,7 @@
 """Evaluation: a protocol scores a model on every query once, whatever the batch size; and what is reported."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ class Evaluator:
             lambda variables, batch: model.explain(model.apply(variables, batch, train=False), batch)
         )
 
-    def _map(self, function):
+    def _map(self, function: Callable) -> Callable:
         return self.parallel.map_examples(lambda state, batch: function(self.model, state, batch))
 
     def score(self, variables: Any, batch: Batch) -> dict[str, np.ndarray]:

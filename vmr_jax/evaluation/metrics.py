@@ -62,7 +62,7 @@ def retrieval_metrics(
 def retrieval_values(
     ious: np.ndarray, top_n: tuple[int, ...], thresholds: tuple[float, ...], strict: bool
 ) -> dict[str, np.ndarray]:
-    """What R@n,IoU=m and mIoU are the means of: a hit, or the IoU of the first moment; [Q] each.
+    """Per-query values of R@n,IoU=m and mIoU: a hit, or the IoU of the first moment; [Q] each.
 
     Args:
       ious: [Q,K] IoU of the moments of each query, best-scored first. A query with fewer than n moments
@@ -273,7 +273,7 @@ def detection_metrics(spans: np.ndarray, scores: np.ndarray, windows: np.ndarray
 def detection_values(
     spans: np.ndarray, scores: np.ndarray, windows: np.ndarray, keep: int = 10
 ) -> dict[str, np.ndarray]:
-    """What R@1,IoU=m and mAP of `detection_metrics` are the means of, [Q] each; arguments as there."""
+    """Per-query values [Q] of R@1,IoU=m and mAP; `detection_metrics` gives their means and the arguments."""
     spans, windows = np.asarray(spans, np.float64), np.asarray(windows, np.float64)
     given = _length(windows) > 0  # [Q,A]
     first = np.where(np.isfinite(scores[:, :1]) & given, iou(spans[:, :1], windows), 0.0)
@@ -354,7 +354,7 @@ def highlight_metrics(predicted: np.ndarray, saliency: np.ndarray, clips: np.nda
 def highlight_values(
     predicted: np.ndarray, saliency: np.ndarray, clips: np.ndarray
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What the metrics of `highlight_metrics` are the means of, [Q] each; arguments as there."""
+    """Per-query values [Q] of HL-mAP and HL-Hit@1; `highlight_metrics` gives their means and the arguments."""
     best = predicted.argmax(axis=1)
     inside = np.arange(saliency.shape[1])[None] < clips[:, None]  # [Q,T]
     at_best = np.take_along_axis(saliency, np.minimum(best, saliency.shape[1] - 1)[:, None, None], axis=1)

@@ -63,7 +63,7 @@ class Prediction:
 
 @dataclasses.dataclass
 class PredictionFile:
-    """What a file holds: task (one of `metrics.TASKS`) -> its predictions, and the numbers of the videos."""
+    """The content of a file: task (one of `metrics.TASKS`) -> predictions, and the numbers of the videos."""
 
     path: Path
     tasks: dict[str, list[Prediction]]

@@ -1,4 +1,4 @@
-"""What results.json, predictions.jsonl and the examples of a report hold."""
+"""The content of results.json, of predictions.jsonl and of the examples of a report."""
 
 import collections
 import logging
@@ -48,7 +48,7 @@ def breakdown(
         for low, high in _WORDS
     ]
 
-    def rows(groups):
+    def rows(groups: Sequence[tuple[str, np.ndarray]]) -> list[dict]:
         return [
             {"label": label, "count": int(member.sum()), "metrics": means(values, member, weights)}
             for label, member in groups

@@ -1,6 +1,6 @@
-"""What every protocol does, and what it makes of a split: predictions and per-query values.
+"""The part that all protocols share: from moments of any source to predictions and per-query values.
 
-What is counted is the same whether moments come from a model, from a trivial predictor or from a file:
+Moments are counted alike whether they come from a model, from a trivial predictor or from a file:
 
     a model     score_batch, on the devices --> as_written --+
     a predictor trivial ----------------------> as_written --+--> counted --> Predictions
@@ -110,16 +110,16 @@ class Protocol:
         return tuple(m - self.options.nms_margin for m in self.options.thresholds)
 
     def ranked(self, spans: np.ndarray, scores: np.ndarray) -> Collected:
-        """What `score_batch` would collect of moments [Q,K,2], [Q,K], best first, without NMS."""
+        """Returns what `score_batch` would collect of moments [Q,K,2], [Q,K], best first, without NMS."""
         return {"spans": spans[:, None], "scores": scores[:, None]}
 
     def trivial(self, spans: np.ndarray, split: Split, rng: np.random.Generator) -> Collected:
-        """What `finish` takes of a predictor of `spans` [Q,K,2] seconds that sees neither video nor query."""
+        """Returns what `finish` takes of a predictor of `spans` [Q,K,2] that sees neither video nor query."""
         del split, rng
         return self.ranked(spans, np.zeros(spans.shape[:2], np.float32))
 
     def of_file(self, split: Split, found: PredictionFile) -> Collected:
-        """What `counted` takes of a prediction file of any program: its moments as they are, `keep` of a query.
+        """Returns what `counted` takes of any program's file: its moments as they are, `keep` of a query.
 
         Raises:
           UserError: where the file lacks a query, or what this protocol needs.
@@ -158,7 +158,7 @@ class Protocol:
         raise NotImplementedError
 
     def stamp(self) -> dict[str, Any]:
-        """What must be printed beside the numbers for them to mean something."""
+        """Returns all that must be printed beside the numbers for them to mean something."""
         margin = self.options.nms_margin
         return {
             "name": self.name,

@@ -91,7 +91,7 @@ class Corpus(MomentRetrieval):
         depth = min(depth, fits.shape[1])
         best, videos = jax.lax.top_k(fits, depth)  # [B,U]
 
-        def search(_, u):
+        def search(_: None, u: Array) -> tuple[None, tuple[Array, Array]]:
             one = jax.tree.map(lambda x: x[videos[:, u]], corpus)
             if isinstance(model, CorpusRetriever):
                 found = model.apply(

@@ -66,7 +66,7 @@ class MomentRetrieval(Protocol):
         return found
 
     def per_query(self, ious: np.ndarray) -> dict[str, np.ndarray]:
-        """What each metric is the mean of: a hit as 0 or 1, or the IoU; [Q] each, of IoUs [Q,K]."""
+        """Per-query values [Q] of each metric: a hit as 0 or 1, or the IoU, of IoUs [Q,K]."""
         return metrics.retrieval_values(ious, *self._counted())
 
     def rule(self) -> str:
