@@ -30,24 +30,6 @@ _ANCHORS = {
 }
 
 
-def _row(thresholds, recall_1, recall_5):
-    return tuple(
-        (f"R@{n},IoU={m}", value)
-        for n, values in ((1, recall_1), (5, recall_5))
-        for m, value in zip(thresholds, values)
-    )
-
-
-# (dataset, features) -> split and the paper's numbers
-PUBLISHED = {
-    ("activitynet_captions", "c3d"): (
-        "anet_val_2",
-        _row((0.3, 0.5, 0.7), (63.61, 43.40, 23.88), (80.54, 67.95, 50.73)),
-    ),
-    ("tacos", "c3d"): ("test", _row((0.1, 0.3, 0.5), (32.48, 24.64, 18.05), (62.13, 38.46, 27.02))),
-}
-
-
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
@@ -55,15 +37,6 @@ def get_config(arg=None):
     config = common.base("cmin")
     config.input.num_clips, config.model.widths = _ANCHORS.get(dataset, _ACTIVITYNET)
     config.input.normalize = False
-    config.model.features = 512
-    config.model.attention_layers = 2
-    config.model.heads = 4
-    config.model.band = 3
-    config.model.graph_layers = 2
-    config.model.projection = 0
-    config.model.label_low = 0.3
-    config.model.offset_weight = 1e-3
-    config.model.dropout = 0.2
     config.batch_size = 64 if tacos else 128
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 4e-4 if tacos else 8e-4
@@ -74,7 +47,7 @@ def get_config(arg=None):
     config.evaluation.nms_margin = 0.05
     config.train_for = "40 epochs" if tacos else "10 epochs"
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.features = 64
         config.batch_size = 16
         config.optimizer.learning_rate = 3e-3
@@ -85,12 +58,9 @@ def get_config(arg=None):
         config.evaluate_every = "2 epochs"
         config.train_for = "24 epochs"
         return config
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     if dataset in ("didemo", "tempo"):
         config.evaluation.nms_margin = 0.0  # all segments are ranked
     config.text.vectors = "glove.840B.300d.txt"
     config.model.projection = 0 if config.dataset.feature_dim == 500 else 500
-    if (dataset, variant) in PUBLISHED:
-        split, numbers = PUBLISHED[dataset, variant]
-        config.published = ((split, f"published, {variant}", numbers),)
     return config

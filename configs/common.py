@@ -4,17 +4,23 @@ A config is a locked ConfigDict. Its argument is `dataset[,option...]`: `charade
 '300 steps' or '8 epochs'.
 """
 
-from collections.abc import Mapping
+import typing
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_collections
 
+from vmr_jax import models
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.text import tokenize
 
 
-def base(model: str) -> ml_collections.ConfigDict:
-    """Everything that does not depend on the architecture or the dataset."""
+def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
+    """Everything that does not depend on the dataset.
+
+    Args:
+      model: an architecture, a user's own class, or its place, 'my_project.models:Mine'.
+    """
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.dtype = "float32"  # of the computation; parameters and losses are always float32
@@ -28,7 +34,7 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.profile = False  # a trace of ten steps in WORKDIR/profile
     config.note = ""
 
-    config.model = ml_collections.ConfigDict({"name": model})
+    config.model = model_defaults(model)
 
     config.input = ml_collections.ConfigDict()
     config.input.num_clips = 256  # T
@@ -91,8 +97,27 @@ def base(model: str) -> ml_collections.ConfigDict:
     config.retrieval = ml_collections.ConfigDict()  # of --mode=index and --mode=search
     config.retrieval.dtype = "float32"  # of the indexed rows; 'bfloat16', 'int8'
     config.retrieval.nms_threshold = 0.5
+    return config
 
-    config.published = ()  # (split, row name, ((metric, value), ...))
+
+def model_defaults(name: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
+    """`config.model`: the name of an architecture, and its hyper-parameters with the defaults of the class.
+
+    Left out are fields that a config file cannot hold, such as a function. A field whose default is None takes
+    values of the type that is annotated.
+
+    Args:
+      name: as in `vmr_jax.models.model_class`.
+    """
+    kind = models.model_class(name)
+    hints = typing.get_type_hints(kind)
+    config = ml_collections.ConfigDict({"name": models.model_name(kind)})
+    for field, default in models.model_fields(kind).items():
+        if default is None:
+            types = [hint for hint in typing.get_args(hints[field]) if hint is not type(None)]
+            config[field] = ml_collections.config_dict.placeholder(types[0] if types else object)
+        elif isinstance(default, bool | int | float | str | tuple):
+            config[field] = float(default) if hints[field] is float else default
     return config
 
 
@@ -115,14 +140,19 @@ def parse_arg(arg: str | None, datasets: Mapping[str, tuple[str, ...]]) -> tuple
     return dataset, tuple(options)
 
 
+def chosen(options: Sequence[str], known: Collection[str], what: str) -> str:
+    """The one option that is among the `known`, '' for none; UserError for several: name one `what`."""
+    named = [option for option in options if option in known]
+    if len(named) > 1:
+        raise UserError(f"Name one {what}, not {len(named)}: {', '.join(named)}.")
+    return named[0] if named else ""
+
+
 # --- datasets -------------------------------------------------------------------------------------
 
-STORYBOARD_OPTIONS = ()
 
-
-def storyboard(config: ml_collections.ConfigDict, options: tuple[str, ...] = ()) -> None:
+def storyboard(config: ml_collections.ConfigDict) -> None:
     """The embedded dataset: 32 rows of 64-d features, 50-d word vectors, generated from a seed."""
-    del options
     config.note = "storyboard is a generated test bed; its numbers say nothing about real video."
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "storyboard"
@@ -244,7 +274,7 @@ _FIELDS = {
 }
 
 DATASETS = {
-    "storyboard": STORYBOARD_OPTIONS,
+    "storyboard": (),
     **{
         dataset: (*variants, *(o for group in _CHOICES.get(dataset, {}).values() for o in group))
         for dataset, variants in FEATURES.items()
@@ -258,10 +288,8 @@ def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tup
     Returns the feature variant that was chosen, an option of the dataset.
     """
     variants = FEATURES[dataset] or {"features": Features("features", 512)}
-    named = [option for option in options if option in variants] or list(variants)[:1]
-    if len(named) > 1:
-        raise UserError(f"Name one feature variant, not {len(named)}: {', '.join(named)}.")
-    features = variants[named[0]]
+    named = chosen(options, variants, "feature variant") or next(iter(variants))
+    features = variants[named]
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = dataset
     config.dataset.data_dir = "~/.cache/vmr_jax"
@@ -274,10 +302,7 @@ def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tup
     config.dataset.on_missing = "error"  # 'drop' goes on without videos that have no features
     config.dataset.beam = ""  # options of Apache Beam, which then prepares: '--runner=DirectRunner ...'
     for field, values in _CHOICES.get(dataset, {}).items():
-        chosen = [option for option in options if option in values] or [values[0]]
-        if len(chosen) > 1:
-            raise UserError(f"Name one {field}, not {len(chosen)}: {', '.join(chosen)}.")
-        config.dataset[field] = chosen[0]
+        config.dataset[field] = chosen(options, values, field) or values[0]
     config.dataset.update(_FIELDS.get(dataset, {}))
     config.evaluation.update(_EVALUATION.get(dataset, {}))
     convention = config.dataset.get("convention", "")
@@ -285,7 +310,7 @@ def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tup
         config.evaluation.select_split, config.evaluation.splits = _SPLITS[dataset, convention]
     config.text.vectors = "glove.6B.300d.txt"
     config.text.max_words = _MAX_WORDS.get(dataset, 20)
-    return named[0]
+    return named
 
 
 def map_size(config: ml_collections.ConfigDict) -> None:

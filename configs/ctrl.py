@@ -19,8 +19,13 @@ one of mean length has clips of about 16 frames; the other datasets' windows are
 from vmr_jax.configs import common
 
 _VARIANTS = {"aln": "none", "reg_p": "p"}
+_SEGMENTS = ("didemo", "tempo")  # the segments are the moments: no regression
 DATASETS = {
-    dataset: (*options, *_VARIANTS, *(("skip_thoughts",) if dataset != "storyboard" else ()))
+    dataset: (
+        *options,
+        *(() if dataset in _SEGMENTS else _VARIANTS),
+        *(() if dataset == "storyboard" else ("skip_thoughts",)),
+    )
     for dataset, options in common.DATASETS.items()
 }
 
@@ -50,42 +55,30 @@ WINDOWS = {
     "jsonl": (64, _fifths(4, 8, 16, 32, 64)),
 }
 
-# (dataset, features) -> split and the paper's numbers, each (IoU, R@1, R@5)
-PUBLISHED = {
-    ("tacos", "c3d"): ("test", ((0.1, 24.32, 48.73), (0.3, 18.32, 36.69), (0.5, 13.30, 25.42))),
-}
-
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("ctrl")
-    variants = [_VARIANTS[option] for option in options if option in _VARIANTS]
-    config.model.regression = variants[0] if variants else "np"
-    config.model.regression_weight = 0.01
-    config.model.offset_scale = 16.0
-    config.model.context_windows = "official"  # 'exact' pools the true neighbourhood
-    config.model.features = 1024
-    config.model.hidden = 1000
+    config.model.regression = _VARIANTS.get(common.chosen(options, _VARIANTS, "regression"), "np")
     config.model.text = "sentence" if "skip_thoughts" in options else "lstm"  # or 'mean'
-    config.model.lstm_features = 1024
     config.input.normalize = False
     config.batch_size = 56
     config.optimizer.learning_rate = 5e-3
     config.train_for = "20000 steps"
     config.evaluation.nms_margin = 0.05
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         # At test without the shortest, as in the paper: one within the moment scores as high as a better one.
         _set_windows(config, ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4))
         config.model.text = "sentence"
         config.model.features = config.model.hidden = 128
         config.train_for = "15 epochs"
         return config
-    if dataset in ("didemo", "tempo"):
-        config.model.regression = "none"  # the segments are the moments
+    if dataset in _SEGMENTS:
+        config.model.regression = "none"
         config.evaluation.nms_margin = 0.0
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     if "skip_thoughts" in options:
         config.text.sentence_features = "skip_thoughts.h5"
         config.text.sentence_dim = 4800
@@ -93,10 +86,6 @@ def get_config(arg=None):
     _set_windows(config, windows)
     if dataset == "tacos":
         config.evaluation.batch_size = 8  # 479 windows of 3 x 4096 numbers a video
-    if (dataset, variant) in PUBLISHED and not variants:
-        split, rows = PUBLISHED[dataset, variant]
-        numbers = [(f"R@{n},IoU={row[0]}", row[at]) for at, n in ((1, 1), (2, 5)) for row in rows]
-        config.published = ((split, f"published, {variant}", tuple(numbers)),)
     return config
 
 

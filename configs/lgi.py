@@ -35,35 +35,10 @@ _ABLATIONS = ("no_sqan", "no_dqa", "no_tag")
 DATASETS = {dataset: (*options, *_ABLATIONS) for dataset, options in common.DATASETS.items()}
 
 
-def _row(recall, miou):
-    return (*((f"R@1,IoU={m}", value) for m, value in recall.items()), ("mIoU", miou))
-
-
-# (dataset, features) -> split; the paper's numbers, those of the official repository
-PUBLISHED = {
-    ("charades_sta", "i3d"): (
-        "test",
-        _row({0.5: 59.46, 0.7: 35.48}, 51.38),
-        _row({0.3: 72.18, 0.5: 59.17, 0.7: 35.32}, 50.93),
-    ),
-    ("activitynet_captions", "c3d"): (
-        "anet_val_1_and_2",
-        _row({0.3: 58.52, 0.5: 41.51, 0.7: 23.07}, 41.13),
-        _row({0.3: 58.48, 0.5: 41.65, 0.7: 24.10}, 41.48),
-    ),
-}
-
-
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("lgi")
-    config.model.features = 512
-    config.model.attention_features = 256
-    config.model.local_kernel = 15
-    config.model.guidance_weight = 1.0
-    config.model.diversity_weight = 1.0
-    config.model.dropout = 0.5
     config.input.num_clips = 128
     config.input.resample = "pad"
     config.input.normalize = False
@@ -72,7 +47,7 @@ def get_config(arg=None):
     config.optimizer.learning_rate = 4e-4
     _of_dataset(config, "charades" if dataset.startswith("charades") else "activitynet")
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.features = 64
         config.model.attention_features = 32
         config.model.num_phrases = 3
@@ -84,17 +59,11 @@ def get_config(arg=None):
         config.optimizer.schedule = "cosine"
         config.train_for = "28 epochs"
     else:
-        variant = common.manual_dataset(config, dataset, options)
+        common.manual_dataset(config, dataset, options)
         config.text.vectors = "none"
         config.text.tokenizer = "no_punctuation"
         if dataset.startswith("activitynet"):
             config.text.max_words = 25
-        if (dataset, variant) in PUBLISHED and not set(options) & set(_ABLATIONS):
-            split, paper, repository = PUBLISHED[dataset, variant]
-            config.published = (
-                (split, f"published, {variant}", paper),
-                (split, f"official repository, {variant}", repository),
-            )
     _ablate(config, options)
     return config
 

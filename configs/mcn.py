@@ -28,22 +28,10 @@ def get_config(arg=None):
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("mcn")
     config.model.streams = "video"
-    config.model.fusion = 0.5
-    config.model.moments = "windows"
-    config.model.global_context = True
-    config.model.endpoints = True
-    config.model.hidden = 500
-    config.model.features = 100
-    config.model.lstm_features = 1000
-    config.model.dropout = 0.3
-    config.model.margin = 0.1
-    config.model.intra_weight = 0.5
-    config.model.inter_weight = 0.2
     config.input.num_clips = 16
     config.input.normalize = False
     config.batch_size = 120
     config.optimizer.name = "sgd"
-    config.optimizer.b1 = 0.9
     config.optimizer.learning_rate = 0.05
     config.optimizer.rules = ((".*/lstm/.*", 10.0), (".*/bias", 2.0), (".*", 1.0))
     config.optimizer.clip_norm = 10.0
@@ -51,7 +39,7 @@ def get_config(arg=None):
     config.optimizer.decay_at = ("10000 steps", "20000 steps")
     config.train_for = "30000 steps"
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.streams = "fused"
         config.model.features = 64
         config.model.hidden = config.model.lstm_features = 128

@@ -20,9 +20,9 @@ here it is the validation split.
 from vmr_jax.configs import common
 
 DATASETS = {
-    dataset: (*options, "glove") for dataset, options in common.DATASETS.items() if dataset != "storyboard"
+    dataset: (*options, *(() if dataset == "storyboard" else ("glove",)))
+    for dataset, options in common.DATASETS.items()
 }
-DATASETS["storyboard"] = common.STORYBOARD_OPTIONS
 
 # Fields of the official configs. S, queries per video: Charades-STA has 2.3 on average, ActivityNet Captions
 # 3.7, TACoS 130; a video with more comes in several groups.
@@ -71,39 +71,13 @@ _SETTINGS = {
     "tacos": _TACOS,
 }  # the others as Charades-STA
 
-# (dataset, features) -> split, where the numbers are from, and the numbers (IoU, R@1, R@5)
-PUBLISHED = {
-    ("charades_sta", "vgg"): ("test", "published", ((0.5, 47.31, 83.74), (0.7, 27.28, 58.41))),
-    ("activitynet_captions", "c3d"): ("anet_val_2", "published", ((0.5, 48.59, 79.50), (0.7, 29.26, 64.76))),
-    ("charades_sta", "clip"): ("test", "in the VDI paper", ((0.5, 50.48, 85.27), (0.7, 29.65, 60.67))),
-    ("activitynet_captions", "clip"): (
-        "anet_val_2",
-        "in the VDI paper",
-        ((0.5, 46.89, 78.32), (0.7, 27.26, 63.47)),
-    ),
-}
-
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     setting = _SETTINGS.get(dataset, _CHARADES)
     config = common.base("mmn")
-    config.model.num_clips = 16
-    config.model.scale_layers = (16,)
-    config.model.features = 512
-    config.model.space = 256
-    config.model.map_kernel = 5
-    config.model.map_layers = 8
     config.model.text = "glove" if "glove" in options or dataset == "storyboard" else "distilbert"
-    config.model.text_features = 768
-    config.model.iou_low, config.model.iou_high = 0.5, 1.0
-    config.model.positives = 1
-    config.model.margin = 0.4
-    config.model.contrast_weight = 0.05
-    config.model.contrast_epochs = 7
-    config.model.late_weight = 0.01
-    config.model.score_power = 0.5
     config.model.update(setting["model"])
     config.model.queries_per_video = config.input.queries_per_video = setting["queries_per_video"]
     config.batch_size = setting["videos"] * setting["queries_per_video"]
@@ -116,9 +90,8 @@ def get_config(arg=None):
     config.optimizer.decay_at = setting["decay_at"]
     config.train_for = setting["train_for"]
     if dataset == "storyboard":
-        common.storyboard(config, options)
-        config.model.features = config.model.text_features = 64
-        config.model.space = 64
+        common.storyboard(config)
+        config.model.features = config.model.text_features = config.model.space = 64
         config.model.map_kernel = 3
         config.model.map_layers = 4
         config.batch_size = 64
@@ -131,14 +104,10 @@ def get_config(arg=None):
         config.optimizer.rules = (("text_encoder/.*", 0.1, frozen), (".*", 1.0))
         config.text.encoder = "distilbert"
         config.text.max_subwords = 64
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     common.map_size(config)
     if dataset.startswith("charades"):
         config.input.num_clips = 32
     if config.evaluation.protocol != "consensus":  # which ranks all segments
         config.evaluation.nms_threshold = setting["nms"]
-    if (dataset, variant) in PUBLISHED:
-        split, source, rows = PUBLISHED[dataset, variant]
-        numbers = [(f"R@{n},IoU={row[0]}", row[at]) for at, n in ((1, 1), (2, 5)) for row in rows]
-        config.published = ((split, f"{source}, {variant}", tuple(numbers)),)
     return config

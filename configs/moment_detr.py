@@ -33,55 +33,15 @@ _CLIPS = {
 }
 
 
-def _detection(recall, precision):
-    """R@1 at IoU .5 and .7; mAP at IoU .5 and .75, and on average."""
-    return (
-        *((f"R@1,IoU={m}", value) for m, value in zip((0.5, 0.7), recall)),
-        *zip(("mAP,IoU=0.5", "mAP,IoU=0.75", "mAP"), precision),
-    )
-
-
-# features of QVHighlights -> split, row and numbers
-PUBLISHED = {
-    "slowfast_clip": ("test", "published, slowfast_clip", _detection((52.89, 33.02), (54.82, 29.40, 30.73))),
-    "clip": (
-        "val",
-        "published checkpoint, clip",
-        (
-            *_detection((53.23, 34.00), (54.80, 29.02, 30.58)),
-            ("HL-mAP,VeryGood", 35.51),
-            ("HL-Hit@1,VeryGood", 55.87),
-        ),
-    ),
-}
-
-
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("moment_detr")
-    config.model.features = 256
-    config.model.heads = 8
-    config.model.hidden = 1024
-    config.model.encoder_layers = 2
-    config.model.decoder_layers = 2
-    config.model.num_queries = 10
     config.model.all_windows = dataset in ("qvhighlights", "jsonl")
-    config.model.max_windows = 5
     config.model.annotated_saliency = dataset == "qvhighlights"
-    config.model.span_weight = 10.0
-    config.model.giou_weight = 1.0
-    config.model.label_weight = 4.0
-    config.model.none_weight = 0.1
-    config.model.saliency_weight = 1.0
-    config.model.saliency_margin = 0.2
     config.model.round_to = 0.0
-    config.model.dropout = 0.1
-    config.model.input_dropout = 0.5
     config.input.resample = "pad"
-    config.batch_size = 32
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1e-4
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 0.1
     config.evaluation.nms_threshold = 1.0
@@ -90,7 +50,6 @@ def get_config(arg=None):
         return _storyboard(config, options)
     variant = common.manual_dataset(config, dataset, options)
     config.text.max_words = 100 if dataset == "tacos" else 32
-    config.evaluation.nms_threshold = 1.0
     config.input.num_clips, config.model.round_to = _CLIPS.get(dataset, (75, 2.0))
     if dataset.startswith("charades"):
         config.model.round_to = 1.0
@@ -105,7 +64,7 @@ def get_config(arg=None):
 
 
 def _storyboard(config, options):
-    common.storyboard(config, options)
+    common.storyboard(config)
     config.model.features = 64
     config.model.hidden = 128
     config.model.num_queries = 5
@@ -130,4 +89,3 @@ def _qvhighlights(config, variant, options):
     config.text.features = "clip_text_features"
     config.text.feature_key = "last_hidden_state"
     config.text.dim = 512
-    config.published = (PUBLISHED[variant],)

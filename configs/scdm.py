@@ -29,38 +29,22 @@ _SLOTS = {
     "jsonl": (256, 6),
 }
 
-# (dataset, features) -> split and the paper's numbers, each (IoU, R@1, R@5)
-PUBLISHED = {
-    ("charades_sta", "i3d"): ("test", ((0.5, 54.44, 74.43), (0.7, 33.43, 58.08))),
-    ("tacos", "c3d"): ("test", ((0.3, 26.11, 40.16), (0.5, 21.17, 32.18))),
-    ("activitynet_captions", "c3d"): (
-        "anet_val_1_and_2",
-        ((0.3, 54.80, 77.29), (0.5, 36.75, 64.99), (0.7, 19.86, 41.53)),
-    ),
-}
-
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("scdm")
-    config.model.features = 512
-    config.model.negative_iou = 0.3
-    config.model.hard_logit = 2.0
-    config.model.mask_padding = True  # False: as the official code
     config.input.resample = "pad"
     config.input.normalize = False
     config.text.trainable = True
     config.batch_size = 16
-    config.optimizer.learning_rate = 1e-4
     config.optimizer.clip_value = 1.0
     config.optimizer.l2 = 1e-3
     config.train_for = "200 epochs"
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.features = 128
         config.model.layers = 4
-        config.model.kernel = 3
         config.model.overlap_weights = (2.0, 1.0, 1.0)
         config.model.centre_weight = config.model.width_weight = 0.1
         config.text.trainable = False
@@ -70,7 +54,7 @@ def get_config(arg=None):
         config.evaluate_every = "2 epochs"
         config.train_for = "16 epochs"
         return config
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"
     config.text.max_words = 15 if dataset.startswith("charades") else 35
     family = next(name for name in _SLOTS if dataset.startswith(name))
@@ -78,7 +62,6 @@ def get_config(arg=None):
     config.model.kernel = 3 if family == "charades" else 5
     config.model.sentence_blocks = 2 if family in ("activitynet", "tacos") else 0
     config.evaluation.nms_threshold = {"charades": 0.7, "activitynet": 0.55}.get(family, 0.5)
-    config.model.centre_weight, config.model.width_weight = 50.0, 20.0
     if family == "tacos":
         config.model.negative_iou, config.model.hard_logit = 0.5, 0.1
         config.model.least_width, config.model.most_width = 1.0, 64.0
@@ -89,8 +72,4 @@ def get_config(arg=None):
         config.model.centre_weight = config.model.width_weight = 1.0
         config.optimizer.l2 = 1e-4
         config.train_for = "250 epochs"
-    if (dataset, variant) in PUBLISHED:
-        split, rows = PUBLISHED[dataset, variant]
-        numbers = [(f"R@{n},IoU={row[0]}", row[at]) for at, n in ((1, 1), (2, 5)) for row in rows]
-        config.published = ((split, f"published, {variant}", tuple(numbers)),)
     return config

@@ -16,38 +16,11 @@ from vmr_jax.configs import common
 
 DATASETS = common.DATASETS
 
-# (dataset, features) -> split and the paper's numbers
-PUBLISHED = {
-    ("activitynet_captions", "c3d"): (
-        "anet_val_2",
-        (
-            ("R@1,IoU=0.1", 71.48),
-            ("R@1,IoU=0.3", 47.23),
-            ("R@1,IoU=0.5", 29.22),
-            ("R@5,IoU=0.1", 90.88),
-            ("R@5,IoU=0.3", 71.56),
-            ("R@5,IoU=0.5", 55.69),
-        ),
-    ),
-}
-
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("scn")
-    config.model.features = 256
-    config.model.hidden = 512
-    config.model.heads = 4
-    config.model.layers = 3
-    config.model.widths = tuple(k / 8 for k in range(1, 9))
-    config.model.rewards = (0.0, 0.5, 1.0)
-    config.model.max_iou = 0.65
-    config.model.random_start = 0.5
-    config.model.random_updates = 2000.0
-    config.model.rows = 16
-    config.model.rank_weight = 1.0
-    config.model.dropout = 0.1
     config.model.keep = 500
     config.input.num_clips = 200
     config.input.normalize = False
@@ -60,7 +33,7 @@ def get_config(arg=None):
     config.evaluation.nms_threshold = 0.45
     config.train_for = "19 epochs"
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 2
@@ -75,11 +48,8 @@ def get_config(arg=None):
         config.evaluate_every = "3 epochs"
         config.train_for = "12 epochs"
         return config
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"
     if dataset.startswith("activitynet"):
         config.evaluation.thresholds = (0.1, 0.3, 0.5)
-    if (dataset, variant) in PUBLISHED:
-        split, numbers = PUBLISHED[dataset, variant]
-        config.published = ((split, f"published, {variant}", numbers),)
     return config

@@ -18,7 +18,6 @@ DATASETS = {
     dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))
     for dataset, options in common.DATASETS.items()
 }
-PUBLISHED = ("test", "published, two-stream", (("R@1,IoU=0.5", 45.30), ("R@1,IoU=0.7", 24.73)))  # Charades-STA
 PHASE = 200  # updates for which the leaves learn, then the root
 
 
@@ -26,17 +25,7 @@ def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("tsp_prl")
-    config.model.features = 1024
-    config.model.critic_features = (256, 128)
-    config.model.horizon = 20
-    config.model.discount = 0.4
-    config.model.entropy_weight = 0.1
-    config.model.detach_advantage = False
-    config.model.phase_steps = PHASE
     config.model.text = "sentence" if "skip_thoughts" in options else "lstm"
-    config.model.whole_units = False
-    config.model.unit_weights = True
-    config.input.num_clips = 256
     config.input.resample = "pad"
     config.input.normalize = False
     config.batch_size = 16
@@ -48,7 +37,7 @@ def get_config(arg=None):
     )
     config.train_for = "100 epochs"
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.features = 128
         config.model.critic_features = (64, 32)
         config.model.text = "sentence"
@@ -66,6 +55,4 @@ def get_config(arg=None):
         config.text.sentence_dim = 4800
     if dataset.startswith("charades"):
         config.input.num_clips = 64  # of 16 frames in a video of mean length
-    if dataset == "charades_sta":
-        config.published = (PUBLISHED,)
     return config

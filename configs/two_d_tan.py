@@ -29,52 +29,22 @@ _SETTINGS = {
 _CHARADES_SETTINGS = (5, 8, (0.5, 1.0), (0.45, 0.5))  # also of datasets that the paper does not have
 
 
-def _row(thresholds, recall_1, recall_5):
-    return tuple(
-        (f"R@{n},IoU={m}", value)
-        for n, values in ((1, recall_1), (5, recall_5))
-        for m, value in zip(thresholds, values)
-    )
-
-
-# (dataset, features, map) -> split and the paper's numbers
-PUBLISHED = {
-    ("charades_sta", "vgg", "pool"): ("test", _row((0.5, 0.7), (39.70, 23.31), (80.32, 51.26))),
-    ("charades_sta", "vgg", "conv"): ("test", _row((0.5, 0.7), (39.81, 23.25), (79.33, 52.15))),
-    ("activitynet_captions", "c3d", "pool"): (
-        "anet_val_2",
-        _row((0.3, 0.5, 0.7), (59.45, 44.51, 26.54), (85.53, 77.13, 61.96)),
-    ),
-    ("activitynet_captions", "c3d", "conv"): (
-        "anet_val_2",
-        _row((0.3, 0.5, 0.7), (58.75, 44.05, 27.38), (85.65, 76.65, 62.26)),
-    ),
-    ("tacos", "c3d", "pool"): ("test", _row((0.1, 0.3, 0.5), (47.59, 37.29, 25.32), (70.31, 57.81, 45.04))),
-    ("tacos", "c3d", "conv"): ("test", _row((0.1, 0.3, 0.5), (46.39, 35.17, 25.17), (74.46, 56.99, 44.24))),
-}
-
-
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
-    proposal = "conv" if "conv" in options else "pool"
+    proposal = common.chosen(options, _MAPS, "moment map") or "pool"
     kernel, layers, iou_range, nms = _SETTINGS.get(dataset, _CHARADES_SETTINGS)
     config = common.base("two_d_tan")
-    config.model.num_clips = 16
-    config.model.scale_layers = (16,)
     config.model.proposal = proposal
-    config.model.features = 512
-    config.model.lstm_layers = 3
     config.model.map_kernel, config.model.map_layers = kernel, layers
     config.model.iou_low, config.model.iou_high = iou_range
-    config.optimizer.learning_rate = 1e-4
     config.optimizer.clip_norm = 10.0
     config.text.tokenizer = "whitespace"
     config.evaluation.strict = True
     config.evaluation.nms_threshold = nms[_MAPS.index(proposal)]
     config.train_for = "100 epochs"
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.text.tokenizer = "words"
         config.model.features = 64
         config.model.lstm_layers = 1
@@ -83,11 +53,8 @@ def get_config(arg=None):
         config.optimizer.learning_rate = 1e-3
         config.train_for = "10 epochs"
         return config
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     common.map_size(config)
     if dataset.startswith("charades"):
         config.text.tokenizer = "whitespace_no_stop"
-    if (dataset, variant, proposal) in PUBLISHED:
-        split, numbers = PUBLISHED[dataset, variant, proposal]
-        config.published = ((split, f"published, {variant}, {proposal}", numbers),)
     return config

@@ -36,53 +36,16 @@ _ACTIVITYNET = (9, 4, 0.3, 0.1, 8e-4)
 _CHARADES = (5, 8, 0.4, 0.05, 1e-4)  # also of datasets that the paper does not have
 
 
-def _standard(recall_1, recall_5):
-    rows = ((1, recall_1), (5, recall_5))
-    return tuple((f"R@{n},IoU={m}", value) for n, values in rows for m, value in zip((0.5, 0.7), values))
-
-
-def _novel_words(recall_1, miou):
-    return (("R@1,IoU=0.5", recall_1[0]), ("R@1,IoU=0.7", recall_1[1]), ("mIoU", miou))
-
-
-# (dataset, option or '' for both injections) -> split and the paper's numbers, with CLIP features
-PUBLISHED = {
-    ("charades_sta", ""): ("test", _standard((52.32, 31.37), (87.03, 62.30))),
-    ("charades_sta", "baseline"): ("test", _standard((50.48, 29.65), (85.27, 60.67))),
-    ("activitynet_captions", ""): ("anet_val_2", _standard((48.09, 28.76), (79.69, 64.88))),
-    ("activitynet_captions", "baseline"): ("anet_val_2", _standard((46.89, 27.26), (78.32, 63.47))),
-    ("charades_cg", ""): ("test_novel_word", _novel_words((46.47, 28.63), 41.60)),
-    ("charades_cg", "baseline"): ("test_novel_word", _novel_words((43.85, 24.17), 39.50)),
-    ("charades_cg", "context"): ("test_novel_word", _novel_words((45.47, 29.35), 40.61)),
-    ("charades_cg", "dynamics"): ("test_novel_word", _novel_words((44.60, 26.06), 40.09)),
-    ("activitynet_cg", ""): ("test_novel_word", _novel_words((32.35, 16.02), 34.32)),
-    ("activitynet_cg", "baseline"): ("test_novel_word", _novel_words((31.05, 15.48), 33.16)),
-}
-
-
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
-    injection = next((option for option in options if option in _INJECTIONS), "")
+    injection = common.chosen(options, _INJECTIONS, "injection")
     setting = _ACTIVITYNET if dataset.startswith("activitynet") else _CHARADES
     config = common.base("vdi")
-    config.model.num_clips = 16
-    config.model.scale_layers = (16,)
-    config.model.features = 512
-    config.model.space = 256
-    config.model.map_kernel, config.model.map_layers, config.model.margin, weight, rate = setting
-    config.model.contrast_weight = weight
-    config.model.score_power = 0.5
+    model = config.model
+    model.map_kernel, model.map_layers, model.margin, model.contrast_weight, rate = setting
     config.model.text = "glove" if "glove" in options or dataset == "storyboard" else "clip"
-    config.model.text_features = 512
-    config.model.masked = "remove"
     config.model.context, config.model.dynamics = _INJECTIONS.get(injection, ("static", "transformer"))
-    config.model.context_weight = 0.5
-    config.model.dynamics_weight = 0.01
-    config.model.plugin_hidden = 2048
-    config.model.plugin_dropout = 0.1
-    config.model.test_query = "query"
-    config.model.queries_per_video = 1
     config.batch_size = 48
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = rate
@@ -92,7 +55,7 @@ def get_config(arg=None):
     config.train_for = "18 epochs"
     config.patience = 3
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.features = config.model.space = config.model.text_features = 64
         config.model.map_kernel = 3
         config.model.map_layers = 4
@@ -112,13 +75,10 @@ def get_config(arg=None):
     variants = common.FEATURES[dataset]
     if "clip" in variants and not any(option in variants for option in options):
         options = (*options, "clip")
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     common.map_size(config)
     if dataset.startswith("charades"):
         config.input.num_clips = 32
     if config.model.dynamics != "off":
         config.dataset.streams.objects = ("clip_vit_b32_patches", 49, 512)
-    if (dataset, injection) in PUBLISHED and variant == "clip" and config.model.text == "clip":
-        split, numbers = PUBLISHED[dataset, injection]
-        config.published = ((split, f"published, {injection or 'both injections'}", numbers),)
     return config

@@ -17,54 +17,29 @@ _VARIANTS = ("base", "transformer")
 DATASETS = {dataset: (*options, *_VARIANTS) for dataset, options in common.DATASETS.items()}
 
 
-def _row(recall, miou):
-    return (*((f"R@1,IoU={m}", value) for m, value in zip((0.3, 0.5, 0.7), recall)), ("mIoU", miou))
-
-
-# (dataset, features) -> split and the paper's numbers
-PUBLISHED = {
-    ("charades_sta", "i3d"): ("test", _row((70.46, 54.19, 35.22), 50.02)),
-    ("activitynet_captions", "i3d"): ("anet_val_1", _row((63.16, 43.22, 26.16), 43.19)),
-    ("tacos", "i3d"): ("test", _row((29.61, 24.27, 20.03), 24.11)),
-}
-
-
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("vslnet")
-    config.model.features = 128
-    config.model.heads = 8
-    config.model.conv_layers = 4
-    config.model.conv_kernel = 7
     config.model.predictor = "transformer" if "transformer" in options else "rnn"
     config.model.highlight = "base" not in options
-    config.model.highlight_weight = 5.0
-    config.model.extension = 0.1
     config.model.char_features = 100 if dataset.startswith("activitynet") else 50
-    config.model.num_chars = 2 + len(config.text.characters)
-    config.model.dropout = 0.2
     config.input.num_clips = 128
     config.input.resample = "pad"
     config.input.normalize = False
     config.batch_size = 16
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1e-4
     config.optimizer.weight_decay = 0.01
     config.optimizer.no_decay = r".*(bias|_norm(_\d+)?/scale)"
     config.optimizer.schedule = "linear"
     config.optimizer.clip_norm = 1.0
-    config.evaluation.top_n = (1, 5)
     config.train_for = "100 epochs"
     if dataset == "storyboard":
-        common.storyboard(config, options)
+        common.storyboard(config)
         config.model.features = 64
         config.optimizer.learning_rate = 1e-3
         config.train_for = "12 epochs"
         return config
-    variant = common.manual_dataset(config, dataset, options)
+    common.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"
-    if (dataset, variant) in PUBLISHED and "base" not in options:
-        split, numbers = PUBLISHED[dataset, variant]
-        config.published = ((split, f"published, {variant}", numbers),)
     return config

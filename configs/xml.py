@@ -27,12 +27,6 @@ DATASETS = {
 }
 
 _TOP_N = (1, 5, 10, 100)
-_RECALL = {0.5: (5.28, 11.73, 15.90, 36.16), 0.7: (2.62, 6.39, 9.05, 22.47)}
-PUBLISHED = (
-    "val",
-    "published, resnet_i3d",
-    tuple((f"VCMR-R@{n},IoU={m}", v) for m, row in _RECALL.items() for n, v in zip(_TOP_N, row)),
-)
 
 # dataset -> clips, and (shortest, longest) moment in clips
 _CLIPS = {
@@ -49,27 +43,13 @@ def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("xml")
-    config.model.features = 256
-    config.model.heads = 4
     config.model.streams = "video"
-    config.model.cross_attention = True
-    config.model.conv_kernel = 5
-    config.model.max_words = 30
     config.model.clip_seconds = 0.0
     config.model.late_end = False
-    config.model.margin = 0.1
-    config.model.span_weight = 0.01
-    config.model.hard_epoch = 20
-    config.model.hard_pool = 20
-    config.model.video_scale = 20.0
-    config.model.official_padding = False
-    config.model.dropout = 0.1
-    config.model.input_dropout = 0.1
     config.model.keep = 100
     config.input.resample = "pad"
     config.batch_size = 128
     config.optimizer.name = "bert_adam"
-    config.optimizer.learning_rate = 1e-4
     config.optimizer.eps = 1e-6
     config.optimizer.weight_decay = 0.01
     config.optimizer.no_decay = r".*bias|.*/(norm|output_norm)/scale"  # as there: not cross_norm
@@ -112,12 +92,9 @@ def _tvr(config, options):
     _corpus(config)
     config.evaluation.select_by = "VCMR-R@1,IoU=0.7"
     config.evaluation.thresholds = (0.5, 0.7)
-    config.evaluation.corpus_top_n = _TOP_N
     config.evaluation.nms_threshold = 1.0
     config.evaluation.keep = 100
     config.patience = 10
-    if stream == "both" and config.dataset.feature_dim == 3072:
-        config.published = (PUBLISHED,)
 
 
 def _corpus(config):
@@ -126,7 +103,7 @@ def _corpus(config):
 
 
 def _storyboard(config, options):
-    common.storyboard(config, options)
+    common.storyboard(config)
     _stream(config, options)
     _corpus(config)
     config.model.features = 64

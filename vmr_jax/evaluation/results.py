@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import vmr_jax
+from vmr_jax import published
 from vmr_jax.evaluation import significance
 from vmr_jax.evaluation.prediction_files import windows_of
 from vmr_jax.evaluation.protocols import Predictions, Protocol, means, milliseconds
@@ -109,7 +110,7 @@ def split_results(
         ours,
         *_rows("sanity", sanity.items()),
         *_rows("trivial", trivial_rows(protocol, train, split, config.seed).items()),
-        *_rows("published", [(name, dict(v)) for where, name, v in config.published if where == split.name]),
+        *published.rows(config, split.name),
     ]
     groups = protocol.groups(split, predictions)
     return {

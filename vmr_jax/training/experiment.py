@@ -14,6 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from vmr_jax import models
+from vmr_jax.configs.common import model_defaults
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import plain, write_json
 from vmr_jax.input import dataset as input_lib
@@ -121,15 +122,20 @@ def given_config(config, path: str):
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
-    """Reads the resolved config of a run; UserError where the folder holds none."""
+    """Reads the resolved config of a run; UserError where the folder holds none.
+
+    Hyper-parameters that the architecture has got since have the defaults of its class.
+    """
     path = workdir / CONFIG
     if not path.is_file():
         raise UserError(
             f"{workdir} holds no {CONFIG}, so it is not the --workdir of a run. Give the folder that a "
             "training run printed at its end, or train first with --config."
         )
-    config = ml_collections.ConfigDict(_tuples(json.loads(path.read_text(encoding="utf-8"))))
-    return config.lock()
+    stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
+    stored.pop("published", None)  # of a run of version 0.1
+    stored["model"] = {**model_defaults(stored["model"]["name"]).to_dict(), **stored["model"]}
+    return ml_collections.ConfigDict(stored).lock()
 
 
 def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:

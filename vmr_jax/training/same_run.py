@@ -16,7 +16,7 @@ from vmr_jax.parallel import (
 from vmr_jax.training.experiment import CONFIG, config_as_dict, load_config
 
 _MAY_CHANGE = {
-    "train_for", "log_every", "patience", "profile", "num_devices", "parallel", "published", "dataset.beam"
+    "train_for", "log_every", "patience", "profile", "num_devices", "parallel", "dataset.beam"
 }  # fmt: skip
 
 
