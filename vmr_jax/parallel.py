@@ -37,6 +37,7 @@ _MODES_OF_HOSTS = ("train", "evaluate")  # of launch.py; the others are for one 
 # What a host that ends waits for the others to end too. All of them end together (`wait_for_hosts`) but
 # after an error of one, and then the others should soon know.
 _LEAVE_SECONDS = 20
+_LONGEST = 2000  # bytes of a message between hosts
 _inside_pmap = contextvars.ContextVar("inside_pmap", default=False)
 
 
@@ -293,6 +294,17 @@ def hosts_agree(text: str) -> bool:
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     every = multihost_utils.process_allgather(digest)  # [hosts,32]
     return bool((every == every[0]).all())
+
+
+def lead_says(text: str) -> str:
+    """The lead host's text, cut to 2000 bytes, on every host; they ask at the same time."""
+    if not several_hosts():
+        return text
+    said = np.zeros(_LONGEST, np.uint8)
+    encoded = np.frombuffer(text.encode()[:_LONGEST], np.uint8)
+    said[: len(encoded)] = encoded
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(said), np.uint8)
+    return heard.tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
 def is_lead_host() -> bool:

@@ -26,6 +26,7 @@ from vmr_jax.modes.inspect import abstract_variables, parameter_count
 from vmr_jax.parallel import Parallel
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.experiment import make_model
+from vmr_jax.training.selection import check_evaluation
 
 _WIDTH = 100  # columns at most
 
@@ -103,10 +104,8 @@ def _evaluation(config, evaluator: Evaluator, dataset: Dataset | None) -> str:
     )
     if dataset is None:
         return f"{protocol.name}; {best}"
-    names = list(options.splits) or [name for name in dataset.split_names if name != "train"]
-    for name in dict.fromkeys((*names, *filter(None, [options.select_split]))):
-        protocol.prepare(evaluator.model, dataset.split(name))
-    return f"{protocol.name} on {', '.join(names)}; {best}"
+    names = check_evaluation(config, evaluator.model, dataset, protocol)
+    return f"{protocol.name} on {', '.join(names) or 'nothing, as there is only train'}; {best}"
 
 
 def _verdict(problems: Problems) -> list:

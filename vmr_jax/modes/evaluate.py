@@ -1,15 +1,28 @@
 """`--mode=evaluate`: reproduces the numbers of a run from its best checkpoint."""
 
+import logging
 from pathlib import Path
+
+import ml_collections
 
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.training.finish import finish
 from vmr_jax.training.loop import open_experiment
+from vmr_jax.training.owner import owned
 from vmr_jax.training.same_run import check_hosts_agree
 
+log = logging.getLogger("vmr_jax")
 
-def evaluate(config, workdir: Path) -> None:
-    """`--mode=evaluate`: reproduces the numbers of a run from its best checkpoint."""
+
+def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """`--mode=evaluate`: reproduces the numbers of a run from its best checkpoint.
+
+    A folder that cannot be written is evaluated all the same, and the numbers are printed.
+    """
     check_hosts_agree(config, workdir)
-    experiment = open_experiment(config, workdir)
-    finish(experiment, Evaluator(config, experiment.model, experiment.parallel), workdir)
+    with owned(workdir, "evaluate", read_only=True) as writable:
+        if not writable:
+            log.warning("%s cannot be written: the numbers will be printed, and not saved", workdir)
+        experiment = open_experiment(config, workdir)
+        evaluator = Evaluator(config, experiment.model, experiment.parallel)
+        finish(experiment, evaluator, workdir, save=writable)

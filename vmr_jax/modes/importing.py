@@ -14,6 +14,7 @@ from vmr_jax.modes.inspect import abstract_variables
 from vmr_jax.torch_import import load, read_checkpoint
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.experiment import BEST, CONFIG, Experiment, config_as_dict, first_difference
+from vmr_jax.training.owner import owned
 from vmr_jax.training.writer import prepare_workdir
 
 
@@ -35,13 +36,14 @@ def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
     variables = {**_counters(wanted), **variables}
     _check_sizes(wanted, variables, checkpoint)
     prepare_workdir(workdir)
-    experiment = Experiment(config, workdir)
-    best = Checkpoints(workdir / BEST, keep=1)
-    position = {"step": 0, "value": 0.0, "imported": Path(checkpoint).name}
-    best.save(0, experiment.parallel.replicate(variables), position)
-    best.close()
-    write_whole(workdir / "metrics.jsonl", "")  # nothing was trained here; the report asks for it
-    write_json(workdir / CONFIG, config_as_dict(config))
+    with owned(workdir, "import"):
+        experiment = Experiment(config, workdir)
+        best = Checkpoints(workdir / BEST, keep=1)
+        position = {"step": 0, "value": 0.0, "imported": Path(checkpoint).name}
+        best.save(0, experiment.parallel.replicate(variables), position)
+        best.close()
+        write_whole(workdir / "metrics.jsonl", "")  # nothing was trained here; the report asks for it
+        write_json(workdir / CONFIG, config_as_dict(config))
     count = sum(int(np.prod(leaf.shape)) for leaf in flax.traverse_util.flatten_dict(variables).values())
     print(
         f"{count:,} numbers of {checkpoint} are the checkpoint of {workdir}. Evaluate it with: "

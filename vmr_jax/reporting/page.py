@@ -14,22 +14,26 @@ from vmr_jax.reporting.examples_section import examples
 from vmr_jax.reporting.markup import Markup, tag
 from vmr_jax.reporting.results_section import protocol, results
 from vmr_jax.reporting.run_files import FILES, Run, read_run
-from vmr_jax.reporting.summary import architecture, headline_metric, headline_split, named, summary
+from vmr_jax.reporting.summary import architecture, headline_metric, headline_split, named, note, summary
 from vmr_jax.reporting.training_section import training
 
 _STYLE = pathlib.Path(__file__).with_name("page.css")
 
 
-def write_report(workdir: pathlib.Path) -> pathlib.Path:
+def write_report(workdir: pathlib.Path, content: Mapping | None = None) -> pathlib.Path:
     """Writes `workdir`/report.html and returns its path.
 
     Reads results.json and metrics.jsonl, and, where they exist, config.json, predictions.jsonl,
     examples.json with examples.npz, and timing.jsonl; the section of an absent file is left out.
 
+    Args:
+      workdir: the folder.
+      content: of results.json, where that is written after the report; None reads the file.
+
     Raises:
       UserError: one of the two is missing, or a file is not what the writer of its name makes.
     """
-    run = read_run(workdir)
+    run = read_run(workdir, content)
     path = workdir / "report.html"
     # A lone surrogate, which JSON can carry, has no UTF-8 form.
     path.write_bytes(_page(run).encode("utf-8", "replace"))
@@ -53,12 +57,12 @@ def _page(run: Run) -> str:
     )
     body = tag(
         "main",
-        tag("header", tag("h1", title), summary(run)),
-        _section("results", "Results", results(run)),
+        tag("header", tag("h1", title), summary(run) if run.evaluated else note(run)),
+        _section("results", "Results", results(run) if run.evaluated else []),
         _section("protocol", "Protocol", protocol(run)),
         _section("training", "Training", training(run)),
-        _section("breakdown", "Breakdown", _breakdown(run)),
-        _section("examples", "Examples", examples(run)),
+        _section("breakdown", "Breakdown", _breakdown(run) if run.evaluated else []),
+        _section("examples", "Examples", examples(run) if run.evaluated else []),
         _section("configuration", "Configuration", _configuration(run)),
         _section("files", "Files", _files(run)),
     )

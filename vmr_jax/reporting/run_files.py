@@ -35,14 +35,24 @@ class Run:
     timing: Sequence[Mapping]
     files: Sequence[str]
 
+    @property
+    def evaluated(self) -> bool:
+        """False where the run had no split to be evaluated on, and says so."""
+        return bool(self.results["splits"])
 
-def read_run(workdir: pathlib.Path) -> Run:
+
+def read_run(workdir: pathlib.Path, content: Mapping | None = None) -> Run:
     """Reads every file of a run that its report shows.
+
+    Args:
+      workdir: the folder.
+      content: of results.json, where that is yet to be written; None reads the file.
 
     Raises:
       UserError: results.json or metrics.jsonl is missing, or a file is not what the writer of its name makes.
     """
-    results = read_results(workdir)
+    results = read_results(workdir) if content is None else content
+    present = {name for name in FILES if (workdir / name).exists()} | {"results.json"}
     metrics = read_file(workdir / "metrics.jsonl", _TRAIN)
     _check_rows(workdir / "metrics.jsonl", metrics, ("step",))
     predictions = read_predictions(workdir) if (workdir / "predictions.jsonl").exists() else []
@@ -60,7 +70,7 @@ def read_run(workdir: pathlib.Path) -> Run:
         examples=examples,
         pictures=pictures,
         timing=_optional(workdir / "timing.jsonl", []),
-        files=[name for name in FILES if (workdir / name).exists()],
+        files=[name for name in FILES if name in present],
     )
 
 
@@ -115,7 +125,8 @@ def _value(text: str, where: str):
 
 def _check_results(path: pathlib.Path, results) -> None:
     splits = results.get("splits") if isinstance(results, dict) else None
-    if not isinstance(splits, dict) or not splits:
+    nothing_to_evaluate = isinstance(results, dict) and (results.get("protocol") or {}).get("splits") == {}
+    if not isinstance(splits, dict) or not (splits or nothing_to_evaluate):
         raise UserError(
             f'{path}: the field "splits" must hold at least one evaluated split. Write the file again '
             f"with: {EVALUATE}"

@@ -14,6 +14,8 @@ _PERCENT = "\N{NO-BREAK SPACE}%"
 
 def architecture(run: Run) -> str:
     """The name of the run's architecture, as its row of results says it."""
+    if not run.evaluated:
+        return named(run, "model")
     name = run.results["splits"][headline_split(run)]["rows"][0]["name"]
     return name.removesuffix("(this run)").strip() or named(run, "model")
 
@@ -74,7 +76,7 @@ def summary(run: Run) -> Markup:
         for row in others
         if tables.row_kind(row) == "sanity" and _reaches(row, ours, metric)
     ]
-    return join([tag("p", *parts, ".", class_="lede"), *findings, _note(run)])
+    return join([tag("p", *parts, ".", class_="lede"), *findings, note(run)])
 
 
 def _reaches(row: Mapping, ours: Mapping, metric: str) -> bool:
@@ -97,5 +99,6 @@ def _finding(row: Mapping, ours: Mapping, metric: str) -> str:
     )
 
 
-def _note(run: Run) -> Markup | None:
+def note(run: Run) -> Markup | None:
+    """The note of results.json, where it has one."""
     return tag("p", run.results["note"], class_="note") if run.results.get("note") else None

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from vmr_jax.errors import UserError
 from vmr_jax.files import disk_error
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
+from vmr_jax.training.finite import named, not_finite, path_name
 
 log = logging.getLogger("vmr_jax")
 
@@ -33,17 +34,21 @@ class Checkpoints:
     Args:
       folder: created at the first save.
       keep: how many of the newest are kept.
+      changes: False for a reader beside the owner of the folder: it touches nothing, not even what is damaged.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, keep: int, changes: bool = True):
         self.folder = Path(folder).absolute()
-        self._manager = None
-        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._keep, self._changes = keep, changes
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=self._keep,
+                create=self._changes,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=self._changes,  # of another process it may be a save in progress
             )
             handlers = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
@@ -56,7 +61,12 @@ class Checkpoints:
         return sorted(self._open().all_steps())
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Saves a state and a JSON position, replacing a checkpoint of the same step."""
+        """Saves a state and a JSON position, replacing a checkpoint of the same step.
+
+        Raises:
+          UserError: where a number of the state is not finite, or the disk is full; earlier saves stay.
+        """
+        _require_finite(self.folder / str(step), state)
         self._require_space(state)
         manager = self._open()
         try:
@@ -95,8 +105,8 @@ class Checkpoints:
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
         """Restores the newest good state (of `step`, if given) into an abstract tree with shardings.
 
-        Returns (state, position), or None where there is no checkpoint. A damaged one is moved aside and
-        the one before it is taken, with a warning; UserError where none is left.
+        Returns (state, position), or None where there is no checkpoint. A damaged one is moved aside (not by a
+        mere reader) and the one before it is taken, with a warning; UserError where none is left.
         """
         steps = [s for s in self.steps() if step is None or s == step]
         for candidate in reversed(steps):
@@ -105,16 +115,19 @@ class Checkpoints:
                 return self._read(candidate, abstract)
             except Exception as error:
                 log.warning(
-                    "The checkpoint %s is damaged (%s); moved aside, falling back to the one before it",
+                    "The checkpoint %s is damaged (%s); %sfalling back to the one before it",
                     self.folder / str(candidate),
                     _first_line(error),
+                    "moved aside, " if self._changes else "",
                 )
-                self._set_aside(candidate)
+                if self._changes:
+                    self._set_aside(candidate)
         if steps:
+            aside = self.folder.with_name(self.folder.name + "-damaged")
+            moved = f"; moved to {aside}" if self._changes else ""
             raise UserError(
-                f"Every checkpoint in {self.folder} is damaged (steps {steps}; moved to "
-                f"{self.folder.with_name(self.folder.name + '-damaged')}). Train again in a new --workdir, or "
-                "restore the folder from a copy."
+                f"Every checkpoint in {self.folder} is damaged (steps {steps}{moved}). Train again in a new "
+                "--workdir, or restore the folder from a copy."
             )
         return None
 
@@ -134,10 +147,10 @@ class Checkpoints:
         """Raises UserError for a checkpoint of other shapes (another architecture or size)."""
         try:
             saved = self._open().item_metadata(step)["state"]
-            shapes = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(saved.tree)}
+            shapes = {path_name(path): tuple(leaf.shape) for path, leaf in _leaves(saved.tree)}
         except Exception:
             return  # damaged; reading it says how
-        wanted = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
+        wanted = {path_name(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
         if shapes and shapes != wanted:
             name = next(n for n in sorted(shapes.keys() | wanted.keys()) if shapes.get(n) != wanted.get(n))
             raise UserError(
@@ -164,20 +177,24 @@ class Checkpoints:
             self._manager = None
 
 
+def _require_finite(path: Path, state: Any) -> None:
+    found = not_finite(state)
+    if found:
+        raise UserError(
+            f"{path} was not saved: {named(found)} holds numbers that are not finite. What was saved before is "
+            "intact."
+        )
+
+
 def _checksums(state: Any) -> dict[str, int]:
     return {
-        _name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1))
+        path_name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1))
         for path, leaf in _leaves(state)
     }
 
 
 def _leaves(tree: Any) -> list:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _name(path) -> str:
-    parts = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path]
-    return "/".join(str(part) for part in parts)
 
 
 def _is_disk_trouble(error: Exception, folder: Path) -> bool:

@@ -277,7 +277,7 @@ def restore_best(workdir: Path, abstract: Any) -> tuple[Any, dict[str, Any]]:
     Raises:
       UserError: where the run has no checkpoint yet, or one of another architecture or size.
     """
-    best = Checkpoints(workdir / BEST, keep=1)
+    best = Checkpoints(workdir / BEST, keep=1, changes=False)
     restored = best.restore(abstract)
     best.close()
     if restored is None:

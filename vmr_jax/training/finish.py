@@ -1,9 +1,13 @@
-"""What a run ends with: the best checkpoint on every split, results, predictions and report."""
+"""The end of a run: the best checkpoint on every split, results, predictions and report."""
 
 import json
 import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import ml_collections
 import numpy as np
 
 from vmr_jax.evaluation.evaluator import Evaluator
@@ -15,33 +19,50 @@ from vmr_jax.evaluation.results import (
     selected_on_test,
     split_results,
 )
-from vmr_jax.files import write_json, write_whole
-from vmr_jax.parallel import (
-    is_lead_host,
-    wait_for_hosts,
-)
+from vmr_jax.files import plain, write_json, write_whole
+from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.reporting.page import write_report
 from vmr_jax.reporting.tables import results_table
-from vmr_jax.training.experiment import BEST, Experiment
+from vmr_jax.training.checkpoint import Checkpoints
+from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
+from vmr_jax.training.same_run import fingerprint
 
 log = logging.getLogger("vmr_jax")
 
+RESULTS, PREDICTIONS, REPORT = "results.json", "predictions.jsonl", "report.html"
+_EXAMPLES = ("examples.npz", "examples.json")
+_WRITTEN = (*_EXAMPLES, PREDICTIONS, REPORT, RESULTS)  # in this order; results.json is the last
 
-def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path) -> None:
-    """Evaluates the best checkpoint on every split, writes results, predictions and report, prints them."""
+
+def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bool = True) -> dict[str, Any]:
+    """Evaluates the best checkpoint on every split, writes results, predictions and report, prints the table.
+
+    Args:
+      experiment: the run, opened.
+      evaluator: of its config.
+      workdir: its folder.
+      save: False where the folder cannot be written; the table is printed all the same.
+
+    Returns:
+      The content of results.json.
+    """
     config = experiment.config
     variables, position = experiment.best_variables(workdir)
     train = experiment.dataset.split("train")
     splits = experiment.evaluation_splits()
+    for name in splits:  # before any is evaluated
+        evaluator.protocol.prepare(experiment.model, experiment.dataset.split(name))
     counts = {name: len(experiment.loader(name)) for name in splits}
-    results = {
-        "step": position["step"],
+    results: dict[str, Any] = {
+        "step": _last_step(workdir, position["step"]),
         "best_step": position["step"],
+        "config": fingerprint(config),
         "protocol": protocol_stamp(config, evaluator.protocol, counts),
-        "note": _note(config, splits),
+        "note": _note(config, splits, position),
         "splits": {},
     }
-    lines = []
+    lines: list[dict[str, Any]] = []
+    drawn = None
     for name in splits:
         loader = experiment.loader(name)
         passes = ("this run", *config.evaluation.sanity)
@@ -56,40 +77,101 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path) -> None:
             chosen = choose_examples(predictions.ious)
             pictures = evaluator.pictures(variables, loader, np.asarray([row for _, row in chosen]))
             drawn = loader.split, chosen, pictures
+    results = plain(results)
     if is_lead_host():
-        save_examples(workdir, *drawn)
-        _write_results(workdir, results, lines)
+        if save:
+            _write(workdir, results, lines, drawn)
+        _print(workdir, results, save)
     wait_for_hosts("finished")  # a host that ends first would wait for the others in vain
+    return results
 
 
-def _write_results(workdir: Path, results: dict, lines: list[dict]) -> None:
-    """Writes what a run ends with, and prints the tables and where the files are."""
-    write_json(workdir / "results.json", results)
-    write_whole(workdir / "predictions.jsonl", "".join(_json_line(line) for line in lines))
-    report = write_report(workdir)
-    print(results_table(results))
-    print(
-        "\n".join(
-            f"{label:13}{path}"
-            for label, path in (
-                ("metrics", workdir / "metrics.jsonl"),
-                ("predictions", workdir / "predictions.jsonl"),
-                ("report", report),
-                ("checkpoint", workdir / BEST / str(results["step"])),
-            )
-        )
+def is_evaluated(config: ml_collections.ConfigDict, workdir: Path, position: Mapping[str, Any]) -> bool:
+    """Whether the files of `finish` are there, all of them, and belong to this config and to the position."""
+    results = _read_results(workdir)
+    return (
+        all((workdir / name).is_file() for name in (PREDICTIONS, REPORT))
+        and results.get("config") == fingerprint(config)
+        and all(results.get(key) == position[key] for key in ("step", "best_step"))
     )
+
+
+def set_results_aside(workdir: Path) -> None:
+    """Moves what `finish` has written to earlier/step_N: it does not belong to a run that trains on.
+
+    What was left without results.json is of an evaluation that was killed, and is removed.
+    """
+    step = _read_results(workdir).get("step")
+    present = [workdir / name for name in _WRITTEN if (workdir / name).exists()]
+    if step is None:
+        for path in present:
+            path.unlink()
+    elif present:
+        folder = workdir / "earlier" / f"step_{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in present:
+            os.replace(path, folder / path.name)
+        log.info("The results of step %s are in %s now, as the run trains on", step, folder)
+
+
+def _read_results(workdir: Path) -> dict[str, Any]:
+    """The content of results.json; {} where it is missing or damaged."""
+    try:
+        results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
+def _last_step(workdir: Path, best_step: int) -> int:
+    """The step of the last checkpoint; the best one's where there are no others, as after an import."""
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=2, changes=False)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    return max([best_step, *steps])
+
+
+def _write(workdir: Path, results: dict[str, Any], lines: list[dict[str, Any]], drawn) -> None:
+    """Writes the files of a finished run. results.json is the last: where it is, the others belong to it."""
+    for name in (RESULTS, *_EXAMPLES):
+        (workdir / name).unlink(missing_ok=True)
+    if drawn is not None:
+        save_examples(workdir, *drawn)
+    write_whole(workdir / PREDICTIONS, "".join(_json_line(line) for line in lines))
+    write_report(workdir, results)
+    write_json(workdir / RESULTS, results)
+
+
+def _print(workdir: Path, results: dict[str, Any], saved: bool) -> None:
+    """Prints the tables and where the files are."""
+    print(results_table(results))
+    if not saved:
+        print(f"{workdir} cannot be written: nothing of this evaluation was saved.")
+        return
+    for label, path in (
+        ("metrics", workdir / "metrics.jsonl"),
+        ("predictions", workdir / PREDICTIONS),
+        ("report", workdir / REPORT),
+        ("checkpoint", workdir / BEST / str(results["best_step"])),
+    ):
+        print(f"{label:13}{path}")
 
 
 def _json_line(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _note(config, splits: list[str]) -> str:
+def _note(config: ml_collections.ConfigDict, splits: list[str], position: Mapping[str, Any]) -> str:
+    """All that a reader of the numbers must be told."""
     notes = [config.note] if config.note else []
     if selected_on_test(config, splits):
         notes.append(
             f"The checkpoint was selected on {config.evaluation.select_split}, which is reported as a test: "
             "its numbers there are optimistic."
         )
-    return " ".join(notes)
+    if not splits:
+        notes.append(
+            f"Nothing was evaluated: the dataset {config.dataset.name} has no split but train, and "
+            "config.evaluation.splits names none."
+        )
+    return " ".join([*notes, *position.get("changed", ())])

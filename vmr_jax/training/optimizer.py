@@ -80,7 +80,13 @@ def make_optimizer(
         if index in labels.values()
     }
     label_tree = flax.traverse_util.unflatten_dict(labels, sep="/")
-    return optax.chain(_l2(options), *_clipping(options), optax.multi_transform(transforms, label_tree))
+    before = _without_state(optax.chain(_l2(options), *_clipping(options)))
+    return optax.chain(before, optax.multi_transform(transforms, label_tree))
+
+
+def _without_state(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same updates with one form of state, so that a run can go on with clipping or l2 changed."""
+    return optax.stateless(lambda updates, params: transform.update(updates, transform.init(params), params)[0])
 
 
 def _l2(options) -> optax.GradientTransformation:
