@@ -51,7 +51,7 @@ class MultiHeadAttention(nn.Module):
         train: bool,
         values: jax.Array | None = None,
     ) -> jax.Array:
-        """Queries [B,T,D], keys [B,Z,D], their mask [B,Z] -> [B,T,F]; `values` None: the keys."""
+        """Returns [B,T,F] of queries [B,T,D], keys and values (None: the keys) [B,Z,D] and their mask [B,Z]."""
         chex.assert_shape(mask, keys.shape[:2])
         values = keys if values is None else values
         chex.assert_shape(values, (*keys.shape[:2], None))

@@ -15,7 +15,7 @@ from vmr_jax.layers.text import SubwordEmbedding
 
 
 class ClipText(nn.Module):
-    """Subwords -> the states of all subwords, and the sentence in the space shared with CLIP's images.
+    """Maps subwords to the states of all subwords, and to the sentence in the space shared with CLIP's images.
 
     Attributes:
       vocab_size: number of subwords in CLIP's byte-pair vocabulary.
@@ -37,7 +37,7 @@ class ClipText(nn.Module):
 
     @nn.compact
     def __call__(self, subwords: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[B,S] int32 with the begin and end tokens, mask [B,S] -> states [B,S,F], sentence [B,E].
+        """Maps [B,S] int32 with begin and end tokens, and mask [B,S], to states [B,S,F] and sentence [B,E].
 
         The states are those after the last layer normalisation, zero at padding. The sentence is the projected
         state of the last real subword, the end token. Padding is on the right.
@@ -80,7 +80,7 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,S,F] -> [B,S,F]."""
+        """Returns the next states [B,S,F] of states [B,S,F]."""
         chex.assert_shape(mask, x.shape[:2])
         inside, outside = self.features**-0.5, (2 * self.depth * self.features) ** -0.5
         attention = MultiHeadAttention(

@@ -34,7 +34,7 @@ class InputProjection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,T,D] -> [B,T,F]."""
+        """Maps [B,T,D] to [B,T,F]."""
         x = Dropout(self.dropout)(bert_norm(x, self.dtype, "norm"), example_index, train)
         return nn.relu(_linear(self.features, x, self.dtype, "linear"))
 
@@ -58,7 +58,7 @@ class LearnedPositions(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,T,F] -> [B,T,F]; UserError where T is above max_positions."""
+        """Returns [B,T,F] of [B,T,F]; UserError where T is above max_positions."""
         length = x.shape[1]
         if length > self.max_positions:
             raise UserError(
@@ -90,7 +90,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,T,F] and mask [B,T] -> [B,T,F]; the result at padding is meaningless."""
+        """Returns [B,T,F] of [B,T,F] with mask [B,T]; the result at padding is meaningless."""
         attention = MultiHeadAttention(
             self.features, self.heads, self.dropout, kernel_init=bert_init, dtype=self.dtype, name="attention"
         )
@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
 
 
 def video_scores(queries: jax.Array, videos: jax.Array, mask: jax.Array) -> jax.Array:
-    """How well each query fits each video: the mean over streams of the highest cosine with a clip.
+    """Returns how well each query fits each video: the mean over streams of the highest cosine with a clip.
 
     Args:
       queries: [B,Z,F], a vector of each query for each stream.
@@ -119,7 +119,7 @@ def video_scores(queries: jax.Array, videos: jax.Array, mask: jax.Array) -> jax.
 
 
 def ranked_negative(scores: jax.Array, mask: jax.Array, draws: jax.Array, pool: jax.Array) -> jax.Array:
-    """The score of a random one of the `pool` best negatives of each row, all with the same probability.
+    """Returns the score of one of the `pool` best negatives of each row, drawn with equal probability.
 
     Args:
       scores: [B,U] of the queries with all videos (or of videos with all queries).

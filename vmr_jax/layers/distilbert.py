@@ -17,7 +17,7 @@ _KERNEL = nn.initializers.normal(0.02)
 
 
 class DistilBert(nn.Module):
-    """Subwords -> the last hidden states.
+    """Maps subwords to the last hidden states.
 
     Attributes:
       vocab_size: number of subwords in the WordPiece vocabulary.
@@ -43,7 +43,7 @@ class DistilBert(nn.Module):
     def __call__(
         self, subwords: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool
     ) -> jax.Array:
-        """[B,S] int32 with CLS and SEP, mask [B,S], positions in the split [B] -> [B,S,F].
+        """Maps [B,S] int32 with CLS and SEP, mask [B,S] and positions in the split [B] to [B,S,F].
 
         The result is zero at padding. Padding is on the right.
         """
@@ -76,7 +76,7 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,S,F] -> [B,S,F]."""
+        """Returns the next states [B,S,F] of states [B,S,F]."""
         attention = MultiHeadAttention(
             self.features, self.heads, self.dropout, kernel_init=_KERNEL, dtype=self.dtype, name="attention"
         )

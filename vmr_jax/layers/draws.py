@@ -10,7 +10,7 @@ import jax.numpy as jnp
 def draw_per_example(
     key: jax.Array, example_index: jax.Array, draw: Callable[..., jax.Array], shape: tuple[int, ...] = ()
 ) -> jax.Array:
-    """[B,...] random numbers `draw(key, shape)` of each example, from its position in the split [B] alone."""
+    """Returns [B,...], `draw(key, shape)` of each example from its position in the split [B] alone."""
     return jax.vmap(lambda index: draw(jax.random.fold_in(key, index), shape))(example_index)
 
 

@@ -20,5 +20,5 @@ def torch_dense(features: int, inputs: int, dtype: jnp.dtype, name: str, use_bia
 
 
 def torch_linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str, use_bias: bool = True) -> jax.Array:
-    """[...,D] -> [...,F] by a `torch_dense` that is used once; F is `features`."""
+    """Maps [...,D] to [...,F] by a `torch_dense` that is used once; F is `features`."""
     return torch_dense(features, x.shape[-1], dtype, name, use_bias)(x)

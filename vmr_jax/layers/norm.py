@@ -38,7 +38,7 @@ class MaskedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """[...,F] -> [...,F], zero where `mask` [...] is False; batch statistics while training."""
+        """Normalises [...,F], zero where `mask` [...] is False; by batch statistics while training."""
         chex.assert_shape(mask, x.shape[:-1])
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,))

@@ -69,7 +69,7 @@ class _Direction(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,L,D] and mask [B,L] -> [B,L,F]."""
+        """Maps [B,L,D] with mask [B,L] to [B,L,F]."""
         width = self.cell.gates * self.features
         uniform = symmetric_uniform(1 / math.sqrt(self.features))
         kernel_init, bias_init = self.kernel_init or uniform, self.bias_init or uniform
@@ -127,7 +127,7 @@ class _Recurrent(nn.Module):
     def __call__(
         self, x: jax.Array, mask: jax.Array, example_index: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """[B,L,D], right-padded mask [B,L] -> [B,L,F], or [B,L,2F] if bidirectional; zero at padding.
+        """Maps [B,L,D] with right-padded mask [B,L] to [B,L,F], or [B,L,2F] if bidirectional; zero at padding.
 
         `example_index` [B] is needed for dropout, which is applied to what a layer passes to the next.
         """
@@ -184,7 +184,7 @@ class GRUCell(nn.Module):
 
     @nn.compact
     def __call__(self, state: jax.Array, x: jax.Array) -> jax.Array:
-        """[B,F] float32 and [B,D] -> the next state [B,F], float32."""
+        """Returns the next state [B,F] float32 of a state [B,F] float32 and an input [B,D]."""
         chex.assert_rank([state, x], 2)
         uniform = symmetric_uniform(1 / math.sqrt(self.features))
         width = 3 * self.features
@@ -199,13 +199,13 @@ class GRUCell(nn.Module):
 
 
 def first_state(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,L,F] and right-padded mask [B,L] -> [B,F], the first step; zero where nothing is real."""
+    """Returns [B,F], the first step of [B,L,F] with right-padded mask [B,L]; zero where nothing is real."""
     chex.assert_shape(mask, x.shape[:2])
     return jnp.where(mask[:, :1], x[:, 0], 0)
 
 
 def last_state(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,L,F] and right-padded mask [B,L] -> [B,F], the last real step; zero where nothing is real."""
+    """Returns [B,F], the last real step of [B,L,F] with right-padded mask [B,L]; zero where nothing is real."""
     chex.assert_shape(mask, x.shape[:2])
     last = jnp.maximum(mask.sum(1) - 1, 0)
     state = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
@@ -213,7 +213,7 @@ def last_state(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def mean_state(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,L,F] and mask [B,L] -> [B,F], the mean over the real steps, in float32; zero where nothing is real."""
+    """Returns [B,F], the mean of [B,L,F] over the steps of mask [B,L], in float32; zero without any."""
     chex.assert_shape(mask, x.shape[:2])
     total = jnp.where(mask[..., None], x.astype(jnp.float32), 0.0).sum(1)
     return (total / jnp.maximum(mask.sum(1), 1)[:, None]).astype(x.dtype)

@@ -61,7 +61,7 @@ class MeanState(nn.Module):
 
     @nn.compact
     def __call__(self, words: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,L,W] and right-padded mask [B,L] -> [B,F]; zero without a word. UserError for an odd F."""
+        """Maps [B,L,W] with right-padded mask [B,L] to [B,F]; zero without a word. UserError for an odd F."""
         if self.features % 2:
             raise UserError(
                 f"The bidirectional LSTM of the query is {self.features} wide; it must be even, half for each "

@@ -67,7 +67,7 @@ class SubwordEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, subwords: jax.Array) -> jax.Array:
-        """[B,S] int32 ids -> [B,S,F].
+        """Maps [B,S] int32 ids to [B,S,F].
 
         Raises UserError where S is above max_positions.
         """

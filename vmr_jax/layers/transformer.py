@@ -67,7 +67,7 @@ class Attention(nn.Module):
         example_index: jax.Array,
         train: bool,
     ) -> jax.Array:
-        """Queries [B,T,D], keys and values [B,Z,D], their mask [B,Z] -> [B,T,F]."""
+        """Returns [B,T,F] of queries [B,T,D], keys and values [B,Z,D] and their mask [B,Z]."""
         heads = MultiHeadAttention(
             self.features,
             self.heads,
@@ -134,7 +134,7 @@ class EncoderLayer(_Layer):
         train: bool,
         positions: jax.Array | None = None,
     ) -> jax.Array:
-        """[B,T,F], mask [B,T] and positions [B,T,F] -> [B,T,F]; the result at padding is meaningless."""
+        """Returns [B,T,F] of steps [B,T,F] with mask and positions; the result at padding is meaningless."""
         chex.assert_shape(x, (*mask.shape, self.features))
         placed = _placed(x, positions)
         y = self._attention("attention")(placed, placed, x, mask, example_index, train)
@@ -160,7 +160,7 @@ class DecoderLayer(_Layer):
         positions: jax.Array | None = None,
         memory_positions: jax.Array | None = None,
     ) -> jax.Array:
-        """Queries [B,T,F], memory [B,Z,D], their masks and positions -> [B,T,F]."""
+        """Returns [B,T,F] of queries [B,T,F] and a memory [B,Z,D] with their masks and positions."""
         chex.assert_shape(x, (*mask.shape, self.features))
         chex.assert_shape(memory, (*memory_mask.shape, None))
         placed = _placed(x, positions)

@@ -190,7 +190,7 @@ class Model(GroundingModel):
         return part(clips, "drop_clips") + part(positions, "drop_positions")
 
     def _aggregate(self, local: jax.Array, phrases: jax.Array) -> jax.Array:
-        """[B,Z,T,F] and phrases [B,Z,F] -> [B,T,F]: the mean over the phrases, by attention to them."""
+        """Returns [B,T,F], the mean of [B,Z,T,F] over the phrases by attention to them, [B,Z,F]."""
         if self.num_phrases == 1:
             return local[:, 0]
         every = jnp.ones(phrases.shape[:2], bool)
@@ -201,7 +201,7 @@ class Model(GroundingModel):
         return Attention(self.attention_features, self.dtype, name=name)
 
     def _regress(self, x: jax.Array, attention: jax.Array) -> jax.Array:
-        """Clips [B,T,F] and attention [B,T] -> span [B,2]."""
+        """Returns the span [B,2] of clips [B,T,F] under attention [B,T]."""
         video = jnp.einsum("bt,btf->bf", attention.astype(self.dtype), x)  # Eq. 14
         video = torch_linear(self.features, video, self.dtype, "summary")
         hidden = nn.relu(torch_linear(self.features, video, self.dtype, "span_hidden"))
@@ -223,14 +223,14 @@ class Model(GroundingModel):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The one moment of each pair, with score 1."""
+        """Returns the one moment of each pair, with score 1."""
         start, end = jnp.moveaxis(outputs.span * batch.duration[:, None], -1, 0)
         span = jnp.stack([start, jnp.maximum(start, end)], axis=-1)
         certain = jnp.ones((batch.size, 1))
         return rank(span[:, None], certain, certain > 0, 1)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The attention over the clips relative to the highest: 'clips' [B,T]."""
+        """Returns the attention over the clips relative to the highest: 'clips' [B,T]."""
         highest = jnp.maximum(outputs.attention.max(-1, keepdims=True), 1e-30)
         return {"clips": jnp.where(batch.video_mask, outputs.attention / highest, jnp.nan)}
 
@@ -255,7 +255,7 @@ class SequentialQueryAttention(nn.Module):
 
     @nn.compact
     def __call__(self, words: jax.Array, sentence: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Words [B,L,F], sentence [B,F], mask [B,L] -> phrases [B,Z,F], attention [B,Z,L] float32."""
+        """Returns phrases [B,Z,F], attention [B,Z,L] float32 of words [B,L,F], mask [B,L], sentence [B,F]."""
         guide = torch_dense(self.features, 2 * self.features, self.dtype, "guide")
         key = torch_dense(self.attention_features, self.features, self.dtype, "key")
         score = torch_dense(1, self.attention_features, self.dtype, "score")
@@ -288,7 +288,7 @@ class Fusion(nn.Module):
 
     @nn.compact
     def __call__(self, clips: jax.Array, phrase: jax.Array) -> jax.Array:
-        """[B,T,F], [B,F] -> [B,T,F]."""
+        """Returns [B,T,F] of clips [B,T,F] and a phrase [B,F]."""
         clips = nn.relu(torch_linear(self.features, clips, self.dtype, "clip"))
         phrase = nn.relu(torch_linear(self.features, phrase, self.dtype, "phrase"))
         return nn.relu(torch_linear(self.features, clips * phrase[:, None], self.dtype, "output"))
@@ -309,7 +309,7 @@ class LocalContext(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """[B,T,F] and mask [B,T] -> [B,T,F], zero where the mask is False."""
+        """Returns [B,T,F] of clips [B,T,F], zero where the mask [B,T] is False."""
         x = jnp.where(mask[..., None], x, 0)
         y = nn.relu(self._normed_conv(x, mask, train, 0))
         return nn.relu(x + self._normed_conv(y, mask, train, 1))
@@ -340,7 +340,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,T,F] and mask [B,T] -> [B,T] float32."""
+        """Returns weights [B,T] float32 of a set [B,T,F] with mask [B,T]."""
         hidden = torch_linear(self.attention_features, x, self.dtype, "hidden", use_bias=False)
         scores = torch_linear(1, jnp.tanh(hidden), self.dtype, "score", use_bias=False)[..., 0]
         return masked_softmax(scores, mask)
@@ -350,7 +350,7 @@ class Attention(nn.Module):
 
 
 def inside_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,T] bool: the clips from round(start) to round(end) inclusive, in clips; at least one after the start.
+    """Returns [B,T] bool, the clips from round(start) to round(end) inclusive, one after the start at least.
 
     The end of a moment is thus one clip late where it lies on the grid, as in the official code.
     """

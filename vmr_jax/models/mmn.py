@@ -112,7 +112,7 @@ class JointSpaces(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[...,F] -> unit vectors [...,E] of the IoU space and of the contrastive space."""
+        """Maps [...,F] to unit vectors [...,E] of the IoU space and of the contrastive space."""
 
         def head(name):
             return l2_normalize(torch_linear(self.features, x, self.dtype, name).astype(jnp.float32))
@@ -143,7 +143,7 @@ class MomentMap(nn.Module):
 
     @nn.compact
     def __call__(self, clips: Array, real: Array, train: bool) -> tuple[Array, Array]:
-        """Map clips [U,G,D] and which videos are real [U] -> [U,M,E] of the IoU and the contrastive space."""
+        """Maps clips [U,G,D], and which videos are real [U], to [U,M,E] of either space."""
         candidates = candidate_mask(self.num_clips, self.scale_layers)
         convs = MapConvs(self.features, self.kernel, self.layers, self.dtype, norm=True, name="convs")
         context = convs(max_pool_map(clips, candidates), candidates, real, train)
@@ -152,7 +152,7 @@ class MomentMap(nn.Module):
 
 
 def first_of_video(x: Array, sentences: int) -> Array:
-    """[B,...] -> [U,...]: the first of every J = `sentences` rows; UserError if J does not divide B."""
+    """Returns [U,...], the first of every J = `sentences` rows of [B,...]; UserError if J does not divide B."""
     if x.shape[0] % sentences:
         raise UserError(
             f"A device has {x.shape[0]} rows of the batch, which videos with {sentences} queries each cannot "
@@ -183,7 +183,7 @@ def match(moments: tuple[Array, Array], sentences: tuple[Array, Array], iou_scal
 
 
 def overlaps(candidates: np.ndarray, batch: Batch) -> Array:
-    """IoU of every candidate with the described moment: candidates [G,G] -> [B,M]."""
+    """Returns [B,M], the IoU of every one of the candidates [G,G] with the described moment."""
     rows, columns = np.nonzero(candidates)
     return iou_map(len(candidates), batch.span, batch.duration)[:, rows, columns]
 
@@ -247,7 +247,7 @@ def contrast_losses(
 
 
 def _all_sentences(outputs: Outputs, best: Array, batch: Batch, margin: float, same_iou: float) -> Array:
-    """Cosines [B,Z,B'] of the positive moments with the sentences B' of all devices; MASKED if left out."""
+    """Returns cosines [B,Z,B'] of positive moments with sentences B' of all devices; MASKED if left out."""
     sentences, video, span, index, real = gather_examples(
         (outputs.sentences, batch.video_index, batch.span, batch.example_index, batch.example_mask)
     )
@@ -262,7 +262,7 @@ def _all_sentences(outputs: Outputs, best: Array, batch: Batch, margin: float, s
 
 
 def _other_videos(outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-    """Cosines [B,U'M] of the sentences with all candidates of the videos U' of all devices, and which count.
+    """Returns cosines [B,U'M] of sentences with the candidates of videos U' of all devices, and which count.
 
     The own video does not, and a video that more than one group of rows shares counts once.
     """
@@ -281,37 +281,37 @@ def _other_videos(outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
 
 
 def product_score(outputs: Outputs, power: float) -> Array:
-    """[B,M] in [0,1]: ((1 + contrastive cosine) / 2)^power times the IoU space's probability (`evaluate`)."""
+    """Returns [B,M]: ((1 + contrastive cosine) / 2)^power times the IoU space's probability (`evaluate`)."""
     contrast = jnp.maximum(0.5 + 0.5 * outputs.contrast, 0.0)  # rounding can leave a cosine below -1
     return contrast**power * jax.nn.sigmoid(outputs.iou_logits)
 
 
 def candidate_spans(candidates: np.ndarray, duration: Array) -> Array:
-    """Candidates [G,G] and [B] seconds -> [B,M,2] seconds."""
+    """Returns [B,M,2] seconds of the candidates [G,G] in videos of [B] seconds."""
     rows, columns = np.nonzero(candidates)
     return cell_spans(len(candidates), duration)[:, rows, columns]
 
 
 def rank_candidates(scores: Array, candidates: np.ndarray, duration: Array, keep: int) -> Moments:
-    """The `keep` best of scores [B,M], best first; all of them where it is 0."""
+    """Returns the `keep` best of scores [B,M], best first; all of them where it is 0."""
     spans = candidate_spans(candidates, duration)
     return rank(spans, scores, jnp.ones(scores.shape, bool), keep or scores.shape[1])
 
 
 def score_map(scores: Array, candidates: np.ndarray) -> Array:
-    """Scores [B,M] on the map [B,G,G], NaN where there is no candidate."""
+    """Returns scores [B,M] on the map [B,G,G], NaN where there is no candidate."""
     rows, columns = np.nonzero(candidates)
     empty = jnp.full((scores.shape[0], *candidates.shape), jnp.nan, scores.dtype)
     return empty.at[:, rows, columns].set(scores)
 
 
 def joined_moments(moments: tuple[Array, Array]) -> Array:
-    """Both vectors of a moment as one, [...,2E], for `joined_sentence`."""
+    """Returns both vectors of a moment as one, [...,2E], for `joined_sentence`."""
     return jnp.concatenate(moments, axis=-1)
 
 
 def joined_sentence(sentences: tuple[Array, Array], power: float, iou_scale: float) -> Array:
-    """[B,2E] such that its dot product with `joined_moments` orders moments nearly as `product_score` does.
+    """Returns [B,2E], whose dot product with `joined_moments` orders moments nearly as `product_score` does.
 
     The logarithm of the score is power log((1 + c) / 2) + log sigmoid(iou_scale o) of the cosines c and o. The
     dot product is its linear part where both cosines are 0: power c + iou_scale / 2 o.
@@ -377,16 +377,16 @@ class MutualMatching(GroundingModel, DualEncoder):
 
     @property
     def candidates(self) -> np.ndarray:
-        """[G,G] bool, the moments that are scored."""
+        """The moments that are scored, [G,G] bool."""
         return candidate_mask(self.num_clips, self.scale_layers)
 
     def moment_map(self) -> MomentMap:
-        """The part that encodes moments."""
+        """Returns the part that encodes moments."""
         sizes = self.num_clips, self.scale_layers, self.features, self.map_kernel, self.map_layers, self.space
         return MomentMap(*sizes, self.dtype)
 
     def videos(self, batch: Batch, train: bool) -> tuple[Array, Array, Array]:
-        """Every video once: clips [U,T,D], mask [U,T], and whether one of its rows is real [U]."""
+        """Returns every video once: clips [U,T,D], mask [U,T], and whether one of its rows is real [U]."""
         # Only training batches come in groups; the batch that initialises the parameters is of any size.
         rows = self.queries_per_video if train and not self.is_initializing() else 1
         video, mask = (first_of_video(x, rows) for x in (batch.video, batch.video_mask))
@@ -402,22 +402,22 @@ class MutualMatching(GroundingModel, DualEncoder):
         return {**terms, "moment": moment, "sentence": sentence}
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The candidates, best first, by the product of both scores."""
+        """Returns the candidates, best first, by the product of both scores."""
         scores = product_score(outputs, self.score_power)
         return rank_candidates(scores, self.candidates, batch.duration, self.keep)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """The score of every candidate: 'map' [B,G,G]."""
+        """Returns the score of every candidate: 'map' [B,G,G]."""
         return {"map": score_map(product_score(outputs, self.score_power), self.candidates)}
 
     def encode_moments(self, batch: Batch) -> tuple[Array, Array, Array]:
-        """The M candidates: vectors [B,M,2E], spans [B,M,2] in seconds, mask [B,M]."""
+        """Returns the M candidates: vectors [B,M,2E], spans [B,M,2] in seconds, mask [B,M]."""
         vectors = joined_moments(self._moments(batch, train=False))
         spans = candidate_spans(self.candidates, batch.duration)
         return vectors, spans, jnp.broadcast_to(batch.example_mask[:, None], spans.shape[:2])
 
     def encode_query(self, batch: Batch) -> Array:
-        """Vectors [B,2E]; their dot product with those of moments orders nearly as the score does."""
+        """Returns vectors [B,2E]; their dot product with those of moments orders nearly as the score does."""
         return joined_sentence(self._query(batch, train=False), self.score_power, self.iou_scale)
 
 
@@ -476,16 +476,16 @@ class Model(MutualMatching):
         return self.matching_terms(outputs, batch, self.contrast_weight * factor)
 
     def requires(self) -> tuple[str, ...]:
-        """DistilBERT's subwords."""
+        """Names DistilBERT's subwords."""
         return ("subwords",) if self.text == "distilbert" else ()
 
     def _moments(self, batch: Batch, train: bool) -> tuple[Array, Array]:
-        """[U,M,E] of both spaces."""
+        """Returns moments [U,M,E] of both spaces."""
         video, mask, real = self.videos(batch, train)
         return self.map(self.clips(video, mask), real, train)
 
     def _query(self, batch: Batch, train: bool) -> tuple[Array, Array]:
-        """[B,E] of both spaces."""
+        """Returns sentences [B,E] of both spaces."""
         if self.text == "distilbert":
             states = self.text_encoder(batch.subwords, batch.subword_mask, batch.example_index, train)
             sentence = mean_state(states, batch.subword_mask)  # CLS and SEP included

@@ -128,7 +128,7 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     def requires(self) -> tuple[str, ...]:
-        """The annotated moments and the saliency scores, where they are learnt."""
+        """Names the annotated moments and the saliency scores, where they are learnt."""
         labels = (("windows", self.all_windows), ("saliency", self.annotated_saliency))
         return tuple(name for name, learnt in labels if learnt)
 
@@ -183,14 +183,14 @@ class Model(GroundingModel):
         return torch_linear(self.features, x, self.dtype, f"{name}_1")
 
     def _encode(self, x, positions, mask, index, train: bool) -> jax.Array:
-        """The memory [B,T+L,F]."""
+        """Returns the memory [B,T+L,F]."""
         for i in range(self.encoder_layers):
             layer = EncoderLayer(**self._sizes(), name=f"encoder_{i}")
             x = layer(x, mask, index, train, positions)
         return x
 
     def _decode(self, memory, positions, mask, index, train: bool) -> jax.Array:
-        """The slots after each layer [B,I,M,F], under one layer norm; they start at zero."""
+        """Returns the slots after each layer [B,I,M,F], under one layer norm; they start at zero."""
         queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.features))
         shape = (memory.shape[0], *queries.shape)
         places = jnp.broadcast_to(queries[None], shape)
@@ -208,7 +208,7 @@ class Model(GroundingModel):
         return {name: getattr(self, name) for name in names}
 
     def _draw(self, index: jax.Array, count: int, train: bool) -> jax.Array:
-        """[B,count] uniform numbers that depend on the example and the column alone; zeros at evaluation."""
+        """Returns uniform numbers [B,count] that depend on example and column alone; zeros at evaluation."""
         if not train:
             return jnp.zeros((*index.shape, count))
         key = self.make_rng("dropout")
@@ -221,7 +221,7 @@ class Model(GroundingModel):
     # Targets and losses.
 
     def _windows(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """The annotated moments [B,A,2] in seconds and their mask [B,A]."""
+        """Returns the annotated moments [B,A,2] in seconds and their mask [B,A]."""
         if self.all_windows:
             return batch.windows, batch.window_mask
         return batch.span[:, None], jnp.ones((batch.size, 1), bool)
@@ -262,7 +262,7 @@ class Model(GroundingModel):
         }
 
     def _cost(self, outputs: Outputs, truth: jax.Array) -> jax.Array:
-        """[B,I,M,A] of answering the annotated moment a with the predicted moment m (`HungarianMatcher`)."""
+        """Returns the cost [B,I,M,A] of matching moment a with slot m (official `HungarianMatcher`)."""
         spans, truth = outputs.spans[:, :, :, None], truth[:, :, None]
         distance = jnp.abs(spans - truth).sum(-1)
         overlap = generalized_iou(bounds(spans), bounds(truth))
@@ -289,7 +289,7 @@ class Model(GroundingModel):
     # Inference.
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """The M moments of the last layer; the score is the probability of being a moment.
+        """Returns the M moments of the last layer; the score is the probability of being a moment.
 
         Source: `compute_mr_results` and `PostProcessorDETR` of the official code.
         """
@@ -302,12 +302,12 @@ class Model(GroundingModel):
         return rank(spans, scores, jnp.ones(scores.shape, bool), self.num_queries)
 
     def saliency(self, outputs: Outputs, batch: Batch) -> jax.Array:
-        """Scores [B,T] of the clips, of any range; `MASKED` at padding."""
+        """Returns scores [B,T] of the clips, of any range; `MASKED` at padding."""
         del batch
         return outputs.saliency
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The saliency of every clip, between the least (0) and the most salient (1) of the video: 'clips'."""
+        """Returns the saliency of clips, between the least (0) and the most (1) of the video: 'clips' [B,T]."""
         mask = batch.video_mask
         most = outputs.saliency.max(-1, keepdims=True)
         least = jnp.where(mask, outputs.saliency, jnp.inf).min(-1, keepdims=True)
@@ -319,13 +319,13 @@ class Model(GroundingModel):
 
 
 def bounds(spans: jax.Array) -> jax.Array:
-    """(centre, width) [...,2] -> (start, end)."""
+    """Returns (start, end) of (centre, width) [...,2]."""
     centre, half = spans[..., 0], spans[..., 1] / 2
     return jnp.stack([centre - half, centre + half], axis=-1)
 
 
 def centre_width(spans: jax.Array) -> jax.Array:
-    """(start, end) [...,2] -> (centre, width)."""
+    """Returns (centre, width) of (start, end) [...,2]."""
     return jnp.stack([spans.mean(-1), spans[..., 1] - spans[..., 0]], axis=-1)
 
 
@@ -353,13 +353,13 @@ def clip_bounds(mask: jax.Array) -> jax.Array:
 
 
 def choose_windows(mask: jax.Array, draws: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """Positions and mask [B,A'] of at most A' = min(most, A) real windows of mask [B,A], by draws [B,A]."""
+    """Returns positions and mask [B,A'] of up to A' = min(most, A) windows of mask [B,A], by draws [B,A]."""
     chosen = jax.lax.top_k(jnp.where(mask, draws, -1.0), min(most, mask.shape[1]))[1]
     return chosen, jnp.take_along_axis(mask, chosen, axis=1)
 
 
 def match(cost: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The assignment of least cost: the slot [A] of each annotated moment, and which moments have one.
+    """Returns the assignment of least cost: the slot [A] of each annotated moment, and which moments have one.
 
     Args:
       cost: [M,A] of answering annotated moment a with slot m; no gradient goes through.
@@ -379,7 +379,7 @@ def match(cost: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 def relevant_clips(
     windows: jax.Array, window_mask: jax.Array, duration: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """[B,T] bool: clips whose middle is in one of the windows [B,A,2], or that hold the middle of one.
+    """Returns [B,T] bool, clips whose middle is in one of the windows [B,A,2], or that hold the middle of one.
 
     The second matters for windows so short that no clip has its middle there.
     """
@@ -424,7 +424,7 @@ def random_pairs(
 
 
 def _random_clips(candidates: jax.Array, draws: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Positions [B,count] of different candidates [B,T], the first again where they are fewer; whether any."""
+    """Returns positions [B,count] of different candidates [B,T], else the first again, and if there is any."""
     values, clips = jax.lax.top_k(jnp.where(candidates, draws, -1.0), count)
     return jnp.where(values >= 0, clips, clips[:, :1]), candidates.any(-1)
 

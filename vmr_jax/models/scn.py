@@ -133,7 +133,7 @@ class Model(GroundingModel):
     needs_vocabulary: ClassVar[bool] = True
 
     def requires(self) -> tuple[str, ...]:
-        """The words that are hidden more often."""
+        """Names the words that are hidden more often."""
         return ("content_words",)
 
     @nn.compact
@@ -174,7 +174,7 @@ class Model(GroundingModel):
         )
 
     def _complete(self, clip_stack, word_stack, frames, words, word_mask, index, train) -> jax.Array:
-        """Word logits [B,Z,L+1,X] of words [B,L+1,F] from frames [B,Z,R,F]; a candidate is a row of its own."""
+        """Returns word logits [B,Z,L+1,X] of words [B,L+1,F] from frames [B,Z,R,F], each candidate a row."""
         size, picks = frames.shape[:2]
         frames = frames.reshape(size * picks, *frames.shape[2:])
         words, word_mask = (jnp.repeat(x, picks, axis=0) for x in (words, word_mask))
@@ -192,13 +192,13 @@ class Model(GroundingModel):
         return self.param(name, nn.initializers.zeros, (width,))
 
     def _started(self, vectors: jax.Array) -> jax.Array:
-        """Word vectors [B,L,W] behind the start vector: [B,L+1,W]."""
+        """Returns [B,L+1,W], word vectors [B,L,W] behind the start vector."""
         start = self._vector("start_vector", vectors.shape[-1])
         start = jnp.broadcast_to(start[None, None], (vectors.shape[0], 1, vectors.shape[-1]))
         return jnp.concatenate([start, vectors], axis=1).astype(self.dtype)
 
     def _picks(self, updates: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,Z] in [0, 1): the place in the order of scores of each pick; 0, the best, but for random picks."""
+        """Returns the place [B,Z] in [0, 1) of each pick by score; 0, the best, unless it is random."""
         if not train:
             return jnp.zeros((*example_index.shape, self.candidates))
         shape = (len(self.rewards),)
@@ -208,7 +208,7 @@ class Model(GroundingModel):
         return jnp.where(coin < share, place, 0.0)
 
     def _hidden(self, batch: Batch, train: bool) -> jax.Array:
-        """[B,L] bool: the words that are hidden, none where `train` is False."""
+        """Returns [B,L] bool, the words that are hidden; none where `train` is False."""
         if not train:
             return jnp.zeros_like(batch.query_mask)
         words = batch.query_mask.shape[1:]
@@ -231,14 +231,14 @@ class Model(GroundingModel):
         }
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """All candidates by their score, or some by exp(-nll) of the sentence."""
+        """Ranks all candidates by their score, or some by exp(-nll) of the sentence."""
         spans, scores, ranked = self._ranked(outputs, batch)
         seconds = clip_length(batch.duration, batch.video_mask)[:, None, None]
         count = ranked.shape[1]
         return rank(spans * seconds, scores, ranked, min(self.keep or count, count))
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The number that the candidates are ranked by: 'map' [B,T,T]."""
+        """Returns the number that the candidates are ranked by: 'map' [B,T,T]."""
         spans, scores, ranked = self._ranked(outputs, batch)
         size, length = batch.video_mask.shape
         rows = jnp.arange(size)[:, None]
@@ -247,7 +247,7 @@ class Model(GroundingModel):
         return {"map": pictures.at[rows, starts, spans[..., 1] - 1].set(scores, mode="drop")}
 
     def _ranked(self, outputs: Outputs, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Clips [B,M,2] of all candidates, the scores they are ranked by [B,M], and which are ranked [B,M]."""
+        """Returns clips [B,M,2] of all candidates, their scores [B,M], and which are ranked [B,M]."""
         spans, real = proposals(batch.video_mask, self.widths)
         if outputs.chosen is None:
             return spans, outputs.scores, real
@@ -294,7 +294,7 @@ class Stack(nn.Module):
         memory: jax.Array | None = None,
         memory_mask: jax.Array | None = None,
     ) -> jax.Array:
-        """[B,T,F], mask [B,T], memory [B,T',F] and its mask -> [B,T,F]; meaningless at padding."""
+        """Returns [B,T,F] of [B,T,F] and a memory [B,T',F] with their masks; meaningless at padding."""
 
         def add(x, y, name):
             y = Dropout(self.dropout, name=f"{name}_dropout")(y, example_index, train)
@@ -318,7 +318,7 @@ class Stack(nn.Module):
 
 
 def sinusoids(length: int, features: int) -> jax.Array:
-    """Positions [length,F]: sines, then cosines of p / 10000^(i / (F/2 - 1)); row 0, the start, is zero."""
+    """Returns a row [F] of each position p: sines, then cosines of p / 10000^(i / (F/2 - 1)); row 0: zeros."""
     rate = 10_000.0 ** (-np.arange(features // 2) / (features // 2 - 1))
     angle = np.arange(length)[:, None] * rate[None]
     table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
@@ -327,7 +327,7 @@ def sinusoids(length: int, features: int) -> jax.Array:
 
 
 def starts_of(words: jax.Array, start: bool = True) -> jax.Array:
-    """[B,L] bool of words -> [B,L+1], with `start` at the place of the start vector."""
+    """Returns [B,L+1] of words [B,L] bool, with `start` at the place of the start vector."""
     return jnp.pad(words, ((0, 0), (1, 0)), constant_values=start)
 
 
@@ -335,7 +335,7 @@ def starts_of(words: jax.Array, start: bool = True) -> jax.Array:
 
 
 def proposals(clip_mask: jax.Array, widths: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
-    """First and end clip (exclusive) [B,M,2] of all candidates, and which [B,M] lie in the video.
+    """Returns first and end clip (exclusive) [B,M,2] of all candidates, and which [B,M] lie in the video.
 
     Those that end after the same clip are neighbours. A width is rounded down to clips, to one at least.
     """
@@ -350,7 +350,7 @@ def proposals(clip_mask: jax.Array, widths: tuple[float, ...]) -> tuple[jax.Arra
 
 
 def select(scores: jax.Array, spans: jax.Array, real: jax.Array, picks: jax.Array, max_iou: float) -> jax.Array:
-    """Positions [B,Z] of the chosen among M candidates (`_select_proposals`).
+    """Returns positions [B,Z] of the chosen among M candidates (`_select_proposals`).
 
     The candidates are sorted by score. Before every pick but the first, those go that overlap the last one by
     `max_iou` or more, if more than two remain; what has gone stays away.
@@ -379,7 +379,7 @@ def select(scores: jax.Array, spans: jax.Array, real: jax.Array, picks: jax.Arra
 
 
 def clip_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(intersection + 1) / (hull + 1) of clip spans [...,2], 0 where they are apart by a clip or more.
+    """Returns (intersection + 1) / (hull + 1) of clip spans [...,2], 0 where they are apart by a clip or more.
 
     Source: `calculate_IoU_batch` of the official code.
     """
@@ -389,7 +389,7 @@ def clip_iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def sample(clips: jax.Array, spans: jax.Array, rows: int) -> jax.Array:
-    """R evenly spaced clips of each candidate, first and last included: [B,T,F], [B,Z,2] -> [B,Z,R,F]."""
+    """Returns [B,Z,R,F], R evenly spaced clips [B,T,F] of each candidate [B,Z,2], first and last included."""
     longest = clips.shape[1]
     # As numpy rounds them; a candidate has at least one clip.
     table = np.stack([np.linspace(0, max(n - 1, 0), rows).astype(np.int32) for n in range(longest + 1)])
@@ -430,6 +430,6 @@ def completion_loss(
 
 
 def rewards_of(nll: jax.Array, rewards: tuple[float, ...]) -> jax.Array:
-    """[B,Z]: the first of the rewards for the highest loss [B,Z], the last for the lowest."""
+    """Returns [B,Z], the first of the rewards for the highest loss [B,Z], the last for the lowest."""
     place = jnp.argsort(jnp.argsort(-nll, axis=1), axis=1)
     return jnp.asarray(rewards, jnp.float32)[place]

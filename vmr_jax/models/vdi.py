@@ -196,7 +196,7 @@ class Model(mmn.MutualMatching):
         return terms
 
     def requires(self) -> tuple[str, ...]:
-        """The subwords or words of the queries that are read, and the patches for L_sd."""
+        """Names the subwords or words of the queries that are read, and the patches for L_sd."""
         kinds = dict.fromkeys([*self._injected(), self.test_query])
         if self.text == "clip":
             fields = ("subwords", *(f"subword_{kind}" for kind in kinds if kind != "query"))
@@ -209,7 +209,7 @@ class Model(mmn.MutualMatching):
         return super().predict(outputs, batch)
 
     def _injected(self) -> list[str]:
-        """The queries that the injections read."""
+        """Returns the names of the queries that the injections read."""
         static = ["static"] if self.context == "static" else []
         return [*static, "dynamic"] if (self.context, self.dynamics) != ("off", "off") else []
 
@@ -218,24 +218,24 @@ class Model(mmn.MutualMatching):
         return Outputs(**vars(mmn.match(moments, query, self.iou_scale)))
 
     def _moments(self, batch: Batch, train: bool) -> tuple[Array, Array]:
-        """[U,M,E] of both spaces: the vectors of candidates in Eq. 6 and Eq. 8."""
+        """Returns [U,M,E] of both spaces: the vectors of candidates in Eq. 6 and Eq. 8."""
         video, mask, real = self.videos(batch, train)
         return self.map(average_clips(video.astype(self.dtype), mask, self.num_clips), real, train)
 
     def _query(self, batch: Batch, train: bool) -> tuple[Array, Array]:
-        """[B,E] of both spaces, of the query that is retrieved with at test."""
+        """Returns [B,E] of both spaces, of the query that is retrieved with at test."""
         del train
         return self.sentence_spaces(*self._sentences(batch, self.test_query))
 
     def _sentences(self, batch: Batch, *kinds: str) -> list[Array]:
-        """[B,F] of 'query', 'static' or 'dynamic', encoded together: f^q of Eq. 1 and Eq. 2."""
+        """Returns [B,F] of 'query', 'static' or 'dynamic', encoded together: f^q of Eq. 1 and Eq. 2."""
         tokens, masks = zip(*(self._tokens(batch, kind) for kind in kinds), strict=True)
         encoded = self.text_encoder(jnp.concatenate(tokens), jnp.concatenate(masks))
         sentences = encoded[1] if self.text == "clip" else encoded
         return jnp.split(sentences, len(kinds))
 
     def _tokens(self, batch: Batch, kind: str) -> tuple[Array, Array]:
-        """The input of the text encoder, subwords [B,S] or word vectors [B,L,W], and its mask."""
+        """Returns the input of the text encoder, subwords [B,S] or word vectors [B,L,W], and its mask."""
         if self.text == "clip":
             tokens, mask, field = batch.subwords, batch.subword_mask, f"subword_{kind}"
         else:
@@ -258,7 +258,7 @@ class PlaceholderWord(nn.Module):
 
     @nn.compact
     def __call__(self, words: Array, kept: Array) -> Array:
-        """Word vectors [B,L,W] and which are kept [B,L] -> [B,L,W]."""
+        """Puts the vector in the place of word vectors [B,L,W] that are not kept [B,L]."""
         vector = self.param("vector", nn.initializers.normal(1.0), words.shape[-1:])
         return jnp.where(kept[..., None], words, vector[None, None].astype(words.dtype))
 
@@ -282,7 +282,10 @@ class VisualContext(nn.Module):
 
     @nn.compact
     def __call__(self, dynamic: Array, probe: Array | None, batch: Batch) -> Array:
-        """[B]: squared distance of the dynamic query [B,F] from the context of `probe` [B,F]; None: learned."""
+        """Returns [B], the squared distance of the dynamic query [B,F] from the context of `probe` [B,F].
+
+        Where `probe` is None it is a learned vector.
+        """
         if probe is None:
             probe = self.param("probe", nn.initializers.normal(1.0), (self.features,))
             probe = jnp.broadcast_to(probe[None], dynamic.shape).astype(self.dtype)
@@ -321,7 +324,7 @@ class SpatialDynamics(nn.Module):
 
     @nn.compact
     def __call__(self, dynamic: Array, batch: Batch) -> tuple[Array, Array]:
-        """Unit vectors [B,F] of the movement in a video and of its dynamic query [B,F]."""
+        """Returns unit vectors [B,F] of the movement in a video and of its dynamic query [B,F]."""
         frames = self._dense("frame", batch.video.astype(self.dtype))
         patches = self._dense("patch", batch.objects.astype(self.dtype))
         heat = jnp.einsum("btf,btof->bto", frames, patches) / jnp.sqrt(self.features).astype(

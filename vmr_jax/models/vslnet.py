@@ -110,7 +110,7 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     def requires(self) -> tuple[str, ...]:
-        """The characters of the words."""
+        """Names the characters of the words."""
         return ("query_chars",)
 
     @nn.compact
@@ -175,7 +175,7 @@ class Model(GroundingModel):
         )
 
     def _conditioned_spans(self, fused, mask, index, train):
-        """Hidden states [B,T,F] of start and end given the start (official `ConditionedPredictor`)."""
+        """Returns hidden states [B,T,F] of start and end given the start (official `ConditionedPredictor`)."""
         if self.predictor == "rnn":
             start = LSTM(self.features, dtype=self.dtype, name="start_lstm")(fused, mask)
             return start, LSTM(self.features, dtype=self.dtype, name="end_lstm")(start, mask)
@@ -185,7 +185,7 @@ class Model(GroundingModel):
         return _layer_norm(start, self.dtype, "start_norm"), _layer_norm(end, self.dtype, "end_norm")
 
     def _boundary(self, states, fused, mask, name: str) -> jax.Array:
-        """Logits [B,T] of two linear layers over [states; fused]."""
+        """Returns logits [B,T] of two linear layers over [states; fused]."""
         hidden = jnp.concatenate([states, fused], axis=-1)
         hidden = nn.relu(_linear(self.features, hidden, self.dtype, f"{name}_hidden"))
         return self._logits(_linear(1, hidden.astype(jnp.float32), jnp.float32, f"{name}_logit"), mask)
@@ -212,7 +212,7 @@ class Model(GroundingModel):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Moments from a start clip to the same or a later end clip, by the product of both probabilities."""
+        """Returns moments from a start clip to an end clip, by the product of both probabilities."""
         probability, possible = self._pairs(outputs, batch.video_mask)
         size, length = probability.shape[:2]
         spans = pair_spans(batch.duration, batch.video_mask)
@@ -225,7 +225,7 @@ class Model(GroundingModel):
         )
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The probability of every pair relative to the best: 'map' [B,T,T]; the highlight: 'clips' [B,T]."""
+        """Returns probabilities relative to the best, 'map' [B,T,T], and the highlight, 'clips' [B,T]."""
         probability, possible = self._pairs(outputs, batch.video_mask)
         best = jnp.maximum(probability.max((1, 2)), 1e-30)[:, None, None]
         pictures = {"map": jnp.where(possible, probability / best, jnp.nan)}
@@ -235,7 +235,7 @@ class Model(GroundingModel):
 
     @staticmethod
     def _pairs(outputs: Outputs, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Probability [B,T,T] of (start, end), and which pairs are moments: start <= end, both real."""
+        """Returns probabilities [B,T,T] of pairs, and which are moments: start <= end, both real."""
         start, end = masked_softmax(outputs.start, mask), masked_softmax(outputs.end, mask)
         later = jnp.triu(jnp.ones((mask.shape[1],) * 2, bool))[None]
         possible = later & mask[:, :, None] & mask[:, None, :]
@@ -278,7 +278,7 @@ class QueryEmbedding(nn.Module):
         return _linear(self.features, words, self.dtype, "linear")
 
     def _characters(self, batch: Batch, train: bool) -> jax.Array:
-        """[B,L,100]: the maximum over the windows of 1 to 4 characters in the word, one where it is shorter."""
+        """Returns [B,L,100], the maximum over windows of 1 to 4 characters; a shorter word has one window."""
         length = (batch.query_chars > 0).sum(-1, keepdims=True)
         begin = jnp.arange(batch.query_chars.shape[-1])[None, None]
         real = (batch.query_chars > 0)[..., None]
@@ -324,7 +324,7 @@ class FeatureEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """[B,T,F] and mask [B,T] -> [B,T,F]; the result at padding is meaningless."""
+        """Returns [B,T,F] of steps [B,T,F] with mask [B,T]; the result at padding is meaningless."""
 
         def drop(y):
             return Dropout(self.dropout)(y, example_index, train)
@@ -363,7 +363,7 @@ class ContextQueryAttention(nn.Module):
 
     @nn.compact
     def __call__(self, video, query, video_mask, query_mask, example_index, train: bool) -> jax.Array:
-        """[B,T,F], [B,L,F] and their masks -> [B,T,F]."""
+        """Returns [B,T,F] of clips [B,T,F] and words [B,L,F] with their masks."""
         clip_weight, word_weight = (self.param(n, _xavier, (self.features, 1)) for n in ("clip", "word"))
         product_weight = self.param("product", _xavier, (1, 1, self.features))
         v = Dropout(self.dropout)(video, example_index, train).astype(jnp.float32)
@@ -394,7 +394,7 @@ class QueryConcat(nn.Module):
 
     @nn.compact
     def __call__(self, clips: jax.Array, query: jax.Array, query_mask: jax.Array) -> jax.Array:
-        """[B,T,F], [B,L,F], mask [B,L] -> [B,T,F]."""
+        """Returns [B,T,F] of clips [B,T,F] and words [B,L,F] with mask [B,L]."""
         weight = self.param("weight", _xavier, (self.features, 1))
         attention = masked_softmax((query.astype(jnp.float32) @ weight)[..., 0], query_mask).astype(self.dtype)
         pooled = jnp.einsum("bl,blf->bf", attention, query)
@@ -406,7 +406,7 @@ class QueryConcat(nn.Module):
 
 
 def pair_spans(duration: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,T,T,2] seconds of the moments from clip i to clip j, both included (`index_to_time`)."""
+    """Returns [B,T,T,2] seconds of the moments from clip i to clip j, both included (`index_to_time`)."""
     seconds = clip_length(duration, mask)[:, None]
     starts = jnp.arange(mask.shape[1])[None, :] * seconds
     shape = (*mask.shape, mask.shape[1])
@@ -417,7 +417,7 @@ def pair_spans(duration: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def span_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """First and last clip [B] of the pair of highest IoU (`time_to_index`); of ties the first, row by row."""
+    """Returns both clips [B] of the pair of highest IoU (`time_to_index`); of ties the first, row by row."""
     spans = pair_spans(duration, mask)
     real = jnp.triu(jnp.ones(spans.shape[1:3], bool))[None] & mask[:, :, None] & mask[:, None, :]
     overlap = jnp.where(real, iou(spans, span[:, None, None]), -1.0)
@@ -426,7 +426,7 @@ def span_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> tuple[
 
 
 def highlight_labels(first: jax.Array, last: jax.Array, mask: jax.Array, extension: float) -> jax.Array:
-    """[B,T] bool: clips of the extended moment, cut to the video (official `train_collate_fn`)."""
+    """Returns [B,T] bool, clips of the extended moment cut to the video (official `train_collate_fn`)."""
     extra = jnp.round(extension * (last - first + 1)).astype(jnp.int32)  # halves to even, as Python
     clip = jnp.arange(mask.shape[1])[None, :]
     return (clip >= (first - extra)[:, None]) & (clip <= (last + extra)[:, None]) & mask

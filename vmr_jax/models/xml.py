@@ -194,7 +194,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return SelfAttention(self.features, self.heads, self.dropout, self.dtype)
 
     def requires(self) -> tuple[str, ...]:
-        """The subtitles, where they are read."""
+        """Names the subtitles, where they are read."""
         return () if self.streams == "video" else ("subtitles",)
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
@@ -208,7 +208,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return Outputs(start, end, queries, videos.retrieval, self._draws(batch.example_index, train))
 
     def _queries(self, batch: Batch, train: bool) -> jax.Array:
-        """[B,Z,F] float32."""
+        """Returns a vector of the query for each stream, [B,Z,F] float32."""
         index, mask = batch.example_index, batch.query_mask
         words = l2_normalize(self.word_vectors(batch)).astype(self.dtype)
         words = self.query_positions(self.query_input(words, index, train), index, train)
@@ -235,7 +235,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return Encoded(l2_normalize(retrieval), jnp.stack(list(second.values()), axis=1), mask)
 
     def _rows(self, batch: Batch) -> dict[str, jax.Array]:
-        """Stream -> its rows [B,T,*]."""
+        """Returns the rows of each stream, [B,T,D] or [B,T,W]."""
         rows = {"video": batch.video}
         if self.streams != "video":
             if batch.subtitles is None:
@@ -248,7 +248,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return {name: rows[name] for name in STREAMS[self.streams]}
 
     def _start_end(self, queries: jax.Array, videos: Encoded) -> tuple[jax.Array, jax.Array]:
-        """Logits [B,T] of queries [B,Z,F] in their videos (official `get_merged_st_ed_prob`)."""
+        """Returns logits [B,T] of queries [B,Z,F] in their videos (official `get_merged_st_ed_prob`)."""
         linear = jnp.stack(
             [self.query_linear[name](queries[:, z]) for z, name in enumerate(STREAMS[self.streams])], axis=1
         )
@@ -256,7 +256,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return self.boundaries(similarity.mean(1), videos.mask)
 
     def _draws(self, index: jax.Array, train: bool) -> jax.Array:
-        """[B,2] that depend on the example alone; zeros, the hardest negative, at evaluation."""
+        """Returns draws [B,2] that depend on the example alone; zeros, the hardest negative, at evaluation."""
         if not train:
             return jnp.zeros((*index.shape, 2))
         return draw_per_example(self.make_rng("dropout"), index, jax.random.uniform, (2,))
@@ -280,7 +280,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return span_labels(batch.span / seconds[:, None], batch.video_mask.sum(-1), self.late_end)
 
     def _behind(self, outputs: Outputs, batch: Batch, epoch: jax.Array) -> tuple[jax.Array, ...]:
-        """[B] hinge of a negative video, [B] of a negative query, and the mask [B] of rows that have any.
+        """Returns [B] hinge of a negative video, [B] of a negative query, and the mask [B] of rows with any.
 
         Source: official `get_video_level_loss`, over the examples of all devices.
         """
@@ -304,7 +304,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
     # Inference.
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Moments of the own video; the score is the logarithm of p(start) p(end)."""
+        """Returns moments of the own video; the score is the logarithm of p(start) p(end)."""
         return self._moments(outputs.start, outputs.end, batch.video_mask, batch.duration)
 
     def encode_videos(self, batch: Batch) -> Encoded:
@@ -312,17 +312,17 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return self._videos(batch, train=False)
 
     def score_videos(self, batch: Batch, videos: Encoded) -> jax.Array:
-        """[B,U], 20 r; reads no video field."""
+        """Returns [B,U], 20 r; reads no video field."""
         queries = self._queries(batch, train=False)
         return self.video_scale * video_scores(queries, videos.retrieval, videos.mask)
 
     def localize(self, batch: Batch, videos: Encoded, video_mask: jax.Array, duration: jax.Array) -> Moments:
-        """Moments of query b in video b, with log p(start) p(end); reads no video field of the batch."""
+        """Returns moments of query b in video b, with log p(start) p(end); reads no video field."""
         start, end = self._start_end(self._queries(batch, train=False), videos)
         return self._moments(start, end, video_mask, duration)
 
     def encode_moments(self, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The clips: vectors [B,T,Z F], spans [B,T,2] in seconds and mask [B,T]; reads no query field.
+        """Returns the clips: vectors [B,T,Z F], spans [B,T,2] in seconds and mask [B,T]; reads no query field.
 
         Filling rows of the batch have an all-False mask.
         """
@@ -335,12 +335,12 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return vectors, jnp.minimum(spans, batch.duration[:, None, None]), real
 
     def encode_query(self, batch: Batch) -> jax.Array:
-        """Vectors [B,Z F]; the dot product with a clip is the mean cosine over the streams."""
+        """Returns vectors [B,Z F]; the dot product with a clip is the mean cosine over the streams."""
         queries = l2_normalize(self._queries(batch, train=False))
         return queries.reshape(len(queries), -1) / queries.shape[1]
 
     def _moments(self, start, end, mask, duration) -> Moments:
-        """The best pairs of start and end, of `shortest` to `longest` clips, in seconds."""
+        """Returns the best pairs of start and end, of `shortest` to `longest` clips, in seconds."""
         first, last, scores, possible = self._pairs(start, end, mask)
         seconds = clip_seconds(duration, mask, self.clip_seconds)[:, None, None]
         spans = jnp.stack([first, last + 1], axis=-1).reshape(1, -1, 2) * seconds
@@ -349,7 +349,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return rank(spans, scores.reshape(flat), possible.reshape(flat), self.keep)
 
     def _pairs(self, start, end, mask):
-        """First and last clips [T,P], their log-probabilities and whether they are moments [B,T,P]."""
+        """Returns first and last clips [T,P], their log-probabilities and whether they are moments [B,T,P]."""
         length = mask.shape[1]
         more = jnp.arange(self.shortest - 1, self.longest or length)  # clips after the first, P of them
         first = jnp.broadcast_to(jnp.arange(length)[:, None], (length, more.shape[0]))
@@ -360,7 +360,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         return first, last, scores, possible
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """The probability of every moment relative to the best: 'map' [B,T,T]."""
+        """Returns the probability of every moment relative to the best: 'map' [B,T,T]."""
         mask = batch.video_mask
         clip = jnp.arange(mask.shape[1])
         clips = clip[None, :] - clip[:, None] + 1
@@ -387,7 +387,7 @@ class ModularPool(nn.Module):
 
     @nn.compact
     def __call__(self, words: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B,L,F] and mask [B,L] -> [B,Z,F], float32."""
+        """Returns [B,Z,F] float32 of words [B,L,F] with mask [B,L]."""
         words = words.astype(jnp.float32)
         logits = nn.Dense(self.streams, use_bias=False, kernel_init=bert_init, name="logits")(words)
         return jnp.einsum("blz,blf->bzf", masked_softmax(logits, mask[..., None], axis=1), words)
@@ -417,7 +417,7 @@ class CrossAttention(nn.Module):
     def __call__(
         self, x: jax.Array, other: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool
     ) -> jax.Array:
-        """[B,T,F], the other stream [B,T,F] and the mask [B,T] of both -> [B,T,F]."""
+        """Returns [B,T,F] of a stream [B,T,F], the other stream [B,T,F] and the mask [B,T] of both."""
         chex.assert_equal_shape([x, other])
         attention = MultiHeadAttention(
             self.features, self.heads, self.dropout, kernel_init=bert_init, dtype=self.dtype, name="attention"
@@ -445,7 +445,7 @@ class ConvSE(nn.Module):
 
     @nn.compact
     def __call__(self, similarity: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[B,T] and mask [B,T] -> logits [B,T] of start and end, float32, `MASKED` at padding."""
+        """Returns logits [B,T] of start and end, float32, of a similarity [B,T]; `MASKED` at padding."""
         chex.assert_equal_shape([similarity, mask])
         similarity = similarity.astype(jnp.float32)
         if self.mask_similarity:
@@ -462,7 +462,7 @@ class ConvSE(nn.Module):
 
 
 def clip_seconds(duration: jax.Array, mask: jax.Array, seconds: float) -> jax.Array:
-    """Length [B] of a clip, of videos [B] in seconds with real clips `mask` [B,T].
+    """Returns the length [B] of a clip, of videos [B] in seconds with real clips `mask` [B,T].
 
     It is `seconds`; the clips of a video that is longer by more than one clip were averaged and cover it. With
     `seconds` = 0 they always cover it.
@@ -472,7 +472,7 @@ def clip_seconds(duration: jax.Array, mask: jax.Array, seconds: float) -> jax.Ar
 
 
 def span_labels(span: jax.Array, count: jax.Array, late_end: bool) -> tuple[jax.Array, jax.Array]:
-    """Clips [B] to learn as start and end, of moments [B,2] in clips and the number of clips [B].
+    """Returns clips [B] to learn as start and end, of moments [B,2] in clips and the number of clips [B].
 
     The start is the clip in which the moment starts. The end is the clip in which it ends, or with `late_end`
     the one after it, as in the official code (`get_st_ed_label`).
