@@ -24,9 +24,9 @@ def _intersection_union(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def rank(spans: jax.Array, scores: jax.Array, mask: jax.Array, k: int) -> Moments:
-    """The k best candidates of [B,N,2], [B,N], [B,N]; ties: the lower index first.
+    """Returns the k best of candidates [B,M,2] with scores and mask [B,M]; ties: the lower index first.
 
-    Candidates outside `mask` get score -inf and come last. k is cut to N.
+    Candidates outside `mask` get score -inf and come last. k is cut to M.
     """
     scores = jnp.where(mask, scores.astype(jnp.float32), -jnp.inf)
     scores, order = jax.lax.top_k(scores, min(k, scores.shape[-1]))
