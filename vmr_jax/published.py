@@ -1,4 +1,4 @@
-"""What papers report: one store, `published.csv`, in which every number has its source.
+"""The numbers that papers report: one store, `published.csv`, in which every number has its source.
 
 A number belongs to an architecture, a dataset, its version or convention, features and a split. Where sources
 disagree, each has its row. `source` is the paper, or the authors' repository, that states the number; `note`

@@ -181,7 +181,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _predictions(run: Run, protocol: Protocol, name: str, qids: Sequence[str]) -> Predictions:
-    """What the moments of a run count for on the queries `qids` of a split."""
+    """Returns the outcome of each of the queries `qids` of a split with the moments of a run."""
     return protocol.read(split_of_rows(name, [run.queries[name][qid] for qid in qids]), run.file)
 
 
