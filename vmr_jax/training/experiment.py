@@ -1,4 +1,4 @@
-"""What every mode needs: a config becomes devices, data, vocabulary, model and loaders."""
+"""The parts that every mode needs: a config becomes devices, data, vocabulary, model and loaders."""
 
 import itertools
 import json
