@@ -124,6 +124,28 @@ def test_killed_five_times_and_resumed_ends_with_the_same_bytes(trained, data_di
     assert final_parameters(tmp_path / "run") == final_parameters(workdir)
 
 
+@pytest.mark.slow
+def test_killed_in_its_last_evaluation_evaluates_when_it_is_started_again(trained, data_dir, tmp_path):
+    workdir, _ = trained
+    run = tmp_path / "run"
+    arguments = (*TINY, f"--config.dataset.data_dir={data_dir}", f"--workdir={run}")
+    line, environment = command(*arguments)
+    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    for told in process.stderr:
+        if told.startswith("val: "):  # the last checkpoint is saved, and the evaluation of all splits begins
+            break
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert (run / "checkpoints" / "24").is_dir() and not (run / "results.json").exists()
+    done = launch(*arguments)
+    assert done.returncode == 0, done.stderr
+    for name in ("metrics.jsonl", "results.json", "predictions.jsonl"):
+        assert (run / name).read_bytes() == (workdir / name).read_bytes(), name
+    again = launch(*arguments)
+    assert again.returncode == 2 and "already at its last step (24 of 24) and evaluated" in again.stderr
+
+
 def final_parameters(workdir):
     """The checksums that the last checkpoint holds of every leaf of the state."""
     last = max((p for p in (workdir / "checkpoints").iterdir()), key=lambda p: int(p.name))

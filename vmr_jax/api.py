@@ -244,7 +244,7 @@ def fit(
     if workdir is None:
         workdir = Path("runs") / f"{config.model.name.replace(':', '.')}_{data.name}"
     workdir = Path(workdir).expanduser()
-    train(config.lock(), workdir)
+    train(config.lock(), workdir, losses)
     return Run.load(workdir)
 
 

@@ -59,7 +59,7 @@ def on_cpu() -> bool:
 
 
 @contextlib.contextmanager
-def _pmap_axis():
+def _pmap_axis() -> Iterator[None]:
     token = _inside_pmap.set(True)
     try:
         yield
@@ -176,7 +176,7 @@ class Parallel:
 
 
 def _with_axis(function: Callable) -> Callable:
-    def mapped(state, batch):
+    def mapped(state: Any, batch: Any) -> Any:
         with _pmap_axis():
             return function(state, batch)
 
@@ -211,11 +211,14 @@ def initialise_hosts(mode: str) -> None:
         )
     described = _described_hosts()
     if described:
-        log.info("Meeting the other hosts at %s: %d processes, this is number %d", *described)
+        values = described.values()
+        log.info("Meeting the other hosts at %s: %d processes, this is number %d", *values)
     try:
-        jax.distributed.initialize(*described, shutdown_timeout_seconds=_LEAVE_SECONDS)
+        jax.distributed.initialize(**described, shutdown_timeout_seconds=_LEAVE_SECONDS)
     except (ValueError, RuntimeError) as error:
-        where = f"at {described[0]}" if described else "by the cluster's own description (TPU, Slurm, Open MPI)"
+        where = "by the cluster's own description (TPU, Slurm, Open MPI)"
+        if described:
+            where = f"at {described['coordinator_address']}"
         raise UserError(
             f"The hosts of VMR_JAX_MULTIHOST=1 did not meet {where}: {str(error).strip().splitlines()[0]}. Set "
             "VMR_JAX_COORDINATOR to an address of the lead host and a port that is free there and open to "
@@ -225,12 +228,12 @@ def initialise_hosts(mode: str) -> None:
         log.setLevel(logging.WARNING)  # the lead host tells how it goes
 
 
-def _described_hosts() -> tuple:
-    """(coordinator, number of processes, number of this one) of the environment; () where it names none."""
+def _described_hosts() -> dict[str, Any]:
+    """Coordinator, number of processes and number of this one, of the environment; {} where it names none."""
     names = ("VMR_JAX_COORDINATOR", "VMR_JAX_PROCESSES", "VMR_JAX_PROCESS_ID")
     values = [os.environ.get(name, "") for name in names]
     if not any(values):
-        return ()
+        return {}
     coordinator, count, index = values
     if not (coordinator and count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         given = ", ".join(f"{name}={value!r}" for name, value in zip(names, values))
@@ -239,7 +242,7 @@ def _described_hosts() -> tuple:
             "the number of processes, and the number of this one, from 0 on. Set all three, or none where TPU "
             "pods, Slurm or Open MPI describe the hosts."
         )
-    return coordinator, int(count), int(index)
+    return {"coordinator_address": coordinator, "num_processes": int(count), "process_id": int(index)}
 
 
 def _check_hosts(mode: str, num_devices: int) -> None:

@@ -59,7 +59,7 @@ def losses(workdir):
 
 def test_infinite_update_stops_before_its_save(stopped, data_dir):
     workdir, message, names = stopped
-    assert "The training state is not finite after step 5, though its loss is: params/" in message
+    assert "The training state is not finite after step 5, but its loss is: params/" in message
     assert "Nothing of step 5 was saved" in message and "goes on from step 4, the last checkpoint" in message
     assert f"--workdir={workdir}" in message and "config.optimizer.clip_norm" in message
     assert NOT_FINITE in names and "results.json" not in names

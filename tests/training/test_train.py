@@ -77,7 +77,7 @@ def test_early_stopping_and_best_step(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(train_lib.Evaluator, "metrics", lambda *_: {"R@1,IoU=0.5": next(values), "mIoU": 1.0})
     monkeypatch.setattr(train_lib, "finish", lambda *_: None)
     config = tiny_config(data_dir, evaluate_every="1 steps", patience=2)
-    trainer = Trainer(config, tmp_path)
+    trainer = Trainer(train_lib.Experiment(config, tmp_path), tmp_path)
     trainer.run()
     assert trainer.position == {"step": 4, "best_step": 2, "best_value": 30.0, "stale": 2}
     variables, position = trainer.experiment.best_variables(tmp_path)

@@ -7,7 +7,7 @@ import ml_collections
 
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.training.finish import finish
-from vmr_jax.training.loop import open_experiment
+from vmr_jax.training.fit import open_experiment
 from vmr_jax.training.owner import owned
 from vmr_jax.training.same_run import check_hosts_agree
 

@@ -1,18 +1,16 @@
 """`--mode=train`: trains, evaluates, reports."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
 
-from vmr_jax.training.loop import Trainer
-from vmr_jax.training.owner import owned
-from vmr_jax.training.same_run import check_hosts_agree
-from vmr_jax.training.writer import prepare_workdir
+from vmr_jax.training.fit import fit
+from vmr_jax.training.step import LossFunction
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """`--mode=train`: trains, evaluates, reports."""
-    prepare_workdir(workdir)
-    check_hosts_agree(config, workdir)
-    with owned(workdir, "train"):
-        Trainer(config, workdir).run()
+def train(
+    config: ml_collections.ConfigDict, workdir: Path, losses: Mapping[str, LossFunction] | None = None
+) -> None:
+    """Trains, evaluates and reports in a folder; `losses` are further terms of the objective, from Python."""
+    fit(config, workdir, losses=losses)

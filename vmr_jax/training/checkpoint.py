@@ -168,7 +168,7 @@ class Checkpoints:
                 shutil.rmtree(target)
             os.replace(self.folder / str(step), target)
         wait_for_hosts(f"{self.folder.name} {step} set aside")
-        self._manager.reload()
+        self._open().reload()
 
     def close(self) -> None:
         """Releases the folder."""
@@ -188,7 +188,7 @@ def _require_finite(path: Path, state: Any) -> None:
 
 def _checksums(state: Any) -> dict[str, int]:
     return {
-        path_name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1))
+        path_name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1).data)
         for path, leaf in _leaves(state)
     }
 

@@ -1,18 +1,17 @@
-"""What a training loop shows and measures of itself: speed, progress, a trace."""
+"""A training loop's view of itself: speed, progress, a trace."""
 
 import contextlib
 import logging
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vmr_jax.parallel import (
-    is_lead_host,
-)
+from vmr_jax.parallel import is_lead_host
 
 log = logging.getLogger("vmr_jax")
 
@@ -26,22 +25,27 @@ class Clock:
         self.first_step_seconds = 0.0
 
     def tick(self) -> None:
+        """Counts a step; the first one is that of the compilation."""
         self.steps += 1
         if self.steps == 1:
             self.first_step_seconds = time.perf_counter() - self._since
             self._since = time.perf_counter()
 
     def pause(self) -> None:
+        """Stops the time, for an evaluation."""
         self._busy += time.perf_counter() - self._since
 
     def resume(self) -> None:
+        """Goes on after an evaluation."""
         self._since = time.perf_counter()
 
     def examples_per_second(self) -> float:
+        """Speed since the first step; 0 before the second."""
         busy = self._busy + (time.perf_counter() - self._since)
         return (self.steps - 1) * self._batch_size / busy if self.steps > 1 else 0.0
 
     def summary(self) -> dict[str, float]:
+        """The numbers of a line of timing.jsonl."""
         busy = max(self._busy, 1e-9)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak_bytes = peak if sys.platform == "darwin" else peak * 1024
@@ -61,6 +65,7 @@ class Profiler:
         self._enabled, self._folder, self._running = enabled, workdir / "profile", False
 
     def before(self, step: int) -> None:
+        """Starts or ends the trace, where it is time to."""
         if self._enabled and step == self._start:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
@@ -68,6 +73,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
+        """Ends the trace, where one runs."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
@@ -75,7 +81,7 @@ class Profiler:
 
 
 @contextlib.contextmanager
-def progress_bar(first: int, total: int):
+def progress_bar(first: int, total: int) -> Iterator[Callable[[int, float, float], None]]:
     """A bar with step, loss, examples/s and time left; nothing where output is not a terminal."""
     bar = Progress(
         TextColumn("step {task.completed:.0f}/{task.total:.0f}"),

@@ -20,6 +20,7 @@ from vmr_jax.evaluation.results import (
     split_results,
 )
 from vmr_jax.files import plain, write_json, write_whole
+from vmr_jax.input.dataset import Split
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.reporting.page import write_report
 from vmr_jax.reporting.tables import results_table
@@ -31,6 +32,7 @@ log = logging.getLogger("vmr_jax")
 
 RESULTS, PREDICTIONS, REPORT = "results.json", "predictions.jsonl", "report.html"
 _EXAMPLES = ("examples.npz", "examples.json")
+Drawn = tuple[Split, list[tuple[str, int]], dict[str, np.ndarray]]  # queries of a split, with their pictures
 _WRITTEN = (*_EXAMPLES, PREDICTIONS, REPORT, RESULTS)  # in this order; results.json is the last
 
 
@@ -62,7 +64,7 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bo
         "splits": {},
     }
     lines: list[dict[str, Any]] = []
-    drawn = None
+    drawn: Drawn | None = None
     for name in splits:
         loader = experiment.loader(name)
         passes = ("this run", *config.evaluation.sanity)
@@ -131,7 +133,7 @@ def _last_step(workdir: Path, best_step: int) -> int:
     return max([best_step, *steps])
 
 
-def _write(workdir: Path, results: dict[str, Any], lines: list[dict[str, Any]], drawn) -> None:
+def _write(workdir: Path, results: dict[str, Any], lines: list[dict[str, Any]], drawn: Drawn | None) -> None:
     """Writes the files of a finished run. results.json is the last: where it is, the others belong to it."""
     for name in (RESULTS, *_EXAMPLES):
         (workdir / name).unlink(missing_ok=True)
@@ -174,4 +176,6 @@ def _note(config: ml_collections.ConfigDict, splits: list[str], position: Mappin
             f"Nothing was evaluated: the dataset {config.dataset.name} has no split but train, and "
             "config.evaluation.splits names none."
         )
+    if position.get("losses"):
+        notes.append(f"Trained with further losses: {', '.join(position['losses'])}.")
     return " ".join([*notes, *position.get("changed", ())])

@@ -35,7 +35,9 @@ def not_finite(tree: Any) -> list[str]:
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    finite = np.asarray(_finite([leaf for _, leaf in leaves])) if leaves else []
+    if not leaves:
+        return []
+    finite = np.asarray(_finite([leaf for _, leaf in leaves]))
     return [path_name(path) for (path, _), good in zip(leaves, finite) if not good]
 
 
@@ -77,7 +79,7 @@ def stop_message(workdir: Path, found: str, step: int, last_good: int) -> str:
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
-    """What `not_finite.json` holds: 'step', 'last_good', 'found', 'changes'; {} where there is no such file."""
+    """The content of `not_finite.json`: 'step', 'last_good', 'found', 'changes'; {} without the file."""
     try:
         record = json.loads((workdir / NOT_FINITE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,12 +1,13 @@
 """The optimiser of a config: schedule, clipping, and rules by parameter path."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from vmr_jax.errors import UserError, unknown
@@ -24,7 +25,7 @@ def duration(text: str, steps_per_epoch: int, field: str) -> int:
     return round(amount if match[2].startswith("step") else amount * steps_per_epoch)
 
 
-def learning_rate(options, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate(options: ml_collections.ConfigDict, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
     """The schedule of `config.optimizer`: warm-up from `warmup_from` to `learning_rate`, then `schedule`.
 
     'cosine' and 'linear' reach zero at the end; 'inverse_sqrt' is learning_rate * sqrt(warmup / step) (Vaswani
@@ -63,7 +64,7 @@ def _inverse_sqrt(peak: float, warmup: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    options, schedule: optax.Schedule, params: Any, steps_per_epoch: int
+    options: ml_collections.ConfigDict, schedule: optax.Schedule, params: Any, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """Builds the optimiser of `config.optimizer`.
 
@@ -89,14 +90,14 @@ def _without_state(transform: optax.GradientTransformation) -> optax.GradientTra
     return optax.stateless(lambda updates, params: transform.update(updates, transform.init(params), params)[0])
 
 
-def _l2(options) -> optax.GradientTransformation:
+def _l2(options: ml_collections.ConfigDict) -> optax.GradientTransformation:
     """The gradient of l2/2 |parameter|^2, part of the loss; weight decay stands apart from it."""
     if not options.l2:
         return optax.identity()
     return optax.add_decayed_weights(options.l2, mask=lambda params: _decayed(params, options.no_decay))
 
 
-def _clipping(options) -> list[optax.GradientTransformation]:
+def _clipping(options: ml_collections.ConfigDict) -> list[optax.GradientTransformation]:
     clips = []
     if options.clip_value:
         clips.append(optax.clip(options.clip_value))
@@ -110,13 +111,15 @@ def _clipping(options) -> list[optax.GradientTransformation]:
 def _clip_each_norm(limit: float) -> optax.GradientTransformation:
     """Clips every parameter's gradient by its own norm."""
 
-    def clip(gradient):
+    def clip(gradient: jax.Array) -> jax.Array:
         return gradient * jnp.minimum(1.0, limit / jnp.maximum(jnp.linalg.norm(gradient.ravel()), 1e-12))
 
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
-def _one_optimizer(options, schedule, rule, steps_per_epoch: int) -> optax.GradientTransformation:
+def _one_optimizer(
+    options: ml_collections.ConfigDict, schedule: optax.Schedule, rule: Sequence[Any], steps_per_epoch: int
+) -> optax.GradientTransformation:
     _, multiplier, *when = rule
     if multiplier == 0:
         return optax.set_to_zero()
@@ -127,7 +130,7 @@ def _one_optimizer(options, schedule, rule, steps_per_epoch: int) -> optax.Gradi
     return optax.chain(direction, optax.scale_by_learning_rate(lambda step: multiplier * schedule(step)))
 
 
-def _direction(options) -> optax.GradientTransformation:
+def _direction(options: ml_collections.ConfigDict) -> optax.GradientTransformation:
     """The update for a learning rate of 1."""
     decay = optax.add_decayed_weights(
         options.weight_decay, mask=lambda params: _decayed(params, options.no_decay)
@@ -146,10 +149,10 @@ def _direction(options) -> optax.GradientTransformation:
 def _scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     """Adam without bias correction, as BERT was trained (Devlin et al., 2019)."""
 
-    def init(params):
+    def init(params: Any) -> tuple[Any, Any]:
         return optax.tree.zeros_like(params), optax.tree.zeros_like(params)
 
-    def update(updates, state, params=None):
+    def update(updates: Any, state: tuple[Any, Any], params: Any = None) -> tuple[Any, tuple[Any, Any]]:
         del params
         first = optax.tree.update_moment(updates, state[0], b1, 1)
         second = optax.tree.update_moment(updates, state[1], b2, 2)
@@ -179,7 +182,7 @@ def _decayed(params: Any, exempt: str) -> Any:
     )
 
 
-def _rule_of(path: str, rules) -> int:
+def _rule_of(path: str, rules: Iterable[Sequence[Any]]) -> int:
     for index, (pattern, *_) in enumerate(rules):
         if re.fullmatch(pattern, path):
             return index

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from vmr_jax.errors import UserError
 from vmr_jax.parallel import is_lead_host, lead_says
@@ -87,7 +88,7 @@ def _is_file(path: Path, file: int) -> bool:
         return False
 
 
-def _describe(owner, mode: str) -> None:
+def _describe(owner: BinaryIO, mode: str) -> None:
     """Writes who owns the folder, for the message of those who come second."""
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     who = {"mode": mode, "pid": os.getpid(), "host": socket.gethostname(), "since": since}

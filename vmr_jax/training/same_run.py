@@ -1,4 +1,4 @@
-"""What must agree before a folder is trained in: the config of the run in it, and its hosts."""
+"""All that must agree before a folder is trained in: the config of the run in it, and its hosts."""
 
 import hashlib
 import json

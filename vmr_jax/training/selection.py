@@ -1,18 +1,18 @@
 """Which checkpoint is the best, by which split, and what a run ends with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.evaluation.protocols import MomentRetrieval, check_selection
+from vmr_jax.evaluation.protocols import Protocol, check_selection
 from vmr_jax.input.dataset import Dataset
 from vmr_jax.models.base import GroundingModel
 
 
 def check_evaluation(
-    config: ml_collections.ConfigDict, model: GroundingModel, dataset: Dataset, protocol: MomentRetrieval
+    config: ml_collections.ConfigDict, model: GroundingModel, dataset: Dataset, protocol: Protocol
 ) -> list[str]:
     """The splits that a run ends with; none where the dataset has but `train`.
 
@@ -40,9 +40,10 @@ def check_evaluation(
     return splits
 
 
-def first_position() -> dict[str, Any]:
-    """The position before the first evaluation, as a checkpoint stores it."""
-    return {"step": 0, "best_step": 0, "best_value": -1.0, "stale": 0}
+def first_position(losses: Iterable[str] = ()) -> dict[str, Any]:
+    """The position before the first evaluation, as a checkpoint stores it; `losses` are the further ones."""
+    further = {"losses": sorted(losses)} if losses else {}
+    return {"step": 0, "best_step": 0, "best_value": -1.0, "stale": 0, **further}
 
 
 def next_position(position: Mapping[str, Any], step: int, value: float) -> dict[str, Any]:

@@ -1,16 +1,27 @@
 """The training step: a pure function of (state, batch), the same on any number of devices."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vmr_jax.models.base import GroundingModel
+from vmr_jax.errors import UserError
+from vmr_jax.models.base import GroundingModel, Outputs
 from vmr_jax.parallel import sum_over_devices
-from vmr_jax.types import Batch
+from vmr_jax.types import Batch, Mean
+
+_SCALARS = ("loss", "grad_norm", "learning_rate")  # beside the terms of the objective, as train/NAME
+
+
+class LossFunction(Protocol):
+    """A further term of the objective; its weight is inside."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> Mean:
+        """Returns the term, of the model's outputs for a batch; `epoch` is the 0-based int32 epoch."""
+        ...
 
 
 @struct.dataclass
@@ -24,7 +35,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
+        """The argument of `model.apply`."""
         return {"params": self.params, **self.model_state}
 
 
@@ -45,19 +56,31 @@ def make_step(
     schedule: optax.Schedule,
     steps_per_epoch: int,
     seed: int,
+    losses: Mapping[str, LossFunction] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the pure function (state, batch) -> (state, scalars).
 
     The objective is the sum over terms of (sum over devices of sums) / (sum over devices of counts);
     each device differentiates its own sums divided by the global counts, and gradients are summed, which
     is the same on any number of devices.
+
+    Args:
+      model: the architecture.
+      optimizer: what turns gradients into updates.
+      schedule: the learning rate by step, for the log alone.
+      steps_per_epoch: training batches in an epoch.
+      seed: from which the draws of a step (dropout) are made, with its number.
+      losses: further terms by name.
+
+    Raises:
+      UserError: when the function is traced, for a further term that has the name of another, or is no `Mean`.
     """
 
-    def step(state: TrainState, batch: Batch):
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         epoch = state.step // steps_per_epoch
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-        def objective(params):
+        def objective(params: Any) -> tuple[Any, Any]:
             outputs, changed = model.apply(
                 {"params": params, **state.model_state},
                 batch,
@@ -67,7 +90,7 @@ def make_step(
             )
             terms = {
                 name: term.sum / jnp.maximum(sum_over_devices(jax.lax.stop_gradient(term.count)), 1.0)
-                for name, term in model.loss(outputs, batch, epoch=epoch).items()
+                for name, term in _terms(model, losses or {}, outputs, batch, epoch).items()
             }
             return sum(terms.values()), (terms, changed)
 
@@ -89,3 +112,30 @@ def make_step(
         return new_state, scalars
 
     return step
+
+
+def _terms(
+    model: GroundingModel,
+    losses: Mapping[str, LossFunction],
+    outputs: Outputs,
+    batch: Batch,
+    epoch: jax.Array,
+) -> dict[str, Mean]:
+    """The model's terms, then the further ones."""
+    terms = dict(model.loss(outputs, batch, epoch=epoch))
+    own = ", ".join(terms)
+    for name, function in losses.items():
+        if name in terms:
+            raise UserError(
+                f'The loss "{name}" has the name of a term of the architecture ({own}). Give it another.'
+            )
+        if name in _SCALARS:
+            raise UserError(f'"{name}" stands for something else in the log. Give the loss another name.')
+        term = function(outputs, batch, epoch=epoch)
+        if not isinstance(term, Mean):
+            raise UserError(
+                f'The loss "{name}" returns {type(term).__name__}; expected is a vmr_jax.types.Mean, a sum '
+                "and a count, such as Mean.of(values, mask)."
+            )
+        terms[name] = term
+    return terms

@@ -1,0 +1,49 @@
+"""A run from its config to its report: `launch.py --mode=train` and `vmr_jax.fit` are this."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from vmr_jax.parallel import lead_host_first
+from vmr_jax.training.experiment import Experiment
+from vmr_jax.training.loop import Trainer
+from vmr_jax.training.owner import owned
+from vmr_jax.training.same_run import check_hosts_agree, check_same_run
+from vmr_jax.training.step import LossFunction
+from vmr_jax.training.writer import prepare_workdir
+
+
+def fit(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    losses: Mapping[str, LossFunction] | None = None,
+) -> dict[str, Any]:
+    """Trains in a folder, resuming where it holds the same run, evaluates, and writes the report.
+
+    Args:
+      config: resolved and locked.
+      workdir: the folder, which is made where it is missing; this process owns it until the end.
+      losses: name -> function (outputs, batch, *, epoch) -> Mean: further terms of the objective, logged as
+        train/NAME.
+
+    Returns:
+      The content of results.json.
+
+    Raises:
+      UserError: for all that the user can put right, before the first step wherever it can be known.
+    """
+    prepare_workdir(workdir)
+    check_hosts_agree(config, workdir)
+    with owned(workdir, "train"):
+        changes = check_same_run(config, workdir)
+        experiment = open_experiment(config, workdir)
+        return Trainer(experiment, workdir, losses=losses, changes=changes).run()
+
+
+def open_experiment(config: ml_collections.ConfigDict, workdir: Path) -> Experiment:
+    """The lead host prepares the data and writes the vocabulary, the others find them or do the same."""
+    with lead_host_first("open the experiment"):
+        return Experiment(config, workdir)
