@@ -185,8 +185,12 @@ def test_inspect_needs_no_data(tmp_path):
     "arguments,message",
     [
         (("--config=configs/fvmr.py:storybord",), 'Did you mean "storyboard"?'),
-        (("--config=configs/fvmr.py", "--config.optimizer.learning_rat=1"), "learning_rat"),
-        (("--config=configs/fvmr.py", "--config.model.layers=1"), "the config has no field"),
+        (
+            ("--config=configs/fvmr.py", "--config.optimizer.learning_rat=1"),
+            'config.optimizer has no field "learning_rat". Did you mean "learning_rate"? Known: b1, b2',
+        ),
+        (("--config=configs/fvmr.py", "--config.model.layers=1"), 'config.model has no field "layers"'),
+        (("--config=configs/fvmr.py", "--config.model.common=0"), "config.model.common of fvmr is 0"),
         (("--config=configs/absent.py",), "absent"),
         (("--mode=evaluate", "--workdir=/nonexistent/run"), "holds no config.json"),
         ((), "Give --config=configs/NAME.py to train"),

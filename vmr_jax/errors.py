@@ -7,6 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 _COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
 _SHOWN = 30  # known names that a message lists at most
 _NUMBER = re.compile(r"\d*\.\d+|\d+")
+# Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
+_POSITIVE = re.compile(
+    r"(.*_)?(features|hidden|heads|space|common|clips|words|kernels?|positions|vocab|chars|queries|phrases|rows|"
+    r"horizon|relations|per_video|temperature)"
+)
 
 
 class UserError(Exception):
@@ -65,3 +70,18 @@ def check_choices(owner: str, fields: object, choices: Mapping[str, Sequence[str
         value = getattr(fields, field)
         if value not in allowed:
             raise unknown(f"config.model.{field} of {owner} is", value, allowed)
+
+
+def check_sizes(owner: str, fields: Mapping[str, object]) -> None:
+    """Raises UserError where a hyper-parameter of the architecture `owner` is no possible width, count or rate.
+
+    Widths, counts, lengths and temperatures must be positive, rates of dropout in [0,1); no count is negative.
+    """
+    for field, value in fields.items():
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) in (int, float)]
+        if _POSITIVE.fullmatch(field) and any(number <= 0 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must be positive.")
+        if any(type(number) is int and number < 0 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must not be negative.")
+        if field.endswith("dropout") and not all(0 <= number < 1 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must be in [0,1).")

@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, check_sizes, unknown
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 
 __all__ = [
@@ -117,4 +117,5 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
     for field in hyper_parameters:
         if field not in fields:
             raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)
+    check_sizes(model_name(kind), hyper_parameters)
     return kind(**hyper_parameters)

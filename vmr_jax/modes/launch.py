@@ -10,6 +10,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vmr_jax.errors import UserError
+from vmr_jax.modes.overrides import unknown_field
 
 # mode -> module of this folder and its function (config, workdir, **the flags it names)
 MODES = {
@@ -24,6 +25,7 @@ MODES = {
     "serve": ("serve", "serve", ("host", "port", "videos")),
     "score": ("score", "score", ("predictions",)),
     "compare": ("compare", "compare", ()),  # (folders of runs, workdir)
+    "models": ("models", "models", ("family", "supervision", "dataset", "imports")),  # (the flags alone)
 }
 
 FLAGS = flags.FLAGS
@@ -39,6 +41,10 @@ flags.DEFINE_string("dtype", None, "index: of the rows, if not config.retrieval.
 flags.DEFINE_string("uri", None, "index: a Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
 flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on; other machines reach 0.0.0.0.")
 flags.DEFINE_integer("port", 8000, "serve: the port.")
+flags.DEFINE_string("family", None, "models: only of this family, such as ranking.")
+flags.DEFINE_string("supervision", None, "models: full or weak.")
+flags.DEFINE_string("dataset", None, "models: only those whose config has this dataset.")
+flags.DEFINE_boolean("imports", None, "models: only those whose official checkpoints can be imported, or not.")
 flags.DEFINE_string("videos", None, "serve: folder of video files named by video id, which the page plays.")
 
 
@@ -56,6 +62,8 @@ def main(argv: list[str]) -> None:
     run = getattr(importlib.import_module(f"vmr_jax.modes.{module}"), function)
     if FLAGS.mode == "compare":
         return run(argv[1:], FLAGS.workdir and Path(FLAGS.workdir))
+    if FLAGS.mode == "models":
+        return run(**{name: FLAGS[name].value for name in names})
     if FLAGS.config is None and FLAGS.workdir is None:
         raise UserError("Give --config=configs/NAME.py to train, or --workdir=DIR of a run.")
     if FLAGS.config is None:
@@ -79,6 +87,6 @@ def cli() -> None:
     except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:
         if not isinstance(error, UserError) and FLAGS.is_parsed():
             raise  # a defect of ours, not of the command line
-        unknown = error.args and isinstance(error.args[0], KeyError)  # of ml_collections
-        print(f"error: {'the config has no field ' if unknown else ''}{error}", file=sys.stderr)
+        wrong = None if isinstance(error, UserError | flags.Error) else unknown_field(sys.argv[1:])
+        print(f"error: {wrong or error}", file=sys.stderr)
         sys.exit(2)

@@ -1,0 +1,66 @@
+"""`--mode=models`: the list of architectures, its filters, and that it needs no TensorFlow."""
+
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from vmr_jax.errors import UserError
+from vmr_jax.models import architectures
+from vmr_jax.modes import models
+
+
+def names(**filters):
+    return [entry.name for entry in models.selected(**filters)]
+
+
+def test_without_a_filter_there_are_all():
+    assert names() == architectures()
+
+
+def test_filters_agree_with_cards_configs_and_imports():
+    cards = {name: importlib.import_module(f"vmr_jax.models.{name}").CARD for name in architectures()}
+    assert names(family="span") == [name for name in cards if cards[name].family == "span"] == ["vslnet"]
+    assert names(supervision="weak") == ["scn"]
+    assert set(names()) - set(names(dataset="didemo")) == {"scdm"}  # six chunks cannot be halved
+    assert sorted(names(imports=True) + names(imports=False)) == architectures()
+    assert {"two_d_tan", "xml"} <= set(names(imports=True)) and "fvmr" in names(imports=False)
+    assert names(family="ranking", supervision="weak") == []
+
+
+@pytest.mark.parametrize(
+    "filters,message",
+    [
+        ({"family": "rankin"}, 'no family "rankin". Did you mean "ranking"[?] Known: ranking, span'),
+        ({"supervision": "weakly"}, 'no supervision "weakly". Did you mean "weak"[?]'),
+        ({"dataset": "didemoo"}, 'No config has the dataset "didemoo". Did you mean "didemo"[?]'),
+    ],
+)
+def test_a_wrong_filter_names_the_nearest(filters, message):
+    with pytest.raises(UserError, match=message):
+        models.selected(**filters)
+
+
+def test_the_table_says_what_each_is(capsys):
+    models.models(dataset="charades_sta")
+    text = capsys.readouterr().out
+    assert "..." not in text and "\N{HORIZONTAL ELLIPSIS}" not in text  # nothing is cut
+    assert [
+        word for word in re.findall(r"^\w+", text, re.MULTILINE) if word in architectures()
+    ] == architectures()
+    assert f"{len(names())} of {len(names())} architectures" in text
+    (fvmr,) = re.findall(r"^fvmr .*", text, re.MULTILINE)
+    assert "Gao and Xu" in fvmr and "none" in fvmr and fvmr.split()[-1] == "42"  # numbers of FVMR in the store
+
+
+def test_it_runs_without_tensorflow():
+    program = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None; "
+        "sys.argv = ['vmr_jax', '--mode=models', '--family=corpus']; "
+        "from vmr_jax.modes.launch import cli; cli()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^xml ", done.stdout, re.MULTILINE) and "1 of " in done.stdout
