@@ -117,7 +117,9 @@ def test_splits_that_it_cannot_count():
 def test_selection_is_by_its_own_metrics():
     protocol = protocol_with()
     check_selection(ConfigDict({"select_by": "Rank@5"}), protocol)
-    with pytest.raises(UserError, match='does not measure. Did you mean "Rank@1"'):
+    with pytest.raises(
+        UserError, match='consensus config.evaluation.select_by is "R@1". Did you mean "Rank@1"'
+    ):
         check_selection(ConfigDict({"select_by": "R@1"}), protocol)
 
 

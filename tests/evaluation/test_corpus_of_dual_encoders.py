@@ -61,7 +61,7 @@ def test_it_is_brute_force_and_the_index(name, tmp_path):
     found = jax.tree.map(np.asarray, found)
 
     # All dot products, one by one.
-    vectors, spans, mask = (np.asarray(x)[:VIDEOS] for x in corpus["videos"].values())
+    vectors, spans, mask = (np.asarray(corpus["videos"][name]) for name in ("vectors", "spans", "mask"))
     queries = np.asarray(jax.jit(lambda v, b: model.apply(v, b, method="encode_query"))(variables, batch))
     of_video = np.repeat(np.arange(VIDEOS), mask.sum(1))
     spans = spans[mask]
