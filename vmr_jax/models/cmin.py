@@ -108,7 +108,7 @@ class Model(GroundingModel):
       relations: number of relations in `batch.dependencies`, the word itself (1) included.
       projection: width of a linear layer before the video's encoder; 0 leaves it out (the paper's).
       label_low: IoU, relative to the best anchor's, below which the label is zero.
-      offset_weight: weight of the regression loss.
+      offset_weight: weight of the regression loss (official code: Model.forward).
       dropout: share of numbers that dropout sets to zero, in both inputs and after every attention layer, graph
         layer and GRU.
       vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed (the

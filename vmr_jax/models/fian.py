@@ -432,4 +432,5 @@ class ContentHead(nn.Module):
 
 
 def _norm(x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
+    # PyTorch's epsilon; the paper names none.
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)(x)

@@ -361,6 +361,7 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array, real: jax.Array, train: bool) -> jax.Array:
         """[B,Z,F], mask [B,Z] -> [B,Z,outputs]."""
         for layer, (channels, dtype) in enumerate(((_HEAD, self.dtype), (self.outputs, jnp.float32))):
+            # Official code: batch_norm_layer, with TensorFlow's epsilon.
             x = MaskedBatchNorm(momentum=0.99, epsilon=1e-3, name=f"norm_{layer}")(x, real, train)
             x = jnp.where(real[..., None], nn.relu(x), 0)
             x = nn.Conv(channels, (3,), kernel_init=_xavier, dtype=dtype, name=f"conv_{layer}")(x)

@@ -118,9 +118,9 @@ class Model(GroundingModel):
     Attributes:
       features: F, width of every layer.
       critic_features: widths of the two hidden layers of the IoU's logit.
-      horizon: Y, number of steps of an episode.
-      discount: weight of what the next step returns (gamma).
-      entropy_weight: weight of the policies' entropy in the policy loss.
+      horizon: Y, number of steps of an episode (official code: num_steps).
+      discount: weight of what the next step returns (official code: gamma).
+      entropy_weight: weight of the policies' entropy in the policy loss (official code: entropy-coef).
       detach_advantage: whether gradients of policies and returns stop before the values, as textbooks have it;
         False lets them through, as the official code does.
       phase_steps: number of updates after which the other level learns; config.optimizer.rules must say the
