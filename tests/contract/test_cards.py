@@ -19,9 +19,8 @@ ROOT = Path(vmr_jax.__file__).parent
 NAMES = sorted(
     path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "base", "card")
 )
-LATER = ("training",)
 SHAPED = sorted(path for room in ("models", "layers", "kernels") for path in (ROOT / room).glob("*.py"))
-FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in LATER)
+FILES = sorted(ROOT.rglob("*.py"))
 by_name = pytest.mark.parametrize("name", NAMES)
 
 

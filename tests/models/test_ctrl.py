@@ -140,7 +140,9 @@ def test_padded_clips_change_no_score(batch, small):
             for name, fill in (("video", 7.0), ("video_mask", False), ("flow", 0.0), ("audio", 0.0))
         },
         objects=None,
+        object_mask=None,
         subtitles=None,
+        subtitle_mask=None,
         saliency=None,
     )
     expected, found = (run(model, variables, b, train=True) for b in (batch, longer))

@@ -305,7 +305,9 @@ def test_padded_chunks_change_nothing(batch, small):
         **{n: np.concatenate([getattr(batch, n), np.zeros_like(getattr(batch, n))], axis=1) for n in names},
         audio=None,
         objects=None,
+        object_mask=None,
         subtitles=None,
+        subtitle_mask=None,
         saliency=None,
     )
     longer.video[:, 6:] = 7.0

@@ -24,7 +24,7 @@ _NARROWEST = 120  # columns of the table where the terminal has fewer
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the list says of an architecture.
+    """Facts that the list gives of an architecture.
 
     Attributes:
       name: of its file.

@@ -1,4 +1,4 @@
-"""What is wrong with `--config.PATH=VALUE` where the config has no such field."""
+"""Says what is wrong with `--config.PATH=VALUE` where the config has no such field."""
 
 import importlib.util
 import re
