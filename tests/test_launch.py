@@ -78,6 +78,21 @@ def test_evaluate_reproduces_the_numbers_from_the_checkpoint(trained):
 
 
 @pytest.mark.slow
+def test_score_gives_the_numbers_of_the_run(trained):
+    workdir, _ = trained
+    done = launch("--mode=score", f"--workdir={workdir}", f"--predictions={workdir / 'predictions.jsonl'}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((workdir / "results.json").read_text())["splits"]
+    split, found = None, {name: {} for name in results}
+    for line in done.stdout.splitlines():
+        split = line.split(" on ")[1].split(",")[0] if line.startswith("predictions.jsonl on ") else split
+        if line.startswith((" R@", " mIoU")):
+            found[split].update([line.split()])
+    for name, entry in results.items():
+        assert found[name] == {metric: f"{v:.2f}" for metric, v in entry["rows"][0]["metrics"].items()}
+
+
+@pytest.mark.slow
 def test_predict_prints_moments_best_first(trained):
     workdir, _ = trained
     row = json.loads((workdir / "predictions.jsonl").read_text().splitlines()[0])
