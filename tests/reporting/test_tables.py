@@ -90,6 +90,8 @@ def test_columns_of_another_protocol():
     ]
     results = {"splits": {"val": {"count": 1, "rows": rows}}}
     assert metric_columns(results) == ("MR-full-mAP", "HL-Hit1")
+    ranks = {"splits": {"val": {"rows": [{"metrics": {"Rank@1": 1.0, "Rank@5": 5.0, "mIoU": 2.0}}]}}}
+    assert metric_columns(ranks) == ("Rank@1", "Rank@5", "mIoU")
     assert "30.00" in results_table(results)
     rows[1]["metrics"]["mIoU"] = 1.0
     assert metric_columns(results) == (*STANDARD, "MR-full-mAP", "HL-Hit1")

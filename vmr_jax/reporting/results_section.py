@@ -22,11 +22,12 @@ def results(run: Run) -> list[Markup | None]:
     )
     overview = _overview(splits, columns) if len(splits) > 2 else []
     sign = ">" if protocol_of(run).get("strict") else "≥"
-    meaning = (
-        f"All in percent. R@n, IoU = m: share of queries for which one of the first n moments has IoU {sign} m "
-        "with the annotated one. mIoU: mean IoU of the first moment. Trivial answers see neither video nor "
-        "sentence."
+    recall = (
+        f"R@n, IoU = m: share of queries for which one of the first n moments has IoU {sign} m with the "
+        "annotated one. mIoU: mean IoU of the first moment."
     )
+    meaning = _RANKS if any(name.startswith("Rank@") for name in columns) else recall
+    meaning = f"All in percent. {meaning} Trivial answers see neither video nor sentence."
     rows = [row for split in splits.values() for row in split["rows"]]
     return [
         *overview,
@@ -38,6 +39,11 @@ def results(run: Run) -> list[Markup | None]:
     ]
 
 
+_RANKS = (
+    "Rank@n: share of queries whose annotated segments, of the three annotators who agree best with the "
+    "ranking, have a mean rank of at most n among the 21 segments. mIoU: mean IoU of the first segment with "
+    "those of the three annotators who agree best with it."
+)
 _DISCOUNTED = (
     "dR@n: R@n in which a hit counts the less, the farther its start and end lie from the annotated ones, as "
     "shares of the video (Yuan et al. 2021)."

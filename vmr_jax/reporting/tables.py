@@ -39,11 +39,13 @@ def metric_columns(results: Mapping) -> tuple[str, ...]:
     """Names of the metrics to show, in order: the field's seven, then the others of any row.
 
     The seven (R@1 and R@5 at IoU 0.3, 0.5, 0.7, and mIoU) stand together even where a row lacks some;
-    they are left out where no row has any, as in protocols that measure something else.
+    they are left out where no row has any, as in protocols that measure something else, and where segments are
+    ranked ('Rank@1'), whose mIoU is another.
     """
     found = [name for split in results["splits"].values() for row in split["rows"] for name in row["metrics"]]
-    standard = STANDARD if set(found) & set(STANDARD) else ()
-    return (*standard, *dict.fromkeys(name for name in found if name not in STANDARD))
+    ranks = any(name.startswith("Rank@") for name in found)
+    standard = STANDARD if set(found) & set(STANDARD) and not ranks else ()
+    return (*standard, *dict.fromkeys(name for name in found if name not in standard))
 
 
 def column_heading(metric: str) -> tuple[str, str]:
