@@ -20,7 +20,7 @@ from vmr_jax.input.words import build_vocabulary, open_word_vectors
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.run import Run
-from vmr_jax.training.experiment import override
+from vmr_jax.training.experiment import default_workdir, override
 from vmr_jax.types import Batch, Mean
 
 Loss = Callable[..., Mean]  # function of (outputs, batch, *, epoch)
@@ -101,7 +101,7 @@ class Dataset:
             return importlib.import_module(f"vmr_jax.configs.{name}").get_config(
                 ",".join([self.name, *self._options])
             )
-        config = common.base(kind)
+        config = common.base(name)
         if self.name == "storyboard":
             common.storyboard(config)
         else:
@@ -242,7 +242,7 @@ def fit(
     config = data.config_for(model)
     override(config, {**({"train_for": train_for} if train_for else {}), **(settings or {})})
     if workdir is None:
-        workdir = Path("runs") / f"{config.model.name.replace(':', '.')}_{data.name}"
+        workdir = default_workdir(config)
     workdir = Path(workdir).expanduser()
     train(config.lock(), workdir, losses)
     return Run.load(workdir)

@@ -9,6 +9,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from vmr_jax import configs
 from vmr_jax.errors import UserError
 from vmr_jax.modes.overrides import unknown_field
 
@@ -61,20 +62,57 @@ def main(argv: list[str]) -> None:
     module, function, names = MODES[FLAGS.mode]
     run = getattr(importlib.import_module(f"vmr_jax.modes.{module}"), function)
     if FLAGS.mode == "compare":
-        return run(argv[1:], FLAGS.workdir and Path(FLAGS.workdir))
+        return run(argv[1:], FLAGS.workdir and Path(FLAGS.workdir).expanduser())
     if FLAGS.mode == "models":
         return run(**{name: FLAGS[name].value for name in names})
     if FLAGS.config is None and FLAGS.workdir is None:
         raise UserError("Give --config=configs/NAME.py to train, or --workdir=DIR of a run.")
     if FLAGS.config is None:
-        config = experiment.load_config(Path(FLAGS.workdir))
+        config = experiment.load_config(Path(FLAGS.workdir).expanduser())
     else:
         config = experiment.given_config(FLAGS.config, FLAGS["config"].config_filename)
-    workdir = Path(FLAGS.workdir or Path("runs") / f"{config.model.name}_{config.dataset.name}")
+    workdir = Path(FLAGS.workdir or experiment.default_workdir(config)).expanduser()
     values = {name: FLAGS[name].value for name in names}
     if FLAGS.mode == "score" and FLAGS.config is not None:
         values["given"] = list(config_flags.get_override_values(FLAGS["config"]))
     run(config, workdir, **values)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags.
+
+    Modules in the working folder can then be imported, as a config may name a class of the user's.
+    """
+    sys.path.append(str(Path.cwd()))
+    named = [i for i, argument in enumerate(argv) if argument.lstrip("-").split("=")[0] == "config"]
+    argv = list(argv)
+    for i in named:
+        flag, equals, value = argv[i].partition("=")
+        if equals:
+            argv[i] = f"{flag}={config_file(value)}"
+        elif i + 1 < len(argv):
+            argv[i + 1] = config_file(argv[i + 1])
+    return FLAGS(argv)
+
+
+def config_file(value: str) -> str:
+    """PATH[:argument] of a config, whose folder can then be imported from.
+
+    Where nothing is at the path, it is that of the installed config of the same name. UserError where it is no
+    Python file.
+    """
+    path, colon, argument = value.partition(":")
+    if not path.endswith(".py"):
+        raise UserError(
+            f"--config={value} names no Python file. A config is a .py file with a function get_config, such "
+            "as configs/fvmr.py, then a colon and its argument where it takes one."
+        )
+    installed = Path(configs.__path__[0]) / Path(path).name
+    if not Path(path).expanduser().exists() and installed.exists():
+        path = str(installed)
+    path = str(Path(path).expanduser())
+    sys.path.append(str(Path(path).resolve().parent))
+    return f"{path}{colon}{argument}"
 
 
 def cli() -> None:
@@ -83,7 +121,7 @@ def cli() -> None:
     logging.getLogger("vmr_jax").addHandler(logging.StreamHandler())
     logging.getLogger("vmr_jax").propagate = False
     try:
-        app.run(main, flags_parser=lambda argv: FLAGS(argv))
+        app.run(main, flags_parser=parse)
     except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:
         if not isinstance(error, UserError) and FLAGS.is_parsed():
             raise  # a defect of ours, not of the command line

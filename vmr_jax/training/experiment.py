@@ -116,9 +116,13 @@ def given_config(config, path: str):
     try:
         return config.unlock().lock()  # the first touch reports a file that was not found
     except OSError:
-        paths = Path("configs").glob("*.py")
-        known = sorted(str(file) for file in paths if file.stem not in ("__init__", "common"))
+        known = [f"configs/{name}.py" for name in models.architectures()]
         raise unknown("There is no config file", path, known) from None
+
+
+def default_workdir(config: ml_collections.ConfigDict) -> Path:
+    """Where a run goes that is given no folder: runs/MODEL_DATASET."""
+    return Path("runs") / f"{config.model.name.replace(':', '.')}_{config.dataset.name}"
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:

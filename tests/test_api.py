@@ -1,0 +1,322 @@
+"""The library from Python, as the README shows it; every example of a public docstring is run."""
+
+import doctest
+import importlib
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+import users_model
+
+import vmr_jax as vmr
+from vmr_jax.errors import UserError
+from vmr_jax.training.experiment import Experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {"dataset.train_videos": 20, "evaluation.splits": ("val",), "evaluation.batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def data(data_dir):
+    return vmr.Dataset("storyboard", data_dir=str(data_dir), settings=SMALL)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    model = vmr.create("fvmr", num_clips=16, features=8, common=8, warmup_epochs=1)
+    workdir = tmp_path_factory.mktemp("fit") / "run"
+    return vmr.fit(model, data, train_for="4 steps", workdir=workdir, settings={"batch_size": 16})
+
+
+def workdir_of(data, run, tmp_path_factory):
+    """The folder that `run` was written to."""
+    return next(tmp_path_factory.getbasetemp().glob("fit*/run"))
+
+
+def test_fit_is_the_command_and_its_model_is_the_one_given(run, tmp_path_factory, data):
+    config = json.loads((workdir_of(data, run, tmp_path_factory) / "config.json").read_text())
+    assert config["model"]["common"] == 8 and config["train_for"] == "4 steps"
+    assert config["optimizer"]["schedule"] == "cosine"  # of configs/fvmr.py for storyboard
+    assert run.step == 4 and run.model.features == 8
+
+
+def test_predict_gives_what_the_run_wrote(run, tmp_path_factory, data):
+    """Native features of your own are resampled and normalised as the run's: the moments are the file's."""
+    workdir = workdir_of(data, run, tmp_path_factory)
+    lines = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
+    videos = {video.id: video for video in data.split("val").videos}
+    first = [line for line in lines if line["vid"] == lines[0]["vid"]]
+    record = videos[lines[0]["vid"]]
+    video = run.encode_video(record.embedded["rgb"], duration=record.duration)
+    found = run.predict(video, [line["query"] for line in first], k=5)
+    for moments, line in zip(found, first):
+        expected = line["pred_relevant_windows"]
+        # The file has milliseconds, and scores with six digits.
+        np.testing.assert_allclose([m[:2] for m in moments], [row[:2] for row in expected], atol=6e-4)
+        np.testing.assert_allclose([m.score for m in moments], [row[2] for row in expected], atol=2e-5)
+
+
+def test_one_sentence_and_many_get_the_same_answers(run):
+    rng = np.random.default_rng(0)
+    video = run.encode_video(rng.random((75, 64), np.float32), duration=31.0)
+    sentences = ["a man opens the door", "a girl gives the phone to the man", "someone sits down"]
+    together = run.predict(video, sentences, k=3)
+    for sentence, moments in zip(sentences, together):
+        (alone,) = run.predict(video, [sentence], k=3)
+        np.testing.assert_allclose(np.asarray(alone), np.asarray(moments), atol=1e-5)
+        assert len(moments) == 3 and all(0 <= m.start < m.end <= 31.0 for m in moments)
+        assert [m.score for m in moments] == sorted((m.score for m in moments), reverse=True)
+
+
+@chex.assert_max_traces(n=1)
+def _counted(x):
+    return x
+
+
+def test_a_bucket_is_compiled_once(run, monkeypatch):
+    traced = []
+    predict = type(run.model).predict
+    monkeypatch.setattr(type(run.model), "predict", lambda *a: traced.append(1) or predict(*a))
+    opened = vmr.Run(run.config, run.model, jax.tree.map(np.asarray, run.variables), run.vocabulary)
+    video = opened.encode_video(np.ones((9, 64), np.float32), duration=5.0)
+    for count in (3, 4, 3):  # both of a batch of four rows
+        opened.predict(video, ["a man opens the door"] * count, k=5)
+        opened.predict(video, ["a man opens the door"] * count, k=8)  # five and eight moments: eight places
+    assert len(traced) == 1
+    opened.predict(video, ["a man opens the door"] * 5, k=5)
+    assert len(traced) == 2
+
+
+@pytest.mark.parametrize(
+    "features,duration,message",
+    [
+        (np.ones((5, 63)), 3.0, "features of dimension 63; config.dataset.feature_dim is 64"),
+        (np.ones((5, 64)), 0.0, "duration of the video talk is 0.0"),
+        (np.full((5, 64), np.nan), 3.0, "holds NaN or infinity, first in row 0"),
+        (np.ones(64), 3.0, r"shape \(64,\); expected is \[rows,64\]"),
+        (np.ones((0, 64)), 3.0, "has no clips"),
+    ],
+)
+def test_features_that_cannot_be_read(run, features, duration, message):
+    with pytest.raises(UserError, match=message):
+        run.encode_video(features, duration, id="talk")
+
+
+def test_questions_that_cannot_be_asked(run):
+    video = run.encode_video(np.ones((5, 64)), duration=3.0)
+    for sentences, k, message in (
+        ("a man", 5, "a list of sentences"),
+        (["a man"], 0, "k is 0"),
+        ([" "], 5, "The query is empty"),
+        (["?!"], 5, "has no word"),
+        (["x" * 1001], 5, "at most 1000 are read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run.predict(video, sentences, k=k)
+
+
+def test_evaluate_gives_the_numbers_of_the_run(run, data, tmp_path_factory):
+    results = json.loads((workdir_of(data, run, tmp_path_factory) / "results.json").read_text())
+    ours = results["splits"]["val"]["rows"][0]["metrics"]
+    assert vmr.evaluate(run, data.split("val")) == pytest.approx(ours)
+
+
+def test_batches_are_the_bytes_that_a_run_reads(data):
+    model = vmr.create("fvmr", num_clips=16, features=8, common=8)
+    config = data.config_for(model).lock()
+    loader = Experiment(config).loader("train")
+    expected = list(loader.training_batches(config.seed, 0, 3, config.batch_size))
+    found = data.split("train").batches(config.batch_size, model=model, seed=config.seed)
+    for theirs, ours in zip(expected, found):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+        assert ours.tree is not None  # what the architecture requires
+
+
+def test_a_dataset_names_what_is_wrong(data):
+    for make, message in (
+        (lambda: vmr.Dataset("storybord"), 'no dataset "storybord". Did you mean "storyboard"'),
+        (lambda: vmr.Dataset("storyboard", train_vidoes=3), 'Did you mean "dataset.train_videos"'),
+        (lambda: data.split("tset"), 'no split "tset". Did you mean "test"'),
+        (lambda: vmr.Dataset("tacos", version="tal"), None),
+    ):
+        if message:
+            with pytest.raises(UserError, match=message):
+                make()
+
+
+def test_conventions_decide_on_more_than_a_field(tmp_path):
+    data = vmr.Dataset("activitynet_captions", features="i3d", convention="vslnet", manual_dir=tmp_path)
+    config = data.config_for("two_d_tan")
+    assert (config.dataset.feature_dim, config.dataset.manual_dir) == (1024, str(tmp_path))
+    assert (config.evaluation.select_split, config.evaluation.splits) == ("anet_val_2", ("anet_val_1",))
+
+
+# --- a model of a user's own ----------------------------------------------------------------------
+
+
+def test_a_users_model_is_trained_evaluated_and_indexed(data, tmp_path):
+    def centred(outputs, batch, *, epoch):
+        return vmr.Mean.of(outputs.score.mean(1) ** 2, batch.example_mask, 0.1)
+
+    run = vmr.fit(
+        users_model.Mine(features=6),
+        data,
+        losses={"centred": centred},
+        train_for="30 steps",
+        workdir=tmp_path / "run",
+        settings={"optimizer.learning_rate": 3e-3, "batch_size": 16},
+    )
+    assert run.config.model.name == "users_model:Mine" and run.config.model.features == 6
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/cross_entropy"] for line in lines if "train/cross_entropy" in line]
+    assert losses[-1] < losses[0] and "train/centred" in lines[0]
+    assert vmr.evaluate(run, data.split("val"))["mIoU"] > 0
+    again = vmr.load(tmp_path / "run")  # the class is found by its place
+    record = data.split("val").videos[0]
+    video = again.encode_video(record.embedded["rgb"], duration=record.duration, id=record.id)
+    (moments,) = again.predict(video, ["a man opens the door"], k=4)
+    index = again.index([video], tmp_path / "index")
+    (found,) = index.search(["a man opens the door"], k=4)
+    np.testing.assert_allclose([f[1:] for f in found], np.asarray(moments), atol=1e-4)
+
+
+def test_classes_that_cannot_be_found():
+    for place, message in (
+        ("nowhere.models:Mine", "names the module nowhere.models, which cannot be imported"),
+        ("users_model:Min", 'Did you mean "Mine"'),
+        ("users_model:Outputs", "is no architecture: expected is a class that inherits from"),
+        ("fvmrr", 'no architecture "fvmrr". Did you mean "fvmr"'),
+    ):
+        with pytest.raises(UserError, match=message):
+            vmr.create(place)
+    assert type(vmr.create("users_model.Mine")) is users_model.Mine
+
+
+CONFIG = """
+import users_model
+from vmr_jax.configs import common
+
+def get_config(arg=None):
+    config = common.base(users_model.Mine)
+    common.storyboard(config)
+    config.train_for = "3 steps"
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_a_users_config_outside_the_repository(data_dir, tmp_path):
+    """The command with a config, a class and folders of the user's own, also those named data and configs."""
+    shutil.copy(ROOT / "tests" / "users_model.py", tmp_path)
+    (tmp_path / "mine.py").write_text(CONFIG)
+    for name in ("data", "configs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('of the user')\n")
+    settings = [f"--config.{k}={v}" for k, v in SMALL.items()] + [f"--config.dataset.data_dir={data_dir}"]
+    done = launch(tmp_path, "--config=mine.py", "--workdir=run", "--config.model.features=5", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "users_model:Mine" in done.stdout
+    done = launch(tmp_path, "--mode=evaluate", "--workdir=run")
+    assert done.returncode == 0, done.stderr
+    done = launch(tmp_path, "--config=mine.py", "--config.model.fetures=5", *settings)
+    assert done.returncode == 2 and 'Did you mean "model.features"' in done.stderr.replace("config.", "")
+
+
+def launch(folder, *arguments):
+    command = [sys.executable, "-c", "from vmr_jax.modes.launch import cli; cli()", *arguments]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=570)
+
+
+# --- without a dataset, without TensorFlow ---------------------------------------------------------
+
+ASK = """
+import sys
+import numpy as np
+import vmr_jax as vmr
+assert "jax" not in sys.modules
+run = vmr.load(sys.argv[1])
+video = run.encode_video(np.ones((40, 64), np.float32), duration=31.0)
+moments, = run.predict(video, ["a person opens the door"], k=5)
+assert moments and moments[0].end <= 31.0
+assert not [name for name in sys.modules if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets")]
+"""
+
+
+def test_a_run_is_asked_without_tensorflow(run, data, tmp_path_factory, tmp_path):
+    workdir = workdir_of(data, run, tmp_path_factory)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(workdir)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_installed_without_a_checkout(run, data, tmp_path_factory, tmp_path):
+    """`pip install .` without -e, asked from a folder that contains data/ and configs/."""
+    site = tmp_path / "site"
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "runs")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    build = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(source)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tops = {path.name for path in site.iterdir() if path.is_dir() and "dist-info" not in path.name}
+    assert tops == {"vmr_jax", "bin"}  # no global names data and configs, and a command
+    assert (site / "bin" / "vmr_jax").is_file()
+    folder = tmp_path / "mine"
+    for name in ("data", "configs"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise ImportError('of the user')\n")
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(site)}
+    workdir = workdir_of(data, run, tmp_path_factory)
+    script = ASK + f"assert vmr.__file__.startswith({str(site)!r})\n"
+    for command in (
+        [sys.executable, "-c", script, str(workdir)],
+        [sys.executable, str(site / "bin" / "vmr_jax"), "--mode=inspect", "--config=configs/vslnet.py"],
+    ):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_package_is_listed():
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("vmr_jax/**/__init__.py")}
+    found |= {"vmr_jax." + ".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("data/**/__init__.py")}
+    assert listed == found | {"vmr_jax.configs"}
+
+
+# --- examples of the docstrings --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in vmr.__all__ if name != "__version__"])
+def test_public_names_have_a_docstring(name):
+    value = getattr(vmr, name)
+    assert inspect.getdoc(value) and not inspect.getdoc(value).startswith("What ")
+
+
+def test_examples_of_the_docstrings(run, data, tmp_path, data_dir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"run": run, "data": data, "tmp": tmp_path, "vmr": vmr, "np": np}
+    tried = 0
+    for module in sorted({f"vmr_jax.{vmr._PUBLIC[name]}" for name in vmr._PUBLIC}):
+        found = importlib.import_module(module)
+        for test in doctest.DocTestFinder(exclude_empty=True).find(found, extraglobs=names):
+            output = []
+            result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=output.append)
+            assert not result.failed, "".join(output)
+            tried += result.attempted
+    assert tried >= 20
