@@ -308,9 +308,24 @@ def test_public_names_have_a_docstring(name):
     assert inspect.getdoc(value) and not inspect.getdoc(value).startswith("What ")
 
 
-def test_examples_of_the_docstrings(run, data, tmp_path, data_dir, monkeypatch):
+def test_every_public_name_has_an_example():
+    without = [name for name in vmr.__all__ if name != "__version__" and not examples(getattr(vmr, name))]
+    assert without == []
+
+
+def examples(value):
+    """Examples in the docstrings of a function or class and its methods."""
+    found = doctest.DocTestFinder(recurse=True).find(value, value.__name__)
+    return [example for test in found for example in test.examples]
+
+
+def test_examples_of_the_docstrings(run, data, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"run": run, "data": data, "tmp": tmp_path, "vmr": vmr, "np": np}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    workdir = workdir_of(data, run, tmp_path_factory)
+    names = {"run": run, "data": data, "tmp": tmp_path, "workdir": workdir, "vmr": vmr, "np": np}
+    record = vmr.Batch.of(video=np.ones((2, 32, 64)), query_vectors=np.ones((2, 20, 50)))
+    names["batch"] = record
     tried = 0
     for module in sorted({f"vmr_jax.{vmr._PUBLIC[name]}" for name in vmr._PUBLIC}):
         found = importlib.import_module(module)

@@ -134,7 +134,7 @@ class Split:
 
     >>> split = Dataset("storyboard", train_videos=20).split("test")
     >>> len(split), split.queries[0].text
-    (589, 'a tall man puts down a phone')
+    (589, 'a girl is giving the phone to the man in the office.')
 
     Attributes:
       data: the dataset.

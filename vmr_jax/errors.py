@@ -18,6 +18,12 @@ class UserError(Exception):
     """Something the user can put right. `launch.py` prints the message alone, without a traceback.
 
     A message is one paragraph: what is wrong, where (file, row or field), what was expected, what to do.
+
+    >>> try:
+    ...     vmr.create("fvmrr")
+    ... except UserError as error:
+    ...     print(str(error).split(" Known")[0])
+    There is no architecture "fvmrr". Did you mean "fvmr"?
     """
 
 

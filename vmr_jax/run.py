@@ -40,7 +40,11 @@ _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two
 
 
 class Moment(NamedTuple):
-    """An answer: a moment of the video, in seconds, and its score, of which more is better."""
+    """An answer: a moment of the video, in seconds, and its score, of which more is better.
+
+    >>> Moment(start=2.5, end=7.0, score=0.8).end
+    7.0
+    """
 
     start: float
     end: float
@@ -50,6 +54,10 @@ class Moment(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class VideoFeatures:
     """A video as a run reads it: feature rows of every stream, normalised as in training.
+
+    >>> video = run.encode_video(np.ones((40, 64)), duration=31.0, id="talk")
+    >>> video.id, video.streams["video"].shape
+    ('talk', (40, 64))
 
     Attributes:
       id: name of the video.
@@ -64,6 +72,10 @@ class VideoFeatures:
 
 class Run:
     """A trained model with all that it needs to answer.
+
+    >>> video = run.encode_video(np.ones((40, 64)), duration=31.0)
+    >>> for start, end, score in run.predict(video, ["a person opens the door"], k=2)[0]:
+    ...     assert 0 <= start < end <= 31
 
     Attributes:
       config: the resolved config of the run.
@@ -112,6 +124,9 @@ class Run:
         parallel: Parallel | None = None,
     ) -> "Run":
         """Opens the best checkpoint of a run.
+
+        >>> vmr.load(workdir).step == run.step
+        True
 
         Args:
           workdir: folder of the run.

@@ -71,6 +71,11 @@ class Tree:
     """A semantic role tree per query: the sentence above its verbs, each verb above its nouns.
 
     A node is the set of its words. A tree without verbs has all entries False.
+
+    >>> words = np.eye(3, dtype=bool)[None]  # verb 0 is word 0, nouns 0 and 1 are words 1 and 2
+    >>> tree = Tree(verb_words=words[:, :1], noun_words=words[:, 1:], edges=np.ones((1, 1, 2), bool))
+    >>> tree.verb_mask.tolist(), tree.noun_mask.tolist()
+    ([[True]], [[True, True]])
     """
 
     verb_words: Array = _array("BVL", bool, "query")  # word l belongs to verb node v
@@ -301,7 +306,11 @@ def _fill(fields: dict[str, Any], infos: Mapping[str, FieldInfo]) -> None:
 
 @struct.dataclass
 class Moments:
-    """Ranked moments per query, best first. Rows past the last moment have score -inf."""
+    """Ranked moments per query, best first. Rows past the last moment have score -inf.
+
+    >>> found = Moments(spans=np.array([[[2.0, 5.0], [0.0, 9.0]]]), scores=np.array([[0.9, 0.3]]))
+    >>> found.check()
+    """
 
     spans: Array  # [B,K,2] float32 seconds
     scores: Array  # [B,K] float32
@@ -314,7 +323,12 @@ class Moments:
 
 @struct.dataclass
 class Mean:
-    """A mean that is not yet divided, so that it can be added up over batches and devices."""
+    """A mean that is not yet divided, so that it can be added up over batches and devices.
+
+    >>> losses, real = np.array([1.0, 3.0, 99.0]), np.array([True, True, False])
+    >>> float(Mean.of(losses, real).value())
+    2.0
+    """
 
     sum: Array  # [] float32
     count: Array  # [] float32

@@ -24,7 +24,11 @@ _NOT_SET = ("parent", "name", "vocab_size", "dtype")  # of Flax, of the vocabula
 
 
 def architectures() -> list[str]:
-    """Returns the names of all architectures: the files of this folder."""
+    """Returns the names of all architectures: the files of this folder.
+
+    >>> "fvmr" in architectures()
+    True
+    """
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NO_ARCHITECTURE)
 
 

@@ -21,6 +21,18 @@ class GroundingModel(nn.Module):
       divided once, after the sum over devices. Weights are already inside;
     - `predict` maps outputs to ranked moments in seconds.
 
+    A class of your own:
+
+    >>> class WholeVideo(GroundingModel):
+    ...     def __call__(self, batch, *, train):
+    ...         return None
+    ...     def predict(self, outputs, batch):
+    ...         spans = jax.numpy.stack([0 * batch.duration, batch.duration], -1)[:, None]
+    ...         return Moments(spans, jax.numpy.ones(spans.shape[:2]))
+    >>> batch = Batch.of(duration=[30.0, 12.5], video=np.ones((2, 4, 3)))
+    >>> WholeVideo().predict(None, batch).spans[1].tolist()
+    [[0.0, 12.5]]
+
     Attributes:
       needs_vocabulary: the field `vocab_size` is then the size of the training vocabulary, padding and unknown
         included; of the others it is 0 unless word vectors are trained.
@@ -61,6 +73,11 @@ class DualEncoder:
 
     Moments are then encoded once per video and never per query. Both are called through
     `model.apply(variables, batch, method='encode_moments')`.
+
+    >>> vectors, spans, mask = run.model.apply(run.variables, batch, method="encode_moments")
+    >>> queries = run.model.apply(run.variables, batch, method="encode_query")
+    >>> (vectors @ queries[..., None]).shape[:2] == spans.shape[:2] == mask.shape
+    True
     """
 
     dual_encoder: ClassVar[bool] = True
@@ -78,6 +95,9 @@ class CorpusRetriever:
     """The extra protocol of an architecture that finds the video too: what the protocol 'corpus' asks.
 
     Videos are encoded once; the scores of a moment, video and place in it, add up.
+
+    >>> issubclass(vmr.models.model_class("xml"), CorpusRetriever)
+    True
     """
 
     def encode_videos(self, batch: Batch) -> Any:

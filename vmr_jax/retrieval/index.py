@@ -71,7 +71,12 @@ class Store(Protocol):
 
 
 class MomentIndex:
-    """Moments of a corpus, searched by sentences.
+    """Moments of a corpus, searched by sentences; `Run.index` makes one.
+
+    >>> videos = [run.encode_video(np.ones((40, 64)), duration=31.0, id="talk")]
+    >>> index = run.index(videos, tmp / "index")
+    >>> [found.video for found in index.search(["a person opens the door"], k=2)[0]]
+    ['talk', 'talk']
 
     Args:
       store: the moments' vectors.
