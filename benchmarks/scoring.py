@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vmr_jax.configs import moment_detr
-from vmr_jax.data.annotations import Annotations
 from vmr_jax.data.qvhighlights import annotations
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input import schema
+from vmr_jax.input.annotations import Annotations
 from vmr_jax.input.dataset import Split, Video
 
 FLAGS = flags.FLAGS

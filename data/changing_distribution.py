@@ -8,8 +8,7 @@ sparse regions of the distribution of (start, end) / duration.
 import functools
 from pathlib import Path
 
-from vmr_jax.data import annotations
-from vmr_jax.input import records
+from vmr_jax.input import annotations, records
 
 SPLITS = ("train", "val", "test_iid", "test_ood")
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.data import annotations
 from vmr_jax.errors import UserError
-from vmr_jax.input import records
+from vmr_jax.input import annotations, records
 
 FILES = {
     "train": "train.json",

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vmr_jax.data.annotations import (
+from vmr_jax.errors import UserError
+from vmr_jax.input.annotations import (
     Annotations,
     Video,
     choice,
@@ -12,7 +13,6 @@ from vmr_jax.data.annotations import (
     video_table,
     with_val,
 )
-from vmr_jax.errors import UserError
 from vmr_jax.input.records import manual_dir
 
 CONVENTIONS = ("2d_tan", "vslnet", "lgi")

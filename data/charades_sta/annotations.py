@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from vmr_jax.data.annotations import (
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,7 +22,6 @@ from vmr_jax.data.annotations import (
     sentence,
     text_of,
 )
-from vmr_jax.errors import UserError, nearest
 from vmr_jax.input.records import manual_dir
 from vmr_jax.input.schema import EXTRA
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.data.annotations import (
+from vmr_jax.errors import UserError
+from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,7 +22,6 @@ from vmr_jax.data.annotations import (
     require_files,
     sentence,
 )
-from vmr_jax.errors import UserError
 from vmr_jax.input.records import manual_dir
 from vmr_jax.input.schema import CHUNK_SECONDS
 from vmr_jax.input.schema import CHUNKS as MOST_CHUNKS

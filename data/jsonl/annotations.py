@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.data.annotations import (
+from vmr_jax.errors import UserError
+from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,7 +22,6 @@ from vmr_jax.data.annotations import (
     sentence,
     with_val,
 )
-from vmr_jax.errors import UserError
 from vmr_jax.input.records import manual_dir
 
 _SPLIT = re.compile(r"train|val|test|test_\w+", re.ASCII)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.data.annotations import (
+from vmr_jax.errors import UserError
+from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,7 +22,6 @@ from vmr_jax.data.annotations import (
     require_files,
     sentence,
 )
-from vmr_jax.errors import UserError
 from vmr_jax.input.records import manual_dir
 from vmr_jax.input.schema import ANNOTATORS, SALIENCY_SECONDS
 

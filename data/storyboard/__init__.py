@@ -9,16 +9,6 @@ from vmr_jax.data.storyboard.vectors import SENTENCE_DIM, vectors
 from vmr_jax.errors import UserError
 from vmr_jax.input.preparing import prepare_once
 
-SPLITS = (
-    "train",
-    "val",
-    "test",
-    "test_novel_word",
-    "test_novel_composition",
-    "test_shifted_position",
-)
-TEST_SPLITS = SPLITS[2:]
-
 _WORD_LENGTH = 6.0  # of a word vector; the words of Charades have a mean of 6.0 in GloVe 6B 300d
 
 # The optional fields of `Batch` that it fills, with their shape in one clip or one query.

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from vmr_jax.data.storyboard import SPLITS
 from vmr_jax.data.storyboard.generate import generate, scene_record
 from vmr_jax.data.storyboard.render import SHAPES
+from vmr_jax.data.storyboard.splits import SPLITS
 from vmr_jax.data.storyboard.vectors import SENTENCE_DIM
 from vmr_jax.input import schema
 

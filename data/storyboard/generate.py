@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vmr_jax.data.storyboard import SPLITS
 from vmr_jax.data.storyboard.render import render
 from vmr_jax.data.storyboard.scene import Scene, make_scene
+from vmr_jax.data.storyboard.splits import SPLITS
 from vmr_jax.data.storyboard.vectors import Vectors, vectors
 from vmr_jax.input import schema
 

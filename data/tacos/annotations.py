@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.data.annotations import (
+from vmr_jax.errors import UserError, nearest
+from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -23,7 +24,6 @@ from vmr_jax.data.annotations import (
     sentence,
     video_table,
 )
-from vmr_jax.errors import UserError, nearest
 from vmr_jax.input.features import plain_id
 from vmr_jax.input.records import manual_dir
 

@@ -4,8 +4,8 @@ import functools
 from pathlib import Path
 
 from vmr_jax.data import didemo
-from vmr_jax.data.annotations import Annotations, Video, choice, read_splits, require_files
 from vmr_jax.errors import unknown
+from vmr_jax.input.annotations import Annotations, Video, choice, read_splits, require_files
 from vmr_jax.input.records import manual_dir
 
 SPLITS = ("train", "val", "test")

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.data.annotations import (
+from vmr_jax.errors import UserError, unknown
+from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
@@ -21,7 +22,6 @@ from vmr_jax.data.annotations import (
     require_files,
     sentence,
 )
-from vmr_jax.errors import UserError, unknown
 from vmr_jax.input.records import manual_dir
 
 QUERY_FILES = {"train": "tvr_train_release.jsonl", "val": "tvr_val_release.jsonl"}

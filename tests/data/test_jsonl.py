@@ -10,9 +10,9 @@ import pytest
 
 from vmr_jax.configs import two_d_tan
 from vmr_jax.data import jsonl
-from vmr_jax.data.annotations import hold_out
 from vmr_jax.data.jsonl import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input.annotations import hold_out
 from vmr_jax.training.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from vmr_jax.data import qvhighlights
-from vmr_jax.data.annotations import Annotations
 from vmr_jax.data.qvhighlights import annotations
 from vmr_jax.errors import UserError
 from vmr_jax.input import records
+from vmr_jax.input.annotations import Annotations
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/qvhighlights"

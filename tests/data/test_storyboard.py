@@ -17,6 +17,7 @@ from vmr_jax.data import storyboard
 from vmr_jax.data.storyboard import grammar
 from vmr_jax.data.storyboard.generate import VIDEOS, generate, scene_record
 from vmr_jax.data.storyboard.render import PHASE_GAIN, SHAPES
+from vmr_jax.data.storyboard.splits import SPLITS, TEST_SPLITS
 from vmr_jax.data.storyboard.vectors import vectors, words_of
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.metrics import iou
@@ -51,7 +52,7 @@ def _options(data_dir, seed=0, train_videos=900):
 @pytest.fixture(scope="session")
 def generated():
     """Split -> list of (scene, features), of the default setting."""
-    return {split: list(generate(0, split, 900)) for split in storyboard.SPLITS}
+    return {split: list(generate(0, split, 900)) for split in SPLITS}
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +136,7 @@ def _answers(events, text):
     return [(i, i) for i in fitting if (i < j if relation == "before" else i > j)]
 
 
-@pytest.mark.parametrize("split", storyboard.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_every_query_describes_exactly_one_moment(generated, split):
     for scene, _, question in _questions(generated, split):
         answers = _answers(scene.events, question.sentence.text)
@@ -163,9 +164,9 @@ def test_reader_sees_ambiguity(generated):
 
 
 def test_counts(generated):
-    videos = {split: len(generated[split]) for split in storyboard.SPLITS}
+    videos = {split: len(generated[split]) for split in SPLITS}
     assert videos == {"train": 900, **VIDEOS}
-    queries = {split: len(_questions(generated, split)) for split in storyboard.SPLITS}
+    queries = {split: len(_questions(generated, split)) for split in SPLITS}
     # As README.md says.
     assert queries == COUNTS
 
@@ -178,7 +179,7 @@ def test_relations_are_a_good_quarter(generated):
 
 
 def test_ids_are_unique_and_a_video_has_one_split(generated):
-    records = [scene_record(s, a, 0) for split in storyboard.SPLITS for s, a in generated[split]]
+    records = [scene_record(s, a, 0) for split in SPLITS for s, a in generated[split]]
     videos = [r["video"] for r in records]
     qids = [q["qid"] for r in records for q in r["queries"]]
     assert len(set(videos)) == len(videos)
@@ -186,7 +187,7 @@ def test_ids_are_unique_and_a_video_has_one_split(generated):
     assert all(1 <= len(r["queries"]) <= 4 for r in records)
 
 
-@pytest.mark.parametrize("split", storyboard.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_timelines_and_times(generated, split):
     for scene, arrays in generated[split]:
         assert 24 <= scene.clips <= 40 and 4 <= len(scene.events) <= 8
@@ -208,7 +209,7 @@ def _vocabulary(generated, split):
 
 def test_novel_words_are_novel(generated):
     novel = grammar.novel_words()
-    for split in storyboard.SPLITS:
+    for split in SPLITS:
         if split != "test_novel_word":
             assert not novel & _vocabulary(generated, split)
     for _, _, question in _questions(generated, "test_novel_word"):
@@ -222,7 +223,7 @@ def test_novel_compositions_are_novel(generated):
         return {(e.action, e.object) for scene, _ in generated[split] for e in scene.events}
 
     held_out = set(grammar.HELD_OUT)
-    for split in storyboard.SPLITS:
+    for split in SPLITS:
         if split != "test_novel_composition":
             assert not held_out & pairs(split)
     actions, objects = (set(names) for names in zip(*pairs("train")))
@@ -255,7 +256,7 @@ def test_train_videos_changes_no_test_video():
 
 
 def test_tree_and_chunks_point_at_their_words(generated):
-    for split in storyboard.SPLITS:
+    for split in SPLITS:
         for _, _, question in _questions(generated, split):
             sentence, text = question.sentence, question.sentence.text
             assert text == text.lower() and text.endswith(".") and "  " not in text
@@ -300,7 +301,7 @@ def test_tree_of_one_sentence():
 def test_word_vectors(generated):
     words, rows = storyboard.word_vectors(_options("unused"))
     assert len(set(words)) == len(words) and rows.shape == (len(words), 50) and rows.dtype == np.float32
-    for split in storyboard.SPLITS:
+    for split in SPLITS:
         assert _vocabulary(generated, split) <= set(words)
     cosine = rows @ rows.T / 6.0**2  # every vector is as long as GloVe's are on average
     np.testing.assert_allclose(np.diag(cosine), 1.0, atol=1e-6)
@@ -474,8 +475,8 @@ def test_records_are_the_scenes(prepared, generated):
     import tensorflow_datasets as tfds
 
     _, builder = prepared
-    assert tuple(builder.info.splits) == storyboard.SPLITS
-    for split in storyboard.SPLITS:
+    assert tuple(builder.info.splits) == SPLITS
+    for split in SPLITS:
         rows = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
         assert len(rows) == len(generated[split])
         for row, (scene, arrays) in zip(rows, generated[split]):
@@ -495,7 +496,8 @@ def test_records_are_the_scenes(prepared, generated):
 
 _DIGEST = """
 import hashlib, sys
-from vmr_jax.data.storyboard import SPLITS, word_vectors
+from vmr_jax.data.storyboard import word_vectors
+from vmr_jax.data.storyboard.splits import SPLITS
 from vmr_jax.data.storyboard.generate import generate, scene_record
 import types
 digest = hashlib.sha256()
@@ -542,7 +544,7 @@ def test_content_of_this_version(generated):
 
     lines = [
         f"{scene.video} {scene.duration} {q.span} {q.sentence.text}"
-        for split in storyboard.SPLITS
+        for split in SPLITS
         for scene, _, q in _questions(generated, split)
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -618,4 +620,4 @@ def test_modalities_are_those_of_a_record(generated):
         assert record[name].shape[1:] == storyboard.MODALITIES[name]
     assert record["queries"][0]["sentence"].shape == storyboard.MODALITIES["sentence"]
     assert storyboard.features(_options("unused")) is None
-    assert storyboard.TEST_SPLITS == storyboard.SPLITS[2:]
+    assert TEST_SPLITS == SPLITS[2:]

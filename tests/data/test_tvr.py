@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vmr_jax.data import tvr
-from vmr_jax.data.annotations import Annotations
 from vmr_jax.data.tvr import annotations
 from vmr_jax.errors import UserError
 from vmr_jax.input import records
+from vmr_jax.input.annotations import Annotations
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data/tvr"

@@ -112,7 +112,7 @@ def test_evaluation_knows_no_report_and_no_builder():
     code = (
         "import sys; import vmr_jax.evaluation.evaluator, vmr_jax.evaluation.results;"
         "print([m for m in sys.modules if m.startswith(('vmr_jax.reporting', 'vmr_jax.modes', 'vmr_jax.data.'))"
-        " and m != 'vmr_jax.data.annotations'])"
+        " and m != 'vmr_jax.input.annotations'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr

@@ -14,10 +14,11 @@ import pytest
 
 from vmr_jax.data import jsonl
 from vmr_jax.errors import UserError
-from vmr_jax.input import beam, records
+from vmr_jax.input import pipeline, records
 from vmr_jax.input.cache import build_feature_store
 from vmr_jax.input.dataset import Dataset
 from vmr_jax.input.features import open_features
+from vmr_jax.input.pipeline import pipeline_options
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_PROCESS = "--runner=DirectRunner"
@@ -109,7 +110,7 @@ def test_workers_in_processes_of_their_own(folder, tmp_path):
 
 def test_what_is_there_starts_no_pipeline(folder, tmp_path, monkeypatch):
     Dataset(options(folder, tmp_path), CLIPS)
-    monkeypatch.setattr(beam, "pipeline_options", None)  # calling it would fail
+    monkeypatch.setattr(pipeline, "pipeline_options", None)  # calling it would fail
     dataset = Dataset(options(folder, tmp_path, beam=IN_PROCESS), CLIPS)
     assert len(dataset.split("train").queries) == 16
 
@@ -183,7 +184,7 @@ def test_an_open_file_is_opened_anew_by_a_worker(folder):
 )
 def test_wrong_options(text, message):
     with pytest.raises(UserError, match=message):
-        beam.pipeline_options(text)
+        pipeline_options(text)
 
 
 def test_unknown_runner(folder, tmp_path):
@@ -194,14 +195,14 @@ def test_unknown_runner(folder, tmp_path):
 
 
 def test_options_that_are_left_to_the_runner_are_named(caplog):
-    beam.pipeline_options("--runner=DirectRunner --flink_thing=1")
+    pipeline_options("--runner=DirectRunner --flink_thing=1")
     assert "it does not know to the runner: flink_thing" in caplog.text
 
 
 def test_absent_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     with pytest.raises(UserError, match=r"Apache Beam is not installed.*pip install -e '.\[beam\]'.*beam=''"):
-        beam.pipeline_options(IN_PROCESS)
+        pipeline_options(IN_PROCESS)
 
 
 def test_beam_is_not_imported_unless_it_is_asked_for(folder, tmp_path):

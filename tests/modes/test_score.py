@@ -12,7 +12,6 @@ import pytest
 from tests.tiny import tiny_config
 from vmr_jax.configs import fvmr, two_d_tan
 from vmr_jax.data import didemo
-from vmr_jax.data.annotations import Annotations
 from vmr_jax.data.charades_sta import annotations as charades
 from vmr_jax.data.qvhighlights import annotations as qvhighlights
 from vmr_jax.errors import UserError
@@ -21,6 +20,7 @@ from vmr_jax.evaluation import prediction_files as predictions
 from vmr_jax.evaluation.prediction_files import Prediction, PredictionFile
 from vmr_jax.input import schema
 from vmr_jax.input.annotated import annotated_splits
+from vmr_jax.input.annotations import Annotations
 from vmr_jax.input.dataset import Dataset, Split, Video
 from vmr_jax.modes import score
 

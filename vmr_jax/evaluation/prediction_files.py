@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.data.annotations import json_of, jsonl_of
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.evaluation.metrics import TASKS
 from vmr_jax.files import write_whole
+from vmr_jax.input.annotations import json_of, jsonl_of
 from vmr_jax.input.dataset import Split
 
 log = logging.getLogger("vmr_jax")

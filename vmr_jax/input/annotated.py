@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vmr_jax.data.annotations import Sentence
-from vmr_jax.data.annotations import Video as AnnotatedVideo
 from vmr_jax.errors import unknown
 from vmr_jax.input import records
+from vmr_jax.input.annotations import Sentence
+from vmr_jax.input.annotations import Video as AnnotatedVideo
 from vmr_jax.input.dataset import Dataset, Split, Video, dataset_module
 from vmr_jax.input.schema import Query
 

@@ -7,11 +7,8 @@ workers. Workers need this package and the user's files at the same paths. Apach
 used.
 """
 
-import contextlib
 import functools
-import io
 import logging
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,66 +17,12 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.input.features import FeatureReader, kept_rows
+from vmr_jax.input.pipeline import mapped
 from vmr_jax.input.preparing import prepare_once
 
 log = logging.getLogger("vmr_jax")
 
 _SPLIT = "videos"
-
-
-def pipeline_options(text: str):
-    """Beam's options of a text such as '--runner=DirectRunner --direct_num_workers=2'.
-
-    Raises:
-      UserError: Beam is not installed; it does not know the options.
-    """
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
-    except ImportError:
-        raise UserError(
-            f"config.dataset.beam is '{text}', and Apache Beam is not installed. Install it with: "
-            "pip install -e '.[beam]', or prepare without it: config.dataset.beam=''."
-        ) from None
-    flags = shlex.split(text)
-    options = PipelineOptions(flags)
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        try:
-            known = options.get_all_options()
-            extra = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
-        except SystemExit:  # of argparse, which prints a page and the reason
-            known, extra = {}, ()
-    if not known or not text.strip().startswith("--"):
-        reason = said.getvalue().strip().rpartition("error: ")[2]
-        raise UserError(
-            f"config.dataset.beam is '{text}', which are no options of Apache Beam{reason and f' ({reason})'}. "
-            "Expected is, for example, '--runner=DirectRunner --direct_num_workers=2 "
-            "--direct_running_mode=multi_processing'."
-        )
-    if extra:
-        log.warning(
-            "Apache Beam leaves options that it does not know to the runner: %s", ", ".join(sorted(extra))
-        )
-    if not known["default_sdk_harness_log_level"]:
-        options.view_as(WorkerOptions).default_sdk_harness_log_level = "ERROR"
-    return options
-
-
-@contextlib.contextmanager
-def failing_plainly(text: str) -> Iterator[None]:
-    """Makes of a worker's failure one paragraph, not the tracebacks of all the layers above it."""
-    try:
-        yield
-    except (UserError, OSError):
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
-        log.debug("Apache Beam failed", exc_info=True)
-        raise UserError(
-            f"Apache Beam failed with the options '{text}': {type(error).__name__}: {reason[:400]}. Workers "
-            "need this package and the user's files at the same paths (config.dataset.manual_dir and data_dir, "
-            "best absolute). Correct config.dataset.beam, or prepare without it: config.dataset.beam=''."
-        ) from error
 
 
 def clips(
@@ -174,13 +117,3 @@ def _builder_class():
             return mapped(self._read, self._video_ids)
 
     return PreparedClips
-
-
-def mapped(function: Callable, items: Sequence):
-    """The Beam transform of `function((i, items[i]))`, a keyed example, over all i.
-
-    `function` and `items` are pickled for the workers.
-    """
-    import apache_beam as beam
-
-    return beam.Create(list(enumerate(items))) | beam.Map(function)

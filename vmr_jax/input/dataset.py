@@ -22,7 +22,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vmr_jax import data
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.input import schema
 from vmr_jax.input.cache import FeatureStore, build_feature_store
@@ -229,7 +228,8 @@ class Dataset:
 
 def dataset_module(name: str):
     """Imports `data/<name>`; raises UserError with the nearest name where there is none."""
-    known = sorted(m.name for m in pkgutil.iter_modules(data.__path__) if m.ispkg)
+    folder = importlib.import_module("vmr_jax.data").__path__  # datasets are found, not listed
+    known = sorted(m.name for m in pkgutil.iter_modules(folder) if m.ispkg)
     if name not in known:
         raise unknown("There is no dataset", name, known)
     return importlib.import_module(f"vmr_jax.data.{name}")

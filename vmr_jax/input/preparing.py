@@ -43,7 +43,7 @@ def _prepare(builder, manual_dir: Path | None, beam: str) -> None:
     if not beam:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**settings))
         return
-    from vmr_jax.input.beam import failing_plainly, pipeline_options
+    from vmr_jax.input.pipeline import failing_plainly, pipeline_options
 
     settings["beam_options"] = pipeline_options(beam)
     with failing_plainly(beam):

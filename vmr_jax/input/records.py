@@ -7,9 +7,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vmr_jax.data import annotations
 from vmr_jax.errors import UserError
-from vmr_jax.input import schema
+from vmr_jax.input import annotations, schema
 from vmr_jax.input.features import Concatenated, FeatureReader, open_features
 from vmr_jax.input.preparing import prepare_once
 from vmr_jax.text.parse import parse, parser_name
@@ -199,7 +198,7 @@ def _builder_class():
         def _generate_examples(self, videos):
             if not beam_of(self._options):
                 return map(_example, enumerate(videos))
-            from vmr_jax.input.beam import mapped
+            from vmr_jax.input.pipeline import mapped
 
             for video in videos:  # what is wrong is said here, not by a worker
                 for query in video.queries:

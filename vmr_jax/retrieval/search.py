@@ -7,19 +7,34 @@ rows, so nothing is ever sorted as a whole. Equal scores: the lower row first, o
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vmr_jax.parallel import Parallel
-from vmr_jax.retrieval.store import MomentStore
 
 TILE = 1 << 20  # rows of a device in one array
 GROUP = 1 << 16  # rows whose scores a CPU holds at once: 16 MiB for 64 queries; divides `TILE`
 PART = 1 << 10  # rows that a CPU multiplies at once: 2 MiB where E is 512; divides `GROUP`
 BLOCK = 128  # rows of which only the maximum is compared first; divides `PART`
 QUERIES = 64  # asked at once; an accelerator holds 256 MiB of their scores
+
+
+class Rows(Protocol):
+    """Part of the rows of an index: vectors [n,E], which of them count [n], and scales [n] of int8 rows."""
+
+    vectors: np.ndarray
+    alive: np.ndarray
+    scales: np.ndarray | None
+
+
+class Stored(Protocol):
+    """The rows of an index, in parts, and their type on disk."""
+
+    segments: Sequence[Rows]
+    dtype: str
 
 
 class Searcher:
@@ -30,7 +45,7 @@ class Searcher:
       parallel: the devices.
     """
 
-    def __init__(self, store: MomentStore, parallel: Parallel):
+    def __init__(self, store: Stored, parallel: Parallel):
         self.parallel = parallel
         parts = {"rows": [s.vectors for s in store.segments], "alive": [s.alive for s in store.segments]}
         if store.dtype == "int8":

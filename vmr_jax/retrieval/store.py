@@ -27,6 +27,7 @@ import numpy as np
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import disk_error, write_json
 from vmr_jax.parallel import Parallel
+from vmr_jax.retrieval.search import Searcher
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 1
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
@@ -207,8 +208,6 @@ class FolderSearcher:
 
     @functools.cached_property
     def _rows(self):
-        from vmr_jax.retrieval.search import Searcher
-
         return Searcher(self._store, self._parallel)
 
     def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
