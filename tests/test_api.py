@@ -176,8 +176,9 @@ def test_a_users_model_is_trained_evaluated_and_indexed(data, tmp_path):
     )
     assert run.config.model.name == "users_model:Mine" and run.config.model.features == 6
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["train/cross_entropy"] for line in lines if "train/cross_entropy" in line]
-    assert losses[-1] < losses[0] and "train/centred" in lines[0]
+    steps = [line for line in lines if "train/loss" in line]
+    assert steps[-1]["train/cross_entropy"] < steps[0]["train/cross_entropy"]
+    assert all("train/centred" in line for line in steps)
     assert vmr.evaluate(run, data.split("val"))["mIoU"] > 0
     again = vmr.load(tmp_path / "run")  # the class is found by its place
     record = data.split("val").videos[0]
@@ -227,7 +228,7 @@ def test_a_users_config_outside_the_repository(data_dir, tmp_path):
     done = launch(tmp_path, "--mode=evaluate", "--workdir=run")
     assert done.returncode == 0, done.stderr
     done = launch(tmp_path, "--config=mine.py", "--config.model.fetures=5", *settings)
-    assert done.returncode == 2 and 'Did you mean "model.features"' in done.stderr.replace("config.", "")
+    assert done.returncode == 2 and 'Did you mean "' in done.stderr and 'features"' in done.stderr
 
 
 def launch(folder, *arguments):

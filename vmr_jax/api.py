@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from vmr_jax import models
+from vmr_jax.config import default_workdir, override
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.input import dataset as input_dataset
@@ -20,7 +21,7 @@ from vmr_jax.input.words import build_vocabulary, open_word_vectors
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.run import Run
-from vmr_jax.training.experiment import default_workdir, override
+from vmr_jax.training import fit as training
 from vmr_jax.types import Batch, Mean
 
 Loss = Callable[..., Mean]  # function of (outputs, batch, *, epoch)
@@ -237,14 +238,12 @@ def fit(
     Raises:
       UserError: for whatever would stop the run, before it starts.
     """
-    from vmr_jax.modes.train import train
-
     config = data.config_for(model)
     override(config, {**({"train_for": train_for} if train_for else {}), **(settings or {})})
     if workdir is None:
         workdir = default_workdir(config)
     workdir = Path(workdir).expanduser()
-    train(config.lock(), workdir, losses)
+    training.fit(config.lock(), workdir, losses=losses)
     return Run.load(workdir)
 
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from vmr_jax import moments as moments_lib
+from vmr_jax.config import load_config
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Dataset, Video
 from vmr_jax.input.examples import Examples
@@ -27,13 +28,7 @@ from vmr_jax.models.base import DualEncoder, GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
 from vmr_jax.retrieval.milvus import COLLECTION
-from vmr_jax.training.experiment import (
-    VOCABULARY,
-    abstract_variables,
-    load_config,
-    make_model,
-    restore_best,
-)
+from vmr_jax.training.experiment import VOCABULARY, abstract_variables, make_model, restore_best
 from vmr_jax.types import Batch, fields_from
 
 _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two

@@ -9,10 +9,11 @@ import ml_collections
 import pytest
 
 from vmr_jax import models
+from vmr_jax.config import CONFIG, config_as_dict, load_config
 from vmr_jax.configs import common
 from vmr_jax.errors import UserError
 from vmr_jax.models.base import GroundingModel
-from vmr_jax.training.experiment import CONFIG, config_as_dict, load_config, make_model
+from vmr_jax.training.experiment import make_model
 from vmr_jax.training.same_run import check_same_run
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from vmr_jax import configs
+from vmr_jax.config import config_as_dict, load_config
 from vmr_jax.configs import common
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_json
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.modes.inspect import abstract_variables, parameter_count
 from vmr_jax.training import optimizer as optimizer_lib
-from vmr_jax.training.experiment import config_as_dict, initial_variables, load_config, make_model
+from vmr_jax.training.experiment import initial_variables, make_model
 from vmr_jax.training.step import initial_state, make_step
 
 GOLDEN = {(name, arg): count for name, case in cases.ALL.items() for arg, count in case.golden().items()}

@@ -14,7 +14,8 @@ import pytest
 
 from vmr_jax.data import jsonl
 from vmr_jax.errors import UserError
-from vmr_jax.input import pipeline, records
+from vmr_jax.input import pipeline as pipelines
+from vmr_jax.input import records
 from vmr_jax.input.cache import build_feature_store
 from vmr_jax.input.dataset import Dataset
 from vmr_jax.input.features import open_features
@@ -110,7 +111,7 @@ def test_workers_in_processes_of_their_own(folder, tmp_path):
 
 def test_what_is_there_starts_no_pipeline(folder, tmp_path, monkeypatch):
     Dataset(options(folder, tmp_path), CLIPS)
-    monkeypatch.setattr(pipeline, "pipeline_options", None)  # calling it would fail
+    monkeypatch.setattr(pipelines, "pipeline_options", None)  # calling it would fail
     dataset = Dataset(options(folder, tmp_path, beam=IN_PROCESS), CLIPS)
     assert len(dataset.split("train").queries) == 16
 

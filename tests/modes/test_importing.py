@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from vmr_jax.config import load_config
 from vmr_jax.errors import UserError
 from vmr_jax.modes.evaluate import evaluate
 from vmr_jax.modes.importing import import_checkpoint
 from vmr_jax.torch_import import load
-from vmr_jax.training.experiment import Experiment, load_config
+from vmr_jax.training.experiment import Experiment
 
 torch = pytest.importorskip("torch")
 from references.two_d_tan import Twin  # noqa: E402

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from vmr_jax.config import config_as_dict
 from vmr_jax.configs import fvmr
 from vmr_jax.errors import UserError
 from vmr_jax.modes.compare import compare
 from vmr_jax.reporting.compare import comparison, read_runs
-from vmr_jax.training.experiment import config_as_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 TRUTH = [0.0, 10.0]

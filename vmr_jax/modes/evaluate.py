@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 
 from vmr_jax.evaluation.evaluator import Evaluator
-from vmr_jax.training.finish import finish
+from vmr_jax.training.finish import finish, print_results
 from vmr_jax.training.fit import open_experiment
 from vmr_jax.training.owner import owned
 from vmr_jax.training.same_run import check_hosts_agree
@@ -25,4 +25,5 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
             log.warning("%s cannot be written: the numbers will be printed, and not saved", workdir)
         experiment = open_experiment(config, workdir)
         evaluator = Evaluator(config, experiment.model, experiment.parallel)
-        finish(experiment, evaluator, workdir, save=writable)
+        results = finish(experiment, evaluator, workdir, save=writable)
+    print_results(workdir, results, saved=writable)

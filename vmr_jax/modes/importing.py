@@ -6,6 +6,7 @@ import flax
 import jax
 import numpy as np
 
+from vmr_jax.config import CONFIG, config_as_dict
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_json, write_whole
 from vmr_jax.input.queries import FIRST_WORD
@@ -13,7 +14,7 @@ from vmr_jax.models import model_class
 from vmr_jax.modes.inspect import abstract_variables
 from vmr_jax.torch_import import load, read_checkpoint
 from vmr_jax.training.checkpoint import Checkpoints
-from vmr_jax.training.experiment import BEST, CONFIG, Experiment, config_as_dict, first_difference
+from vmr_jax.training.experiment import BEST, Experiment, first_difference
 from vmr_jax.training.owner import owned
 from vmr_jax.training.writer import prepare_workdir
 

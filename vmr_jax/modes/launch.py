@@ -10,6 +10,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vmr_jax import configs
+from vmr_jax.config import default_workdir, given_config, load_config
 from vmr_jax.errors import UserError
 from vmr_jax.modes.overrides import unknown_field
 
@@ -54,7 +55,6 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1 and FLAGS.mode != "compare":
         raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
     from vmr_jax import parallel
-    from vmr_jax.training import experiment
 
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
@@ -68,10 +68,10 @@ def main(argv: list[str]) -> None:
     if FLAGS.config is None and FLAGS.workdir is None:
         raise UserError("Give --config=configs/NAME.py to train, or --workdir=DIR of a run.")
     if FLAGS.config is None:
-        config = experiment.load_config(Path(FLAGS.workdir).expanduser())
+        config = load_config(Path(FLAGS.workdir).expanduser())
     else:
-        config = experiment.given_config(FLAGS.config, FLAGS["config"].config_filename)
-    workdir = Path(FLAGS.workdir or experiment.default_workdir(config)).expanduser()
+        config = given_config(FLAGS.config, FLAGS["config"].config_filename)
+    workdir = Path(FLAGS.workdir or default_workdir(config)).expanduser()
     values = {name: FLAGS[name].value for name in names}
     if FLAGS.mode == "score" and FLAGS.config is not None:
         values["given"] = list(config_flags.get_override_values(FLAGS["config"]))

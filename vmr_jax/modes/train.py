@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ml_collections
 
+from vmr_jax.training.finish import print_results
 from vmr_jax.training.fit import fit
 from vmr_jax.training.step import LossFunction
 
@@ -13,4 +14,4 @@ def train(
     config: ml_collections.ConfigDict, workdir: Path, losses: Mapping[str, LossFunction] | None = None
 ) -> None:
     """Trains, evaluates and reports in a folder; `losses` are further terms of the objective, from Python."""
-    fit(config, workdir, losses=losses)
+    print_results(workdir, fit(config, workdir, losses=losses))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vmr_jax.config import load_config
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation import significance
@@ -20,7 +21,6 @@ from vmr_jax.evaluation.prediction_files import PredictionFile
 from vmr_jax.evaluation.protocols import Predictions, Protocol, make_protocol
 from vmr_jax.evaluation.results import split_of_rows
 from vmr_jax.reporting.run_files import EVALUATE, read_predictions, read_results
-from vmr_jax.training.experiment import load_config
 
 _RECORDED = 0.005  # percent, by which a recorded figure and a counted one may differ
 _DESCRIBED = (

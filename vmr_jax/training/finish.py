@@ -37,13 +37,13 @@ _WRITTEN = (*_EXAMPLES, PREDICTIONS, REPORT, RESULTS)  # in this order; results.
 
 
 def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bool = True) -> dict[str, Any]:
-    """Evaluates the best checkpoint on every split, writes results, predictions and report, prints the table.
+    """Evaluates the best checkpoint on every split, writes results, predictions and report.
 
     Args:
       experiment: the run, opened.
       evaluator: of its config.
       workdir: its folder.
-      save: False where the folder cannot be written; the table is printed all the same.
+      save: False where the folder cannot be written.
 
     Returns:
       The content of results.json.
@@ -80,10 +80,8 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bo
             pictures = evaluator.pictures(variables, loader, np.asarray([row for _, row in chosen]))
             drawn = loader.split, chosen, pictures
     results = plain(results)
-    if is_lead_host():
-        if save:
-            _write(workdir, results, lines, drawn)
-        _print(workdir, results, save)
+    if is_lead_host() and save:
+        _write(workdir, results, lines, drawn)
     wait_for_hosts("finished")  # a host that ends first would wait for the others in vain
     return results
 
@@ -144,8 +142,10 @@ def _write(workdir: Path, results: dict[str, Any], lines: list[dict[str, Any]], 
     write_json(workdir / RESULTS, results)
 
 
-def _print(workdir: Path, results: dict[str, Any], saved: bool) -> None:
-    """Prints the tables and where the files are."""
+def print_results(workdir: Path, results: dict[str, Any], saved: bool = True) -> None:
+    """Prints the tables and where the files are, on the lead host."""
+    if not is_lead_host():
+        return
     print(results_table(results))
     if not saved:
         print(f"{workdir} cannot be written: nothing of this evaluation was saved.")

@@ -17,6 +17,7 @@ import chex
 import jax
 import numpy as np
 
+from vmr_jax.config import CONFIG, config_as_dict
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.files import write_json
@@ -26,7 +27,7 @@ from vmr_jax.training import finite
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.clock import Profiler
-from vmr_jax.training.experiment import BEST, CHECKPOINTS, CONFIG, Experiment, config_as_dict
+from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
 from vmr_jax.training.finish import finish, is_evaluated, set_results_aside
 from vmr_jax.training.journal import Journal
 from vmr_jax.training.selection import check_evaluation, first_position, next_position

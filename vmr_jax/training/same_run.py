@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from vmr_jax.config import CONFIG, config_as_dict, load_config
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_whole
 from vmr_jax.parallel import (
@@ -18,7 +19,6 @@ from vmr_jax.parallel import (
     wait_for_hosts,
 )
 from vmr_jax.training import finite
-from vmr_jax.training.experiment import CONFIG, config_as_dict, load_config
 
 log = logging.getLogger("vmr_jax")
 
