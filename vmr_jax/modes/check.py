@@ -26,6 +26,7 @@ from vmr_jax.modes.inspect import abstract_variables, parameter_count
 from vmr_jax.parallel import Parallel
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.experiment import make_model
+from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.training.selection import check_evaluation
 
 _WIDTH = 100  # columns at most
@@ -63,6 +64,7 @@ def _run(config, dataset: Dataset | None, problems: Problems) -> list:
     with problems.caught():
         model = make_model(config)
         check_fields(config, model.requires())
+        check_nothing_is_ignored(config, model.requires())
         facts.append(("architecture", _architecture(config, model)))
     with problems.caught():
         input_lib.check_resample(config.input.resample)

@@ -120,6 +120,7 @@ def cli() -> None:
     logging.getLogger("vmr_jax").setLevel(logging.INFO)
     logging.getLogger("vmr_jax").addHandler(logging.StreamHandler())
     logging.getLogger("vmr_jax").propagate = False
+    sys.path.append(str(Path.cwd()))  # a config of the user's own imports the project that it stands in
     try:
         app.run(main, flags_parser=parse)
     except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:

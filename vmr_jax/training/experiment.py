@@ -22,6 +22,7 @@ from vmr_jax.input.spec import batch_spec, check_fields
 from vmr_jax.input.words import build_vocabulary, open_word_vectors
 from vmr_jax.parallel import Parallel
 from vmr_jax.training.checkpoint import Checkpoints
+from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.types import Batch
 
 log = logging.getLogger("vmr_jax")
@@ -138,6 +139,7 @@ class Experiment:
         self.vectors = open_word_vectors(config, self._sentences(sentences))
         self.model = make_model(config, len(self.vocabulary) + FIRST_WORD)
         check_fields(config, self.model.requires())
+        check_nothing_is_ignored(config, self.model.requires())
         self._check_groups()
         self._loaders: dict[str, Loader] = {}
 
