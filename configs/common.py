@@ -6,7 +6,7 @@ A config is a locked ConfigDict. Its argument is `dataset[,option...]`: `charade
 
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -112,12 +112,15 @@ def model_defaults(name: str | type[models.GroundingModel]) -> ml_collections.Co
     kind = models.model_class(name)
     hints = typing.get_type_hints(kind)
     config = ml_collections.ConfigDict({"name": models.model_name(kind)})
-    for field, default in models.model_fields(kind).items():
+    fields: dict[str, Any] = models.model_fields(kind)
+    for field, default in fields.items():
         if default is None:
             types = [hint for hint in typing.get_args(hints[field]) if hint is not type(None)]
             config[field] = ml_collections.config_dict.placeholder(types[0] if types else object)
         elif isinstance(default, bool | int | float | str | tuple):
-            config[field] = float(default) if hints[field] is float else default
+            if isinstance(default, int) and hints[field] is float:
+                default = float(default)
+            config[field] = default
     return config
 
 
@@ -215,7 +218,7 @@ FEATURES = {
 
 # dataset -> options that are not features; the first of each group is the default.
 _CONVENTIONS = ("2d_tan", "vslnet", "lgi")
-_CHOICES = {
+_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "activitynet_captions": {"convention": _CONVENTIONS},
     "tacos": {"version": ("2d_tan", "tall")},
     "tempo": {"version": ("tl", "hl")},

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from vmr_jax import published
 from vmr_jax.models import architectures
 from vmr_jax.models.card import Card
 
@@ -185,7 +186,24 @@ def method_page(name: str, card: Card) -> str:
         parts.append(f"It names the sections {', '.join(card.sections)} of the paper.")
     lists = (("Choices that are ours", card.ours), ("What was verified", card.verified))
     parts += [f"## {title}\n\n" + "".join(f"- {line}\n" for line in lines) for title, lines in lists if lines]
-    return "\n\n".join(part.rstrip("\n") for part in [*parts, *_measured(name), *_fields(name)]) + "\n"
+    parts += [*_published(name), *_measured(name), *_fields(name)]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _published(name: str) -> list[str]:
+    """The published numbers, a line for each source and setting."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for number in published.numbers():
+        if number.architecture == name:
+            data = f"{number.dataset} {number.version}".rstrip()
+            key = (data, number.split, number.features, number.variant, number.source, number.note)
+            found.setdefault(key, []).append(f"{number.metric} {number.value:.2f}")
+    if not found:
+        return []
+    heading = ["dataset", "split", "features", "variant", "in %", "source", "note"]
+    rows = [[*key[:4], "; ".join(values), *key[4:]] for key, values in found.items()]
+    text = "Quoted, from `vmr_jax/published.csv`; none was measured here."
+    return ["## Published numbers", text, markdown(heading, rows)]
 
 
 def _measured(name: str) -> list[str]:

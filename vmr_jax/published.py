@@ -48,7 +48,10 @@ class Number:
 def numbers() -> tuple[Number, ...]:
     """Every number of the store."""
     text = (importlib.resources.files("vmr_jax") / "published.csv").read_text(encoding="utf-8")
-    return tuple(Number(**{**row, "value": float(row["value"])}) for row in csv.DictReader(text.splitlines()))
+    found: list[dict[str, Any]] = [
+        {**row, "value": float(row["value"])} for row in csv.DictReader(text.splitlines())
+    ]
+    return tuple(Number(**row) for row in found)
 
 
 def comparable(config: Any, split: str, store: Iterable[Number] | None = None) -> list[Number]:

@@ -173,8 +173,8 @@ class Run:
         if not (np.isfinite(duration) and duration > 0):
             raise UserError(f"The duration of the video {id} is {duration}; give its length in seconds.")
         where = f"The video {id}"
-        parts = features if isinstance(features, (tuple, list)) else (features,)
-        parts = check_rows([np.asarray(part) for part in parts], self.config.dataset.feature_dim, where)
+        given = features if isinstance(features, (tuple, list)) else (features,)
+        parts = check_rows([np.asarray(part) for part in given], self.config.dataset.feature_dim, where)
         _check_sources(self.config, parts, where)
         read = {"video": joined_rows(parts, self.config.input.normalize)}
         for name in self.streams:
@@ -327,7 +327,8 @@ class Run:
         source = iter(videos)
         while part := list(itertools.islice(source, size)):
             rows = [self.batch(video, ["someone"]) for video in part]
-            filling = dataclasses.replace(rows[-1], example_mask=np.zeros(1, bool))
+            nothing: Any = np.zeros(1, bool)
+            filling = dataclasses.replace(rows[-1], example_mask=nothing)
             rows += [filling] * (size - len(rows))
             yield [video.id for video in part], jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
 

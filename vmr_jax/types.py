@@ -159,7 +159,7 @@ class Batch:
         Raises:
           UserError: for an unknown field, and for rows or axes that do not agree.
         """
-        infos = fields_of(cls)
+        infos = fields_of(Batch)
         for name in given:
             if name not in infos:
                 raise unknown("A batch has no field", name, infos)
@@ -334,7 +334,7 @@ class Mean:
     count: Array  # [] float32
 
     @classmethod
-    def of(cls, values: Array, mask: Array, weight: float = 1.0) -> "Mean":
+    def of(cls, values: Array, mask: Array | np.ndarray, weight: float | Array = 1.0) -> "Mean":
         """Weighted mean of `values` where `mask` (same shape) is True; others do not count."""
         chex.assert_equal_shape([values, mask])
         values = jnp.where(mask, values.astype(jnp.float32), 0.0)

@@ -126,7 +126,7 @@ def _row(line: str, where: str) -> tuple[str, float, float, str]:
     """Takes 'VID start end##sentence' apart."""
     match = _ROW.fullmatch(line)
     start, end = (number(match[2]), number(match[3])) if match else (None, None)
-    if start is None or end is None:
+    if match is None or start is None or end is None:
         raise UserError(
             f'{where}: "{line[:80]}" is not a row of the form "VIDEO start end##sentence" with times in '
             "seconds. Correct or delete it."

@@ -210,7 +210,7 @@ def novel_words() -> frozenset[str]:
     return frozenset(nouns + verbs)
 
 
-def choice(rng: np.random.Generator, options: Sequence):
+def choice(rng: np.random.Generator, options: Sequence | np.ndarray):
     """Returns one of the options, each equally likely."""
     return options[int(rng.integers(len(options)))]
 
@@ -240,6 +240,13 @@ class Meaning:
     main: Clause
     relation: str = ""
     other: Clause | None = None
+
+    @property
+    def both(self) -> tuple[Clause, Clause]:
+        """`main` and `other`, of a relation that has both."""
+        if self.other is None:
+            raise ValueError(f"the relation '{self.relation}' has no other clause")
+        return self.main, self.other
 
 
 @dataclasses.dataclass
@@ -302,7 +309,7 @@ class Writer:
 
     def _relative(self, sentence: Sentence, meaning: Meaning) -> None:
         """'X before Y' or 'before Y, X'; Y is a gerund ('before closing it') only where agents agree."""
-        main, other = meaning.main, meaning.other
+        main, other = meaning.both
         gerund = main.agent == other.agent and self._chance(0.6)
         if self._chance(0.4):
             sentence.add(meaning.relation)
@@ -318,7 +325,7 @@ class Writer:
 
     def _sequence(self, sentence: Sentence, meaning: Meaning) -> None:
         """'X and then Y' or 'X, then Y'; the agent of Y is mostly left out where it is that of X."""
-        main, other = meaning.main, meaning.other
+        main, other = meaning.both
         progressive = self._chance(0.35)
         _, agent = self._finite(sentence, main, progressive)
         if self._chance(0.5):

@@ -140,8 +140,8 @@ def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.nda
             first = int(rng.integers(event.start, event.end))
             for t in range(first, min(first + 2, event.end)):
                 said[t] += line
-    for t in np.flatnonzero(rng.random(scene.clips) < 0.1):
-        said[t].append(choice(rng, OBJECTS[choice(rng, tuple(OBJECTS))].words))
+    for k in np.flatnonzero(rng.random(scene.clips) < 0.1):
+        said[k].append(choice(rng, OBJECTS[choice(rng, tuple(OBJECTS))].words))
     signal = np.zeros((scene.clips, SUBTITLE_DIM))
     for t, line in enumerate(said):
         if line:

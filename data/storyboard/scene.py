@@ -97,7 +97,8 @@ def _draw_scene(rng: np.random.Generator, split: str, video: str) -> Scene:
     agents, doings = _plot(rng, len(spans), HELD_OUT if split == "test_novel_composition" else PAIRS)
     places = _places(rng, len(spans))
     events = tuple(
-        Event(*doing, place, start, end) for doing, place, (start, end) in zip(doings, places, spans)
+        Event(agent, action, item, recipient, place, start, end)
+        for (agent, action, item, recipient), place, (start, end) in zip(doings, places, spans)
     )
     scene = Scene(video, clips, duration, agents, _objects(rng, events), events, ())
     return dataclasses.replace(scene, questions=_ask(rng, scene, split))
@@ -301,7 +302,7 @@ def _relation(rng: np.random.Generator, possible: set[str]) -> str:
     return _weighted(rng, relations, [RELATION_ODDS[r] for r in relations])
 
 
-def _weighted(rng: np.random.Generator, options: Sequence, weights: Sequence[float]):
+def _weighted(rng: np.random.Generator, options: Sequence, weights: Sequence[float] | np.ndarray):
     """Returns one of the options with odds in proportion to its weight."""
     odds = np.cumsum(weights)
     return options[int(np.searchsorted(odds, rng.random() * odds[-1], side="right"))]

@@ -135,7 +135,7 @@ def _moment(line: str, where: str) -> tuple[str, float, float, list[str]]:
     """Takes 'VIDEO_start_end:sentence#sentence#' apart; times are frames."""
     match = _MOMENT.fullmatch(line)
     start, end = (number(match[2]), number(match[3])) if match else (None, None)
-    if start is None or end is None:
+    if match is None or start is None or end is None:
         raise UserError(
             f'{where}: "{line[:80]}" is not a line of the form "VIDEO_start_end:sentence#sentence#" with times '
             "in frames. Correct or delete it."

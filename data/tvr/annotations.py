@@ -53,7 +53,7 @@ def read(options) -> Annotations:
 def durations_of(path: Path) -> dict[str, float]:
     """Seconds of all videos, from the index {split: {video: [duration, number]}}."""
     index = json_of(path)
-    splits = list(index.values()) if isinstance(index, dict) else [None]
+    splits: list[Any] = list(index.values()) if isinstance(index, dict) else [None]
     if not all(isinstance(videos, dict) for videos in splits):
         raise UserError(f'{path}: expected {{"train": {{"VIDEO": [duration, number], ...}}, ...}}.')
     return {

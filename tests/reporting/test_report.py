@@ -8,6 +8,7 @@ from page_reader import parse, report_of, section_ids
 from run_folder import METRICS, add_sanity, edit_results, metrics_near, write_lines, write_run
 
 from vmr_jax.reporting.page import write_report
+from vmr_jax.reporting.tables import results_table
 
 ALL = ["results", "protocol", "training", "breakdown", "examples", "configuration", "files"]
 
@@ -106,6 +107,12 @@ def test_quoted_rows_are_no_trivial_answers(run):
         assert "the best trivial answer (random span) reaches 8.00" in page.one("p", class_="lede").text
         rows = list(page.one("table", class_="results").all("tbody"))[1].all("tr")
         assert [node.attributes["class"] for node in rows] == ["split", "ours", "trivial", "published"]
+    edit_results(
+        run, lambda results: quote(results, kind="published", source="Zhang et al. 2020", note="a remark")
+    )
+    assert report_of(run).one("tr", class_="published").one("small").text == "Zhang et al. 2020; a remark"
+    text = " ".join(results_table(json.loads((run / "results.json").read_text())).split())
+    assert "official repository, i3d: Zhang et al. 2020; a remark. Protocol:" in text
 
 
 def test_table_holds_the_figures_of_results_json(run):

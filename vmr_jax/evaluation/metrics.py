@@ -12,6 +12,7 @@ Metrics of subsets of the queries come as `Groups`, name of the subset -> metric
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -175,7 +176,7 @@ def _mean_of_lowest(values: np.ndarray, count: int) -> np.ndarray:
 
 def mean_by_type(values: Mapping[str, np.ndarray], types: Sequence[str] = ()) -> Groups:
     """Means in percent of per-query values [Q]: 'all', then each type of query in order of appearance."""
-    members = {"all": slice(None)}
+    members: dict[str, Any] = {"all": slice(None)}
     members |= {kind: np.asarray([t == kind for t in types]) for kind in dict.fromkeys(types)}
     return {
         group: {name: 100.0 * _mean(column[member]) for name, column in values.items()}
@@ -221,7 +222,7 @@ def corpus_values(
     computes in float32, which decides ties at a threshold, so this does too.
     """
     if task == "VR":
-        return {f"VR-R@{n}": right[:, :n].any(axis=1) for n in top_n}
+        return {f"VR-R@{n}": np.any(right[:, :n], axis=1) for n in top_n}
     place = np.cumsum(right, axis=1) if task == "SVMR" else 1 + np.arange(right.shape[1])[None]
     needed = np.where((_length(windows) > 0).sum(axis=1) >= 4, 2, 1)
     ious = iou(spans[:, :, None], windows[:, None], np.float32)  # [Q,K,A]
@@ -441,7 +442,7 @@ def _filled(name: str, found: Mapping[str, str | None]) -> str | None:
     if part.lower() not in _PARTS:
         return None
     filled = name.format(
-        task=f"{found['task'].upper()}-" if found.get("task") else "",
+        task=f"{task.upper()}-" if (task := found.get("task")) else "",
         d=(found.get("d") or "").lower(),
         n=found.get("n"),
         m=f"{float(found.get('m') or 0):g}",

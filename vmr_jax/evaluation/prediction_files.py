@@ -127,7 +127,8 @@ def _moment_detr(path: Path) -> PredictionFile:
 
 def _add_corpus(found: PredictionFile, prediction: Prediction, row: Mapping[str, Any], where: str) -> None:
     """Adds a query's moments and videos in the corpus, whose videos it numbers as they come."""
-    windows, videos = row.get("pred_corpus_windows"), row["pred_videos"]
+    windows: Any = row.get("pred_corpus_windows")
+    videos: Any = row["pred_videos"]
     try:
         ids, moments = [str(w[0]) for w in windows], [w[1:] for w in windows]
         ranked = list(map(str, videos))
@@ -354,7 +355,7 @@ def write_moment_detr(path: Path, predictions: Iterable[Prediction]) -> None:
     """Writes Moment-DETR's jsonl; whole numbers among the ids are written as such, as its evaluator needs."""
     lines = []
     for p in predictions:
-        row = {"split": p.split} if p.split else {}
+        row: dict[str, Any] = {"split": p.split} if p.split else {}
         row |= {"qid": _number_or_text(p.qid), "query": p.query, "vid": p.vid}
         row["pred_relevant_windows"] = p.windows.tolist()
         if p.saliency is not None:

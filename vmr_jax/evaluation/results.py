@@ -138,7 +138,7 @@ def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
                 "vid": video.id,
                 "query": query.text,
                 "duration": round(video.duration, 3),
-                "relevant_windows": milliseconds(query.windows or [query.span]).tolist(),
+                "relevant_windows": milliseconds(np.asarray(query.windows or [query.span])).tolist(),
                 "pred_relevant_windows": windows_of(predictions.spans[i], predictions.scores[i]),
                 "iou": round(float(predictions.ious[i, 0]), 6),
                 **({"tags": list(query.tags)} if query.tags else {}),
@@ -194,7 +194,7 @@ def save_examples(
     """Writes examples.json and examples.npz, the pictures of the drawn queries."""
     arrays, rows = {}, []
     for i, (kind, row) in enumerate(chosen):
-        entry = {"qid": split.queries[row].qid, "split": split.name, "kind": kind}
+        entry: dict[str, Any] = {"qid": split.queries[row].qid, "split": split.name, "kind": kind}
         for name in ("map", "clips"):
             entry[name] = f"{name}_{i}" if name in pictures else None
             if name in pictures:

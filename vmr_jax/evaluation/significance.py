@@ -74,10 +74,10 @@ def sign_flip_test(differences: np.ndarray, owner: np.ndarray, seed: int) -> np.
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """p-values of one family after Holm's step-down correction (Holm 1979), in the order given."""
-    p_values = np.asarray(p_values, np.float64)
-    order = np.argsort(p_values, kind="stable")
-    scaled = p_values[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty_like(p_values)
+    given = np.asarray(p_values, np.float64)
+    order = np.argsort(given, kind="stable")
+    scaled = given[order] * np.arange(len(given), 0, -1)
+    adjusted = np.empty_like(given)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted
 

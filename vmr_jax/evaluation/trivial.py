@@ -1,5 +1,7 @@
 """Predictors that see neither the video nor the query: what every result stands beside."""
 
+from typing import Any
+
 import numpy as np
 
 from vmr_jax import moments as moments_lib
@@ -45,9 +47,9 @@ def _prior_spans(protocol: Protocol, train: Split) -> np.ndarray:
     ious = metrics.iou(cells[:, None, :], truth[None, :, :])  # [M,Q]
     quality = (ious >= 0.5).mean(1) + 1e-3 * ious.mean(1)
     order = np.argsort(-quality, kind="stable")
-    ranked = Moments(
-        spans=cells[order][None].astype(np.float32), scores=quality[order][None].astype(np.float32)
-    )
+    spans: Any = cells[order][None].astype(np.float32)
+    scores: Any = quality[order][None].astype(np.float32)
+    ranked = Moments(spans=spans, scores=scores)
     kept = moments_lib.nms(ranked, protocol.nms_thresholds()[0], k=protocol.options.keep)
     spans, scores = np.asarray(kept.spans[0]), np.asarray(kept.scores[0])
     return spans[np.isfinite(scores)]

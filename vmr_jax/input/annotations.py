@@ -158,11 +158,11 @@ def json_of(path: Path) -> Any:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise UserError(f'{path}: the key "{twice}" stands twice. Remove one of the two entries.')
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise UserError(f'{path}: the key "{key}" stands twice. Remove one of the two entries.')
+        found[key] = value
     return found
 
 
@@ -266,10 +266,10 @@ def moments(value: Any, where: str, name: str = "timestamps") -> list[tuple[floa
 
 def moment(pair: Any, where: str) -> tuple[float, float]:
     """Two finite numbers from [start, end]; UserError otherwise."""
-    ends = [number(t) for t in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
-    if None in ends:
+    start, end = map(number, pair) if isinstance(pair, list) and len(pair) == 2 else (None, None)
+    if start is None or end is None:
         raise UserError(f"{where}: the moment is {pair!r}; expected [start, end]. Correct it.")
-    return ends[0], ends[1]
+    return start, end
 
 
 def name_of(entry: Mapping[str, Any], name: str, where: str) -> str:
@@ -337,7 +337,8 @@ def read_splits(
     Raises:
       UserError: for what `read_file` does not accept; for a video of train that is also in another split.
     """
-    found, places = Annotations({}), {}
+    found = Annotations({})
+    places: dict[str, str] = {}
     for split, path in paths.items():
         found.splits[split] = read_file(path, places, found)
     refuse_shared_videos(found.splits, ", ".join(map(str, paths.values())))
@@ -376,7 +377,8 @@ def read_split_file(path: Path, known: Iterable[str]) -> dict[str, list[str]]:
     for name in ("train", "test"):
         if name not in splits:
             raise UserError(f'{path} has no split "{name}"; at least train and test are needed. Add it.')
-    known, owner = set(known), {}
+    known = set(known)
+    owner: dict[str, str] = {}
     for name, ids in splits.items():
         strangers = [i for i in ids if i not in known]
         if strangers:

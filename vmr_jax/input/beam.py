@@ -10,7 +10,7 @@ used.
 import functools
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def clips(
     on_progress: Callable[[int, int], None] | None,
     beam: str,
     folder: Path,
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Generator[tuple[str, np.ndarray], None, None]:
     """Yields (id, rows [n,D] as they are kept) of each video in order, as workers have read them.
 
     Args:

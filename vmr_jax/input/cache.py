@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -213,7 +213,7 @@ def _clips(
     num_clips: int,
     normalize: bool,
     on_progress: Callable[[int, int], None] | None,
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Generator[tuple[str, np.ndarray], None, None]:
     """Yields (id, rows as they are kept) of each video."""
     for done, video_id in enumerate(video_ids, 1):
         yield video_id, kept_rows(reader, video_id, feature_dim, num_clips, normalize)
@@ -221,7 +221,7 @@ def _clips(
             on_progress(done, len(video_ids))
 
 
-def _maker_of_clips(beam: str, folder: Path) -> Callable[..., Iterator[tuple[str, np.ndarray]]]:
+def _maker_of_clips(beam: str, folder: Path) -> Callable[..., Generator[tuple[str, np.ndarray], None, None]]:
     """`_clips`, or what does the same with the workers of an Apache Beam pipeline."""
     if not beam:
         return _clips

@@ -136,7 +136,8 @@ class Dataset:
     def _read_records(self, name: str) -> Split:
         import tensorflow_datasets as tfds
 
-        videos, queries, owner = [], [], []
+        videos: list[Video] = []
+        queries, owner = [], []
         for row in tfds.as_numpy(self._builder.as_dataset(split=name, shuffle_files=False)):
             embedded = {k: v for k, v in row.items() if k not in ("video", "duration", "queries")}
             fields = row["queries"]

@@ -55,17 +55,18 @@ class Examples:
             optional["windows"], optional["window_mask"] = _windows(query)
         if "saliency" in self._fields:
             optional["saliency"] = _saliency(query.saliency, clip_mask, video.duration)
-        return Batch(
-            video=clips,
-            video_mask=clip_mask,
-            duration=np.float32(video.duration),
-            span=np.asarray(query.span, np.float32),
-            example_mask=np.True_,
-            example_index=np.int32(0),
-            video_index=np.int32(video_index),
+        fields: dict[str, Any] = {
+            "video": clips,
+            "video_mask": clip_mask,
+            "duration": np.float32(video.duration),
+            "span": np.asarray(query.span, np.float32),
+            "example_mask": np.True_,
+            "example_index": np.int32(0),
+            "video_index": np.int32(video_index),
             **self._read_query(query, tokens),
             **optional,
-        )
+        }
+        return Batch(**fields)
 
     def _clips(self, video: Video, stream: str) -> tuple[np.ndarray, np.ndarray]:
         """[T,...] and the mask [T]."""

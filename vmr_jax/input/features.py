@@ -79,9 +79,9 @@ class FeatureReader(abc.ABC):
         Raises:
           UserError: for an absent video, a damaged file, a wrong key, or an array that is no feature matrix.
         """
-        if video_id not in self:
-            raise UserError(f'{self.path} has no features of the video "{video_id}".{self.spelling(video_id)}')
         name = self._name(video_id)
+        if name is None:
+            raise UserError(f'{self.path} has no features of the video "{video_id}".{self.spelling(video_id)}')
         where = self.where(video_id)
         try:
             rows = self._read(name, where)
@@ -135,7 +135,7 @@ class Hdf5File(FeatureReader):
         return f"{self.path}[{video_id!r}]"
 
     def files(self, video_ids: Iterable[str]) -> list[Path]:
-        return [self.path]
+        return [Path(self.path)]
 
     def _read(self, name: str, where: str) -> np.ndarray:
         return _array_of(self._file[name], self.key, where)
@@ -157,13 +157,13 @@ class Folder(FeatureReader):
         super().__init__(path, key, (f.stem for f in files))
 
     def where(self, video_id: str) -> str:
-        return str(self._file_of(self._name(video_id)))
+        return str(self._file_of(str(self._name(video_id))))
 
     def files(self, video_ids: Iterable[str]) -> list[Path]:
-        return [self._file_of(self._name(v)) for v in video_ids]
+        return [self._file_of(str(self._name(v))) for v in video_ids]
 
     def _file_of(self, name: str) -> Path:
-        return self.path / (name + self._suffix)
+        return Path(self.path) / (name + self._suffix)
 
     def _read(self, name: str, where: str) -> np.ndarray:
         return _READ_FILE[self._suffix](self._file_of(name), self.key, where)

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,7 +72,7 @@ class Loader:
         self.config, self.dataset, self.split, self.vectors = config, dataset, split, vectors
         self.fields, self.shown = tuple(fields), shown
         self._vocabulary = vocabulary
-        self._grouped = (None, None)  # (seed, epoch) and its rows by video
+        self._grouped: tuple[Any, Any] = (None, None)  # (seed, epoch) and its rows by video
         self._make = Examples(config, QueryReader(config, vocabulary, vectors, fields), fields, self._rows)
         self._tokens = [self._make.tokens(query) for query in split.queries]
         self._check_words()

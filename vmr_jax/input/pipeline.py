@@ -31,7 +31,7 @@ def pipeline_options(text: str):
             known = options.get_all_options()
             extra = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
         except SystemExit:  # of argparse, which prints a page and the reason
-            known, extra = {}, ()
+            known, extra = {}, set()
     if not known or not text.strip().startswith("--"):
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise UserError(

@@ -38,12 +38,13 @@ class QueryReader:
     def __init__(
         self, config: Any, vocabulary: Sequence[str], vectors: WordVectors | None, fields: Sequence[str]
     ):
-        self.options, self.vectors, self.fields = config.text, vectors, with_masks(fields)
+        self.options, self.fields = config.text, with_masks(fields)
+        self.vectors: Any = vectors  # None only where `config.text.features` takes their place
         self._ids = {word: i + FIRST_WORD for i, word in enumerate(vocabulary)}
         check_text(config, fields)
         self._features = _opened(self.options.features, self.options.feature_key)
         self._sentences = _opened(self.options.sentence_features, self.options.feature_key)
-        self._subwords = None
+        self._subwords: Any = None
         if "subwords" in self.fields:
             tokenizer = open_subwords(self.options.encoder, Path(self.options.encoder_dir).expanduser())
             self._subwords = functools.lru_cache(maxsize=None)(tokenizer.encode)
@@ -187,7 +188,7 @@ def _tree(query: schema.Query, tokens: Sequence[Token], limit: int) -> Tree:
         return masks
 
     verbs, nouns = nodes(query.verbs, schema.MAX_VERBS), nodes(query.nouns, schema.MAX_NOUNS)
-    edges = np.zeros((schema.MAX_VERBS, schema.MAX_NOUNS), bool)
+    edges: Any = np.zeros((schema.MAX_VERBS, schema.MAX_NOUNS), bool)
     for verb, noun in query.edges:
         edges[verb, noun] = verbs[verb].any() and nouns[noun].any()
     return Tree(verb_words=verbs, noun_words=nouns, edges=edges)

@@ -1,6 +1,7 @@
 """The shapes of a batch from the config alone, and which optional fields a dataset can fill."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -30,13 +31,15 @@ def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
         shared = info.axes[: len(info.axes) - len(own)]
         return jax.ShapeDtypeStruct((*(lengths[letter] for letter in shared), *own), info.dtype)
 
-    found = {}
+    found: dict[str, Any] = {}
     for name, info in fields_of(Batch).items():
         if name == "tree" and name in fields:
-            found[name] = Tree(**{part: spec(of) for part, of in fields_of(Tree).items()})
+            parts: dict[str, Any] = {part: spec(of) for part, of in fields_of(Tree).items()}
+            found[name] = Tree(**parts)
         elif not info.optional or name in with_masks(fields):
             found[name] = spec(info, widths.get(name, ()))
-    return Batch(**{name: found.get(name) for name in fields_of(Batch)})
+    every: dict[str, Any] = {name: found.get(name) for name in fields_of(Batch)}
+    return Batch(**every)
 
 
 def _lengths(config, batch_size: int) -> dict[str, int]:

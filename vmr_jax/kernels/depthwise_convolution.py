@@ -1,5 +1,7 @@
 """A depthwise convolution over time as a sum of shifted products: twin of XLA's grouped convolution."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -19,4 +21,5 @@ def shifted_products(
     chex.assert_equal(feature_group_count, x.shape[-1])
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     length = padded.shape[1] - size + 1
-    return sum(padded[:, i : i + length] * kernel[i : i + 1] for i in range(size))
+    total: Any = sum(padded[:, i : i + length] * kernel[i : i + 1] for i in range(size))
+    return total

@@ -140,8 +140,8 @@ def bands(source: np.ndarray, target: np.ndarray, half: int, height: int) -> tup
     rows, found = np.flatnonzero(target.any(1)), []
     for first in range(rows[0], rows[-1] + 1, height):
         last = min(first + height, rows[-1] + 1)
-        columns = _range(target[first:last].any(0))
-        near = source[first - half : last + half].any(0)
+        columns = _range(np.asarray(target[first:last].any(0)))
+        near = np.asarray(source[first - half : last + half].any(0))
         near[: columns[0] - half] = near[columns[1] + half :] = False
         near[slice(*columns)] = True
         found.append(Band((int(first), int(last)), columns, _range(near)))

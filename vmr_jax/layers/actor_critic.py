@@ -7,6 +7,8 @@ belong to the episode, the first ones of each row.
 Letters beyond the usual: Z actions of a policy.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -104,7 +106,7 @@ def actor_critic_terms(
 def unit_rows(length: float) -> Initializer:
     """N(0, 1), then the weights of every output scaled to one Euclidean length: [in,out], columns here."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, **_) -> jax.Array:
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
         kernel = nn.initializers.normal(1.0)(key, shape, dtype)
         return length * kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
 

@@ -69,7 +69,7 @@ def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre"
 def legal_anchors(anchors: np.ndarray, video_mask: jax.Array) -> jax.Array:
     """Returns [B,M] bool, the anchors [M,2] that lie within the real clips of the video."""
     clips = video_mask.sum(-1)[:, None]
-    return (anchors[None, :, 0] >= 0) & (anchors[None, :, 1] < clips)
+    return jnp.logical_and(anchors[None, :, 0] >= 0, anchors[None, :, 1] < clips)
 
 
 def clip_span(span: jax.Array, duration: jax.Array, video_mask: jax.Array) -> jax.Array:
@@ -80,12 +80,12 @@ def clip_span(span: jax.Array, duration: jax.Array, video_mask: jax.Array) -> ja
     return position.astype(jnp.float32)
 
 
-def inclusive_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+def inclusive_iou(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> jax.Array:
     """Returns the IoU of [...,2] with [...,2] clips, the last one included; leading axes broadcast."""
     return iou(half_open(a), half_open(b))
 
 
-def half_open(span: jax.Array) -> jax.Array:
+def half_open(span: jax.Array | np.ndarray) -> jax.Array:
     """[...,2] first and last clip -> where they begin and end, in clips."""
     return jnp.stack([span[..., 0], span[..., 1] + 1], axis=-1)
 
@@ -100,7 +100,12 @@ def soft_labels(overlap: jax.Array, legal: jax.Array, low: float) -> jax.Array:
 
 
 def rank_anchors(
-    logits: jax.Array, clips: jax.Array, legal: jax.Array, duration: jax.Array, video_mask: jax.Array, k: int
+    logits: jax.Array,
+    clips: jax.Array | np.ndarray,
+    legal: jax.Array,
+    duration: jax.Array,
+    video_mask: jax.Array,
+    k: int,
 ) -> Moments:
     """Returns the k best of moments [B,M,2] in clips, in seconds and cut to the video; scores are sigmoids.
 

@@ -1,6 +1,7 @@
 """PyTorch's default initialisers, for architectures whose paper trained with them."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ torch_default_kernel: Initializer = nn.initializers.variance_scaling(1 / 3, "fan
 def symmetric_uniform(bound: float) -> Initializer:
     """U(-bound, bound)."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, **_) -> jax.Array:
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

@@ -150,8 +150,9 @@ class StackedConvMap(nn.Module):
             rows.append(starts)
             columns.append(starts + offset)
             previous = scale
-        cells = jnp.concatenate(cells, axis=1)
-        return place_cells(cells, np.concatenate(rows), np.concatenate(columns), num_clips)
+        return place_cells(
+            jnp.concatenate(cells, axis=1), np.concatenate(rows), np.concatenate(columns), num_clips
+        )
 
 
 def map_weights(mask: np.ndarray, kernel: int, layers: int) -> list[np.ndarray]:
@@ -231,7 +232,7 @@ class MapConvs(nn.Module):
                 name=f"layer_{layer}",
             )(x)
             if self.norm:
-                counted = jnp.broadcast_to(real[:, None, None], x.shape[:3])
+                counted = jnp.broadcast_to(jnp.asarray(real)[:, None, None], x.shape[:3])
                 x = MaskedBatchNorm(dtype=self.dtype, name=f"norm_{layer}")(x, counted, train)
             x = nn.relu(x) * jnp.asarray(weight, self.dtype)[None, :, :, None]
         return x

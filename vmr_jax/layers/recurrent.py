@@ -136,7 +136,7 @@ class _Recurrent(nn.Module):
         start = (self.kernel_init, self.bias_init, self.recurrent_bias)
         for layer in range(self.layers):
             if layer and self.dropout and train:
-                x = Dropout(self.dropout, name=f"dropout_{layer}")(x, example_index, train)
+                x = Dropout(self.dropout, name=f"dropout_{layer}")(x, jnp.asarray(example_index), train)
             forward = _Direction(self.cell, self.features, False, self.dtype, *start, name=f"layer_{layer}")
             outputs = [forward(x, mask)]
             if self.bidirectional:

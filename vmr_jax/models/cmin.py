@@ -175,8 +175,8 @@ class Model(GroundingModel):
         words = recur(words, batch.query_mask, "query")
 
         # Official code: TanhAttention, CrossGate, and the heads of Model.
-        attend = AdditiveAttention(self.features, self.dtype, name="cross_attention")
-        attended = attend(clips, words, batch.query_mask)
+        across = AdditiveAttention(self.features, self.dtype, name="cross_attention")
+        attended = across(clips, words, batch.query_mask)
         gated = CrossGate(self.features, self.dtype, name="cross_gate")(clips, attended)
         fused = recur(gated, batch.video_mask, "fusion")
         scored = AnchorHead(len(self.widths), name="head")(fused)

@@ -21,6 +21,8 @@ A sentence has two negatives: another segment of its video (intra), and the same
 (inter), with the temporal endpoints (TEF) of its own.
 """
 
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -339,7 +341,8 @@ class Model(GroundingModel, DualEncoder):
 
     def _fused(self, outputs: Outputs) -> Array:
         """Returns [B,M], the distances of both streams by their weights (official code: late_fusion.py)."""
-        return sum(weight * outputs.distances[stream] for stream, weight in self._weights().items())
+        fused: Any = sum(weight * outputs.distances[stream] for stream, weight in self._weights().items())
+        return fused
 
 
 class Network(nn.Module):

@@ -365,7 +365,7 @@ def select(scores: jax.Array, spans: jax.Array, real: jax.Array, picks: jax.Arra
     order = jnp.argsort(-jnp.where(real, scores, -jnp.inf), axis=1)
     left = jnp.take_along_axis(real, order, axis=1)
     spans = jnp.take_along_axis(spans, order[..., None], axis=1)
-    chosen = []
+    chosen: list[jax.Array] = []
     for k in range(picks.shape[1]):
         if k:
             last = jnp.take_along_axis(spans, chosen[-1][:, None, None], axis=1)

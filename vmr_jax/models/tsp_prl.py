@@ -37,6 +37,8 @@ others are ranked behind it.
 Letters beyond the usual: Z actions of a policy.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -249,8 +251,8 @@ class Model(GroundingModel):
         ends = outputs.windows + jnp.array([0, int(self.whole_units)])[None, None]
         spans = ends * (batch.duration / units)[:, None, None]
         ranked = rank(spans, outputs.iou, _seen(outputs.windows), self.horizon)
-        return ranked.replace(
-            scores=jnp.where(jnp.isfinite(ranked.scores), nn.sigmoid(ranked.scores), -jnp.inf)
+        return dataclasses.replace(
+            ranked, scores=jnp.where(jnp.isfinite(ranked.scores), nn.sigmoid(ranked.scores), -jnp.inf)
         )
 
 
@@ -322,8 +324,8 @@ class Agent(nn.Module):
     def _leaves(self, hidden) -> tuple[jax.Array, jax.Array]:
         """Returns logits [B,5,4], `MASKED` at moves that there are not, and values [B,5]."""
         logits, values = zip(*(_head(moves, f"leaf_{name}", hidden) for name, moves in BRANCHES.items()))
-        logits = [jnp.pad(x, ((0, 0), (0, MOVES - x.shape[1])), constant_values=MASKED) for x in logits]
-        return jnp.stack(logits, axis=1), jnp.stack(values, axis=1)
+        padded = [jnp.pad(x, ((0, 0), (0, MOVES - x.shape[1])), constant_values=MASKED) for x in logits]
+        return jnp.stack(padded, axis=1), jnp.stack(values, axis=1)
 
     def _linear(self, name: str) -> nn.Dense:
         return _linear(self.features, self.unit_weights, self.dtype, name)

@@ -21,6 +21,8 @@ G is N in the paper. The settings of the paper (F = 512 in all):
   TACoS                 128  (16, 8, 8, 8)   5, 8   0.3, 0.7            0.4, 0.5
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -149,7 +151,7 @@ class Model(GroundingModel):
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns the candidates, best first; the score is the sigmoid of the logit."""
         ranked = rank_cells(outputs.logits, self.candidates, batch.duration, self.keep)
-        return ranked.replace(scores=jax.nn.sigmoid(ranked.scores))
+        return dataclasses.replace(ranked, scores=jax.nn.sigmoid(ranked.scores))
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns the score of every candidate: 'map' [B,G,G], NaN at no candidate."""

@@ -27,6 +27,8 @@ Training of the paper (section 4.1.3): AdamW, batch 48, learning rate 1e-4 (Char
 Captions), a tenth of it for the text encoder, lambda_vc 0.5, lambda_sd 0.01, early stopping.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
@@ -177,10 +179,10 @@ class Model(mmn.MutualMatching):
         outputs = self._matched(moments, self.sentence_spaces(sentences["query"]))
         if self.context != "off":
             gap = self.visual_context(sentences["dynamic"], sentences.get(self.context), batch)
-            outputs = outputs.replace(context_gap=gap)
+            outputs = dataclasses.replace(outputs, context_gap=gap)
         if self.dynamics != "off":
             movement, dynamic = self.spatial_dynamics(sentences["dynamic"], batch)
-            outputs = outputs.replace(movement=movement, dynamic=dynamic)
+            outputs = dataclasses.replace(outputs, movement=movement, dynamic=dynamic)
         return outputs
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
@@ -204,7 +206,7 @@ class Model(mmn.MutualMatching):
             fields = tuple(f"{kind}_words" for kind in kinds if kind != "query")
         return fields + (("objects",) if self.dynamics != "off" else ())
 
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
+    def predict(self, outputs: Outputs, batch: Batch) -> Moments:  # type: ignore[override]  # of outputs of its own
         """Eq. 10, by MMN's product of both scores."""
         return super().predict(outputs, batch)
 
@@ -340,8 +342,8 @@ class SpatialDynamics(nn.Module):
             positions = sine_positions(batch.video_mask, self.features)
             x = layer(x, batch.video_mask, batch.example_index, train=True, positions=positions)
         movement = mean_state(x, batch.video_mask)  # Eq. 4, m~
-        both = movement, self._dense("dynamic", dynamic)
-        return tuple(l2_normalize(vector.astype(jnp.float32)) for vector in both)
+        dynamic = self._dense("dynamic", dynamic)
+        return l2_normalize(movement.astype(jnp.float32)), l2_normalize(dynamic.astype(jnp.float32))
 
     def _dense(self, name: str, x: Array) -> Array:
         return nn.Dense(self.features, dtype=self.dtype, name=name)(x)

@@ -1,6 +1,7 @@
 """`--mode=inspect`: what a config builds, without training and without opening the dataset."""
 
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -77,7 +78,8 @@ def _cost_table(config, model, batch) -> Table:
     state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
     step = jax.jit(make_step(model, optimizer, schedule, 100, config.seed), donate_argnums=0)
     compiled = step.lower(state, batch).compile()
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    cost: Any = compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
     table = Table(title=f"One training step, batch {config.batch_size}, one device", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")

@@ -4,6 +4,7 @@ import importlib
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -70,7 +71,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.config is None:
         config = load_config(Path(FLAGS.workdir).expanduser())
     else:
-        config = given_config(FLAGS.config, FLAGS["config"].config_filename)
+        flag: Any = FLAGS["config"]
+        config = given_config(FLAGS.config, flag.config_filename)
     workdir = Path(FLAGS.workdir or default_workdir(config)).expanduser()
     values = {name: FLAGS[name].value for name in names}
     if FLAGS.mode == "score" and FLAGS.config is not None:

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from flax.traverse_util import flatten_dict
@@ -31,7 +32,7 @@ def unknown_field(argv: Sequence[str]) -> UserError | None:
 
 
 def _config(file: str, arg: str | None) -> ml_collections.ConfigDict:
-    spec = importlib.util.spec_from_file_location("config", file)
+    spec: Any = importlib.util.spec_from_file_location("config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config() if arg is None else module.get_config(arg)

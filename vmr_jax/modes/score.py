@@ -138,7 +138,8 @@ def table(groups: Mapping[str, Mapping[str, float]]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=io.StringIO(), width=100)
+    file = io.StringIO()
+    console = Console(file=file, width=100)
     together: dict[tuple[str, ...], list[str]] = {}
     for group, values in groups.items():
         together.setdefault(tuple(values), []).append(group)
@@ -150,4 +151,4 @@ def table(groups: Mapping[str, Mapping[str, float]]) -> str:
         for name in names:
             grid.add_row(name, *(percent(groups[group][name]) for group in members))
         console.print(grid)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,13 @@ def search(config, workdir: Path, query: str | None, video: str | None, top: int
 
 def _table(found: Sequence[Found]) -> Table:
     table = Table()
-    for column, justify in (("rank", "right"), ("video", "left"), ("start (s)", "right"), ("end (s)", "right")):
+    columns: dict[str, Literal["left", "right"]] = {
+        "rank": "right",
+        "video": "left",
+        "start (s)": "right",
+        "end (s)": "right",
+    }
+    for column, justify in columns.items():
         table.add_column(column, justify=justify)
     table.add_column("score", justify="right")
     for i, moment in enumerate(found, 1):

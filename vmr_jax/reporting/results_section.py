@@ -112,19 +112,19 @@ def _heading_rows(columns: Sequence[str]) -> list[Markup]:
     return [tag("tr", tag("td"), *above), tag("tr", tag("td"), *below)]
 
 
+def _source(row: Mapping) -> Markup | None:
+    """Who states the figures of a quoted row, and what a reader must know of them."""
+    said = tables.source_of(row)
+    return tag("small", said) if said else None
+
+
 def _split_body(name: str, split: Mapping, columns: Sequence[str]) -> Markup:
     title = tag("th", tag("span", name), f" {split['count']} queries", scope="rowgroup")
     rows = [tag("tr", title, tag("td", colspan=len(columns)) if columns else None, class_="split")]
     for i, row in enumerate(split["rows"]):
-        cells = _cells(row, columns)
-        rows.append(
-            tag(
-                "tr",
-                tag("th", row["name"], scope="row"),
-                *cells,
-                class_="ours" if i == 0 else tables.row_kind(row),
-            )
-        )
+        heading = tag("th", row["name"], _source(row), scope="row")
+        kind = "ours" if i == 0 else tables.row_kind(row)
+        rows.append(tag("tr", heading, *_cells(row, columns), class_=kind))
     return tag("tbody", *rows)
 
 

@@ -85,6 +85,18 @@ def row_kind(row: Mapping) -> str:
     return "run" if name.endswith("(this run)") else "published"
 
 
+def source_of(row: Mapping) -> str:
+    """Who states the figures of a quoted row, and what a reader must know of them; empty for any other."""
+    source = "" if row.get("source", "") in row["name"] else row["source"]
+    return "; ".join(part for part in (source, row.get("note")) if part)
+
+
+def _sources(results: Mapping) -> list[str]:
+    """A line for each quoted row that has a source."""
+    rows = [row for split in results["splits"].values() for row in split["rows"]]
+    return list(dict.fromkeys(f"{row['name']}: {source_of(row)}." for row in rows if source_of(row)))
+
+
 def results_table(results: Mapping) -> str:
     """The plain-text table printed at the end of a run, at most 100 columns wide.
 
@@ -101,7 +113,7 @@ def results_table(results: Mapping) -> str:
     for name, split in results["splits"].items():
         for first in range(0, max(len(columns), 1), _PER_BLOCK):
             console.print(_block(name, split, columns[first : first + _PER_BLOCK]))
-    for line in (*protocol_lines(results.get("protocol") or {}), results.get("note")):
+    for line in (*_sources(results), *protocol_lines(results.get("protocol") or {}), results.get("note")):
         if line:
             console.print(line, markup=False, highlight=False)
     return _printed(console)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation import metrics
-from vmr_jax.models.base import DualEncoder
+from vmr_jax.models.base import DualEncoder, GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.milvus import COLLECTION, MilvusStore
 from vmr_jax.retrieval.store import EncodedVideo, MomentStore, Ranked
@@ -51,11 +51,20 @@ class Store(Protocol):
       most: number of moments that one search can rank.
     """
 
-    dim: int
-    source: dict[str, Any]
-    where: str
-    videos: list[str]
-    most: int
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def source(self) -> dict[str, Any]: ...
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def videos(self) -> list[str]: ...
+
+    @property
+    def most(self) -> int: ...
 
     def __len__(self) -> int:
         """Number of moments."""
@@ -98,7 +107,7 @@ class MomentIndex:
     @classmethod
     def build(
         cls,
-        model: DualEncoder,
+        model: GroundingModel,
         variables: Any,
         videos: Iterable[tuple[Sequence[str], Batch]],
         *,
@@ -135,8 +144,8 @@ class MomentIndex:
             raise UserError("There is no video to index.")
         settings, encoded = (first.vectors.shape[1], dtype, source or {}), itertools.chain([first], encoded)
         if path is not None:
-            store = MomentStore.create(path, *settings).add(encoded)
-        else:
+            store: Any = MomentStore.create(path, *settings).add(encoded)
+        elif uri is not None:
             store = MilvusStore.build(uri, collection, *settings, encoded)
         return cls(store, encode, parallel, nms_threshold)
 
@@ -195,7 +204,7 @@ class MomentIndex:
 
 
 def encoded_videos(
-    model: DualEncoder, variables: Any, videos: Iterable[tuple[Sequence[str], Batch]], parallel: Parallel
+    model: GroundingModel, variables: Any, videos: Iterable[tuple[Sequence[str], Batch]], parallel: Parallel
 ) -> Iterator[EncodedVideo]:
     """Encodes batches of videos on the devices, one video at a time; UserError for no `DualEncoder`."""
     if not isinstance(model, DualEncoder):
@@ -211,7 +220,7 @@ def encoded_videos(
 
 
 def query_encoder(
-    model: DualEncoder,
+    model: GroundingModel,
     variables: Any,
     batch_of: Callable[[Sequence[str]], Batch],
     parallel: Parallel,
@@ -252,7 +261,7 @@ def only_query(batch: Batch) -> Batch:
     return dataclasses.replace(batch.cut(T=1, L=words, S=subwords), tree=None)
 
 
-def _longest(mask: np.ndarray | None) -> int:
+def _longest(mask: Any) -> int:
     """The longest row of a mask [B,L], rounded up to a multiple of `_WORDS`; 0 of none."""
     return 0 if mask is None else -(-int(mask.sum(1).max()) // _WORDS) * _WORDS
 
@@ -270,5 +279,6 @@ def suppressed(
         if better and metrics.iou(span, np.stack(better)).max() > threshold + 1e-5:
             continue
         better.append(span)
-        kept.append(Found(video, *span.tolist(), score.item()))
+        start, end = span.tolist()
+        kept.append(Found(video, start, end, score.item()))
     return kept

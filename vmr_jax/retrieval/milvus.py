@@ -336,7 +336,11 @@ def _asked(uri: str, what: str) -> Iterator[None]:
 def _create(client: Any, collection: str, dim: int, source: dict[str, Any]) -> None:
     """An empty collection with its index, loaded."""
     schema = client.create_schema(auto_id=True, enable_dynamic_field=False)
-    settings = {"id": {"is_primary": True}, "video": {"max_length": _MAX_ID}, "vector": {"dim": dim}}
+    settings: dict[str, dict[str, Any]] = {
+        "id": {"is_primary": True},
+        "video": {"max_length": _MAX_ID},
+        "vector": {"dim": dim},
+    }
     for name, of_type in _types().items():
         schema.add_field(name, of_type, **settings.get(name, {}))
     index = client.prepare_index_params()

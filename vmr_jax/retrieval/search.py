@@ -7,7 +7,7 @@ rows, so nothing is ever sorted as a whole. Equal scores: the lower row first, o
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +47,15 @@ class Searcher:
 
     def __init__(self, store: Stored, parallel: Parallel):
         self.parallel = parallel
-        parts = {"rows": [s.vectors for s in store.segments], "alive": [s.alive for s in store.segments]}
+        parts: dict[str, list] = {
+            "rows": [s.vectors for s in store.segments],
+            "alive": [s.alive for s in store.segments],
+        }
         if store.dtype == "int8":
             parts["scales"] = [s.scales for s in store.segments]
         total = sum(len(rows) for rows in parts["rows"])
         self.count = sum(int(alive.sum()) for alive in parts["alive"])
-        self._pieces = {}
+        self._pieces: dict[str, Any] = {}
         if parallel.devices[0].platform == "cpu":
             # XLA's CPU copies what it slices before a matrix product, which costs little in the cache. It reads
             # bfloat16 one number at a time: 0.31 s for 2^18 rows of 512, which take 0.03 s as integers.

@@ -157,8 +157,8 @@ class MomentStore:
         """The segment and rows of a video; UserError where it is not in the index."""
         if video not in self._place:
             raise unknown(f"The index {self.path} has no video", video, self._place)
-        segment, v = self._place[video]
-        segment = self.segments[segment]
+        place, v = self._place[video]
+        segment = self.segments[place]
         return segment, slice(int(segment.offsets[v]), int(segment.offsets[v + 1]))
 
     def locate(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -268,8 +268,8 @@ def _open_segment(path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -
     return Segment(
         name=entry["name"],
         vectors=mapped("vectors", DTYPES[manifest["dtype"]], (rows, dim)),
-        scales=mapped("scales", np.float32, (rows,)) if manifest["dtype"] == "int8" else None,
-        spans=mapped("spans", np.float32, (rows, 2)),
+        scales=mapped("scales", np.dtype(np.float32), (rows,)) if manifest["dtype"] == "int8" else None,
+        spans=mapped("spans", np.dtype(np.float32), (rows, 2)),
         offsets=np.fromfile(path / f"{entry['name']}.offsets", np.int64),
         videos=_read_videos(path, entry),
         removed=removed,
@@ -288,7 +288,8 @@ def _write_segment(
 ) -> dict[str, Any]:
     """Writes the files of a segment, on disk before it returns; its entry in the manifest."""
     files = {part: path / f"{name}.{part}" for part in _PARTS}
-    offsets, ids = [0], {}
+    offsets: list[int] = [0]
+    ids: dict[str, int] = {}
     try:
         with contextlib.ExitStack() as stack:
             out = {part: stack.enter_context(file.open("wb")) for part, file in files.items()}

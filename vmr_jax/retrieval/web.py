@@ -93,7 +93,7 @@ class VideoFolder:
     def _served(self, path: Path) -> bool:
         """Whether it is, now, a file whose real place is in the folder."""
         real = path.resolve()
-        return real.is_relative_to(self._folder) and real.is_file()
+        return self._folder is not None and real.is_relative_to(self._folder) and real.is_file()
 
 
 def _rank(suffix: str) -> int | None:
@@ -171,7 +171,8 @@ class SearchQueue:
         """An answer or an error each: where a search fails, its halves are tried, down to single sentences."""
         filled = sentences + sentences[-1:] * (_power_of_two(len(sentences)) - len(sentences))
         try:
-            return list(self._search(filled, MAX_MOMENTS, video))[: len(sentences)]
+            found: list[Sequence[Found] | Exception] = [*self._search(filled, MAX_MOMENTS, video)]
+            return found[: len(sentences)]
         except Exception as error:
             if len(sentences) == 1:
                 return [error]
@@ -314,6 +315,7 @@ def make_app(service: Service, hosts: Sequence[str]) -> Starlette:
         searching.cancel()
         await asyncio.gather(searching, return_exceptions=True)
 
+    handlers: dict[Any, Any] = {HTTPException: _refused, UserError: _impossible, Exception: _failed}
     return Starlette(
         routes=[
             Route("/", service.page),
@@ -322,7 +324,7 @@ def make_app(service: Service, hosts: Sequence[str]) -> Starlette:
             Route("/video/{video:path}", service.video),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        exception_handlers={HTTPException: _refused, UserError: _impossible, Exception: _failed},
+        exception_handlers=handlers,
         lifespan=lifespan,
     )
 

@@ -152,7 +152,7 @@ def arcs_of_doc(doc) -> tuple[list[tuple[int, int]], list[Arc]]:
         if inner is not None:
             arcs.append((place[inner.i], "mark" if inner.dep_ == "pcomp" else "case"))
         elif token.head.i == token.i:
-            arcs.append((-1, "dep") if token is root else (place[root.i], "parataxis"))
+            arcs.append((-1, "dep") if root is None or token is root else (place[root.i], "parataxis"))
         else:
             relation = _SPACY.get(token.dep_, token.dep_)
             head = governor(token)

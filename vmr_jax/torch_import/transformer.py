@@ -1,5 +1,9 @@
 """Attention and transformer layers of PyTorch checkpoints -> `vmr_jax.layers.transformer`."""
 
+import functools
+
+import numpy as np
+
 from vmr_jax.torch_import import Entry, linear, norm
 
 
@@ -8,16 +12,20 @@ def joint_projection(key: str, path: str, features: int) -> list[Entry]:
     found = []
     for part, name in enumerate(("query", "key", "value")):
         rows = slice(part * features, (part + 1) * features)
+        kernel, bias = f"{path}/{name}/kernel", f"{path}/{name}/bias"
         found += [
-            Entry(
-                f"{key}.in_proj_weight",
-                f"{path}/{name}/kernel",
-                (3 * features, features),
-                lambda x, rows=rows: x[rows].T,
-            ),
-            Entry(f"{key}.in_proj_bias", f"{path}/{name}/bias", (3 * features,), lambda x, rows=rows: x[rows]),
+            Entry(f"{key}.in_proj_weight", kernel, (3 * features, features), functools.partial(_kernel, rows)),
+            Entry(f"{key}.in_proj_bias", bias, (3 * features,), functools.partial(_bias, rows)),
         ]
     return found
+
+
+def _kernel(rows: slice, weight: np.ndarray) -> np.ndarray:
+    return weight[rows].T
+
+
+def _bias(rows: slice, bias: np.ndarray) -> np.ndarray:
+    return bias[rows]
 
 
 def attention(key: str, path: str, features: int) -> list[Entry]:

@@ -62,16 +62,17 @@ class Corpus(MomentRetrieval):
 
     # On the devices.
 
-    def encode_batch(self, model: Any, variables: Any, batch: Batch) -> dict[str, Any]:
+    def encode_batch(self, model: GroundingModel, variables: Any, batch: Batch) -> dict[str, Any]:
         """Runs on the devices, once for every video of the split: what the search needs of it."""
+        apply: Any = model.apply
         if isinstance(model, CorpusRetriever):
-            videos = model.apply(variables, batch, method="encode_videos")
+            videos = apply(variables, batch, method="encode_videos")
         else:
-            vectors, spans, mask = model.apply(variables, batch, method="encode_moments")
+            vectors, spans, mask = apply(variables, batch, method="encode_moments")
             videos = {"vectors": vectors, "spans": spans, "mask": mask}
         return {"videos": videos, "video_mask": batch.video_mask, "duration": batch.duration}
 
-    def search_batch(self, model: Any, state: Any, batch: Batch) -> dict[str, jax.Array]:
+    def search_batch(self, model: GroundingModel, state: Any, batch: Batch) -> dict[str, jax.Array]:
         """The best moments of the whole corpus: video, span and score [B,K], and the ranked videos [B,U].
 
         Args:
@@ -80,13 +81,14 @@ class Corpus(MomentRetrieval):
           batch: the queries.
         """
         variables, corpus = state
+        apply: Any = model.apply
         asked = max(self.options.corpus_top_n)
         if isinstance(model, CorpusRetriever):
-            fits = model.apply(variables, batch, corpus["videos"], method="score_videos")
+            fits = apply(variables, batch, corpus["videos"], method="score_videos")
             depth, keep = self.options.corpus_videos, self.options.keep
         else:
             # Of the n best moments none is in a video that is not among the n whose best moments are best.
-            query = model.apply(variables, batch, method="encode_query")
+            query = apply(variables, batch, method="encode_query")
             fits, depth, keep = best_products(query, corpus["videos"]), asked, asked
         depth = min(depth, fits.shape[1])
         best, videos = jax.lax.top_k(fits, depth)  # [B,U]
@@ -94,7 +96,7 @@ class Corpus(MomentRetrieval):
         def search(_: None, u: Array) -> tuple[None, tuple[Array, Array]]:
             one = jax.tree.map(lambda x: x[videos[:, u]], corpus)
             if isinstance(model, CorpusRetriever):
-                found = model.apply(
+                found = apply(
                     variables, batch, one["videos"], one["video_mask"], one["duration"], method="localize"
                 )
                 found = found.replace(scores=found.scores + best[:, u, None])
@@ -182,7 +184,8 @@ class Corpus(MomentRetrieval):
         for task in ("VR", "VCMR", "SVMR"):
             if task in collected:
                 top_n = tuple(n for n in asked if n <= self.options.keep) if task == "SVMR" else asked
-                values |= metrics.corpus_values(task, *collected[task], windows, top_n, thresholds, strict)
+                right, spans = collected[task]
+                values |= metrics.corpus_values(task, right, spans, windows, top_n, thresholds, strict)
         return values
 
     def groups(self, split: Split, found: Predictions) -> Groups:

@@ -91,7 +91,7 @@ class Highlights(MomentRetrieval):
             raise UserError(
                 f"The split {split.name} has no annotated saliency, which the protocol highlights needs."
             )
-        return {**collected, _SALIENCY: [p.saliency.tolist() for p in rows]}
+        return {**collected, _SALIENCY: [np.asarray(p.saliency).tolist() for p in rows]}
 
     def as_written(self, split: Split, collected: Collected) -> Collected:
         """Saliency is read at the centre of each annotated clip, as the shortest decimals of its float32."""
@@ -141,4 +141,4 @@ def _of_clips(split: Split, scores: Sequence[Sequence[float]]) -> tuple[np.ndarr
     predicted = np.full((len(scores), max(map(len, scores))), -np.inf)
     for row, of_query in zip(predicted, scores):
         row[: len(of_query)] = of_query
-    return predicted, np.stack([query.saliency for query in split.queries]), _annotated_clips(split)
+    return predicted, np.stack([np.asarray(query.saliency) for query in split.queries]), _annotated_clips(split)

@@ -1,6 +1,6 @@
 """'moment_retrieval': moments in a given video, R@n,IoU=m and mIoU."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,8 +29,8 @@ class MomentRetrieval(Protocol):
       options: `config.evaluation`: top_n, thresholds, strict, nms_threshold, nms_margin, keep, discounted.
     """
 
-    name = "moment_retrieval"
-    counted_with = ("top_n", "thresholds", "strict", "keep", "discounted")
+    name: ClassVar[str] = "moment_retrieval"
+    counted_with: ClassVar[tuple[str, ...]] = ("top_n", "thresholds", "strict", "keep", "discounted")
 
     def metric_names(self) -> list[str]:
         """As `counted` gives them."""
@@ -55,8 +55,8 @@ class MomentRetrieval(Protocol):
         spans, scores, windows = collected["spans"], collected["scores"], annotated_windows(split)
         ious = [nearest_iou(spans[:, p], scores[:, p], windows) for p in range(spans.shape[1])]
         values = self.per_query(ious[0])
-        for m, found in zip(self.options.thresholds, ious if len(ious) > 1 else ()):
-            values.update({name: v for name, v in self.per_query(found).items() if name.endswith(f"IoU={m:g}")})
+        for m, of_m in zip(self.options.thresholds, ious if len(ious) > 1 else ()):
+            values.update({name: v for name, v in self.per_query(of_m).items() if name.endswith(f"IoU={m:g}")})
         if self.options.discounted:
             truth, durations = milliseconds(split.spans), milliseconds(split.durations)
             values |= metrics.discounted_values(spans[:, 0], ious[0], truth, durations, *self._counted())
