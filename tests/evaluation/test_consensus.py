@@ -1,5 +1,6 @@
 """DiDeMo's and TEMPO's consensus as a protocol: segments of models, types, refusals, MCN chosen by Rank@1."""
 
+import importlib
 import json
 
 import h5py
@@ -8,12 +9,13 @@ import pytest
 from ml_collections import ConfigDict
 from test_evaluate import OPTIONS, Sum
 
+from vmr_jax import models
 from vmr_jax.configs import mcn
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation import metrics
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.evaluation.prediction_files import Prediction, PredictionFile
-from vmr_jax.evaluation.protocols import Consensus, check_selection
+from vmr_jax.evaluation.protocols import Consensus, check_selection, make_protocol
 from vmr_jax.evaluation.significance import bootstrap_interval
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.input.dataset import Split, Video
@@ -104,6 +106,20 @@ def test_equal_weights_change_no_interval():
 def test_options_that_leave_out_segments(fields):
     with pytest.raises(UserError, match="ranks all 21 segments, and config.evaluation has keep="):
         protocol_with(**fields).prepare(Sum(), split_of([(0, 5)] * 4))
+
+
+@pytest.mark.parametrize("dataset", ["didemo", "tempo"])
+def test_every_config_of_the_dataset_can_be_counted_and_selected(dataset):
+    counted = []
+    for name in models.architectures():
+        module = importlib.import_module(f"vmr_jax.configs.{name}")
+        if dataset in module.DATASETS:
+            options = module.get_config(dataset).evaluation
+            protocol = make_protocol(options)
+            protocol.prepare(Sum(), split_of([(0, 5)] * 4))
+            check_selection(options, protocol)
+            counted.append((name, protocol.name, options.select_by))
+    assert len(counted) >= 14 and {row[1:] for row in counted} == {("consensus", "Rank@1")}
 
 
 def test_splits_that_it_cannot_count():
