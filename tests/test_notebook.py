@@ -17,9 +17,16 @@ def test_notebook_trains_and_plots(tmp_path, monkeypatch):
     monkeypatch.setenv("VMR_JAX_WORKDIR", str(tmp_path / "run"))
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own draws into the notebook
     monkeypatch.setenv(
-        "VMR_JAX_ARGUMENTS",
-        f"--config.dataset.data_dir={tmp_path} --config.dataset.train_videos=20 --config.train_for=2steps "
-        "--config.model.features=8 --config.model.common=8",
+        "VMR_JAX_SETTINGS",
+        json.dumps(
+            {
+                "dataset.data_dir": str(tmp_path),
+                "dataset.train_videos": 20,
+                "train_for": "2steps",
+                "model.features": 8,
+                "model.common": 8,
+            }
+        ),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the kernel machinery's own, not ours
@@ -28,6 +35,7 @@ def test_notebook_trains_and_plots(tmp_path, monkeypatch):
     outputs = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
     assert "image/png" in outputs  # the curves
     assert "fvmr (this run)" in outputs  # the table
+    assert "a man opens the door ->" in outputs  # what was asked
     assert (tmp_path / "run" / "report.html").is_file()
 
 

@@ -10,6 +10,7 @@ Names are imported when they are first used, so that `import vmr_jax` costs noth
 """
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0.dev0"
@@ -37,6 +38,10 @@ _PUBLIC = {  # name -> module of this package
 }
 
 __all__ = [*_PUBLIC, "__version__"]
+
+_beside = Path(__file__).resolve().parents[1]
+if not Path(__file__).with_name("data").exists() and (_beside / "data" / "storyboard").exists():
+    __path__.append(str(_beside))  # a checkout, where data and configs lie beside this package
 
 if TYPE_CHECKING:
     from vmr_jax.api import Dataset, Split, evaluate, fit, load
