@@ -86,6 +86,11 @@ def parse(argv: list[str]) -> list[str]:
     Modules in the working folder can then be imported, as a config may name a class of the user's.
     """
     sys.path.append(str(Path.cwd()))
+    return FLAGS(resolved(argv))
+
+
+def resolved(argv: list[str]) -> list[str]:
+    """The command line with the path of the config that is meant."""
     named = [i for i, argument in enumerate(argv) if argument.lstrip("-").split("=")[0] == "config"]
     argv = list(argv)
     for i in named:
@@ -94,7 +99,7 @@ def parse(argv: list[str]) -> list[str]:
             argv[i] = f"{flag}={config_file(value)}"
         elif i + 1 < len(argv):
             argv[i + 1] = config_file(argv[i + 1])
-    return FLAGS(argv)
+    return argv
 
 
 def config_file(value: str) -> str:
@@ -128,6 +133,6 @@ def cli() -> None:
     except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:
         if not isinstance(error, UserError) and FLAGS.is_parsed():
             raise  # a defect of ours, not of the command line
-        wrong = None if isinstance(error, UserError | flags.Error) else unknown_field(sys.argv[1:])
+        wrong = None if isinstance(error, UserError | flags.Error) else unknown_field(resolved(sys.argv[1:]))
         print(f"error: {wrong or error}", file=sys.stderr)
         sys.exit(2)
