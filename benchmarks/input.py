@@ -27,7 +27,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input.loader import Loader
 from vmr_jax.input.words import build_vocabulary
@@ -70,7 +70,7 @@ def make_data(folder: Path) -> int:
 def make_loader(folder: Path) -> tuple[Loader, float]:
     """Returns the loader, its cache built, and the seconds that opening the dataset took."""
     config = common.base("none")
-    common.manual_dataset(config, "jsonl")
+    datasets.manual_dataset(config, "jsonl")
     config.dataset.manual_dir, config.dataset.data_dir = str(folder), str(folder / "prepared")
     config.dataset.features, config.dataset.feature_dim = "features.hdf5", FLAGS.width
     config.dataset.val_fraction = 0.0

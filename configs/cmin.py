@@ -13,9 +13,9 @@ in seconds. The official code reads 500-d features; others are projected to 500 
 widths of the anchors of the datasets that the paper does not have.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
-DATASETS = common.DATASETS
+DATASETS = datasets.DATASETS
 
 _ACTIVITYNET = (200, (16, 32, 64, 96, 128, 160, 192))
 # dataset -> clips, widths of the anchors; the others as ActivityNet Captions.
@@ -47,7 +47,7 @@ def get_config(arg=None):
     config.evaluation.nms_margin = 0.05
     config.train_for = "40 epochs" if tacos else "10 epochs"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = 64
         config.batch_size = 16
         config.optimizer.learning_rate = 3e-3
@@ -58,7 +58,7 @@ def get_config(arg=None):
         config.evaluate_every = "2 epochs"
         config.train_for = "24 epochs"
         return config
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     if dataset in ("didemo", "tempo"):
         config.evaluation.nms_margin = 0.0  # all segments are ranked
     config.text.vectors = "glove.840B.300d.txt"

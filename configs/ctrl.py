@@ -16,7 +16,7 @@ Windows are in clips. Where the paper has a setting (TACoS, Charades-STA), every
 one of mean length has clips of about 16 frames; the other datasets' windows are ours.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 _VARIANTS = {"aln": "none", "reg_p": "p"}
 _SEGMENTS = ("didemo", "tempo")  # the segments are the moments: no regression
@@ -26,7 +26,7 @@ DATASETS = {
         *(() if dataset in _SEGMENTS else _VARIANTS),
         *(() if dataset == "storyboard" else ("skip_thoughts",)),
     )
-    for dataset, options in common.DATASETS.items()
+    for dataset, options in datasets.DATASETS.items()
 }
 
 _FRAMES = ((4, 8, 16, 32), (0.75, 1.5625, 3.1875, 6.375), (8, 16), 8)  # 64 ... 512 frames; 128, 256 at test
@@ -68,7 +68,7 @@ def get_config(arg=None):
     config.train_for = "20000 steps"
     config.evaluation.nms_margin = 0.05
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         # At test without the shortest, as in the paper: one within the moment scores as high as a better one.
         _set_windows(config, ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4))
         config.model.text = "sentence"
@@ -78,7 +78,7 @@ def get_config(arg=None):
     if dataset in _SEGMENTS:
         config.model.regression = "none"
         config.evaluation.nms_margin = 0.0
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     if "skip_thoughts" in options:
         config.text.sentence_features = "skip_thoughts.h5"
         config.text.sentence_dim = 4800

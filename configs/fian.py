@@ -16,7 +16,7 @@ C3D, IoU .1 39.55 / 56.14, .3 33.87 / 47.76, .5 28.58 / 39.16; Charades-STA I3D,
 rate, norm 5, 840B, m - 0.05. No official code exists; vmr_jax/models/fian.py says which choices are ours.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 _BRANCH = {"branches": "video_query", "fusion": "concat"}
 # option -> hyper-parameters, the rows of tables 4 to 6
@@ -35,7 +35,7 @@ ABLATIONS = {
     "stride_4": {"stride": "k/4"},
     "stride_2": {"stride": "k/2"},
 }
-DATASETS = {dataset: (*options, *ABLATIONS) for dataset, options in common.DATASETS.items()}
+DATASETS = {dataset: (*options, *ABLATIONS) for dataset, options in datasets.DATASETS.items()}
 
 _ACTIVITYNET = (200, (16, 32, 64, 96, 128, 160, 192), "k/4")
 _CHARADES = (64, (16, 24, 32, 40), "k/8")
@@ -70,7 +70,7 @@ def get_config(arg=None):
     config.evaluation.nms_margin = 0.05
     config.train_for = "40 epochs"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 4
@@ -81,7 +81,7 @@ def get_config(arg=None):
         config.evaluate_every = "2 epochs"
         config.train_for = "14 epochs"
         return config
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     if dataset in ("didemo", "tempo"):
         config.evaluation.nms_margin = 0.0  # all segments are ranked
     config.text.vectors = "glove.840B.300d.txt"

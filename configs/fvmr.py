@@ -14,9 +14,9 @@ Paper, R@1 / R@5 (%): Charades-STA VGG IoU .5 42.36 / 83.97, IoU .7 24.14 / 50.1
 No official code exists; vmr_jax/models/fvmr.py says which choices are ours.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
-DATASETS = common.DATASETS
+DATASETS = datasets.DATASETS
 
 _NMS = {"charades_sta": 0.45, "tacos": 0.4}  # not stated; 2D-TAN's
 
@@ -27,7 +27,7 @@ def get_config(arg=None):
     config = common.base("fvmr")
     config.optimizer.learning_rate = 2e-4
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = config.model.common = 64
         config.model.warmup_epochs = 2
         config.batch_size = 16
@@ -39,6 +39,6 @@ def get_config(arg=None):
         return config
     config.train_for = "50 epochs"
     config.evaluation.nms_threshold = _NMS.get(dataset, 0.5)
-    common.manual_dataset(config, dataset, options)
-    common.map_size(config)
+    datasets.manual_dataset(config, dataset, options)
+    datasets.map_size(config)
     return config

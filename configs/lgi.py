@@ -29,10 +29,10 @@ preprocessing writes. Both become a file of word vectors, then a run:
         --config.dataset.manual_dir=DIR --config.text.trainable=False --config.text.vectors=words.npz
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 _ABLATIONS = ("no_sqan", "no_dqa", "no_tag")
-DATASETS = {dataset: (*options, *_ABLATIONS) for dataset, options in common.DATASETS.items()}
+DATASETS = {dataset: (*options, *_ABLATIONS) for dataset, options in datasets.DATASETS.items()}
 
 
 def get_config(arg=None):
@@ -47,7 +47,7 @@ def get_config(arg=None):
     config.optimizer.learning_rate = 4e-4
     _of_dataset(config, "charades" if dataset.startswith("charades") else "activitynet")
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = 64
         config.model.attention_features = 32
         config.model.num_phrases = 3
@@ -59,7 +59,7 @@ def get_config(arg=None):
         config.optimizer.schedule = "cosine"
         config.train_for = "28 epochs"
     else:
-        common.manual_dataset(config, dataset, options)
+        datasets.manual_dataset(config, dataset, options)
         config.text.vectors = "none"
         config.text.tokenizer = "no_punctuation"
         if dataset.startswith("activitynet"):

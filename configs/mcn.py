@@ -13,13 +13,13 @@ others, R@1 / R@5: Charades-STA IoU .5 17.46 / 48.22, .7 8.01 / 26.73; ActivityN
 68.12, .5 21.36 / 53.23, .7 6.43 / 29.70. Datasets without chunks are averaged to 16 of them, which is ours.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 from vmr_jax.errors import UserError
 
 _CHUNKED = ("didemo", "tempo")  # six chunks a video, and flow beside RGB
 DATASETS = {
     dataset: (*options, *(("fused",) if dataset in _CHUNKED else ()))
-    for dataset, options in common.DATASETS.items()
+    for dataset, options in datasets.DATASETS.items()
 }
 
 
@@ -39,7 +39,7 @@ def get_config(arg=None):
     config.optimizer.decay_at = ("10000 steps", "20000 steps")
     config.train_for = "30000 steps"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.streams = "fused"
         config.model.features = 64
         config.model.hidden = config.model.lstm_features = 128
@@ -51,14 +51,14 @@ def get_config(arg=None):
         config.optimizer.schedule = "cosine"
         config.train_for = "12 epochs"
         return config
-    common.manual_dataset(config, dataset, [option for option in options if option != "fused"])
+    datasets.manual_dataset(config, dataset, [option for option in options if option != "fused"])
     if dataset in _CHUNKED:
         config.input.num_clips = 6
         config.text.max_words = 50
     if "fused" in options:
         if "flow" in options:
             raise UserError("MCN fuses the RGB features with flow: leave the option flow out where fused is.")
-        flow = common.FEATURES[dataset]["flow"]
+        flow = datasets.FEATURES[dataset]["flow"]
         config.model.streams = "fused"
         config.dataset.streams = {"flow": (flow.path, flow.dim)}
     return config

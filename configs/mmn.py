@@ -17,11 +17,11 @@ R@1 / R@5 (%): Charades-STA VGG, IoU .5 47.31 / 83.74, IoU .7 27.28 / 58.41. Act
 here it is the validation split.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 DATASETS = {
     dataset: (*options, *(() if dataset == "storyboard" else ("glove",)))
-    for dataset, options in common.DATASETS.items()
+    for dataset, options in datasets.DATASETS.items()
 }
 
 # Fields of the official configs. S, queries per video: Charades-STA has 2.3 on average, ActivityNet Captions
@@ -90,7 +90,7 @@ def get_config(arg=None):
     config.optimizer.decay_at = setting["decay_at"]
     config.train_for = setting["train_for"]
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = config.model.text_features = config.model.space = 64
         config.model.map_kernel = 3
         config.model.map_layers = 4
@@ -104,8 +104,8 @@ def get_config(arg=None):
         config.optimizer.rules = (("text_encoder/.*", 0.1, frozen), (".*", 1.0))
         config.text.encoder = "distilbert"
         config.text.max_subwords = 64
-    common.manual_dataset(config, dataset, options)
-    common.map_size(config)
+    datasets.manual_dataset(config, dataset, options)
+    datasets.map_size(config)
     if dataset.startswith("charades"):
         config.input.num_clips = 32
     if config.evaluation.protocol != "consensus":  # which ranks all segments

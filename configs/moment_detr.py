@@ -16,11 +16,11 @@ ActivityNet Captions have the settings of line/lighthouse, the field's collectio
 there, has 256 rows); those of the others are ours. To pre-train on subtitles, bring them as jsonl.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 DATASETS = {
     dataset: (*options, "glove") if dataset == "qvhighlights" else options
-    for dataset, options in common.DATASETS.items()
+    for dataset, options in datasets.DATASETS.items()
 }
 
 # dataset -> (rows of a video at most, seconds to whose multiples predicted times are rounded)
@@ -48,7 +48,7 @@ def get_config(arg=None):
     config.train_for = "200 epochs"
     if dataset == "storyboard":
         return _storyboard(config, options)
-    variant = common.manual_dataset(config, dataset, options)
+    variant = datasets.manual_dataset(config, dataset, options)
     config.text.max_words = 100 if dataset == "tacos" else 32
     config.input.num_clips, config.model.round_to = _CLIPS.get(dataset, (75, 2.0))
     if dataset.startswith("charades"):
@@ -64,7 +64,7 @@ def get_config(arg=None):
 
 
 def _storyboard(config, options):
-    common.storyboard(config)
+    datasets.storyboard(config)
     config.model.features = 64
     config.model.hidden = 128
     config.model.num_queries = 5

@@ -13,10 +13,10 @@ here the checkpoint is chosen on the validation split.
 DiDeMo and TEMPO are left out: six chunks cannot be halved into layers of anchors.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 DATASETS = {
-    dataset: options for dataset, options in common.DATASETS.items() if dataset not in ("didemo", "tempo")
+    dataset: options for dataset, options in datasets.DATASETS.items() if dataset not in ("didemo", "tempo")
 }
 
 # dataset -> slots T, anchor layers. The first two rows are the official ones; the others are ours.
@@ -42,7 +42,7 @@ def get_config(arg=None):
     config.optimizer.l2 = 1e-3
     config.train_for = "200 epochs"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = 128
         config.model.layers = 4
         config.model.overlap_weights = (2.0, 1.0, 1.0)
@@ -54,7 +54,7 @@ def get_config(arg=None):
         config.evaluate_every = "2 epochs"
         config.train_for = "16 epochs"
         return config
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"
     config.text.max_words = 15 if dataset.startswith("charades") else 35
     family = next(name for name in _SLOTS if dataset.startswith(name))

@@ -12,9 +12,9 @@ favours short ones; ours do not. Which checkpoint is the best, the moments of th
 config.evaluation.select_split="" to take the last one and read no moment at all.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
-DATASETS = common.DATASETS
+DATASETS = datasets.DATASETS
 
 
 def get_config(arg=None):
@@ -33,7 +33,7 @@ def get_config(arg=None):
     config.evaluation.nms_threshold = 0.45
     config.train_for = "19 epochs"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 2
@@ -48,7 +48,7 @@ def get_config(arg=None):
         config.evaluate_every = "3 epochs"
         config.train_for = "12 epochs"
         return config
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"
     if dataset.startswith("activitynet"):
         config.evaluation.thresholds = (0.1, 0.3, 0.5)

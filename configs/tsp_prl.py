@@ -12,11 +12,11 @@ Paper, R@1 (%) at IoU .5 / .7: Charades-STA two-stream 45.30 / 24.73, C3D 37.39 
 C3D 38.76 at .5. The official code selects on the test split; here it is the validation split.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 DATASETS = {
     dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))
-    for dataset, options in common.DATASETS.items()
+    for dataset, options in datasets.DATASETS.items()
 }
 PHASE = 200  # updates for which the leaves learn, then the root
 
@@ -37,7 +37,7 @@ def get_config(arg=None):
     )
     config.train_for = "100 epochs"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = 128
         config.model.critic_features = (64, 32)
         config.model.text = "sentence"
@@ -49,7 +49,7 @@ def get_config(arg=None):
         config.train_for = "30 epochs"
         config.evaluate_every = "3 epochs"
         return config
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     if "skip_thoughts" in options:
         config.text.sentence_features = "skip_thoughts.h5"
         config.text.sentence_dim = 4800

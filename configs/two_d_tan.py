@@ -14,10 +14,10 @@ Options pool (default) and conv choose the moment map. Paper, Charades-STA VGG, 
 44.51 / 77.13, conv 44.05 / 76.65. TACoS C3D, IoU .5: pool 25.32 / 45.04, conv 25.17 / 44.24.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 _MAPS = ("pool", "conv")
-DATASETS = {dataset: (*options, *_MAPS) for dataset, options in common.DATASETS.items()}
+DATASETS = {dataset: (*options, *_MAPS) for dataset, options in datasets.DATASETS.items()}
 
 # Kernel, layers, IoU range and NMS threshold (pool, conv) of the official configs.
 _SETTINGS = {
@@ -44,7 +44,7 @@ def get_config(arg=None):
     config.evaluation.nms_threshold = nms[_MAPS.index(proposal)]
     config.train_for = "100 epochs"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.text.tokenizer = "words"
         config.model.features = 64
         config.model.lstm_layers = 1
@@ -53,8 +53,8 @@ def get_config(arg=None):
         config.optimizer.learning_rate = 1e-3
         config.train_for = "10 epochs"
         return config
-    common.manual_dataset(config, dataset, options)
-    common.map_size(config)
+    datasets.manual_dataset(config, dataset, options)
+    datasets.map_size(config)
     if dataset.startswith("charades"):
         config.text.tokenizer = "whitespace_no_stop"
     return config

@@ -19,7 +19,7 @@ Paper, R@1 / R@5 (%): Charades-STA, IoU .5 52.32 / 87.03, IoU .7 31.37 / 62.30. 
 ActivityNet-CG 32.35, 16.02, 34.32. No official code exists; vmr_jax/models/vdi.py says which choices are ours.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 _INJECTIONS = {
     "baseline": ("off", "off"),
@@ -28,7 +28,7 @@ _INJECTIONS = {
 }  # option -> context, dynamics
 DATASETS = {
     dataset: (*options, *_INJECTIONS, *(() if dataset == "storyboard" else ("glove",)))
-    for dataset, options in common.DATASETS.items()
+    for dataset, options in datasets.DATASETS.items()
 }
 
 # Kernel and number of the map convolutions, margin, lambda_cl and learning rate.
@@ -55,7 +55,7 @@ def get_config(arg=None):
     config.train_for = "18 epochs"
     config.patience = 3
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = config.model.space = config.model.text_features = 64
         config.model.map_kernel = 3
         config.model.map_layers = 4
@@ -72,11 +72,11 @@ def get_config(arg=None):
         config.optimizer.rules = (("text_encoder/.*", 0.1), (".*", 1.0))
         config.text.encoder = "clip"
         config.text.max_subwords = 77
-    variants = common.FEATURES[dataset]
+    variants = datasets.FEATURES[dataset]
     if "clip" in variants and not any(option in variants for option in options):
         options = (*options, "clip")
-    common.manual_dataset(config, dataset, options)
-    common.map_size(config)
+    datasets.manual_dataset(config, dataset, options)
+    datasets.map_size(config)
     if dataset.startswith("charades"):
         config.input.num_clips = 32
     if config.model.dynamics != "off":

@@ -11,10 +11,10 @@ mIoU: Charades-STA fine-tuned I3D 70.46 / 54.19 / 35.22, 50.02; ActivityNet Capt
 the test split; here it is the validation split.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 _VARIANTS = ("base", "transformer")
-DATASETS = {dataset: (*options, *_VARIANTS) for dataset, options in common.DATASETS.items()}
+DATASETS = {dataset: (*options, *_VARIANTS) for dataset, options in datasets.DATASETS.items()}
 
 
 def get_config(arg=None):
@@ -35,11 +35,11 @@ def get_config(arg=None):
     config.optimizer.clip_norm = 1.0
     config.train_for = "100 epochs"
     if dataset == "storyboard":
-        common.storyboard(config)
+        datasets.storyboard(config)
         config.model.features = 64
         config.optimizer.learning_rate = 1e-3
         config.train_for = "12 epochs"
         return config
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"
     return config

@@ -18,12 +18,12 @@ paper: 5.28 / 12.77 / 17.59 / 30.22 and 2.62 / 6.10 / 8.45 / 14.86 (config.evalu
 official code selects by the sum of both R@1 on that same split; here it is R@1 at IoU .7.
 """
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 _STREAMS = ("video", "subtitles")
 DATASETS = {
     dataset: (*options, *_STREAMS) if dataset in ("storyboard", "tvr") else options
-    for dataset, options in common.DATASETS.items()
+    for dataset, options in datasets.DATASETS.items()
 }
 
 _TOP_N = (1, 5, 10, 100)
@@ -60,7 +60,7 @@ def get_config(arg=None):
     config.train_for = "100 epochs"
     if dataset == "storyboard":
         return _storyboard(config, options)
-    common.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options)
     config.text.max_words = 30
     clips, (shortest, longest) = _CLIPS.get(dataset, (100, (1, 0)))
     config.input.num_clips = config.model.max_clips = clips
@@ -103,7 +103,7 @@ def _corpus(config):
 
 
 def _storyboard(config, options):
-    common.storyboard(config)
+    datasets.storyboard(config)
     _stream(config, options)
     _corpus(config)
     config.model.features = 64

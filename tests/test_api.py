@@ -203,11 +203,11 @@ def test_classes_that_cannot_be_found():
 
 CONFIG = """
 import users_model
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 def get_config(arg=None):
     config = common.base(users_model.Mine)
-    common.storyboard(config)
+    datasets.storyboard(config)
     config.train_for = "3 steps"
     return config
 """

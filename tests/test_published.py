@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 from vmr_jax import published
-from vmr_jax.configs import common
+from vmr_jax.configs import datasets
 from vmr_jax.evaluation.metrics import canonical_name
 from vmr_jax.models import architectures
 
@@ -28,7 +28,7 @@ def values(name, arg, split, **fields):
 def test_every_number_has_a_source_and_names_that_the_library_knows():
     for number in published.numbers():
         assert number.source and number.architecture in architectures()
-        assert number.dataset in common.DATASETS
+        assert number.dataset in datasets.DATASETS
         assert number.metric.removeprefix("VCMR-") == canonical_name(number.metric).removeprefix("VCMR-")
         assert 0 < number.value < 100
     assert {number.architecture for number in published.numbers()} == set(architectures())

@@ -62,17 +62,17 @@ class Dataset:
         Raises:
           UserError: for an unknown dataset, option or field, with the nearest name.
         """
-        from vmr_jax.configs import common
+        from vmr_jax.configs import datasets
 
         self.name, self.features = name, features
         input_dataset.dataset_module(name)  # refuses an unknown name
-        variants = common.FEATURES.get(name, {})
+        variants = datasets.FEATURES.get(name, {})
         self._options = [features] if features in variants else []
         self._settings = dict(settings or {})
         if features and features not in variants:
             self._settings["dataset.features"] = features
         for field, value in options.items():
-            if value in common.DATASETS[name]:  # a convention or a version: it decides on more than a field
+            if value in datasets.DATASETS[name]:  # a convention or a version: it decides on more than a field
                 self._options.append(value)
             else:
                 self._settings[f"dataset.{field}"] = str(value) if isinstance(value, Path) else value
@@ -95,7 +95,7 @@ class Dataset:
         return config
 
     def _config_of(self, kind: type[GroundingModel]) -> ml_collections.ConfigDict:
-        from vmr_jax.configs import common
+        from vmr_jax.configs import common, datasets
 
         name = models.model_name(kind)
         if name in models.architectures():
@@ -104,9 +104,9 @@ class Dataset:
             )
         config = common.base(name)
         if self.name == "storyboard":
-            common.storyboard(config)
+            datasets.storyboard(config)
         else:
-            common.manual_dataset(config, self.name, tuple(self._options))
+            datasets.manual_dataset(config, self.name, tuple(self._options))
         return config
 
     def opened(self, config: Any) -> input_dataset.Dataset:

@@ -105,7 +105,7 @@ def features_of(dataset: Any) -> str:
 
     '' where they are the user's own.
     """
-    from vmr_jax.configs.common import FEATURES
+    from vmr_jax.configs.datasets import FEATURES
 
     known = FEATURES.get(dataset.name, {})
     names = [name for name, f in known.items() if (f.path, f.dim) == (dataset.features, dataset.feature_dim)]

@@ -16,10 +16,10 @@ def other_width(count: int, published: int, width: int, features: int) -> int:
 
 def manual_variants(datasets) -> list[tuple[str, str, int]]:
     """(argument, dataset, D) of every feature variant of the manual datasets among `datasets`."""
-    from vmr_jax.configs import common
+    from vmr_jax.configs.datasets import FEATURES, Features
 
     found = []
-    for dataset, variants in {**common.FEATURES, "jsonl": {"": common.Features("features", 512)}}.items():
+    for dataset, variants in {**FEATURES, "jsonl": {"": Features("features", 512)}}.items():
         for variant, features in variants.items():
             if dataset in datasets:
                 found.append((f"{dataset},{variant}" if variant else dataset, dataset, features.dim))

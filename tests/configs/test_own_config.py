@@ -33,12 +33,12 @@ class Mine(vmr.GroundingModel):
 CONFIG = """
 from my_project.models import Mine
 
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 
 
 def get_config(arg=None):
     config = common.base(Mine)
-    common.storyboard(config)
+    datasets.storyboard(config)
     return config
 """
 

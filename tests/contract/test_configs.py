@@ -11,7 +11,7 @@ import pytest
 
 from vmr_jax import configs
 from vmr_jax.config import config_as_dict, load_config
-from vmr_jax.configs import common
+from vmr_jax.configs import datasets
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_json
 from vmr_jax.input.spec import batch_spec
@@ -24,7 +24,7 @@ GOLDEN = {(name, arg): count for name, case in cases.ALL.items() for arg, count 
 COUNTED = {}  # (architecture, shapes of its batch) -> parameters
 SHAPES = ("charades_sta,vgg", "activitynet_captions,c3d", "tacos,c3d", "didemo,vgg", "jsonl")
 
-NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "common")
+NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name not in ("common", "datasets"))
 
 
 def datasets_of(name):
@@ -54,7 +54,7 @@ def test_golden_parameter_count(name, arg):
 def test_every_config_has_a_golden_count():
     for name in NAMES:
         for dataset, options in datasets_of(name).items():
-            variants = [o for o in options if o in common.FEATURES.get(dataset, ())] or [None]
+            variants = [o for o in options if o in datasets.FEATURES.get(dataset, ())] or [None]
             for variant in variants:
                 arg = dataset if variant is None else f"{dataset},{variant}"
                 assert (name, arg) in GOLDEN, f"no golden parameter count for {name}:{arg}"

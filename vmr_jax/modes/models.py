@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vmr_jax import published, torch_import
-from vmr_jax.configs import common
+from vmr_jax.configs import datasets
 from vmr_jax.errors import unknown
 from vmr_jax.models import architectures
 from vmr_jax.models.card import FAMILIES, SUPERVISION, Card
@@ -74,7 +74,7 @@ def selected(
     for what, value, known in (
         ("There is no family", family, FAMILIES),
         ("There is no supervision", supervision, SUPERVISION),
-        ("No config has the dataset", dataset, common.DATASETS),
+        ("No config has the dataset", dataset, datasets.DATASETS),
     ):
         if value is not None and value not in known:
             raise unknown(what, value, known)
@@ -131,5 +131,5 @@ def _without_commit(code: str) -> str:
 
 def _datasets(names: tuple[str, ...]) -> str:
     """'all', or the few that are missing."""
-    missing = [name for name in common.DATASETS if name not in names]
+    missing = [name for name in datasets.DATASETS if name not in names]
     return f"all but {', '.join(missing)}" if missing else "all"

@@ -1,0 +1,176 @@
+"""The datasets of the configs: feature variants, versions, splits, and what each of them sets."""
+
+from typing import NamedTuple
+
+import ml_collections
+
+from vmr_jax.configs.common import chosen
+
+
+def storyboard(config: ml_collections.ConfigDict) -> None:
+    """The embedded dataset: 32 rows of 64-d features, 50-d word vectors, generated from a seed."""
+    config.note = "storyboard is a generated test bed; its numbers say nothing about real video."
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = "storyboard"
+    config.dataset.data_dir = "~/.cache/vmr_jax"
+    config.dataset.features = "rgb"
+    config.dataset.feature_dim = 64
+    config.dataset.seed = 0
+    config.dataset.train_videos = 900
+    config.input.num_clips = 32
+    config.text.dim = 50
+
+
+class Features(NamedTuple):
+    """A feature variant of a dataset: what an option such as `vgg` stands for."""
+
+    path: str  # file or folder as the field names it; several, with commas between them, are concatenated
+    dim: int  # D
+    stride: float = 0.0  # seconds per row as its source states; 0: not stated
+    key: str = ""  # of the array; '': the usual ones
+
+
+_CHARADES = {
+    "vgg": Features("vgg_rgb_features.hdf5", 4096, 1 / 6),
+    "i3d": Features("i3d_finetuned", 1024),
+    "clip": Features("clip_vit_b32_1fps", 512, 1.0),
+}
+_ACTIVITYNET = {
+    "c3d": Features("sub_activitynet_v1-3.c3d.hdf5", 500),
+    "i3d": Features("i3d", 1024),
+    "clip": Features("clip_vit_32_features.hdf5", 512),
+}
+# dataset -> option -> variant; the first is the default.
+FEATURES = {
+    "charades_sta": _CHARADES,
+    "charades_cd": _CHARADES,
+    "charades_cg": _CHARADES,
+    "activitynet_captions": _ACTIVITYNET,
+    "activitynet_cd": _ACTIVITYNET,
+    "activitynet_cg": _ACTIVITYNET,
+    "tacos": {"c3d": Features("tall_c3d_features.hdf5", 4096)},
+    "didemo": {
+        "vgg": Features("average_fc7.h5", 4096, 5.0),
+        "flow": Features("average_global_flow.h5", 1024, 5.0),
+    },
+    "tempo": {
+        "rgb": Features("average_rgb_feats.h5", 4096, 5.0),
+        "flow": Features("average_flow_feats.h5", 1024, 5.0),
+    },
+    "tvr": {
+        "resnet_i3d": Features("tvr_resnet152_rgb_max_i3d_rgb600_avg_cat_cl-1.5.h5", 3072, 1.5),
+        "resnet": Features("tvr_resnet152_rgb_max_cl-1.5.h5", 2048, 1.5),
+        "i3d": Features("tvr_i3d_rgb600_avg_cl-1.5.h5", 1024, 1.5),
+    },
+    "qvhighlights": {
+        "slowfast_clip": Features("slowfast_features,clip_features", 2304 + 512, 2.0),
+        "clip": Features("clip_features", 512, 2.0),
+    },
+    "jsonl": {},
+}
+
+# dataset -> options that are not features; the first of each group is the default.
+_CONVENTIONS = ("2d_tan", "vslnet", "lgi")
+_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "activitynet_captions": {"convention": _CONVENTIONS},
+    "tacos": {"version": ("2d_tan", "tall")},
+    "tempo": {"version": ("tl", "hl")},
+}
+
+# dataset -> (clips T of a moment map, offsets kept at each scale of a sparse map). 2D-TAN has published those
+# of Charades-STA, ActivityNet Captions and TACoS; DiDeMo's six chunks give its 21 segments; others are ours.
+MAPS = {
+    "charades_sta": (16, (16,)),
+    "charades_cd": (16, (16,)),
+    "charades_cg": (16, (16,)),
+    "activitynet_captions": (64, (16, 8, 8)),
+    "activitynet_cd": (64, (16, 8, 8)),
+    "activitynet_cg": (64, (16, 8, 8)),
+    "tacos": (128, (16, 8, 8, 8)),
+    "didemo": (6, (6,)),
+    "tempo": (6, (6,)),
+    "tvr": (64, (16, 8, 8)),
+    "qvhighlights": (64, (16, 8, 8)),
+    "jsonl": (32, (16, 8)),
+}
+
+# dataset -> words kept of a sentence. FVMR keeps 20; Charades-STA has at most 10.
+_MAX_WORDS = {"charades_sta": 10, "charades_cd": 10, "charades_cg": 10}
+
+# dataset -> (split to select on, splits to evaluate); the others are 'val' and all but train.
+_SPLITS = {
+    ("activitynet_captions", "2d_tan"): ("anet_val_1", ("anet_val_2",)),
+    ("activitynet_captions", "vslnet"): ("anet_val_2", ("anet_val_1",)),
+    ("activitynet_captions", "lgi"): ("val", ("anet_val_1_and_2",)),
+    ("tvr", ""): ("val", ("val",)),
+}
+
+# dataset -> fields of config.evaluation. DiDeMo and TEMPO rank all 21 segments and count as their authors do;
+# TVR's authors count four n in the corpus; QVHighlights' mAP reads ten moments.
+_CONSENSUS = {"protocol": "consensus", "select_by": "Rank@1", "keep": 21, "nms_threshold": 1.0}
+_EVALUATION = {
+    "didemo": _CONSENSUS,
+    "tempo": {**_CONSENSUS, "top_n": (1, 3, 5)},
+    "tvr": {"corpus_top_n": (1, 5, 10, 100)},
+    "qvhighlights": {"keep": 10},
+    "tacos": {"thresholds": (0.1, 0.3, 0.5)},
+}
+
+# dataset -> its own fields of config.dataset
+_FIELDS = {
+    "charades_sta": {
+        "split_file": "",  # the user's own split; '' is the official one
+        "val_fraction": 0.05,  # of the official training videos, where there is no split file
+        "extra_queries": "",  # more training queries, jsonl
+    },
+    "charades_cg": {"val_fraction": 0.1},
+    "activitynet_cg": {"val_fraction": 0.1},
+    "activitynet_captions": {"val_fraction": 0.05},  # used by the convention lgi alone
+    "jsonl": {"val_fraction": 0.1},  # where there is no val.jsonl
+}
+
+DATASETS = {
+    "storyboard": (),
+    **{
+        dataset: (*variants, *(o for group in _CHOICES.get(dataset, {}).values() for o in group))
+        for dataset, variants in FEATURES.items()
+    },
+}
+
+
+def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tuple[str, ...] = ()) -> str:
+    """A dataset that is read from the user's folder; see data/DATASET/README.md.
+
+    Returns the feature variant that was chosen, an option of the dataset.
+    """
+    variants = FEATURES[dataset] or {"features": Features("features", 512)}
+    named = chosen(options, variants, "feature variant") or next(iter(variants))
+    features = variants[named]
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = dataset
+    config.dataset.data_dir = "~/.cache/vmr_jax"
+    config.dataset.manual_dir = dataset
+    config.dataset.features = features.path
+    config.dataset.feature_dim = features.dim
+    config.dataset.feature_key = features.key
+    config.dataset.feature_stride = features.stride
+    config.dataset.streams = ml_collections.ConfigDict()  # field of the batch -> (path, *shape of a row)
+    config.dataset.on_missing = "error"  # 'drop' goes on without videos that have no features
+    config.dataset.beam = ""  # options of Apache Beam, which then prepares: '--runner=DirectRunner ...'
+    for field, values in _CHOICES.get(dataset, {}).items():
+        config.dataset[field] = chosen(options, values, field) or values[0]
+    config.dataset.update(_FIELDS.get(dataset, {}))
+    config.evaluation.update(_EVALUATION.get(dataset, {}))
+    convention = config.dataset.get("convention", "")
+    if (dataset, convention) in _SPLITS:
+        config.evaluation.select_split, config.evaluation.splits = _SPLITS[dataset, convention]
+    config.text.vectors = "glove.6B.300d.txt"
+    config.text.max_words = _MAX_WORDS.get(dataset, 20)
+    return named
+
+
+def map_size(config: ml_collections.ConfigDict) -> None:
+    """The moment map of the dataset (`MAPS`), and clips that the map's side divides."""
+    config.model.num_clips, config.model.scale_layers = MAPS[config.dataset.name]
+    if 256 % config.model.num_clips:
+        config.input.num_clips = config.model.num_clips  # DiDeMo and TEMPO: one row per chunk
