@@ -6,21 +6,16 @@ import pathlib
 import subprocess
 import sys
 
-import ml_collections
 import numpy as np
 import pytest
+from charades_files import ROOT, charades_annotations, charades_options, read_records
 
 from vmr_jax.data import charades_sta
 from vmr_jax.data.charades_sta import annotations
 from vmr_jax.errors import UserError
 from vmr_jax.input import records, schema
-from vmr_jax.input.cache import build_feature_store
 from vmr_jax.input.features import missing
 from vmr_jax.text.parse import parse, parser_name
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SHARED = ROOT / "../shared/data/charades_sta"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
 
 TRAIN = """\
 AAAAA 0.0 6.9##a person is putting a book on a shelf.
@@ -30,8 +25,14 @@ AAAAA -1.0 30.5##person opens a door.
 CCCCC 25.0 30.0##person stands.
 DDDDD 1.5 2.5## person they laugh.\t
 """
+
+
 TEST = "EEEEE 0.0 20.0##person closes the window.\nEEEEE 3.0 4.0##person walks.\n"
+
+
 CSV_TRAIN = 'id,script,length\nAAAAA,"a, b",30.00\nBBBBB,"two\nlines",31.5\nCCCCC,,20\nDDDDD,,10\n'
+
+
 CSV_TEST = "id,script,length\nEEEEE,,10.25\nFFFFF,,9\n"
 
 
@@ -50,25 +51,6 @@ def folder(tmp_path):
     return path
 
 
-def _options(manual_dir, data_dir, **changes):
-    options = dict(
-        name="charades_sta",
-        data_dir=str(data_dir),
-        manual_dir=str(manual_dir),
-        features="features",
-        feature_key="",
-        feature_dim=4,
-        split_file="",
-        val_fraction=0.0,
-        extra_queries="",
-    )
-    return ml_collections.ConfigDict({**options, **changes})
-
-
-def _annotations(manual_dir, **changes):
-    return records.read(charades_sta.SOURCE, _options(manual_dir, "unused", **changes))
-
-
 def _queries(found):
     """Split -> [(qid, text, span)] in order."""
     return {
@@ -78,7 +60,7 @@ def _queries(found):
 
 
 def test_rows_are_clipped_dropped_and_named_by_their_place_in_the_file(folder):
-    found = _annotations(folder)
+    found = charades_annotations(folder)
     assert _queries(found) == {
         "train": [
             ("AAAAA-0", "a person is putting a book on a shelf.", (0.0, 6.9)),
@@ -99,10 +81,10 @@ def test_rows_are_clipped_dropped_and_named_by_their_place_in_the_file(folder):
 
 
 def test_windows_line_ends_and_byte_order_marks(folder):
-    expected = _annotations(folder)
+    expected = charades_annotations(folder)
     for path in list(folder.iterdir()):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    found = _annotations(folder)
+    found = charades_annotations(folder)
     assert found == expected
 
 
@@ -110,7 +92,7 @@ def test_missing_files_are_listed_at_once(folder):
     (folder / "charades_sta_test.txt").unlink()
     (folder / "Charades_v1_train.csv").unlink()
     with pytest.raises(UserError) as error:
-        _annotations(folder)
+        charades_annotations(folder)
     message = str(error.value)
     assert "charades_sta_test.txt, Charades_v1_train.csv missing" in message
     assert "Gao et al." in message and "Allen Institute for AI" in message and "README.md" in message
@@ -119,7 +101,7 @@ def test_missing_files_are_listed_at_once(folder):
 @pytest.mark.parametrize("field", ["split_file", "extra_queries"])
 def test_named_file_that_is_absent(folder, field):
     with pytest.raises(UserError, match=rf"config\.dataset\.{field} names .*nowhere"):
-        _annotations(folder, **{field: "nowhere"})
+        charades_annotations(folder, **{field: "nowhere"})
 
 
 @pytest.mark.parametrize(
@@ -142,13 +124,13 @@ def test_defects_of_a_row_name_file_and_line(folder, row, message):
         r"charades_sta_test\.txt, line 1: " if row.startswith("EEEEE") else r"charades_sta_train\.txt, line 8: "
     )
     with pytest.raises(UserError, match=at + ".*" + message):
-        _annotations(folder)
+        charades_annotations(folder)
 
 
 def test_text_that_is_not_utf8_names_the_line(folder):
     (folder / "charades_sta_train.txt").write_bytes(TRAIN.encode() + "AAAAA 0 1##café\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"charades_sta_train\.txt, line 7: not UTF-8"):
-        _annotations(folder)
+        charades_annotations(folder)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +147,7 @@ def test_text_that_is_not_utf8_names_the_line(folder):
 def test_defects_of_the_csv(folder, text, message):
     (folder / "Charades_v1_train.csv").write_text(text)
     with pytest.raises(UserError, match=r"Charades_v1_train\.csv.*" + message):
-        _annotations(folder)
+        charades_annotations(folder)
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -174,7 +156,7 @@ def test_defects_of_the_csv(folder, text, message):
 def test_validation_videos_come_from_training_and_depend_on_ids_alone(folder):
     # sha256sum of AAAAA, BBBBB, CCCCC, DDDDD begins with 1177, 0fad, 17b8, 0efd: a quarter of the four training
     # videos is DDDDD.
-    found = _annotations(folder, val_fraction=0.25)
+    found = charades_annotations(folder, val_fraction=0.25)
     assert {name: [v.id for v in videos] for name, videos in found.splits.items()} == {
         "train": ["AAAAA", "BBBBB"],
         "val": ["DDDDD"],
@@ -182,24 +164,24 @@ def test_validation_videos_come_from_training_and_depend_on_ids_alone(folder):
     }
     rows = TRAIN.splitlines(keepends=True)
     (folder / "charades_sta_train.txt").write_text("".join(reversed(rows)))
-    assert [v.id for v in _annotations(folder, val_fraction=0.25).splits["val"]] == ["DDDDD"]
+    assert [v.id for v in charades_annotations(folder, val_fraction=0.25).splits["val"]] == ["DDDDD"]
     # Half of them: DDDDD and BBBBB, in file order.
-    assert [v.id for v in _annotations(folder, val_fraction=0.5).splits["val"]] == ["DDDDD", "BBBBB"]
+    assert [v.id for v in charades_annotations(folder, val_fraction=0.5).splits["val"]] == ["DDDDD", "BBBBB"]
 
 
 def test_any_fraction_takes_at_least_one_video(folder):
-    assert [v.id for v in _annotations(folder, val_fraction=0.001).splits["val"]] == ["DDDDD"]
+    assert [v.id for v in charades_annotations(folder, val_fraction=0.001).splits["val"]] == ["DDDDD"]
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_val_fraction_out_of_range(folder, fraction):
     with pytest.raises(UserError, match="config.dataset.val_fraction"):
-        _annotations(folder, val_fraction=fraction)
+        charades_annotations(folder, val_fraction=fraction)
 
 
 def _split(folder, splits):
     (folder / "split.json").write_text(splits if isinstance(splits, str) else json.dumps(splits))
-    return _annotations(folder, split_file="split.json", val_fraction=0.5)
+    return charades_annotations(folder, split_file="split.json", val_fraction=0.5)
 
 
 def test_split_file_goes_over_both_official_files_and_ignores_val_fraction(folder):
@@ -245,7 +227,7 @@ def test_defects_of_a_split_file(folder, splits, message):
 def _extra(folder, *rows, **options):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / "extra.jsonl").write_text("\n".join(lines) + "\n")
-    return _annotations(folder, extra_queries="extra.jsonl", **options)
+    return charades_annotations(folder, extra_queries="extra.jsonl", **options)
 
 
 def test_extra_queries_reach_training_videos_only(folder):
@@ -299,17 +281,8 @@ def test_defects_of_extra_queries_name_the_line(folder, row, message):
         _extra(folder, {"video": "AAAAA", "query": "x", "windows": [[0, 1]]}, row)
 
 
-# --- preparation ----------------------------------------------------------------------------------
-
-
-def _read(builder, split):
-    import tensorflow_datasets as tfds
-
-    return list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
-
-
 def test_prepared_records(folder, tmp_path, caplog, capfd):
-    options = _options(folder, tmp_path / "data", val_fraction=0.25)
+    options = charades_options(folder, tmp_path / "data", val_fraction=0.25)
     with caplog.at_level(logging.INFO, "vmr_jax"):
         builder = charades_sta.prepare(options)
     assert set(builder.info.splits) == {"train", "val", "test"}
@@ -320,7 +293,7 @@ def test_prepared_records(folder, tmp_path, caplog, capfd):
     assert metadata["dropped"] == ["charades_sta_train.txt:3", "charades_sta_train.txt:5"]
     assert (metadata["clipped"], metadata["parser"]) == (3, parser_name())
 
-    video, other = _read(builder, "train")
+    video, other = read_records(builder, "train")
     assert (video["video"], video["duration"]) == (b"AAAAA", 30.0)
     queries = video["queries"]
     assert list(queries["qid"]) == [b"AAAAA-0", b"AAAAA-2"]
@@ -335,32 +308,32 @@ def test_prepared_records(folder, tmp_path, caplog, capfd):
     assert queries["edges"][1].shape == (schema.MAX_VERBS, schema.MAX_NOUNS)
     assert sorted(map(tuple, np.argwhere(queries["edges"][1]).tolist())) == sorted(roles.edges)
     assert other["video"] == b"BBBBB"
-    assert [row["video"] for row in _read(builder, "val")] == [b"DDDDD"]
+    assert [row["video"] for row in read_records(builder, "val")] == [b"DDDDD"]
 
 
 def test_prepared_once_and_anew_after_a_change(folder, tmp_path):
     (folder / "split.json").write_text(json.dumps({"train": ["AAAAA"], "test": ["EEEEE"]}))
-    options = _options(folder, tmp_path / "data")
+    options = charades_options(folder, tmp_path / "data")
     first = charades_sta.prepare(options)
     (record,) = pathlib.Path(first.data_path).glob("*train*")
     written = record.stat().st_mtime_ns
     assert charades_sta.prepare(options).data_path == first.data_path
     assert record.stat().st_mtime_ns == written
     # What the records do not depend on changes nothing.
-    same = _options(folder, tmp_path / "data", features="other", feature_dim=9)
+    same = charades_options(folder, tmp_path / "data", features="other", feature_dim=9)
     assert charades_sta.prepare(same).data_path == first.data_path
 
-    other = charades_sta.prepare(_options(folder, tmp_path / "data", split_file="split.json"))
-    assert other.data_path != first.data_path and len(_read(other, "train")) == 1
+    other = charades_sta.prepare(charades_options(folder, tmp_path / "data", split_file="split.json"))
+    assert other.data_path != first.data_path and len(read_records(other, "train")) == 1
     path = folder / "charades_sta_train.txt"
     path.write_text(TRAIN.replace("person stands", "person waits").replace("25.0", "15.0"))
     changed = charades_sta.prepare(options)
     assert changed.data_path not in (first.data_path, other.data_path)
-    assert [row["video"] for row in _read(changed, "train")] == [b"AAAAA", b"BBBBB", b"CCCCC", b"DDDDD"]
+    assert [row["video"] for row in read_records(changed, "train")] == [b"AAAAA", b"BBBBB", b"CCCCC", b"DDDDD"]
 
 
 def test_another_parser_prepares_anew(folder, tmp_path, monkeypatch):
-    options = _options(folder, tmp_path / "data")
+    options = charades_options(folder, tmp_path / "data")
     first = charades_sta.prepare(options)
     monkeypatch.setattr(records, "parser_name", lambda: "another")
     assert charades_sta.prepare(options).data_path != first.data_path
@@ -369,19 +342,19 @@ def test_another_parser_prepares_anew(folder, tmp_path, monkeypatch):
 def test_errors_of_the_annotations_come_through_and_leave_nothing(folder, tmp_path):
     (folder / "charades_sta_test.txt").write_text("EEEEE 0 1##\n")
     with pytest.raises(UserError, match=r"charades_sta_test\.txt, line 1: the sentence is empty"):
-        charades_sta.prepare(_options(folder, tmp_path / "data"))
+        charades_sta.prepare(charades_options(folder, tmp_path / "data"))
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match="charades_sta_train.txt, .* missing"):
-        charades_sta.prepare(_options(tmp_path / "nowhere", tmp_path / "data"))
+        charades_sta.prepare(charades_options(tmp_path / "nowhere", tmp_path / "data"))
 
 
 def test_data_dir_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written to .*config\.dataset\.data_dir"):
-        charades_sta.prepare(_options(folder, tmp_path / "file" / "data"))
+        charades_sta.prepare(charades_options(folder, tmp_path / "file" / "data"))
 
 
 _KILLED = """
@@ -399,23 +372,23 @@ charades_sta.prepare(ml_collections.ConfigDict(eval(sys.argv[1])))
 
 
 def test_a_killed_preparation_is_not_trusted(folder, tmp_path):
-    options = _options(folder, tmp_path / "data")
+    options = charades_options(folder, tmp_path / "data")
     command = [sys.executable, "-c", _KILLED, repr(options.to_dict())]
     assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 9
     assert list((tmp_path / "data").rglob("*incomplete*"))  # it was killed in the middle
     builder = charades_sta.prepare(options)
-    assert [len(_read(builder, split)) for split in ("train", "test")] == [3, 1]
+    assert [len(read_records(builder, split)) for split in ("train", "test")] == [3, 1]
 
 
 def test_features_are_found_relative_to_manual_dir(folder, tmp_path):
     for video_id in ("AAAAA", "EEEEE"):
         (folder / "features").mkdir(exist_ok=True)
         np.savez(folder / "features" / f"{video_id}.npz", mine=np.ones((3, 4), np.float32))
-    options = _options(folder, tmp_path, feature_key="mine")
+    options = charades_options(folder, tmp_path, feature_key="mine")
     reader = charades_sta.features(options)
     assert missing(reader, ["AAAAA", "BBBBB"]) == ["BBBBB"]
     assert reader.read("EEEEE").shape == (3, 4)
-    absolute = _options("elsewhere", tmp_path, features=str(folder / "features"), feature_key="mine")
+    absolute = charades_options("elsewhere", tmp_path, features=str(folder / "features"), feature_key="mine")
     assert charades_sta.features(absolute).ids == ("AAAAA", "EEEEE")
     assert charades_sta.word_vectors(options) is None
 
@@ -426,76 +399,3 @@ def test_modalities_need_no_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['dynamic_words', 'static_words', 'tree'] False"
-
-
-# --- the real files -------------------------------------------------------------------------------
-
-
-def _counts(found):
-    return {name: (len(v), sum(len(x.queries) for x in v)) for name, v in found.splits.items()}
-
-
-@needs_shared
-def test_official_counts():
-    found = _annotations(SHARED)
-    expected = charades_sta.PUBLISHED_COUNTS
-    assert _counts(found) == {name: (c["videos"], c["queries"]) for name, c in expected.items()}
-    assert len(found.dropped) == 12408 - expected["train"]["queries"] == 4
-    assert all(place.startswith("charades_sta_train.txt:") for place in found.dropped)
-    # 1,805 + 562 ends lie after the video's end (README of the data); 3 of those rows are among the dropped.
-    assert found.clipped == 1805 + 562 - 3
-
-
-@needs_shared
-def test_validation_takes_training_queries_only():
-    whole, split = _annotations(SHARED), _annotations(SHARED, val_fraction=0.05)
-    ids = {name: {v.id for v in videos} for name, videos in split.splits.items()}
-    assert not ids["train"] & ids["val"]
-    assert ids["train"] | ids["val"] == {v.id for v in whole.splits["train"]}
-    assert split.splits["test"] == whole.splits["test"]
-    assert len(ids["val"]) == 267  # round(0.05 * 5,338)
-
-
-@needs_shared
-def test_query_names_are_those_of_published_predictions():
-    path = SHARED / "../predictions/cbp_charades_predict_proposals_test_nms_0.55.json"
-    published = json.loads(path.read_text())["results"]
-    found = _annotations(SHARED)
-    assert {q.qid for video in found.splits["test"] for q in video.queries} == set(published)
-
-
-@needs_shared
-def test_clip_split_and_its_extra_queries():
-    found = _annotations(SHARED, split_file="clip_subset_splits.json", extra_queries="action_queries.jsonl")
-    official = [q for videos in found.splits.values() for v in videos for q in v.queries if "-x" not in q.qid]
-    assert len(official) == 2412 + 357 + 951
-    counts = _counts(found)
-    assert (counts["val"], counts["test"]) == ((126, 357), (350, 951))
-    assert counts["train"] == (858, 2412 + found.counts["extra training queries used"])
-    # All rows of the jsonl have one window.
-    assert sum(found.counts.values()) == 13308
-    reader = charades_sta.features(_options(SHARED, "unused", features="clip_vit_b32_1fps"))
-    assert not missing(reader, [v.id for videos in found.splits.values() for v in videos])
-    assert len(reader.ids) == 1334
-
-
-@needs_shared
-@pytest.mark.slow
-def test_official_records_and_features(tmp_path):
-    options = _options(SHARED, tmp_path, val_fraction=0.05, features="clip_vit_b32_1fps", feature_dim=512)
-    builder = charades_sta.prepare(options)
-    records = {split: _read(builder, split) for split in builder.info.splits}
-    counts = {split: sum(len(r["queries"]["qid"]) for r in rows) for split, rows in records.items()}
-    assert counts["train"] + counts["val"] == 12404 and counts["test"] == 3720
-    qids = [q for rows in records.values() for r in rows for q in r["queries"]["qid"]]
-    assert len(set(qids)) == len(qids)
-    store = build_feature_store(
-        charades_sta.features(options),
-        [r["video"].decode() for r in records["test"]],
-        512,
-        tmp_path / "features",
-        num_clips=256,
-        normalize=True,
-    )
-    lengths = [len(store[video_id]) for video_id in store]
-    assert (len(lengths), min(lengths), max(lengths)) == (1334, 8, 73)  # README of the data

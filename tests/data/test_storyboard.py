@@ -1,70 +1,20 @@
 """The embedded dataset: its promises hold, and it is a test bed that asks for the whole sentence."""
 
 import dataclasses
-import hashlib
-import os
 import re
-import shutil
-import subprocess
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from storyboard_options import COUNTS, questions_of, storyboard_options
 
 from vmr_jax.data import storyboard
 from vmr_jax.data.storyboard import grammar
 from vmr_jax.data.storyboard.generate import VIDEOS, generate, scene_record
 from vmr_jax.data.storyboard.render import PHASE_GAIN, SHAPES
-from vmr_jax.data.storyboard.splits import SPLITS, TEST_SPLITS
+from vmr_jax.data.storyboard.splits import SPLITS
 from vmr_jax.data.storyboard.vectors import vectors, words_of
-from vmr_jax.errors import UserError
 from vmr_jax.evaluation.metrics import iou
 from vmr_jax.input import schema
-
-ROOT = Path(__file__).resolve().parents[2]
-
-# Queries per split, and the start of the sha256 of all of them, of seed 0 and 900 training videos.
-COUNTS = {
-    "train": 3544,
-    "val": 395,
-    "test": 589,
-    "test_novel_word": 238,
-    "test_novel_composition": 161,
-    "test_shifted_position": 169,
-}
-DIGEST = "f0136c1daca9a5c1"
-
-# Queries per split, and the start of the sha256 of all of them, of seed 0 and 900 training videos.
-
-# Queries per split, and the start of the sha256 of all of them, of seed 0 and 900 training videos.
-
-# Queries per split, and the start of the sha256 of all of them, of seed 0 and 900 training videos.
-
-
-def _options(data_dir, seed=0, train_videos=900):
-    return types.SimpleNamespace(
-        name="storyboard", data_dir=str(data_dir), seed=seed, train_videos=train_videos
-    )
-
-
-@pytest.fixture(scope="session")
-def generated():
-    """Split -> list of (scene, features), of the default setting."""
-    return {split: list(generate(0, split, 900)) for split in SPLITS}
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    """The folder and the builder of the default setting."""
-    data_dir = tmp_path_factory.mktemp("storyboard")
-    return data_dir, storyboard.prepare(_options(data_dir))
-
-
-def _questions(generated, split):
-    return [(scene, arrays, q) for scene, arrays in generated[split] for q in scene.questions]
-
 
 # --- an independent reading of the sentences --------------------------------------------------------
 # The writer goes from meaning to text and span. This goes from text to meaning and from there to every
@@ -76,6 +26,8 @@ NOUN_OF = {
     for name, noun in table.items()
     for word in noun.words + noun.novel
 }
+
+
 VERB_OF = {
     (form, verb.particle): name
     for name, action in grammar.ACTIONS.items()
@@ -138,7 +90,7 @@ def _answers(events, text):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_query_describes_exactly_one_moment(generated, split):
-    for scene, _, question in _questions(generated, split):
+    for scene, _, question in questions_of(generated, split):
         answers = _answers(scene.events, question.sentence.text)
         assert len(answers) == 1, (question.sentence.text, scene.events)
         first, last = answers[0]
@@ -151,7 +103,7 @@ def test_every_query_describes_exactly_one_moment(generated, split):
 def test_reader_sees_ambiguity(generated):
     """The checker above can fail: without its relation or its agent, many a sentence fits two moments."""
     plain = ambiguous = 0
-    for scene, _, question in _questions(generated, "test"):
+    for scene, _, question in questions_of(generated, "test"):
         if question.meaning.relation in ("before", "after", "again"):
             main = dataclasses.replace(question.meaning, relation="", other=None)
             text = grammar.Writer(np.random.default_rng(0)).write(main).text
@@ -166,14 +118,14 @@ def test_reader_sees_ambiguity(generated):
 def test_counts(generated):
     videos = {split: len(generated[split]) for split in SPLITS}
     assert videos == {"train": 900, **VIDEOS}
-    queries = {split: len(_questions(generated, split)) for split in SPLITS}
+    queries = {split: len(questions_of(generated, split)) for split in SPLITS}
     # As README.md says.
     assert queries == COUNTS
 
 
 def test_relations_are_a_good_quarter(generated):
     for split in ("train", "test"):
-        relations = [q.meaning.relation for _, _, q in _questions(generated, split)]
+        relations = [q.meaning.relation for _, _, q in questions_of(generated, split)]
         assert 0.25 <= np.mean([r != "" for r in relations]) <= 0.32
         assert set(relations) == {"", *grammar.RELATIONS}
 
@@ -204,7 +156,7 @@ def test_timelines_and_times(generated, split):
 
 
 def _vocabulary(generated, split):
-    return {w for _, _, q in _questions(generated, split) for w in words_of(q.sentence.text)}
+    return {w for _, _, q in questions_of(generated, split) for w in words_of(q.sentence.text)}
 
 
 def test_novel_words_are_novel(generated):
@@ -212,7 +164,7 @@ def test_novel_words_are_novel(generated):
     for split in SPLITS:
         if split != "test_novel_word":
             assert not novel & _vocabulary(generated, split)
-    for _, _, question in _questions(generated, "test_novel_word"):
+    for _, _, question in questions_of(generated, "test_novel_word"):
         assert novel & set(words_of(question.sentence.text))
     # The other words of that split are known from training.
     assert _vocabulary(generated, "test_novel_word") - novel <= _vocabulary(generated, "train")
@@ -227,7 +179,7 @@ def test_novel_compositions_are_novel(generated):
         if split != "test_novel_composition":
             assert not held_out & pairs(split)
     actions, objects = (set(names) for names in zip(*pairs("train")))
-    for _, _, question in _questions(generated, "test_novel_composition"):
+    for _, _, question in questions_of(generated, "test_novel_composition"):
         _, main, _ = _read(question.sentence.text)
         assert (main["action"], main["object"]) in held_out
         assert main["action"] in actions and main["object"] in objects
@@ -236,7 +188,7 @@ def test_novel_compositions_are_novel(generated):
 
 def test_shifted_positions_are_rare_in_training(generated):
     def middles(split):
-        return np.array([sum(q.span) / 2 / scene.duration for scene, _, q in _questions(generated, split)])
+        return np.array([sum(q.span) / 2 / scene.duration for scene, _, q in questions_of(generated, split)])
 
     assert middles("test_shifted_position").min() > 0.7
     # 30% of the time, less than half of that share of the moments.
@@ -257,7 +209,7 @@ def test_train_videos_changes_no_test_video():
 
 def test_tree_and_chunks_point_at_their_words(generated):
     for split in SPLITS:
-        for _, _, question in _questions(generated, split):
+        for _, _, question in questions_of(generated, split):
             sentence, text = question.sentence, question.sentence.text
             assert text == text.lower() and text.endswith(".") and "  " not in text
             relation, main, other = _read(text)
@@ -299,7 +251,7 @@ def test_tree_of_one_sentence():
 
 
 def test_word_vectors(generated):
-    words, rows = storyboard.word_vectors(_options("unused"))
+    words, rows = storyboard.word_vectors(storyboard_options("unused"))
     assert len(set(words)) == len(words) and rows.shape == (len(words), 50) and rows.dtype == np.float32
     for split in SPLITS:
         assert _vocabulary(generated, split) <= set(words)
@@ -400,6 +352,8 @@ def test_empty_slots_and_silence_are_zero_rows(generated):
 # --- a good test bed ------------------------------------------------------------------------------
 
 PARTS = ("agent", "action", "object", "recipient", "place")
+
+
 _CELLS = np.array([(a, b + 1) for a in range(16) for b in range(a, 16)]) / 16  # the 16-cell 2D map
 
 
@@ -429,12 +383,12 @@ def _decoded_spans(questions, parts):
 
 
 def test_trivial_answers_are_weak_and_the_whole_sentence_is_needed(generated):
-    train, test = _questions(generated, "train"), _questions(generated, "test")
+    train, test = questions_of(generated, "train"), questions_of(generated, "test")
     truth = _truth(test)
     prior = _CELLS[np.argmax((iou(_CELLS[:, None], _truth(train)[None]) >= 0.5).mean(1))]
     assert _recall(prior[None], truth) < 22
     assert _recall(np.array([[0.0, 1.0]]), truth) < 10
-    shifted = _questions(generated, "test_shifted_position")
+    shifted = questions_of(generated, "test_shifted_position")
     assert _recall(prior[None], _truth(shifted)) < 5
     # Most moments have a good cell in a 16-cell map.
     assert np.mean(iou(_CELLS[None], truth[:, None]).max(1) >= 0.7) > 0.85
@@ -458,166 +412,10 @@ def test_a_bag_of_words_does_not_tell_who_gives(generated):
             for e in scene.events
         )
 
-    plain = [entry for entry in _questions(generated, "test") if not entry[2].meaning.relation]
+    plain = [entry for entry in questions_of(generated, "test") if not entry[2].meaning.relation]
     asked = [(s, a, q) for s, a, q in plain if has_reverse(s, q)]
     assert len(asked) > 20
     roles = _recall(_decoded_spans(asked, PARTS), _truth(asked))
     bag = _recall(_decoded_spans(asked, ("action", "object", "place")), _truth(asked))
     # The bag finds one of the two or more.
     assert roles > 85 and bag < 60
-
-
-# --- records --------------------------------------------------------------------------------------
-
-
-def test_records_are_the_scenes(prepared, generated):
-    """TFDS gives back, in order and bit for bit, what is generated; so a second generation is the same."""
-    import tensorflow_datasets as tfds
-
-    _, builder = prepared
-    assert tuple(builder.info.splits) == SPLITS
-    for split in SPLITS:
-        rows = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
-        assert len(rows) == len(generated[split])
-        for row, (scene, arrays) in zip(rows, generated[split]):
-            record = scene_record(scene, arrays, 0)
-            assert row["video"].decode() == scene.video
-            assert row["duration"] == np.float32(scene.duration)
-            for name in SHAPES:
-                np.testing.assert_array_equal(row[name], arrays[name])
-            for field, column in row["queries"].items():
-                expected = [query[field] for query in record["queries"]]
-                if field in ("qid", "text", "tags"):
-                    assert [text.decode() for text in column] == expected
-                else:
-                    np.testing.assert_array_equal(column, np.stack(expected))
-            assert (row["queries"]["span"] <= row["duration"]).all()
-
-
-_DIGEST = """
-import hashlib, sys
-from vmr_jax.data.storyboard import word_vectors
-from vmr_jax.data.storyboard.splits import SPLITS
-from vmr_jax.data.storyboard.generate import generate, scene_record
-import types
-digest = hashlib.sha256()
-for split in SPLITS:
-    for scene, arrays in generate(7, split, 20):
-        record = scene_record(scene, arrays, 7)
-        for query in record["queries"]:
-            for field in sorted(query):
-                value = query[field]
-                digest.update(value.encode() if isinstance(value, str) else value.tobytes())
-        for name in sorted(arrays):
-            digest.update(arrays[name].tobytes())
-words, rows = word_vectors(types.SimpleNamespace(seed=7))
-digest.update(" ".join(words).encode() + rows.tobytes())
-print(digest.hexdigest())
-"""
-
-
-def test_same_content_in_every_process():
-    digests = []
-    for hash_seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, "-c", _DIGEST], cwd=ROOT, env=env, capture_output=True, text=True, check=True
-        )
-        digests.append(done.stdout)
-    assert len(digests[0]) == 65 and digests[0] == digests[1]
-
-
-def test_seeds_differ():
-    (first, _), *_ = generate(0, "train", 1)
-    (second, _), *_ = generate(1, "train", 1)
-    assert first.events != second.events
-    assert not np.array_equal(vectors(0).word_vectors, vectors(1).word_vectors)
-
-
-def test_content_of_this_version(generated):
-    """Fails when the content changes: then raise VERSION in builder.py, and put the new digest here.
-
-    Without a new VERSION users would go on with the old files that they have prepared. (A numpy release
-    that changes its random streams would change the content, too.)
-    """
-    from vmr_jax.data.storyboard.builder import Storyboard
-
-    lines = [
-        f"{scene.video} {scene.duration} {q.span} {q.sentence.text}"
-        for split in SPLITS
-        for scene, _, q in _questions(generated, split)
-    ]
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    assert (str(Storyboard.VERSION), digest[:16]) == ("1.2.0", DIGEST)
-
-
-def test_settings_never_share_files(prepared, tmp_path):
-    from vmr_jax.data.storyboard.builder import Storyboard, StoryboardConfig
-
-    _, builder = prepared
-    paths = {
-        str(Storyboard(config=StoryboardConfig.of(seed, size), data_dir=tmp_path).data_path)
-        for seed, size in ((0, 900), (1, 900), (0, 19), (1, 9), (11, 9))
-    }
-    assert len(paths) == 5
-    assert builder.builder_config.name == "seed0_train900"
-
-
-def test_prepare_is_quiet_and_does_it_once(prepared, capfd):
-    data_dir, builder = prepared
-    stamp = {p: p.stat().st_mtime_ns for p in Path(builder.data_path).iterdir()}
-    again = storyboard.prepare(_options(data_dir))
-    assert {p: p.stat().st_mtime_ns for p in Path(again.data_path).iterdir()} == stamp
-    assert capfd.readouterr() == ("", "")
-
-
-def test_prepare_is_quiet_when_it_generates(prepared, tmp_path, capfd):
-    """`prepared` has imported TensorFlow, whose own start-up lines are not TFDS's."""
-    # What a killed run leaves: a folder under TFDS's name for incomplete ones. It is not read.
-    left = tmp_path / "storyboard" / "seed3_train2" / "incomplete.ABC123_1.1.0"
-    left.mkdir(parents=True)
-    (left / "storyboard-train.tfrecord-00000-of-00001").write_bytes(b"half")
-    builder = storyboard.prepare(_options(tmp_path, seed=3, train_videos=2))
-    assert builder.info.splits["train"].num_examples == 2
-    assert builder.info.splits["test"].num_examples == VIDEOS["test"]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_the_second_of_two_preparations_reads_the_first(prepared, tmp_path, monkeypatch):
-    from vmr_jax.data.storyboard.builder import Storyboard
-
-    data_dir, _ = prepared
-
-    def lose_the_race(self, **settings):
-        shutil.copytree(data_dir / "storyboard", tmp_path / "storyboard")
-        raise FileExistsError("Cannot rename")
-
-    monkeypatch.setattr(Storyboard, "download_and_prepare", lose_the_race)
-    second = storyboard.prepare(_options(tmp_path))
-    assert second.info.splits["train"].num_examples == 900
-    assert Path(second.data_path).is_relative_to(tmp_path)
-
-    def fail(self, **settings):
-        raise FileExistsError("disk on fire")
-
-    monkeypatch.setattr(Storyboard, "download_and_prepare", fail)
-    with pytest.raises(UserError, match="disk on fire"):
-        storyboard.prepare(_options(tmp_path / "elsewhere"))
-
-
-@pytest.mark.parametrize("field, value", [("seed", -1), ("seed", 0.5), ("train_videos", 0)])
-def test_bad_options(tmp_path, field, value):
-    options = _options(tmp_path)
-    setattr(options, field, value)
-    with pytest.raises(UserError, match=rf"config\.dataset\.{field} is {value}"):
-        storyboard.prepare(options)
-
-
-def test_modalities_are_those_of_a_record(generated):
-    scene, arrays = generated["val"][0]
-    record = scene_record(scene, arrays, 0)
-    for name in ("flow", "audio", "objects", "subtitles"):
-        assert record[name].shape[1:] == storyboard.MODALITIES[name]
-    assert record["queries"][0]["sentence"].shape == storyboard.MODALITIES["sentence"]
-    assert storyboard.features(_options("unused")) is None
-    assert TEST_SPLITS == SPLITS[2:]

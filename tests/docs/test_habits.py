@@ -10,15 +10,8 @@ import vmr_jax
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_LINES = 500
-# Tests that are still to be divided.
-LONG = {
-    "tests/data/test_charades_sta.py",
-    "tests/data/test_storyboard.py",
-    "tests/input/test_features.py",
-    "tests/input/test_input.py",
-    "tests/models/test_fvmr.py",
-    "tests/retrieval/test_serve.py",
-}
+# The tests of the one architecture with every ablation.
+LONG = {"tests/models/test_fvmr.py"}
 
 
 def setup_cfg():

@@ -1,20 +1,21 @@
 """Features: every layout, several sources, rows to clips by hand, every error, caches not to be trusted."""
 
 import os
-import pathlib
-import resource
-import signal
-import subprocess
-import sys
-import tracemalloc
-import types
 
 import h5py
 import numpy as np
 import pytest
+from feature_files import (
+    VIDEOS,
+    hdf5_file,
+    npy_folder,
+    npz_folder,
+    options_of,
+    rows_of,
+    two_sources,
+)
 
 from vmr_jax.errors import UserError
-from vmr_jax.input.cache import FeatureStore, build_feature_store
 from vmr_jax.input.features import (
     Concatenated,
     average_rows,
@@ -28,58 +29,24 @@ from vmr_jax.input.features import (
 )
 from vmr_jax.input.records import open_manual_features
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SHARED = ROOT / "../shared/data/charades_sta"
-
-
-def _rows(n, dim=4, dtype=np.float32, seed=0):
-    return np.random.default_rng([seed, n]).normal(size=(n, dim)).astype(dtype)
-
-
-VIDEOS = {"AAAAA": _rows(3), "BBBBB": _rows(1), "CCCCC": _rows(5)}
-
-
-def _hdf5(tmp_path, videos=VIDEOS, key="", suffix="", name="features.hdf5"):
-    path = tmp_path / name
-    with h5py.File(path, "w") as file:
-        for video_id, rows in videos.items():
-            file[video_id + suffix + ("/" + key if key else "")] = rows
-    return path
-
-
-def _npz_folder(tmp_path, videos=VIDEOS, key="features"):
-    path = tmp_path / "npz"
-    path.mkdir(exist_ok=True)
-    for video_id, rows in videos.items():
-        np.savez(path / f"{video_id}.npz", **{key: rows})
-    return path
-
-
-def _npy_folder(tmp_path, videos=VIDEOS):
-    path = tmp_path / "npy"
-    path.mkdir(exist_ok=True)
-    for video_id, rows in videos.items():
-        np.save(path / f"{video_id}.npy", rows)
-    return path
-
 
 def _h5_folder(tmp_path, key="feature"):
     path = tmp_path / "h5"
     path.mkdir()
     for video_id, rows in VIDEOS.items():
-        _hdf5(path, {key: rows}, name=f"{video_id}.h5")
+        hdf5_file(path, {key: rows}, name=f"{video_id}.h5")
     return path
 
 
 LAYOUTS = {
-    "hdf5": (_hdf5, ""),
-    "hdf5 with groups": (lambda t: _hdf5(t, key="c3d_features"), "c3d_features"),
-    "hdf5 with groups, key found": (lambda t: _hdf5(t, key="c3d_features"), ""),
-    "hdf5 with extensions": (lambda t: _hdf5(t, suffix=".avi"), ""),
-    "npy": (_npy_folder, ""),
-    "npz features": (_npz_folder, ""),
-    "npz image_embeddings": (lambda t: _npz_folder(t, key="image_embeddings"), ""),
-    "npz with a key": (lambda t: _npz_folder(t, key="pooled"), "pooled"),
+    "hdf5": (hdf5_file, ""),
+    "hdf5 with groups": (lambda t: hdf5_file(t, key="c3d_features"), "c3d_features"),
+    "hdf5 with groups, key found": (lambda t: hdf5_file(t, key="c3d_features"), ""),
+    "hdf5 with extensions": (lambda t: hdf5_file(t, suffix=".avi"), ""),
+    "npy": (npy_folder, ""),
+    "npz features": (npz_folder, ""),
+    "npz image_embeddings": (lambda t: npz_folder(t, key="image_embeddings"), ""),
+    "npz with a key": (lambda t: npz_folder(t, key="pooled"), "pooled"),
     "h5 folder": (_h5_folder, ""),
     "h5 folder with a key": (lambda t: _h5_folder(t, key="mine"), "mine"),
 }
@@ -109,27 +76,29 @@ def test_ids_with_dots_lose_only_the_extension_of_a_video():
 
 
 def test_two_names_of_one_video(tmp_path):
-    path = _hdf5(tmp_path, {"a": _rows(1), "a.avi": _rows(1)})
+    path = hdf5_file(tmp_path, {"a": rows_of(1), "a.avi": rows_of(1)})
     with pytest.raises(UserError, match=r"a and a\.avi, which are one video id"):
         open_features(path)
 
 
 def test_names_that_differ_in_the_extension_alone_are_found_in_full(tmp_path):
     """DiDeMo has such pairs."""
-    reader = open_features(_hdf5(tmp_path, {"a.avi": _rows(1), "a.mp4": _rows(1) + 1, "b.avi": _rows(1)}))
-    np.testing.assert_array_equal(reader.read("a.mp4"), _rows(1) + 1)
-    np.testing.assert_array_equal(reader.read("a.avi"), _rows(1))
+    reader = open_features(
+        hdf5_file(tmp_path, {"a.avi": rows_of(1), "a.mp4": rows_of(1) + 1, "b.avi": rows_of(1)})
+    )
+    np.testing.assert_array_equal(reader.read("a.mp4"), rows_of(1) + 1)
+    np.testing.assert_array_equal(reader.read("a.avi"), rows_of(1))
     assert missing(reader, ["a", "a.webm", "b", "b.mp4"]) == ["a", "a.webm"]  # which of the two is not told
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 1, 1, 4), (1, 3, 4), (1, 3, 1, 1, 4)])
 def test_axes_of_length_one_are_squeezed(tmp_path, shape):
-    path = _npy_folder(tmp_path, {"v": _rows(3).reshape(shape)})
-    np.testing.assert_array_equal(open_features(path).read("v"), _rows(3))
+    path = npy_folder(tmp_path, {"v": rows_of(3).reshape(shape)})
+    np.testing.assert_array_equal(open_features(path).read("v"), rows_of(3))
 
 
 def test_one_clip_keeps_its_axis(tmp_path):
-    path = _npy_folder(tmp_path, {"v": _rows(1).reshape(1, 1, 1, 4)})
+    path = npy_folder(tmp_path, {"v": rows_of(1).reshape(1, 1, 1, 4)})
     assert open_features(path).read("v").shape == (1, 4)
 
 
@@ -137,7 +106,7 @@ def test_one_clip_keeps_its_axis(tmp_path):
     "dtype, expected", [("float16", "float16"), ("float32", "float32"), ("float64", "float32")]
 )
 def test_dtypes(tmp_path, dtype, expected):
-    path = _npy_folder(tmp_path, {"v": _rows(2, dtype=dtype)})
+    path = npy_folder(tmp_path, {"v": rows_of(2, dtype=dtype)})
     assert open_features(path).read("v").dtype == expected
 
 
@@ -151,7 +120,7 @@ def test_dtypes(tmp_path, dtype, expected):
     ],
 )
 def test_arrays_that_are_no_features(tmp_path, rows, message):
-    reader = open_features(_npy_folder(tmp_path, {"v": rows}))
+    reader = open_features(npy_folder(tmp_path, {"v": rows}))
     with pytest.raises(UserError, match=message):
         reader.read("v")
 
@@ -164,14 +133,14 @@ def test_missing_unknown_and_empty_paths(tmp_path):
         open_features(tmp_path / "features.pkl")
     with pytest.raises(UserError, match="holds no feature files"):
         open_features(tmp_path)
-    np.save(tmp_path / "a.npy", _rows(1))
-    np.savez(tmp_path / "a.npz", features=_rows(1))
+    np.save(tmp_path / "a.npy", rows_of(1))
+    np.savez(tmp_path / "a.npz", features=rows_of(1))
     with pytest.raises(UserError, match=r"files of several kinds \(\.npy, \.npz\)"):
         open_features(tmp_path)
 
 
 def test_other_files_in_a_folder_do_not_matter(tmp_path):
-    path = _npy_folder(tmp_path)
+    path = npy_folder(tmp_path)
     (path / "feature_shapes.json").write_text("{}")
     (path / "._AAAAA.npy").write_bytes(b"resource fork")
     assert open_features(path).ids == tuple(sorted(VIDEOS))
@@ -179,11 +148,11 @@ def test_other_files_in_a_folder_do_not_matter(tmp_path):
 
 def test_absent_video_names_the_nearest(tmp_path):
     with pytest.raises(UserError, match='no features of the video "AAAAB".*Did you mean "AAAAA"'):
-        open_features(_hdf5(tmp_path)).read("AAAAB")
+        open_features(hdf5_file(tmp_path)).read("AAAAB")
 
 
 def test_an_id_in_another_case_names_the_right_one(tmp_path):
-    reader = open_features(_hdf5(tmp_path, {"v_AbCdE": _rows(2), "v_zzzzz": _rows(2)}))
+    reader = open_features(hdf5_file(tmp_path, {"v_AbCdE": rows_of(2), "v_zzzzz": rows_of(2)}))
     assert missing(reader, ["V_ABCDE"]) == ["V_ABCDE"]  # ids of the field differ in case alone
     with pytest.raises(UserError, match='no features of the video "V_ABCDE.mp4".*Did you mean "v_AbCdE"'):
         reader.read("V_ABCDE.mp4")
@@ -200,7 +169,7 @@ def test_hdf5_file_cut_short_or_damaged_inside(tmp_path):
     path = tmp_path / "features.hdf5"
     with h5py.File(path, "w") as file:
         for video_id in ("AAAAA", "BBBBB"):
-            file.create_dataset(video_id, data=_rows(500), compression="gzip")
+            file.create_dataset(video_id, data=rows_of(500), compression="gzip")
         at = file["BBBBB"].id.get_chunk_info(0).byte_offset
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])  # an interrupted download
@@ -208,23 +177,23 @@ def test_hdf5_file_cut_short_or_damaged_inside(tmp_path):
         open_features(path)
     path.write_bytes(whole[: at + 8] + bytes(64) + whole[at + 72 :])
     reader = open_features(path)
-    np.testing.assert_array_equal(reader.read("AAAAA"), _rows(500))
+    np.testing.assert_array_equal(reader.read("AAAAA"), rows_of(500))
     with pytest.raises(UserError, match=r"features\.hdf5\['BBBBB'\] cannot be read"):
         reader.read("BBBBB")
 
 
 def test_rows_without_dimensions(tmp_path):
-    reader = open_features(_npy_folder(tmp_path, {"v": np.zeros((3, 0), np.float32)}))
+    reader = open_features(npy_folder(tmp_path, {"v": np.zeros((3, 0), np.float32)}))
     with pytest.raises(UserError, match=r"v\.npy has features of dimension 0"):
         read_rows(reader, "v", 4, normalize=True)
 
 
 def test_damaged_files_are_named(tmp_path):
-    path = _hdf5(tmp_path)
+    path = hdf5_file(tmp_path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match=r"features\.hdf5 cannot be opened as HDF5"):
         open_features(path)
-    for folder, name in ((_npy_folder(tmp_path), "AAAAA.npy"), (_npz_folder(tmp_path), "AAAAA.npz")):
+    for folder, name in ((npy_folder(tmp_path), "AAAAA.npy"), (npz_folder(tmp_path), "AAAAA.npz")):
         file = folder / name
         file.write_bytes(file.read_bytes()[:-20])
         reader = open_features(folder)
@@ -253,41 +222,27 @@ def test_pickles_are_never_opened(tmp_path, monkeypatch):
 
 
 def test_wrong_keys_list_what_is_there(tmp_path):
-    reader = open_features(_npz_folder(tmp_path, key="pooled"))
+    reader = open_features(npz_folder(tmp_path, key="pooled"))
     with pytest.raises(UserError, match=r"AAAAA\.npz has no array 'features' or .*; it has: pooled\."):
         reader.read("AAAAA")
-    reader = open_features(_hdf5(tmp_path, key="c3d_features"), "i3d")
+    reader = open_features(hdf5_file(tmp_path, key="c3d_features"), "i3d")
     with pytest.raises(UserError, match=r"\['AAAAA'\] has no array 'i3d'; it has: c3d_features"):
         reader.read("AAAAA")
-    reader = open_features(_hdf5(tmp_path, name="flat.hdf5"), "i3d")
+    reader = open_features(hdf5_file(tmp_path, name="flat.hdf5"), "i3d")
     with pytest.raises(UserError, match=r"is an array, not a group with the array \"i3d\""):
         reader.read("AAAAA")
-    reader = open_features(_npy_folder(tmp_path), "i3d")
+    reader = open_features(npy_folder(tmp_path), "i3d")
     with pytest.raises(UserError, match="single array without keys"):
         reader.read("AAAAA")
 
 
-# --- several sources ------------------------------------------------------------------------------
-
-
-def _options(folder, features, key=""):
-    return types.SimpleNamespace(manual_dir=str(folder), features=features, feature_key=key)
-
-
-def _two_sources(tmp_path, lengths=(5, 5)):
-    for name, width, n in (("slowfast", 3, lengths[0]), ("clip", 2, lengths[1])):
-        (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "v.npz", features=_rows(n, width))
-        np.savez(tmp_path / name / f"only_{name}.npz", features=_rows(n, width))
-
-
 @pytest.mark.parametrize("features", [("slowfast", "clip"), "slowfast,clip", "slowfast, clip"])
 def test_several_sources_lie_side_by_side(tmp_path, features):
-    _two_sources(tmp_path)
-    reader = open_manual_features(_options(tmp_path, features))
+    two_sources(tmp_path)
+    reader = open_manual_features(options_of(tmp_path, features))
     assert reader.ids == ("v",)
     assert missing(reader, ["v.mp4", "only_clip", "only_slowfast"]) == ["only_clip", "only_slowfast"]
-    expected = np.concatenate([_rows(5, 3), _rows(5, 2)], 1)
+    expected = np.concatenate([rows_of(5, 3), rows_of(5, 2)], 1)
     np.testing.assert_array_equal(reader.read("v"), expected)
     np.testing.assert_array_equal(read_rows(reader, "v", 5, normalize=False), expected)
     assert str(tmp_path / "slowfast") in str(reader.path) and str(tmp_path / "clip") in str(reader.path)
@@ -311,41 +266,41 @@ def test_each_source_is_normalised_for_itself():
 
 
 def test_one_source_keeps_its_own_rule(tmp_path):
-    _two_sources(tmp_path)
+    two_sources(tmp_path)
     for features in ("clip", ("clip",)):
-        reader = open_manual_features(_options(tmp_path, features))
+        reader = open_manual_features(options_of(tmp_path, features))
         assert not isinstance(reader, Concatenated)
-        np.testing.assert_array_equal(read_rows(reader, "v", 2, normalize=True), normalize_rows(_rows(5, 2)))
+        np.testing.assert_array_equal(read_rows(reader, "v", 2, normalize=True), normalize_rows(rows_of(5, 2)))
 
 
 @pytest.mark.parametrize("lengths", [(5, 3), (4, 5)])
 def test_sources_are_cut_to_the_shortest(tmp_path, lengths):
-    _two_sources(tmp_path, lengths)
-    reader = open_manual_features(_options(tmp_path, "slowfast,clip"))
+    two_sources(tmp_path, lengths)
+    reader = open_manual_features(options_of(tmp_path, "slowfast,clip"))
     n = min(lengths)
-    expected = np.concatenate([_rows(lengths[0], 3)[:n], _rows(lengths[1], 2)[:n]], 1)
+    expected = np.concatenate([rows_of(lengths[0], 3)[:n], rows_of(lengths[1], 2)[:n]], 1)
     np.testing.assert_array_equal(reader.read("v"), expected)
 
 
 def test_sources_of_another_rate_are_refused(tmp_path):
-    _two_sources(tmp_path, (8, 5))
-    reader = open_manual_features(_options(tmp_path, "slowfast,clip"))
+    two_sources(tmp_path, (8, 5))
+    reader = open_manual_features(options_of(tmp_path, "slowfast,clip"))
     with pytest.raises(UserError, match=r'rows for the video "v" \(.*slowfast: 8, .*clip: 5\)'):
         reader.read("v")
 
 
 def test_errors_of_one_of_several_sources(tmp_path):
-    _two_sources(tmp_path)
-    reader = open_manual_features(_options(tmp_path, "slowfast,clip"))
+    two_sources(tmp_path)
+    reader = open_manual_features(options_of(tmp_path, "slowfast,clip"))
     with pytest.raises(UserError, match=r"dimension 3 \+ 2; config\.dataset\.feature_dim is 4\. Set it to 5"):
         read_rows(reader, "v", 4, normalize=True)
-    rows = _rows(5, 2)
+    rows = rows_of(5, 2)
     rows[3, 1] = np.nan
     np.savez(tmp_path / "clip" / "v.npz", features=rows)
     with pytest.raises(UserError, match=r"slowfast/v\.npz and .*clip/v\.npz holds NaN.*row 3 of 5"):
         read_rows(reader, "v", 5, normalize=True)
     with pytest.raises(UserError, match="There are no features at .*flow"):
-        open_manual_features(_options(tmp_path, "slowfast,flow"))
+        open_manual_features(options_of(tmp_path, "slowfast,flow"))
 
 
 # --- clips ----------------------------------------------------------------------------------------
@@ -390,7 +345,7 @@ def test_padded_rows_have_a_mask():
 @pytest.mark.parametrize("resample", ["average", "pad"])
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 40])
 def test_fitting_what_was_kept_is_fitting_all_rows(n, resample):
-    rows, kept = _rows(n, 33), shorten(_rows(n, 33), 8)
+    rows, kept = rows_of(n, 33), shorten(rows_of(n, 33), 8)
     assert len(kept) == min(n, 8)
     for ours, expected in zip(fit_rows(kept, 8, resample), fit_rows(rows, 8, resample)):
         assert ours.dtype == expected.dtype and ours.tobytes() == expected.tobytes()
@@ -401,250 +356,3 @@ def test_features_shorter_than_their_video_are_stretched_over_it():
     # edges round(k * 0.75) = 0, 1, 2 (1.5 to even), 2.
     rows = np.arange(3, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(fit_rows(rows, 4, "average")[0][:, 0], [0, 1, 2, 2])
-
-
-# --- store ----------------------------------------------------------------------------------------
-
-
-CLIPS = 4  # of the stores below: CCCCC has more rows
-
-
-def _build(reader, ids, cache, on_progress=None, num_clips=CLIPS, normalize=True, dim=4):
-    return build_feature_store(reader, ids, dim, cache, num_clips, normalize, on_progress)
-
-
-def _kept(rows, normalize=True):
-    """What the store keeps of native rows."""
-    return shorten(normalize_rows(rows) if normalize else rows.astype(np.float32), CLIPS)
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-def test_store_has_the_clips_of_every_listed_video(tmp_path, normalize):
-    videos = {**VIDEOS, "DDDDD": _rows(7, dtype=np.float16), "EEEEE": _rows(2)}
-    reader = open_features(_npy_folder(tmp_path, videos))
-    seen = []
-    wanted = ["EEEEE", "DDDDD", "CCCCC", "DDDDD"]
-    store = _build(reader, wanted, tmp_path / "cache", lambda *at: seen.append(at), normalize=normalize)
-    assert sorted(store) == ["CCCCC", "DDDDD", "EEEEE"] and len(store) == 3
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert [len(store[video_id]) for video_id in sorted(store)] == [CLIPS, CLIPS, 2]
-    for video_id in store:
-        np.testing.assert_array_equal(store[video_id], _kept(videos[video_id], normalize))
-        assert store[video_id].dtype == np.float32
-        assert not store[video_id].flags.owndata and not store[video_id].flags.writeable
-    assert "BBBBB" not in store
-    with pytest.raises(KeyError):
-        store["BBBBB"]
-
-
-def test_store_of_several_sources(tmp_path):
-    _two_sources(tmp_path, (6, 5))
-    reader = open_manual_features(_options(tmp_path, "slowfast,clip"))
-    store = _build(reader, ["v"], tmp_path / "cache", dim=5)
-    np.testing.assert_array_equal(store["v"], shorten(read_rows(reader, "v", 5, True), CLIPS))
-    swapped = open_manual_features(_options(tmp_path, "clip,slowfast"))
-    np.testing.assert_array_equal(
-        _build(swapped, ["v"], tmp_path / "cache", dim=5)["v"], np.roll(store["v"], 2, axis=1)
-    )
-
-
-def _unread(*_):
-    raise AssertionError("the source was read again")
-
-
-def test_second_opening_reads_nothing(tmp_path):
-    reader = open_features(_hdf5(tmp_path))
-    first = _build(reader, VIDEOS, tmp_path / "cache")
-    reader.read = _unread
-    again = _build(reader, reversed(list(VIDEOS)), tmp_path / "cache")
-    assert again.path == first.path
-    np.testing.assert_array_equal(again["CCCCC"], _kept(VIDEOS["CCCCC"]))
-
-
-def test_a_cache_that_cannot_be_written_can_be_read(tmp_path, monkeypatch):
-    reader = open_features(_hdf5(tmp_path))
-    _build(reader, VIDEOS, tmp_path / "cache")
-    monkeypatch.setattr("vmr_jax.input.cache._locked", _unread)
-    assert len(_build(reader, VIDEOS, tmp_path / "cache")) == 3
-
-
-def test_store_is_keyed_by_the_ids_asked_for(tmp_path):
-    reader = open_features(_hdf5(tmp_path, suffix=".avi"))
-    assert list(_build(reader, ["AAAAA"], tmp_path / "cache")) == ["AAAAA"]
-
-
-@pytest.mark.parametrize("change", ["ids", "key", "num_clips", "normalize"])
-def test_other_settings_have_a_cache_of_their_own(tmp_path, change):
-    path = _npz_folder(tmp_path)
-    first = _build(open_features(path), VIDEOS, tmp_path / "cache")
-    settings = {"num_clips": {"num_clips": 3}, "normalize": {"normalize": False}}.get(change, {})
-    ids = list(VIDEOS)[1:] if change == "ids" else VIDEOS
-    reader = open_features(path, "features" if change == "key" else "")
-    again = _build(reader, ids, tmp_path / "cache", **settings)
-    assert again.path != first.path and again.path.parent == first.path.parent
-    assert ("AAAAA" in again) == (change != "ids")
-    assert len(again["CCCCC"]) == settings.get("num_clips", CLIPS)
-    expected = shorten(_kept(VIDEOS["CCCCC"], change != "normalize"), CLIPS)
-    assert np.array_equal(again["CCCCC"], expected) == (change != "num_clips")
-    np.testing.assert_array_equal(first["CCCCC"], _kept(VIDEOS["CCCCC"]))
-
-
-@pytest.mark.parametrize("kept", ["size", "size and time"])
-@pytest.mark.parametrize("n", [3, 40_000])  # 48 bytes, read whole; 625 KiB, sampled
-def test_a_changed_source_is_read_anew_in_the_same_place(tmp_path, kept, n):
-    path, cache = _npy_folder(tmp_path, {"v": _rows(n)}), tmp_path / "cache"
-    first = _build(open_features(path), ["v"], cache)
-    before = np.array(first["v"])
-    status = (path / "v.npy").stat()
-    np.save(path / "v.npy", 2 - _rows(n))
-    if kept == "size and time":
-        os.utime(path / "v.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
-        assert (path / "v.npy").stat().st_mtime_ns == status.st_mtime_ns
-    else:
-        os.utime(path / "v.npy", ns=(0, 12345))  # a coarse clock must not hide it
-    assert (path / "v.npy").stat().st_size == status.st_size
-    again = _build(open_features(path), ["v"], cache)
-    assert _leftovers(cache) == [again.path.name] == [first.path.name]  # the old one takes no room
-    np.testing.assert_array_equal(again["v"], _kept(2 - _rows(n)))
-    np.testing.assert_array_equal(first["v"], before)  # a running process goes on with what it opened
-
-
-def _leftovers(cache):
-    return sorted(p.name for p in cache.iterdir() if p.suffix != ".lock")
-
-
-DAMAGES = {
-    "cut by a byte": lambda raw: raw[:-1],
-    "cut to its head": lambda raw: raw[:100],
-    "cut in the index": lambda raw: raw[:-40],
-    "empty": lambda raw: b"",
-    "longer by a byte": lambda raw: raw + b"x",
-    "longer by zeros": lambda raw: raw + bytes(4096),
-    "twice": lambda raw: raw + raw,
-    "its head lost": lambda raw: raw[64:],
-    "another file": lambda raw: b"<html>404</html>" * 100,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_written_anew(tmp_path, damage, caplog):
-    reader = open_features(_hdf5(tmp_path))
-    path = _build(reader, VIDEOS, tmp_path / "cache").path
-    whole = path.read_bytes()
-    path.write_bytes(DAMAGES[damage](whole))
-    with pytest.raises(ValueError, match=r"."):
-        FeatureStore(path)
-    with caplog.at_level("WARNING", "vmr_jax"):
-        store = _build(reader, VIDEOS, tmp_path / "cache")
-    assert "The cache of features is damaged" in caplog.text
-    assert path.read_bytes() == whole and _leftovers(tmp_path / "cache") == [path.name]
-    np.testing.assert_array_equal(store["AAAAA"], _kept(VIDEOS["AAAAA"]))
-
-
-@pytest.mark.parametrize(
-    "rows, message",
-    [
-        (_rows(2, dim=5), r"BBBBB\.npy has features of dimension 5; config\.dataset\.feature_dim is 4"),
-        (np.zeros((0, 4), np.float32), r"BBBBB\.npy has no clips"),
-        (np.where(np.arange(3)[:, None] == 2, np.nan, _rows(3)), r"BBBBB\.npy holds NaN.*row 2 of 3"),
-        (np.full((2, 4), np.inf, np.float16), r"BBBBB\.npy holds NaN or infinity, first in row 0 of 2"),
-    ],
-)
-def test_store_checks_every_video_and_leaves_nothing_behind(tmp_path, rows, message):
-    reader = open_features(_npy_folder(tmp_path, {**VIDEOS, "BBBBB": rows}))
-    with pytest.raises(UserError, match=message):
-        _build(reader, VIDEOS, tmp_path / "cache")
-    assert _leftovers(tmp_path / "cache") == []
-
-
-def test_store_of_absent_videos(tmp_path):
-    with pytest.raises(UserError, match=r'no features of 1 videos, such as aaaaa\. Did you mean "AAAAA"\?'):
-        _build(open_features(_hdf5(tmp_path)), ["AAAAA", "aaaaa"], tmp_path / "cache")
-
-
-def test_source_that_vanished(tmp_path):
-    reader = open_features(_npy_folder(tmp_path))
-    (tmp_path / "npy" / "BBBBB.npy").unlink()
-    with pytest.raises(UserError, match=r"BBBBB\.npy cannot be read \(No such file"):
-        _build(reader, VIDEOS, tmp_path / "cache")
-
-
-def test_full_disk(tmp_path):
-    videos = {"AAAAA": _rows(5000), "BBBBB": _rows(5000)}  # 80 kB each
-    reader = open_features(_npy_folder(tmp_path, videos))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # Python's default: the write fails instead
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(UserError, match="cannot be written to .*cache"):
-            _build(reader, videos, tmp_path / "cache", num_clips=5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert _leftovers(tmp_path / "cache") == []
-    _build(reader, videos, tmp_path / "cache", num_clips=5000)
-
-
-def test_cache_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        _build(open_features(_hdf5(tmp_path)), VIDEOS, tmp_path / "file" / "cache")
-
-
-_BUILDER = """
-import os, sys, time
-from vmr_jax.input.cache import (build_feature_store)
-from vmr_jax.input.features import (open_features)
-reader = open_features(sys.argv[1])
-def act(done, total):
-    if sys.argv[3] == "die" and done == 2:
-        os._exit(9)
-    print(done, flush=True)
-    time.sleep(0.05)
-build_feature_store(reader, reader.ids, 4, sys.argv[2], 4, True, act)
-"""
-
-
-def test_a_killed_build_is_not_trusted(tmp_path):
-    path, cache = _hdf5(tmp_path), tmp_path / "cache"
-    command = [sys.executable, "-c", _BUILDER, path, cache, "die"]
-    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 9
-    assert [name.endswith(".unfinished") for name in _leftovers(cache)] == [True]
-    store = _build(open_features(path), VIDEOS, cache)
-    assert _leftovers(cache) == [store.path.name]
-    for video_id, rows in VIDEOS.items():
-        np.testing.assert_array_equal(FeatureStore(store.path)[video_id], _kept(rows))
-
-
-def test_of_several_processes_one_builds(tmp_path):
-    path, cache = _hdf5(tmp_path), tmp_path / "cache"
-    command = [sys.executable, "-c", _BUILDER, path, cache, "build"]
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = [process.communicate()[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert sorted(outputs) == ["", "", "1\n2\n3\n"]
-    reader = open_features(path)
-    reader.read = _unread
-    assert len(_build(reader, VIDEOS, cache)) == 3
-
-
-def test_building_holds_one_video_at_a_time(tmp_path):
-    videos = {f"v{i}": _rows(20_000) for i in range(12)}  # 320 kB each
-    reader = open_features(_npy_folder(tmp_path, videos))
-    tracemalloc.start()
-    try:
-        _build(reader, videos, tmp_path / "cache", num_clips=20_000)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    # Rows as read, as float32 and normalised, and the one written before: not the twelve videos' 3.8 MB.
-    assert peak < 6 * 320_000
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
-def test_real_clip_features():
-    reader = open_features(SHARED / "clip_vit_b32_1fps")
-    assert len(reader.ids) == 1334
-    rows = reader.read("3MSZA")
-    assert rows.shape[1] == 512 and rows.dtype == np.float16
-    # L2-normalised at the source, to half precision.
-    np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float32), axis=1), 1.0, atol=2e-3)

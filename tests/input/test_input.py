@@ -8,19 +8,18 @@ import sys
 import jax
 import numpy as np
 import pytest
+from charades_folder import charades_config, vary
 from tiny import tiny_config
 
 from vmr_jax.errors import UserError
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input import queries as query_input
-from vmr_jax.input.examples import _saliency
 from vmr_jax.input.features import fit_rows, normalize_rows
 from vmr_jax.input.loader import Loader, show_rows
 from vmr_jax.input.schema import Query
 from vmr_jax.input.spec import batch_spec, check_fields
 from vmr_jax.input.words import open_word_vectors
 from vmr_jax.text.tokenize import tokenize
-from vmr_jax.text.vectors import WordVectors
 from vmr_jax.training.experiment import Experiment
 
 
@@ -140,42 +139,6 @@ def test_an_error_inside_the_pipeline_is_raised_as_it_was(experiment):
         list(copy._stream(0, 3, lambda step: np.arange(step * 2, step * 2 + 2)))
 
 
-# --- features of the user's own -------------------------------------------------------------------
-
-
-@pytest.fixture
-def charades(tmp_path):
-    """A Charades-STA folder of four videos with features of width 3."""
-    root = tmp_path / "charades"
-    (root / "clip").mkdir(parents=True)
-    (root / "charades_sta_train.txt").write_text(
-        "AAAAA 0.0 5.0##a person opens the door.\nBBBBB 2.0 9.0##person sits down.\n"
-    )
-    (root / "charades_sta_test.txt").write_text("CCCCC 1.0 4.0##person eats.\nDDDDD 0.0 3.0##person laughs.\n")
-    (root / "Charades_v1_train.csv").write_text("id,length\nAAAAA,10\nBBBBB,10\n")
-    (root / "Charades_v1_test.csv").write_text("id,length\nCCCCC,10\nDDDDD,10\n")
-    for i, video in enumerate(("AAAAA", "BBBBB", "CCCCC", "DDDDD")):
-        np.savez(root / "clip" / f"{video}.npz", features=np.full((10, 3), i + 1, np.float32))
-    words = ["a", "person", "opens", "the", "door", "rug"]
-    np.savez(root / "vectors.npz", words=np.array(words), vectors=np.eye(6, 5, dtype=np.float32))
-    return root
-
-
-def charades_config(root, tmp_path, **fields):
-    from vmr_jax.configs import fvmr
-
-    config = fvmr.get_config("charades_sta,clip")
-    config.dataset.manual_dir, config.dataset.data_dir = str(root), str(tmp_path / "prepared")
-    config.dataset.features, config.dataset.feature_dim = "clip", 3
-    config.dataset.val_fraction = 0.0
-    config.evaluation.select_split = ""
-    config.text.vectors, config.text.dim = str(root / "vectors.npz"), 5
-    for field, value in fields.items():
-        section = config.input if field in config.input else config.dataset
-        section[field] = value
-    return config.lock()
-
-
 def test_only_the_word_vectors_of_the_sentences_are_held(charades, tmp_path):
     config = charades_config(charades, tmp_path)
     assert not Experiment(config).vectors.known("rug")  # no annotated sentence has it
@@ -249,19 +212,6 @@ def test_bad_annotation_rows_name_file_and_line(charades, tmp_path, row, words):
     with pytest.raises(UserError, match=words) as error:
         Experiment(charades_config(charades, tmp_path))
     assert "charades_sta_train.txt" in str(error.value) and "3" in str(error.value)
-
-
-LENGTHS = {"AAAAA": 1, "BBBBB": 7, "CCCCC": 8, "DDDDD": 21}  # rows; eight clips below
-
-
-def vary(charades, dim=37, folder="clip", more=0):
-    """Gives the four videos noise of different lengths; returns it."""
-    rng = np.random.default_rng(len(folder))
-    (charades / folder).mkdir(exist_ok=True)
-    rows = {v: rng.normal(size=(n + more, dim)).astype(np.float32) for v, n in LENGTHS.items()}
-    for video, values in rows.items():
-        np.savez(charades / folder / f"{video}.npz", features=values)
-    return rows
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -396,117 +346,3 @@ def test_training_batches_of_whole_videos(data_dir):
 def test_a_batch_of_a_broken_number_of_videos(data_dir):
     with pytest.raises(UserError, match=r"config.batch_size is 16 rows.* Use a multiple of 3"):
         Experiment(tiny_config(data_dir, input__queries_per_video=3))
-
-
-def test_fields_that_any_sentence_has(charades, tmp_path):
-    experiment = Experiment(charades_config(charades, tmp_path))
-    fields = ("content_words", "dependencies", "windows")
-    loader = Loader(
-        experiment.config, experiment.dataset, experiment.dataset.split("train"), [], experiment.vectors, fields
-    )
-    batch = loader.batch(np.arange(2))
-    batch.check()
-    words = [token.text for token in loader._tokens[0]]
-    for i, word in enumerate(words):
-        assert batch.content_words[0, i] == (word not in ("a", "the"))
-    np.testing.assert_array_equal(np.diagonal(batch.dependencies[0]), batch.query_mask[0])
-    assert (batch.dependencies[0] > 1).any()
-    np.testing.assert_array_equal(batch.window_mask.sum(1), 1)
-    np.testing.assert_array_equal(batch.windows[:, 0], batch.span)
-
-
-def test_further_streams_of_the_users_files(charades, tmp_path):
-    flow = vary(charades, dim=4, folder="flow")
-    config = charades_config(charades, tmp_path, num_clips=8, normalize=False)
-    with config.unlocked():
-        config.dataset.streams = {"flow": ("flow", 4), "objects": ("flow", 2, 2)}
-    experiment = Experiment(config)
-    loader = Loader(
-        config,
-        experiment.dataset,
-        experiment.dataset.split("test"),
-        [],
-        experiment.vectors,
-        ("flow", "objects"),
-    )
-    batch = loader.batch(np.array([1]))
-    np.testing.assert_array_equal(batch.flow[0], fit_rows(flow["DDDDD"], 8, "average")[0])
-    np.testing.assert_array_equal(batch.objects[0].reshape(8, 4), batch.flow[0])
-    assert batch.object_mask.all()
-    spec = batch_spec(config, 1, ("flow", "objects"))
-    assert jax.tree.map(lambda x: x.shape, batch) == jax.tree.map(lambda x: x.shape, spec)
-    # Shuffled, the streams keep together: the same rows of flow stand beside the same rows of objects.
-    shuffled = loader.showing("shuffled").batch(np.array([1]))
-    assert not np.array_equal(shuffled.flow, batch.flow)
-    np.testing.assert_array_equal(shuffled.objects[0].reshape(8, 4), shuffled.flow[0])
-    (charades / "flow" / "AAAAA.npz").unlink()
-    with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*flow: AAAAA"):
-        Experiment(config)
-
-
-def test_token_features_take_the_place_of_word_vectors(charades, tmp_path):
-    config = charades_config(charades, tmp_path)
-    qids = [q.qid for q in Experiment(config).dataset.split("train").queries]
-    (charades / "tokens").mkdir()
-    for i, qid in enumerate(qids):
-        np.savez(
-            charades / "tokens" / f"qid{qid}.npz", last_hidden_state=np.full((3 + i, 6), i + 1, np.float32)
-        )
-    with config.unlocked():
-        config.text.features, config.text.feature_key = str(charades / "tokens"), "last_hidden_state"
-        config.text.sentence_features, config.text.sentence_dim = str(charades / "tokens"), 6
-        config.text.vectors, config.text.dim, config.text.max_words = "", 6, 4
-    dataset = input_lib.Dataset(config.dataset, config.input)
-    loader, other = (
-        Loader(config, dataset, dataset.split(name), [], None, ("sentence",)) for name in ("train", "test")
-    )
-    batch = loader.batch(np.arange(2))
-    np.testing.assert_array_equal(batch.query_mask.sum(1), [3, 4])
-    np.testing.assert_array_equal(batch.query_vectors[1], 2.0)
-    np.testing.assert_array_equal(batch.sentence, [[1.0] * 6, [2.0] * 6])
-    with pytest.raises(UserError, match=r'has no features of the query "'):
-        other.batch(np.arange(1))
-    with pytest.raises(UserError, match=r"tree.*follow the words"):
-        query_input.check_text(config, ("tree",))
-
-
-def test_saliency_follows_the_clips():
-    # Clips of 2 s with scores 0..3 in all; a video of 8 s seen as two rows has centres 2 s and 6 s.
-    scores = np.array([[0, 0, -1], [1, 1, -1], [-1, -1, -1], [1, 1, 1]])
-    found = _saliency(scores, np.array([True, True, False]), 8.0)
-    np.testing.assert_array_equal(found, [2.0, 3.0, 0.0])
-    assert not _saliency(None, np.ones(3, bool), 8.0).any()
-
-
-def test_a_given_vocabulary(data_dir, tmp_path):
-    path = tmp_path / "words.json"
-    path.write_text(json.dumps({"<PAD>": 0, "<UNK>": 1, "door": 3, "opens": 2}))
-    assert Experiment(tiny_config(data_dir, text__vocabulary=str(path))).vocabulary == ["opens", "door"]
-    path.write_text('"door"')
-    with pytest.raises(UserError, match=r"config.text.vocabulary\) holds no vocabulary"):
-        Experiment(tiny_config(data_dir, text__vocabulary=str(path)))
-
-
-def test_subwords_and_the_two_queries(charades, tmp_path):
-    # "a person opens": the noun chunk is static, the verb dynamic; special tokens are in both.
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "person", "open", "##s", "the", "door"]
-    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    config = charades_config(charades, tmp_path)
-    names = ("subwords", "subword_static", "subword_dynamic")
-    with config.unlocked():
-        config.text.encoder, config.text.max_subwords = "distilbert", 8
-    with pytest.raises(UserError, match=r"Set config.text.encoder to 'distilbert' or 'clip'"):
-        query_input.check_text(config, names)
-    with config.unlocked():
-        config.text.encoder_dir = str(tmp_path)
-    read = query_input.QueryReader(config, [], WordVectors(["a"], np.zeros((1, 5), np.float32)), names)
-    query = Query("q", "A person opens", (0.0, 1.0), static=[(0, 8)])
-    found = read(query, read.tokens(query))
-    assert found["subwords"].tolist() == [2, 5, 6, 7, 8, 3, 0, 0]
-    assert found["subword_mask"].tolist() == [True] * 6 + [False] * 2
-    assert found["subword_static"].tolist() == [True, True, True, False, False, True, False, False]
-    assert found["subword_dynamic"].tolist() == [True, False, False, True, True, True, False, False]
-    spec = batch_spec(config, 1, names)
-    assert {name: value.shape for name, value in found.items()} == {
-        n: getattr(spec, n).shape[1:] for n in found
-    }

@@ -1,8 +1,6 @@
 """--mode=serve: what it answers, what it refuses, and many who ask at once."""
 
 import asyncio
-import contextlib
-import http.client
 import json
 import re
 import signal
@@ -10,52 +8,14 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
-import types
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny import tiny_config
+from serving import DURATIONS, ask, request, search, served
 
 from vmr_jax.errors import UserError
-from vmr_jax.input.words import open_word_vectors
-from vmr_jax.modes import index as commands
 from vmr_jax.modes import serve
-from vmr_jax.modes.train import train
 from vmr_jax.retrieval import web
-from vmr_jax.retrieval.index import Found
-from vmr_jax.training.experiment import Experiment
-
-DURATIONS = {"a": 30.0, "B <i>": 0.0, "b.avi": 10.0, "../secret": 10.0, "out": 10.0, "é/ö": 10.0}
-
-
-def search(sentences, k, video):
-    """Moments that tell the sentence, by its length and last letter; some sentences fail."""
-    for sentence in sentences:
-        if sentence == "???":
-            raise UserError(f'The query "{sentence}" has no word.')
-        if sentence == "break":
-            raise RuntimeError("as asked for")
-    return [
-        [Found(video or "a", float(i), i + 1.5, len(s) + ord(s[-1]) / 1000 - i) for i in range(k)]
-        for s in sentences
-    ]
-
-
-@contextlib.contextmanager
-def served(service, hosts=("127.0.0.1", "localhost")):
-    """The port of a running server."""
-    with serve.listening("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        server = serve.make_server(service, list(hosts))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield port
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -77,26 +37,6 @@ def folder(tmp_path_factory):
 def port(folder):
     with served(web.Service("fvmr on <i>x</i>", search, DURATIONS, web.VideoFolder(folder))) as port:
         yield port
-
-
-def request(port, method, path, body=None, **headers):
-    """Status, headers and content; the path is sent as it is."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
-        for name, value in {**headers, **({"Content-Length": str(len(body))} if body else {})}.items():
-            connection.putheader(name, value)
-        connection.endheaders(body)
-        response = connection.getresponse()
-        return response.status, response.headers, response.read()
-    finally:
-        connection.close()
-
-
-def ask(port, question, kind="application/json"):
-    body = question if isinstance(question, bytes) else json.dumps(question).encode()
-    status, _, content = request(port, "POST", "/search", body, **{"Content-Type": kind})
-    return status, json.loads(content)
 
 
 # --- the page and its data ---------------------------------------------------------------------------
@@ -499,91 +439,3 @@ def test_interrupt_ends_it_even_while_a_video_is_watched(tmp_path, host, foreign
         finally:
             process.kill()
     assert (process.returncode, out, err) == (0, "Ended.\n", "")
-
-
-# --- a run -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained(data_dir, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(data_dir, train_for="2 steps", evaluate_every="2 steps", evaluation__splits=("val",))
-    train(config, workdir)
-    commands.index(config, workdir, dtype=None, uri=None)
-    return config, workdir
-
-
-@pytest.fixture(scope="module")
-def run_service(trained, tmp_path_factory):
-    """The service of `serve`, which stops before it answers."""
-    videos, made = tmp_path_factory.mktemp("videos"), []
-    (videos / "val_0001.mp4").write_bytes(b"of val_0001")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve, "run", lambda service, listener: made.append(service))
-        serve.serve(*trained, "127.0.0.1", 0, str(videos))
-    return made[0]
-
-
-def test_serve_knows_the_videos_of_the_run(trained, run_service):
-    dataset = Experiment(trained[0]).dataset
-    lengths = {v.id: v.duration for name in dataset.split_names for v in dataset.split(name).videos}
-    assert run_service.durations == lengths
-    assert run_service.title == f"fvmr on storyboard, {len(lengths):,} videos"
-    assert run_service.files.find("val_0001") and not run_service.files.find("val_0000")
-
-
-def test_fifty_clients_get_the_answers_of_the_index(trained, run_service):
-    agents, places = ("a man", "a woman", "somebody", "zebras", "the boy"), ("door", "window", "box", "car")
-    questions = [
-        {"query": f"{agents[i % 5]} opens the {places[j]} {i}", "k": (1, 3, 10, 50)[(i + j) % 4],
-         "video": "val_0001" if i % 7 == 3 else None}
-        for i in range(50) for j in range(4)
-    ]  # fmt: skip
-    together = threading.Barrier(50)
-
-    def client(mine):
-        together.wait()
-        return [ask(port, question) for question in mine]
-
-    with served(run_service) as port, ThreadPoolExecutor(50) as clients:
-        shares = clients.map(client, [questions[4 * i : 4 * i + 4] for i in range(50)])
-        answers = [answer for share in shares for answer in share]
-    index = commands.open_index(*trained, sentences=[question["query"] for question in questions])
-    for question, (status, answer) in zip(questions, answers, strict=True):
-        assert status == 200
-        (expected,) = index.search([question["query"]], k=question["k"], video=question["video"])
-        assert len(answer["moments"]) == len(expected)
-        # A batch adds up a dot product in another order than a single sentence: the last bits differ.
-        scores = [moment["score"] for moment in answer["moments"]]
-        assert scores == pytest.approx([moment.score for moment in expected], abs=1e-5)
-        for found, moment in zip(answer["moments"], expected):
-            assert found["duration"] >= found["end"] > found["start"] >= 0
-            assert found["playable"] == (found["video"] == "val_0001")
-            if not near_another(moment, expected):
-                assert (found["video"], found["start"], found["end"]) == moment[:3]
-
-
-def near_another(moment, moments):
-    """Whether another of these scores the same but for rounding, so that they may change places."""
-    return any(other is not moment and abs(other.score - moment.score) < 2e-5 for other in moments)
-
-
-def test_any_word_of_the_file_of_vectors_may_be_asked(tmp_path):
-    file = tmp_path / "vectors.txt"
-    file.write_text("door 1 2\nzebra 3 4\n")
-    text = types.SimpleNamespace(features="", vectors=str(file), tokenizer="words", dim=2)
-    config = types.SimpleNamespace(text=text)
-    assert not open_word_vectors(config, ["a door"]).known("zebra")
-    assert open_word_vectors(config, ["a zebra"]).known("zebra")
-    assert open_word_vectors(config, None).known("zebra")
-
-
-def test_without_an_index(trained, tmp_path):
-    with pytest.raises(UserError, match="holds no moment index"):
-        serve.serve(trained[0], tmp_path, "127.0.0.1", 0, None)
-
-
-def test_without_starlette(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(UserError, match=r"needs uvicorn, .* pip install -e '\.\[serve\]'"):
-        serve.serve(None, tmp_path, "127.0.0.1", 0, None)

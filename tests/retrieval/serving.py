@@ -1,0 +1,60 @@
+"""A server for the tests, and questions to it."""
+
+import contextlib
+import http.client
+import json
+import threading
+
+from vmr_jax.errors import UserError
+from vmr_jax.modes import serve
+from vmr_jax.retrieval.index import Found
+
+DURATIONS = {"a": 30.0, "B <i>": 0.0, "b.avi": 10.0, "../secret": 10.0, "out": 10.0, "é/ö": 10.0}
+
+
+def search(sentences, k, video):
+    """Moments that tell the sentence, by its length and last letter; some sentences fail."""
+    for sentence in sentences:
+        if sentence == "???":
+            raise UserError(f'The query "{sentence}" has no word.')
+        if sentence == "break":
+            raise RuntimeError("as asked for")
+    return [
+        [Found(video or "a", float(i), i + 1.5, len(s) + ord(s[-1]) / 1000 - i) for i in range(k)]
+        for s in sentences
+    ]
+
+
+@contextlib.contextmanager
+def served(service, hosts=("127.0.0.1", "localhost")):
+    """The port of a running server."""
+    with serve.listening("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        server = serve.make_server(service, list(hosts))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def request(port, method, path, body=None, **headers):
+    """Status, headers and content; the path is sent as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
+        for name, value in {**headers, **({"Content-Length": str(len(body))} if body else {})}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+    finally:
+        connection.close()
+
+
+def ask(port, question, kind="application/json"):
+    body = question if isinstance(question, bytes) else json.dumps(question).encode()
+    status, _, content = request(port, "POST", "/search", body, **{"Content-Type": kind})
+    return status, json.loads(content)
