@@ -133,12 +133,15 @@ def torch_twin(name):
     """The modules `twins` and `twins.NAME` of the tests; UserError without PyTorch."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     try:
-        return importlib.import_module("references"), importlib.import_module(f"references.{name}")
+        twins, module = importlib.import_module("references"), importlib.import_module(f"references.{name}")
     except ModuleNotFoundError as error:
         raise UserError(
             f"--torch found no module {error.name}. It needs PyTorch (pip install -e '.[torch]') and a model "
             "that has a twin in tests/references."
         ) from error
+    if not hasattr(module.Twin, "loss"):
+        raise UserError(f"--torch trains a twin, and that of {name} in tests/references has no loss.")
+    return twins, module
 
 
 def torch_step(name, config, batch):

@@ -1,8 +1,8 @@
-"""PyTorch twins of four architectures, written from the papers, under the names of the official checkpoints.
+"""PyTorch twins of architectures, written from the papers, under the names of the official checkpoints.
 
 The tests compare numbers with them, `benchmarks/training.py --torch` speed. Each file has a `Twin`, whose
-`forward(batch)` returns named outputs and whose `loss(outputs, batch)` the weighted terms of the objective;
-`build(config)`, the twin of a config; and `variables(twin)`, its weights as ours.
+`forward(batch)` returns named outputs and whose `loss(outputs, batch)`, if it can train, the weighted terms of
+the objective; `build(config)`, the twin of a config; and `variables(twin)`, its weights as ours.
 """
 
 import jax
@@ -12,7 +12,7 @@ import torch
 class Named(torch.nn.Module):
     """A folder of modules and parameters."""
 
-    def __init__(self, **parts):
+    def __init__(self, /, **parts):
         super().__init__()
         for name, part in parts.items():
             setattr(self, name, part)

@@ -16,146 +16,20 @@ from vmr_jax.torch_import.lgi import main
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
-nn = torch.nn
+from references.lgi import Twin  # noqa: E402
 
 B, T, L, D, W, F, A = 3, 9, 5, 7, 6, 8, 4
 VOCABULARY = ["<PAD>", "<UNK>", "<S>", "<E>", "box", "cup", "door", "holds", "opens", "person"]
+FIELDS = dict(features=F, attention_features=A, local_kernel=3, max_clips=12)
 SETTINGS = {
     "phrases": dict(num_phrases=3, global_layers=2, heads=2, activation="relu", self_overlap=0.3),
     "one phrase": dict(num_phrases=1, global_layers=1, heads=1, activation="sigmoid"),
 }
 
 
-class Named(nn.Module):
-    """A folder of modules."""
-
-    def __init__(self, **parts):
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-
-class Twin(nn.Module):
-    """LGI in PyTorch, with the official names; no padded clips."""
-
-    def __init__(self, num_phrases, global_layers, heads, activation, self_overlap=0.0):
-        super().__init__()
-        self.heads, self.activation, self.self_overlap = heads, activation, self_overlap
-        self.video_enc = Named(
-            vid_emb_fn=nn.Sequential(nn.Linear(D, F)), pos_emb_fn=nn.Sequential(nn.Embedding(12, F))
-        )
-        self.query_enc = Named(
-            embedding=nn.Embedding(len(VOCABULARY), W),
-            rnn=nn.LSTM(W, F // 2, 2, batch_first=True, bidirectional=True),
-        )
-        if num_phrases > 1:
-            self.sqan = Named(
-                global_emb_fn=nn.ModuleList(nn.Linear(F, F) for _ in range(num_phrases)),
-                guide_emb_fn=nn.Sequential(nn.Linear(2 * F, F)),
-                att_fn=Named(key2att=nn.Linear(F, A), feat2att=nn.Linear(F, A), to_alpha=nn.Linear(A, 1)),
-            )
-        self.vti_fn = Named(
-            fusion_fn=nn.ModuleList(
-                Named(fc_1=nn.Linear(F, F), fc_2=nn.Linear(F, F), fc_3=nn.Linear(F, F))
-                for _ in range(num_phrases)
-            ),
-            local_fn=nn.ModuleList(Named(blocks=nn.ModuleList([block()])) for _ in range(num_phrases)),
-            satt_fn=pooling(),
-            global_fn=nn.ModuleList(
-                Named(c_lin=nn.Linear(F, 2 * F), v_lin=nn.Linear(F, F)) for _ in range(global_layers)
-            ),
-        )
-        self.ta_reg_fn = Named(
-            tatt=pooling(), MLP_reg=nn.Sequential(nn.Linear(F, F), nn.ReLU(), nn.Linear(F, 2))
-        )
-
-    def checkpoint(self):
-        """What the official code saves: the state of each part."""
-        return {name: part.state_dict() for name, part in self.named_children()}
-
-    def forward(self, batch):
-        words, sentence = self._query(torch.tensor(batch.query).long(), torch.tensor(batch.query_mask))
-        clips = self.video_enc.vid_emb_fn(torch.tensor(batch.video)).relu()
-        clips = clips + self.video_enc.pos_emb_fn[0].weight[:T].relu()
-        phrases, attentions = sentence[:, None], None
-        if hasattr(self, "sqan"):
-            phrases, attentions = self._phrases(words, sentence, torch.tensor(batch.query_mask))
-        local = []
-        for n, (fuse, part) in enumerate(zip(self.vti_fn.fusion_fn, self.vti_fn.local_fn, strict=True)):
-            x = (fuse.fc_1(clips).relu() * fuse.fc_2(phrases[:, n]).relu()[:, None]).mT
-            x = fuse.fc_3(x.mT).relu().mT
-            local.append((x + part.blocks[0](x)).relu().mT)
-        weights = attend(self.vti_fn.satt_fn, phrases)
-        x = (weights[..., None, None] * torch.stack(local, 1)).sum(1)
-        for part in self.vti_fn.global_fn:
-            x = x + self._non_local(part, x)
-        attention = attend(self.ta_reg_fn.tatt, x)
-        video = self.ta_reg_fn.tatt.fc((attention[..., None] * x).sum(1))
-        span = getattr(torch, self.activation)(self.ta_reg_fn.MLP_reg(video))
-        return {"span": span, "attention": attention, "words": attentions}
-
-    def _query(self, ids, mask):
-        lengths = mask.sum(1)
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.query_enc.embedding(ids), lengths, batch_first=True, enforce_sorted=False
-        )
-        states = self.query_enc.rnn(packed)[0]
-        states = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=L)[0]
-        forward = states[torch.arange(B), lengths - 1, : F // 2]
-        return states, torch.cat([forward, states[:, 0, F // 2 :]], -1)
-
-    def _phrases(self, words, sentence, mask):
-        att, phrase, phrases, attentions = self.sqan.att_fn, torch.zeros(B, F), [], []
-        for linear in self.sqan.global_emb_fn:
-            guide = self.sqan.guide_emb_fn(torch.cat([linear(sentence), phrase], -1)).relu()
-            hidden = (att.key2att(guide)[:, None] + att.feat2att(words)).tanh()
-            weights = att.to_alpha(hidden)[..., 0].masked_fill(~mask, -1e9).softmax(-1)
-            phrase = (weights[..., None] * words).sum(1)
-            phrases.append(phrase)
-            attentions.append(weights)
-        return torch.stack(phrases, 1), torch.stack(attentions, 1)
-
-    def _non_local(self, part, x):
-        parts = (part.v_lin(x), *part.c_lin(x).chunk(2, -1))
-        asks, answers, values = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
-        relation = (asks @ answers.mT / (F // self.heads) ** 0.5).softmax(-1)
-        return (relation @ values).transpose(1, 2).flatten(2)
-
-    def loss(self, outputs, batch):
-        span, duration = torch.tensor(batch.span), torch.tensor(batch.duration)
-        gold = span / duration[:, None]
-        terms = {"span": sum(nn.functional.smooth_l1_loss(outputs["span"][:, i], gold[:, i]) for i in (0, 1))}
-        inside = torch.zeros(B, T)
-        for row, (start, end) in zip(inside, gold.tolist(), strict=True):
-            first = min(round(start * T), T - 1)
-            row[first : max(round(end * T), first + 1) + 1] = 1
-        surprise = -(inside * (outputs["attention"] + 1e-8).log()).sum(1) / inside.sum(1)
-        terms["guidance"] = surprise.mean()
-        if outputs["words"] is not None:
-            a = outputs["words"]
-            overlap = a @ a.mT - self.self_overlap * torch.eye(a.shape[1])
-            terms["diversity"] = overlap.square().sum((1, 2)).mean()
-        return terms
-
-
-def block():
-    """Two convolutions, each with a batch normalisation whose statistics are not the initial ones."""
-    layers = [nn.Conv1d(F, F, 3, padding=1, bias=False), nn.BatchNorm1d(F), nn.ReLU()]
-    layers += [nn.Conv1d(F, F, 3, padding=1, bias=False), nn.BatchNorm1d(F)]
-    for norm in (layers[1], layers[4]):
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
-        nn.init.uniform_(norm.weight, 0.5, 2)
-        nn.init.normal_(norm.bias)
-    return nn.Sequential(*layers)
-
-
-def pooling():
-    return Named(feat2att=nn.Linear(F, A, bias=False), to_alpha=nn.Linear(A, 1, bias=False), fc=nn.Linear(F, F))
-
-
-def attend(part, x):
-    return part.to_alpha(part.feat2att(x).tanh())[..., 0].softmax(-1)
+def make_twin(setting):
+    torch.manual_seed(0)
+    return Twin(D, W, len(VOCABULARY), **FIELDS, **SETTINGS[setting])
 
 
 def make_batch(table):
@@ -181,15 +55,12 @@ def make_batch(table):
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def pair(request):
-    setting = SETTINGS[request.param]
-    torch.manual_seed(0)
-    twin = Twin(**setting)
+    twin = make_twin(request.param)
     with torch.no_grad():
         twin.ta_reg_fn.MLP_reg[2].bias += 0.5  # otherwise the ReLU has no gradient
-    fields = dict(features=F, attention_features=A, local_kernel=3, max_clips=12, dropout=0.0)
     return (
         twin,
-        create("lgi", **{**fields, **setting}),
+        create("lgi", dropout=0.0, **FIELDS, **SETTINGS[request.param]),
         make_batch(twin.query_enc.embedding.weight.detach().numpy()),
     )
 
@@ -244,8 +115,7 @@ def test_every_parameter_is_set(pair):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """An official checkpoint and its vocabulary."""
-    torch.manual_seed(0)
-    twin, folder = Twin(**SETTINGS["phrases"]), tmp_path_factory.mktemp("official")
+    twin, folder = make_twin("phrases"), tmp_path_factory.mktemp("official")
     torch.save(twin.checkpoint(), folder / "model.pkl")
     ids = {word: i for i, word in enumerate(VOCABULARY)}
     (folder / "info.json").write_text(json.dumps({"wtoi": ids, "query_lengths": {"0": 3}}))
