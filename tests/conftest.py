@@ -1,7 +1,11 @@
 """Strict session: eight simulated CPU devices, warnings are errors, rank promotion raises."""
 
+import collections
+import fnmatch
 import importlib.metadata
 import os
+import pathlib
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,13 +15,99 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag would end the process
-    # The older emitters compile in two thirds of the time. test_launch.py has the ones of today.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    # The older emitters compile in two thirds of the time, and a program in one part in nine tenths.
+    # test_launch.py has the ones of today.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# Compiled programs are shared among workers, the processes that tests start, and sessions: pytest --cache-clear
+# forgets them. An entry that cannot be read is compiled again (setup.cfg ignores the warning).
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{pathlib.Path(__file__).parents[1]}/.pytest_cache/d/jax")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
+from xdist.scheduler import LoadFileScheduling
+
+from vmr_jax.kernels import kernels_in_use, use_kernels
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The dearest files first, so that no worker is left with one of them at the end.
+DEAREST = (
+    "tests/training/test_train.py",
+    "tests/modes",
+    "tests/contract",
+    "tests/retrieval",
+    "tests/models",
+    "tests/input",
+    "tests/references",
+    "tests/torch_import",
+    "tests/data",
+)
+
+# `pytest -m smoke`: quick tests of each room, and one architecture through contract, train, evaluate, predict.
+SMOKE = (
+    "tests/contract/test_train_step.py::*fvmr]",
+    "tests/data/test_jsonl.py::*",
+    "tests/evaluation/test_metrics.py::*",
+    "tests/input/test_input.py::*",
+    "tests/kernels/test_bernoulli.py::*",
+    "tests/layers/test_dr*.py::*",
+    "tests/models/test_cmin.py::*",
+    "tests/modes/test_score.py::*",
+    "tests/reporting/test_tables.py::*",
+    "tests/retrieval/test_search.py::*",
+    "tests/test_launch.py::test_train_*",
+    "tests/test_launch.py::test_evaluate_*",
+    "tests/test_launch.py::test_predict_*",
+    "tests/text/test_text_tokenize.py::*",
+    "tests/torch_import/test_torch_import_cmin.py::*",
+    "tests/training/test_optimizer.py::*",
+)
+
+
+class Scheduling(LoadFileScheduling):
+    """Every file in one worker, but the contract one architecture at a time."""
+
+    def _split_scope(self, nodeid):
+        file, _, test = nodeid.partition("::")
+        architecture = test.partition("[")[2].rstrip("]").split("-")[0]
+        return f"{file}[{architecture}]" if file.startswith("tests/contract/") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        found = [i for i, start in enumerate(DEAREST) if item.nodeid.startswith(start)]
+        return min(found, default=len(DEAREST))
+
+    items.sort(key=rank)
+    for item in items:
+        if any(fnmatch.fnmatch(item.nodeid, pattern) for pattern in SMOKE):
+            item.add_marker(pytest.mark.smoke)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the ten test files that took longest, if there were more."""
+    seconds = collections.Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if hasattr(report, "duration"):
+            seconds[report.nodeid.split("::")[0]] += report.duration
+    if len(seconds) > 10:
+        terminalreporter.section("ten dearest test files")
+        for file, duration in seconds.most_common(10):
+            terminalreporter.write_line(f"{duration:7.1f}s {file}")
+
+
+def pytest_sessionstart(session):
+    """Forgets programs that were compiled a week ago."""
+    if not hasattr(session.config, "workerinput"):
+        for file in pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*"):
+            if time.time() - file.stat().st_mtime > 7 * 86400:
+                file.unlink()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,6 +115,15 @@ def compiled():
     """Frees compiled programs after each file: a process can map only so many."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def plain_layers():
+    """The plain form of every layer, which compiles sooner; tests/kernels compares it with its fast twin."""
+    before = kernels_in_use()
+    use_kernels(False)
+    yield
+    use_kernels(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 A module has SMALL, hyper-parameters for `batches.random_batch`; `golden()`, the parameter count of every
 'dataset,variant' of its config; and, where random draws depend on the padding, WITHOUT_DRAWS, the fields that
-switch them off; and TOLERANCE where float32 sums in another order differ by more than 1e-6.
+switch them off; TOLERANCE where float32 sums in another order differ by more than 1e-6; and DRAWS_ROWS = True
+where rows of the batch are drawn, so that their order matters.
 """
 
 import importlib

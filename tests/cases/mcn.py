@@ -3,6 +3,7 @@
 from cases import manual_variants
 from vmr_jax.configs.mcn import DATASETS
 
+DRAWS_ROWS = True  # negatives are drawn among the other rows of the batch
 SMALL = dict(hidden=8, features=6, lstm_features=8)
 
 

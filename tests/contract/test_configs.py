@@ -1,15 +1,14 @@
 """Every config builds, has a golden parameter count, and takes a step."""
 
 import importlib
-import pkgutil
 
 import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import NAMES, after_step, get_config, parameters_of
 
-from vmr_jax import configs
 from vmr_jax.config import config_as_dict, load_config
 from vmr_jax.configs import datasets
 from vmr_jax.errors import UserError
@@ -21,10 +20,7 @@ from vmr_jax.training.experiment import initial_variables, make_model
 from vmr_jax.training.step import initial_state, make_step
 
 GOLDEN = {(name, arg): count for name, case in cases.ALL.items() for arg, count in case.golden().items()}
-COUNTED = {}  # (architecture, shapes of its batch) -> parameters
 SHAPES = ("charades_sta,vgg", "activitynet_captions,c3d", "tacos,c3d", "didemo,vgg", "jsonl")
-
-NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name not in ("common", "datasets"))
 
 
 def datasets_of(name):
@@ -36,19 +32,14 @@ def with_datasets(args):
     return [(name, arg) for name in NAMES for arg in args if arg.split(",")[0] in datasets_of(name)]
 
 
-def get_config(name, arg):
-    return importlib.import_module(f"vmr_jax.configs.{name}").get_config(arg).lock()
-
-
 @pytest.mark.parametrize("name,arg", GOLDEN)
 def test_golden_parameter_count(name, arg):
-    config = get_config(name, arg)
-    model = make_model(config)
-    # Half of the configs differ in the files of the dataset alone: traced once.
-    key = repr(model), str(batch_spec(config, config.batch_size, model.requires()))
-    if key not in COUNTED:
-        COUNTED[key] = parameter_count(abstract_variables(config))
-    assert COUNTED[key] == GOLDEN[name, arg]
+    assert parameters_of(get_config(name, arg)) == GOLDEN[name, arg]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inspect_counts_the_parameters_of_the_default_config(name):
+    assert parameter_count(abstract_variables(get_config(name, None))) == GOLDEN[name, "storyboard"]
 
 
 def test_every_config_has_a_golden_count():
@@ -60,31 +51,16 @@ def test_every_config_has_a_golden_count():
                 assert (name, arg) in GOLDEN, f"no golden parameter count for {name}:{arg}"
 
 
-def test_every_architecture_has_a_config():
-    from vmr_jax.models import architectures
-
-    assert set(architectures()) <= set(NAMES)
+def test_every_architecture_has_a_config_and_a_case():
+    assert set(NAMES) == set(cases.ALL)
+    for name in NAMES:
+        get_config(name, None)
 
 
 @pytest.mark.parametrize("name,arg", with_datasets(SHAPES))
 def test_training_step_keeps_the_shapes_of_its_state(name, arg):
-    config = get_config(name, arg)
-    _, scalars = _abstract_step(config)
+    _, scalars = after_step(get_config(name, arg))
     assert all(value.shape == () and value.dtype == jnp.float32 for value in scalars.values())
-
-
-def _abstract_step(config):
-    """Shapes of the state and of the scalars after a step; those of the state were the same before."""
-    model = make_model(config)
-    schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
-    variables = abstract_variables(config)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
-    state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
-    batch = batch_spec(config, config.batch_size, model.requires())
-    after, scalars = jax.eval_shape(make_step(model, optimizer, schedule, 10, 0), state, batch)
-    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state)]
-    assert kinds[0] == kinds[1]
-    return after, scalars
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,7 +93,7 @@ def test_parameters_and_loss_are_float32_where_the_computation_is_not(name):
     config = get_config(name, None)
     with config.unlocked():
         config.dtype = "bfloat16"
-    after, scalars = _abstract_step(config)
+    after, scalars = after_step(config)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(after.params))
     assert all(value.dtype == jnp.float32 for value in scalars.values())
 

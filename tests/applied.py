@@ -1,0 +1,40 @@
+"""Models applied in tests: random variables that need no compilation, and outputs that are compiled once."""
+
+import functools
+
+import jax
+import numpy as np
+
+from vmr_jax.training.experiment import abstract_variables
+
+
+def random_variables(model, batch, seed=0):
+    """Variables of the shapes of the model, drawn by numpy, as compiling `init` takes seconds.
+
+    Nothing is left at the 0 or 1 at which biases and scales start: kernels are as large as PyTorch's initial
+    ones, biases at most a tenth, scales and running variances around 1. Integers, which count updates, are 0.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, x):
+        if not np.issubdtype(x.dtype, np.floating):
+            return np.zeros(x.shape, x.dtype)
+        around_one = path[-1].key in ("scale", "var")
+        size = 0.1 if len(x.shape) < 2 else np.prod(x.shape[:-1]) ** -0.5
+        return np.asarray(rng.uniform(-size, size, x.shape) + around_one, x.dtype)
+
+    return jax.tree.map_with_path(draw, abstract_variables(model, batch))
+
+
+def outputs_of(model, variables, batch, train=False, key=0):
+    """Outputs of the model, compiled once for all variables, batches of one shape and keys."""
+    return _compiled(model, train)(variables, batch, jax.random.key(key))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(model, train):
+    def run(variables, batch, key):
+        state = [name for name in variables if name != "params"]
+        return model.apply(variables, batch, train=train, rngs={"dropout": key}, mutable=state)[0]
+
+    return jax.jit(run)

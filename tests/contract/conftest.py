@@ -1,0 +1,8 @@
+"""The contract is checked with the plain form of every layer."""
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain(plain_layers):
+    """See `plain_layers`."""

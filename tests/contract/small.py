@@ -1,0 +1,70 @@
+"""The small model of each architecture, and its training step, compiled once for each way of mapping it."""
+
+import functools
+
+import cases
+import jax
+import numpy as np
+import optax
+from batches import random_batch
+
+from vmr_jax import models
+from vmr_jax.parallel import Parallel
+from vmr_jax.training.experiment import initial_variables
+from vmr_jax.training.step import initial_state, make_step
+
+
+class Small:
+    """The model that `cases` describes.
+
+    Attributes:
+      model: it, with its random draws.
+      quiet: it without those that depend on the padding; the same where there are none.
+      variables: the initial ones, of both.
+      batch: eight rows, the last two filling: six of eight devices have one real example each, two have none.
+      tolerance: of comparisons of float32 sums in another order.
+      draws_rows: whether it draws among the rows of the batch, so that their order matters.
+    """
+
+    def __init__(self, name: str):
+        case = cases.ALL[name]
+        self.model = models.create(name, **case.SMALL)
+        self.quiet = self.model.clone(**getattr(case, "WITHOUT_DRAWS", {}))
+        self.batch = random_batch()
+        self.variables = initial_variables(self.model, self.batch, 0)
+        self.tolerance = getattr(case, "TOLERANCE", 1e-6)
+        self.draws_rows = getattr(case, "DRAWS_ROWS", False)
+
+    @functools.cache  # noqa: B019
+    def _step(self, model, mode: str, devices: int):
+        # SGD of rate 1: the update is the gradient itself.
+        optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
+        state = jax.tree.map(np.asarray, initial_state(self.variables, optimizer))
+        parallel = Parallel(mode, devices)
+        return state, parallel, parallel.map_step(make_step(model, optimizer, schedule, 10, seed=0))
+
+    @functools.cache  # noqa: B019
+    def one_step(self):
+        """Variables and scalars after one step on one device, by `pmap`: what others are compared with."""
+        return self.trained(self.model, "pmap", 1)
+
+    def trained(self, model, mode: str, devices: int, batch=None, *, steps: int = 1, first: int = 0):
+        """Variables and scalars after `steps` steps on one batch; each way of mapping is compiled once.
+
+        `first` is the number of the first step, on which random draws depend.
+        """
+        state, parallel, step = self._step(model, mode, devices)
+        state = state.replace(step=np.int32(first))
+        placed, batch = parallel.replicate(state), parallel.put_batch(batch or self.batch)
+        for _ in range(steps):
+            placed, scalars = step(placed, batch)
+        return jax.tree.map(np.asarray, (placed.variables, scalars))
+
+
+def assert_close(a, b, tolerance: float) -> None:
+    """Equal to `tolerance`, relative to the size of the numbers of each leaf where that is above 1."""
+
+    def check(x, y):
+        np.testing.assert_allclose(x, y, atol=tolerance * max(1.0, np.abs(y).max()), rtol=0)
+
+    jax.tree.map(check, a, b)

@@ -1,0 +1,55 @@
+"""What every architecture predicts and reads."""
+
+import jax
+import numpy as np
+import pytest
+from cases import ALL
+from small import Small
+
+from vmr_jax.errors import UserError
+from vmr_jax.types import Batch, fields_of, with_masks
+
+
+@pytest.fixture(scope="module", params=ALL)
+def small(request):
+    yield Small(request.param)
+    jax.clear_caches()
+
+
+def test_moments_are_ranked(small):
+    @jax.jit
+    def predict(variables, batch):
+        moments = small.model.predict(small.model.apply(variables, batch, train=False), batch)
+        moments.check()
+        return moments
+
+    moments = predict(small.variables, small.batch)
+    spans, scores = np.asarray(moments.spans), np.asarray(moments.scores)
+    assert spans.dtype == scores.dtype == np.float32
+    assert spans.shape[0] == small.batch.size
+    assert not np.isnan(scores).any() and (scores < np.inf).all()
+    assert (scores[:, 1:] <= scores[:, :-1]).all()  # best first, and -inf at the end
+    real = np.isfinite(scores)
+    assert real[:, 0].all()
+    assert np.isfinite(spans[real]).all()
+
+
+def objective(model, batch):
+    """The terms of the objective, with variables that are not kept."""
+    variables = model.init(jax.random.key(0), batch, train=True)
+    outputs, _ = model.apply(
+        variables, batch, train=True, mutable=list(variables), rngs={"dropout": jax.random.key(1)}
+    )
+    return model.loss(outputs, batch, epoch=np.int32(0))
+
+
+def test_required_fields_are_those_that_training_reads(small):
+    """Without the other optional fields it trains; without one of its own it does not."""
+    required = small.model.requires()
+    optional = {name for name, info in fields_of(Batch).items() if info.optional}
+    assert set(required) <= optional
+    least = small.batch.replace(**dict.fromkeys(optional - set(with_masks(required))))
+    jax.eval_shape(lambda b: objective(small.model, b), least)
+    for field in required:
+        with pytest.raises((UserError, AssertionError, AttributeError, TypeError)):
+            jax.eval_shape(lambda b: objective(small.model, b), least.replace(**{field: None}))

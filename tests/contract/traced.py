@@ -1,0 +1,74 @@
+"""What tracing alone tells of a config: nothing is compiled, and what configs share is traced once.
+
+Most configs of an architecture differ in the files of the dataset and the width of its features alone.
+"""
+
+import importlib
+import math
+
+import jax
+
+from vmr_jax.input.spec import batch_spec
+from vmr_jax.models import architectures
+from vmr_jax.modes.inspect import abstract_variables
+from vmr_jax.training import experiment
+from vmr_jax.training import optimizer as optimizer_lib
+from vmr_jax.training.step import initial_state, make_step
+
+NAMES = sorted(architectures())
+# Stand for the widths of clip features and of word vectors: larger than any other size of any model.
+CLIPS, WORDS = 10**6, 10**8
+_shapes = {}  # setting -> shapes of its parameters
+_stepped = {}  # setting -> state and scalars after a step
+
+
+def get_config(name, arg):
+    return importlib.import_module(f"vmr_jax.configs.{name}").get_config(arg).lock()
+
+
+def _setting(config):
+    """The model, its batch with widths that stand for any, and the text of both."""
+    model = experiment.make_model(config)
+    spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
+    spec = spec.replace(
+        video=jax.ShapeDtypeStruct((*spec.video.shape[:2], CLIPS), spec.video.dtype),
+        query_vectors=jax.ShapeDtypeStruct((*spec.query_vectors.shape[:2], WORDS), spec.query_vectors.dtype),
+    )
+    return model, spec, f"{model} {spec}"
+
+
+def parameters_of(config) -> int:
+    """Number of parameters. The shapes are traced once for all widths: a size w WORDS + c CLIPS + n is there
+    w times the width of word vectors, c times that of clip features, and n.
+    """
+    model, spec, text = _setting(config)
+    if text not in _shapes:
+        params = experiment.abstract_variables(model, spec)["params"]
+        _shapes[text] = [leaf.shape for leaf in jax.tree.leaves(params)]
+    actual = batch_spec(config, 1, model.requires())
+    clips, words = actual.video.shape[-1], actual.query_vectors.shape[-1]
+
+    def size(n):
+        return n // WORDS * words + n % WORDS // CLIPS * clips + n % CLIPS
+
+    return sum(math.prod(size(n) for n in shape) for shape in _shapes[text])
+
+
+def after_step(config):
+    """Shapes of the state and of the scalars after a step, traced once for all widths of features.
+
+    Those of the state are checked to be what they were before.
+    """
+    text = _setting(config)[2]
+    if text not in _stepped:
+        model = experiment.make_model(config)
+        schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
+        variables = abstract_variables(config)
+        optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
+        state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
+        batch = batch_spec(config, config.batch_size, model.requires())
+        after, scalars = jax.eval_shape(make_step(model, optimizer, schedule, 10, 0), state, batch)
+        kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state)]
+        assert kinds[0] == kinds[1]
+        _stepped[text] = after, scalars
+    return _stepped[text]
