@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import outputs_of
 from batches import random_batch
 
 from vmr_jax.errors import UserError
@@ -14,11 +15,6 @@ from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv
 
 SMALL = dict(features=8, heads=2, widths=(1, 3))
 OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
-
-
-def outputs_of(model, variables, batch, train=False, key=0):
-    rngs = {"dropout": jax.random.key(key)}
-    return jax.jit(lambda v, b: model.apply(v, b, train=train, rngs=rngs))(variables, batch)
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +141,6 @@ def test_syntax_matters_and_its_direction(pair):
     expected = outputs_of(model, variables, batch).logits
     turned = batch.replace(dependencies=batch.dependencies.swapaxes(1, 2))
     assert np.abs(outputs_of(model, variables, turned).logits - expected).max() > 1e-4
-
-
-def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
-    model, variables = pair
-    batch, order = random_batch(), np.arange(8)[::-1]
-    found = outputs_of(model, variables, jax.tree.map(lambda x: x[order], batch), train=True)
-    expected = outputs_of(model, variables, batch, train=True)
-    np.testing.assert_allclose(found.logits, expected.logits[order], atol=2e-5)
-    other = outputs_of(model, variables, batch, train=True, key=1)
-    assert np.abs(other.logits - expected.logits).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batches import random_batch
+from applied import outputs_of, random_variables
+from batches import pad_clips, random_batch
 from cases.ctrl import SMALL
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.ctrl import Outputs, window_grid
-
-
-def variables_of(model, batch):
-    return jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(batch)
-
-
-def run(model, variables, batch, train=False):
-    rngs = {"dropout": jax.random.key(0)}
-    return jax.jit(lambda v, b: model.apply(v, b, train=train, rngs=rngs))(variables, batch)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +24,7 @@ def batch():
 def small(batch):
     """A model and its variables."""
     model = create("ctrl", **SMALL)
-    return model, variables_of(model, batch)
+    return model, random_variables(model, batch)
 
 
 # The sliding windows.
@@ -133,22 +125,11 @@ def test_drawn_windows_are_positive_and_lie_in_the_video(batch):
 
 def test_padded_clips_change_no_score(batch, small):
     model, variables = small
-    longer = dataclasses.replace(
-        batch,
-        **{
-            name: np.concatenate([getattr(batch, name), np.full_like(getattr(batch, name), fill)], axis=1)
-            for name, fill in (("video", 7.0), ("video_mask", False), ("flow", 0.0), ("audio", 0.0))
-        },
-        objects=None,
-        object_mask=None,
-        subtitles=None,
-        subtitle_mask=None,
-        saliency=None,
-    )
-    expected, found = (run(model, variables, b, train=True) for b in (batch, longer))
+    longer = pad_clips(batch, batch.video.shape[1])
+    expected, found = (outputs_of(model, variables, b, train=True) for b in (batch, longer))
     np.testing.assert_array_equal(found.window, expected.window)
     np.testing.assert_allclose(found.score, expected.score, atol=1e-6)
-    expected, found = (model.predict(run(model, variables, b), b) for b in (batch, longer))
+    expected, found = (model.predict(outputs_of(model, variables, b), b) for b in (batch, longer))
     real = np.isfinite(expected.scores)
     np.testing.assert_array_equal(np.isfinite(found.scores).sum(1), real.sum(1))
     for b in range(8):
@@ -227,9 +208,9 @@ def test_relative_offsets_by_hand():
 def test_scores_by_numpy(batch):
     """Every sentence with every drawn window of the batch, from the parameters as they are named."""
     model = create("ctrl", **{**SMALL, "context_windows": "exact"})
-    variables = variables_of(model, batch)
+    variables = random_variables(model, batch)
     variables = jax.tree.map(lambda x: x + 0.1, variables)  # biases too
-    outputs = run(model, variables, batch, train=True)
+    outputs = outputs_of(model, variables, batch, train=True)
     params = jax.tree.map(np.asarray, variables["params"])
 
     def linear(x, layer):
@@ -286,12 +267,12 @@ def test_text(batch, text, names):
 
 def test_mean_of_words_counts_real_words_alone(batch):
     model = create("ctrl", **{**SMALL, "text": "mean"})
-    variables = variables_of(model, batch)
+    variables = random_variables(model, batch)
     shorter = dataclasses.replace(batch, query_mask=np.arange(7)[None] < np.ones((8, 1)))
     first = np.broadcast_to(batch.query_vectors[:, :1], batch.query_vectors.shape)
-    expected = run(model, variables, dataclasses.replace(batch, query_vectors=first)).score
-    np.testing.assert_allclose(run(model, variables, shorter).score, expected, atol=1e-6)
-    assert np.abs(run(model, variables, batch).score - expected).max() > 1e-4
+    expected = outputs_of(model, variables, dataclasses.replace(batch, query_vectors=first)).score
+    np.testing.assert_allclose(outputs_of(model, variables, shorter).score, expected, atol=1e-6)
+    assert np.abs(outputs_of(model, variables, batch).score - expected).max() > 1e-4
 
 
 @pytest.mark.parametrize(

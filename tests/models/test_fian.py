@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import outputs_of
 from batches import random_batch
 from cases.fian import count
 
@@ -25,11 +26,6 @@ from vmr_jax.models.fian import (
 
 SMALL = dict(num_clips=21, max_words=7, windows=(2, 4), stride="k/2", features=8, heads=2, hidden=12)
 OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
-
-
-def outputs_of(model, variables, batch, train=False, key=0):
-    rngs = {"dropout": jax.random.key(key)}
-    return jax.jit(lambda v, b: model.apply(v, b, train=train, rngs=rngs))(variables, batch)
 
 
 def random_variables(model, batch):
@@ -364,16 +360,6 @@ def test_padded_clips_change_nothing(pair):
     terms = [model.loss(o, b, epoch=jnp.int32(0)) for o, b in ((found, longer), (expected, batch))]
     for name in terms[0]:
         np.testing.assert_allclose(terms[0][name].value(), terms[1][name].value(), rtol=1e-4)
-
-
-def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
-    model, variables = pair
-    batch, order = random_batch(), np.arange(8)[::-1]
-    found = outputs_of(model, variables, jax.tree.map(lambda x: x[order], batch), train=True)
-    expected = outputs_of(model, variables, batch, train=True)
-    np.testing.assert_allclose(found.logits, expected.logits[order], atol=2e-5)
-    other = outputs_of(model, variables, batch, train=True, key=1)
-    assert np.abs(other.logits - expected.logits).max() > 1e-3
 
 
 @pytest.mark.parametrize(

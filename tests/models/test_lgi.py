@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import random_variables
 from batches import random_batch
 from cases.lgi import SMALL
 
@@ -23,6 +24,7 @@ from vmr_jax.models.lgi import (
     guidance_loss,
     inside_labels,
 )
+from vmr_jax.training.experiment import initial_variables
 from vmr_jax.types import Batch
 
 NO_PHRASES = {**SMALL, "num_phrases": 1, "global_layers": 0}  # compiles faster
@@ -32,10 +34,6 @@ def bare_batch():
     """A random batch without the optional fields."""
     optional = {field.name: None for field in dataclasses.fields(Batch) if field.default is None}
     return dataclasses.replace(random_batch(), **optional)
-
-
-def initial(model, batch):
-    return jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(batch)
 
 
 def shapes(**fields):
@@ -61,7 +59,7 @@ def outputs_of(model, variables, batch, key=0):
 @pytest.fixture(scope="module")
 def pair():
     model = create("lgi", **SMALL)
-    return model, initial(model, random_batch())
+    return model, random_variables(model, random_batch())
 
 
 @pytest.mark.parametrize(
@@ -200,16 +198,6 @@ def test_padded_clips_and_fillers_change_nothing(pair):
     chex.assert_shape(found.span, (8, 2))
 
 
-def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
-    model, variables = pair
-    batch, order = random_batch(), np.arange(8)[::-1]
-    found = outputs_of(model, variables, jax.tree.map(lambda x: x[order], batch))
-    expected = outputs_of(model, variables, batch)
-    np.testing.assert_allclose(found.attention, expected.attention[order], atol=1e-5)
-    other = outputs_of(model, variables, batch, key=1)
-    assert np.abs(other.attention - expected.attention).max() > 1e-3
-
-
 def test_one_phrase_is_the_sentence():
     model, found = create("lgi", **NO_PHRASES), shapes(num_phrases=1)
     assert {"fusion_0", "local_0"} <= set(found)
@@ -221,7 +209,7 @@ def test_one_phrase_is_the_sentence():
 def test_words_are_learned_from_random_ones_or_taken_from_the_batch():
     batch = random_batch()  # ids 2 to 9, vectors of 5 numbers
     model = create("lgi", vocab_size=10, **NO_PHRASES)
-    variables = initial(model, batch)
+    variables = initial_variables(model, batch, 0)
     table = np.array(variables["params"]["words"])
     chex.assert_shape(table, (10, 5))
     assert 0.7 < table.std() < 1.3  # N(0,1), 50 draws
@@ -236,7 +224,7 @@ def test_words_are_learned_from_random_ones_or_taken_from_the_batch():
 
 def test_a_word_without_a_vector_has_the_learned_one():
     model, batch = create("lgi", **NO_PHRASES), random_batch()
-    variables = initial(model, batch)
+    variables = random_variables(model, batch)
     run = jax.jit(lambda v, b: model.apply(v, b, train=False).span)
     vectors = batch.query_vectors.copy()
     vectors[:, 1] = 0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batches import random_batch
+from batches import pad_clips, random_batch
 from cases.mcn import SMALL
 
 from vmr_jax.configs.mcn import get_config
@@ -299,18 +299,7 @@ def test_the_streams_have_gradients_of_their_own(batch):
 
 def test_padded_chunks_change_nothing(batch, small):
     model, variables, outputs = small
-    names = ("video", "flow", "video_mask")
-    longer = dataclasses.replace(
-        batch,
-        **{n: np.concatenate([getattr(batch, n), np.zeros_like(getattr(batch, n))], axis=1) for n in names},
-        audio=None,
-        objects=None,
-        object_mask=None,
-        subtitles=None,
-        subtitle_mask=None,
-        saliency=None,
-    )
-    longer.video[:, 6:] = 7.0
+    longer = pad_clips(batch, 6)
     found = model.predict(jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, longer), longer)
     expected = model.predict(outputs, batch)
     np.testing.assert_allclose(found.scores[:, :21], expected.scores, rtol=1e-4)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from applied import random_variables
 from batches import random_batch
 from cases.mmn import SMALL
 
@@ -121,7 +122,7 @@ def test_the_contrast_fades_after_its_epochs():
 @pytest.fixture(scope="module", params=["glove", "distilbert"])
 def pair(request):
     model = create("mmn", **{**SMALL, **(BERT if request.param == "distilbert" else {})})
-    variables = initial_variables(model, random_batch(), 1)
+    variables = random_variables(model, random_batch(), seed=1)
     return model, variables
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import random_variables
 from batches import random_batch
 from scipy.optimize import linear_sum_assignment
 
@@ -51,7 +52,7 @@ def bare_batch():
 @pytest.fixture(scope="module")
 def pair():
     model = created(dropout=0.0, input_dropout=0.0)
-    return model, jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(bare_batch())
+    return model, random_variables(model, bare_batch())
 
 
 # Matching.

@@ -5,12 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import outputs_of, random_variables
 from batches import pad_clips, random_batch
 from cases import scdm as case
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.scdm import BidirectionalSRU, ModulatedConv, Outputs, _standardised
+from vmr_jax.training.experiment import abstract_variables
 
 SMALL = {**case.SMALL, "layers": 2}
 
@@ -23,8 +25,8 @@ def sigmoid(x):
 def applied():
     model, batch = create("scdm", **SMALL), random_batch()
     batch = batch.replace(video_mask=batch.video_mask | (np.arange(8) == 0)[:, None])  # one without padding
-    variables = model.init(jax.random.key(0), batch, train=True)
-    return model, variables, batch, model.apply(variables, batch, train=False)
+    variables = random_variables(model, batch)
+    return model, variables, batch, outputs_of(model, variables, batch)
 
 
 def test_shapes(applied):
@@ -149,7 +151,7 @@ def test_width_limits_take_labels_away():
 
 def test_padded_slots_count_where_the_official_code_counts_them(applied):
     model, variables, batch, outputs = applied
-    official = create("scdm", **SMALL, mask_padding=False).apply(variables, batch, train=False)
+    official = outputs_of(create("scdm", **SMALL, mask_padding=False), variables, batch)
     full = np.asarray(batch.video_mask).all(1)
     assert full.any() and not full.all()
     np.testing.assert_allclose(official.logits[0][full], outputs.logits[0][full], atol=1e-5)
@@ -159,7 +161,7 @@ def test_padded_slots_count_where_the_official_code_counts_them(applied):
 
 def test_padded_slots_change_nothing(applied):
     model, variables, batch, outputs = applied
-    longer = model.apply(variables, pad_clips(batch, 16), train=False)
+    longer = outputs_of(model, variables, pad_clips(batch, 16))
     for expected, found in zip(outputs.logits, longer.logits):
         real = np.asarray(outputs.real[0] if expected.shape[1] == 16 else outputs.real[1])
         np.testing.assert_allclose(found[:, : expected.shape[1]][real], expected[real], atol=1e-5)
@@ -167,4 +169,4 @@ def test_padded_slots_change_nothing(applied):
 
 def test_slots_that_cannot_be_halved():
     with pytest.raises(UserError, match=r"has 16 slots. Set config.input.num_clips to a multiple of 32"):
-        create("scdm", layers=4).init(jax.random.key(0), random_batch(), train=True)
+        abstract_variables(create("scdm", layers=4), random_batch())

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import random_variables
 from batches import random_batch
 
 from vmr_jax.models import create
@@ -31,7 +32,7 @@ SMALL = dict(features=8, hidden=16, heads=2, layers=1, widths=(0.25, 0.5, 1.0), 
 @pytest.fixture(scope="module")
 def pair():
     model = create("scn", **SMALL)
-    return model, jax.jit(lambda b: model.init(jax.random.key(0), b, train=True))(random_batch())
+    return model, random_variables(model, random_batch())
 
 
 @functools.partial(jax.jit, static_argnames=("model", "train"))

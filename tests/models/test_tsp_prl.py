@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from applied import random_variables
 from batches import random_batch
 
 from vmr_jax.configs.tsp_prl import get_config
@@ -24,7 +25,6 @@ from vmr_jax.models.tsp_prl import (
     signed_iou,
     ten_units,
 )
-from vmr_jax.training.experiment import initial_variables
 from vmr_jax.training.optimizer import make_optimizer
 from vmr_jax.training.step import initial_state, make_step
 
@@ -260,7 +260,7 @@ def test_prediction_is_the_seen_window_of_highest_logit(whole_units, last):
 def played():
     """Model, batch, variables and a function (variables, batch, key, train) -> outputs, changed collections."""
     model, batch = create("tsp_prl", phase_steps=1, **SMALL), random_batch()
-    variables = initial_variables(model, batch, 0)
+    variables = random_variables(model, batch)
 
     def play(train):
         def apply(variables, batch, key):

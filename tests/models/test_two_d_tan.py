@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import outputs_of
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.map2d import candidate_mask
@@ -63,13 +64,9 @@ def expected(model, variables):
     return everything(model, variables, make_batch())
 
 
-def run(model, variables, batch):
-    return jax.jit(lambda variables, batch: model.apply(variables, batch, train=False))(variables, batch)
-
-
 def everything(model, variables, batch):
     gradients, scalars = jax.jit(step(model))(variables["params"], batch)
-    return gradients, scalars, model.predict(run(model, variables, batch), batch)
+    return gradients, scalars, model.predict(outputs_of(model, variables, batch), batch)
 
 
 def step(model):
@@ -134,7 +131,7 @@ def test_loss_by_hand():
 
 def test_prediction_and_picture(model, variables):
     batch = make_batch()
-    outputs = run(model, variables, batch)
+    outputs = outputs_of(model, variables, batch)
     mask = candidate_mask(8, (4, 2))
     assert outputs.logits.shape == (B, 8, 8)
     assert not outputs.logits[:, ~mask].any()
@@ -157,36 +154,37 @@ def test_prediction_and_picture(model, variables):
     assert model.requires() == ()
 
 
-def widen(batch, how):
-    """The same pairs in a larger batch; what is added is masked garbage."""
-    if how == "words":
-        return batch.replace(
-            query=np.pad(batch.query, ((0, 0), (0, L)), constant_values=7),
-            query_vectors=np.pad(batch.query_vectors, ((0, 0), (0, L), (0, 0)), constant_values=9.0),
-            query_mask=np.pad(batch.query_mask, ((0, 0), (0, L))),
-        )
-    if how == "clips":  # every clip of the map averages T / N rows; as many more of them do not count
-        video = batch.video.reshape(B, 8, T // 8, D)
-        video = np.concatenate([video, np.full_like(video, 9.0)], axis=2).reshape(B, 2 * T, D)
-        real = np.ones((B, 8, T // 8), bool)
-        return batch.replace(video=video, video_mask=np.concatenate([real, ~real], axis=2).reshape(B, 2 * T))
-    other = make_batch(seed=1)
+def widened(batch):
+    """The same pairs with more words, clips and rows; what is added is masked garbage."""
+    batch = batch.replace(
+        query=np.pad(batch.query, ((0, 0), (0, L)), constant_values=7),
+        query_vectors=np.pad(batch.query_vectors, ((0, 0), (0, L), (0, 0)), constant_values=9.0),
+        query_mask=np.pad(batch.query_mask, ((0, 0), (0, L))),
+    )
+    # Every clip of the map averages T / N rows; as many more of them do not count.
+    video = batch.video.reshape(B, 8, T // 8, D)
+    video = np.concatenate([video, np.full_like(video, 9.0)], axis=2).reshape(B, 2 * T, D)
+    real = np.ones((B, 8, T // 8), bool)
+    batch = batch.replace(video=video, video_mask=np.concatenate([real, ~real], axis=2).reshape(B, 2 * T))
+    other = jax.tree.map(lambda x: x[::-1], batch)
     other = other.replace(example_mask=np.zeros(B, bool), duration=np.zeros(B, np.float32))
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, other)
 
 
-@pytest.mark.parametrize("how", ["words", "clips", "rows"])
-def test_padding_does_not_matter(model, variables, expected, how):
-    gradients, scalars, moments = everything(model, variables, widen(make_batch(), how))
+@pytest.mark.parametrize("mode, wide", [("pmap", False), ("jit", True)])
+def test_devices_and_padding_do_not_matter(model, variables, expected, mode, wide):
+    parallel = Parallel(mode, 8)  # 16 rows, the last 3 of which do not count, so that devices differ
+    batch = widened(make_batch()) if wide else make_batch()
+    placed = parallel.replicate(variables["params"]), parallel.put_batch(batch)
+    gradients, scalars = parallel.map_step(step(model))(*placed)
     assert scalars["loss"] > 0.1
-    assert_close((gradients, scalars, jax.tree.map(lambda x: x[:B], moments)), expected)
+    assert_close((gradients, scalars), expected[:2])
 
 
-@pytest.mark.parametrize("mode, devices", [("pmap", 1), ("pmap", 8), ("jit", 8)])
-def test_devices_do_not_matter(model, variables, expected, mode, devices):
-    parallel = Parallel(mode, devices)  # 16 rows, the last 3 of which do not count, so that devices differ
-    params, batch = parallel.replicate(variables["params"]), parallel.put_batch(make_batch())
-    assert_close(parallel.map_step(step(model))(params, batch), expected[:2])
+def test_padding_does_not_matter_to_the_prediction(model, variables, expected):
+    batch = widened(make_batch())
+    moments = model.predict(outputs_of(model, variables, batch), batch)
+    assert_close(jax.tree.map(lambda x: x[:B], moments), expected[2])
 
 
 def test_every_parameter_learns(expected):
@@ -207,10 +205,10 @@ def test_word_vectors_are_fine_tuned_by_an_offset(model, variables, expected):
     # An offset of word 5 is the same as another vector for it.
     offset[5] = np.arange(W)
     params = {**variables["params"], "words": {"offset": offset}}
-    ours = run(model, {"params": params}, batch).logits
+    ours = outputs_of(model, {"params": params}, batch).logits
     other = batch.replace(query_vectors=batch.query_vectors + offset[batch.query] * batch.query_mask[..., None])
-    assert_close(ours, run(model, variables, other).logits)
-    assert np.abs(ours - run(model, variables, batch).logits).max() > 1e-3
+    assert_close(ours, outputs_of(model, variables, other).logits)
+    assert np.abs(ours - outputs_of(model, variables, batch).logits).max() > 1e-3
     frozen = jax.eval_shape(lambda: model.clone(vocab_size=0).init(jax.random.key(0), batch, train=False))
     assert "words" not in frozen["params"]
 
@@ -218,7 +216,7 @@ def test_word_vectors_are_fine_tuned_by_an_offset(model, variables, expected):
 def test_bfloat16_layers_keep_a_float32_loss(model, variables):
     batch = make_batch()
     half = model.clone(dtype=jnp.bfloat16)
-    outputs, exact = (run(m, variables, batch) for m in (half, model))
+    outputs, exact = (outputs_of(m, variables, batch) for m in (half, model))
     assert outputs.logits.dtype == jnp.float32
     assert half.loss(outputs, batch, epoch=EPOCH)["iou"].sum.dtype == jnp.float32
     np.testing.assert_allclose(outputs.logits, exact.logits, atol=0.06)  # of logits up to 3; 2^-8 a rounding

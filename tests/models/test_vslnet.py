@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import outputs_of, random_variables
 from batches import pad_clips, random_batch
 
 from vmr_jax.errors import UserError
@@ -16,15 +17,10 @@ from vmr_jax.models.vslnet import Outputs, highlight_labels, span_labels
 SMALL = dict(features=8, heads=2, conv_layers=2, conv_kernel=3, max_positions=40, char_features=5)
 
 
-def outputs_of(model, variables, batch, train=False, key=0):
-    rngs = {"dropout": jax.random.key(key)}
-    return jax.jit(lambda v, b: model.apply(v, b, train=train, rngs=rngs))(variables, batch)
-
-
 @pytest.fixture(scope="module", params=["rnn", "transformer"])
 def pair(request):
     model = create("vslnet", predictor=request.param, **SMALL)
-    return model, jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(random_batch())
+    return model, random_variables(model, random_batch())
 
 
 def test_labels_are_the_pair_of_highest_iou():
@@ -101,6 +97,7 @@ def test_padded_clips_and_characters_change_nothing(pair):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[:, :clips], atol=2e-5), expected, found)
 
 
+@pytest.mark.parametrize("pair", ["transformer"], indirect=True)  # the contract has the other
 def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
     model, variables = pair
     batch = random_batch()
@@ -115,7 +112,7 @@ def test_dropout_depends_on_the_example_and_not_on_its_place(pair):
 def test_base_has_no_highlight():
     model = create("vslnet", highlight=False, **SMALL)
     batch = random_batch()
-    variables = jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(batch)
+    variables = random_variables(model, batch)
     outputs = outputs_of(model, variables, batch)
     assert outputs.highlight is None and "highlight_logit" not in variables["params"]
     assert set(model.loss(outputs, batch, epoch=jnp.int32(0))) == {"start", "end"}
