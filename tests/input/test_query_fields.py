@@ -11,11 +11,13 @@ from tiny import tiny_config
 from vmr_jax.errors import UserError
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input import queries as query_input
+from vmr_jax.input.dataset import Dataset
 from vmr_jax.input.examples import _saliency
 from vmr_jax.input.features import fit_rows
 from vmr_jax.input.loader import Loader
 from vmr_jax.input.schema import Query
 from vmr_jax.input.spec import batch_spec
+from vmr_jax.input.words import open_word_vectors
 from vmr_jax.text.vectors import WordVectors
 from vmr_jax.training.experiment import Experiment
 
@@ -42,15 +44,9 @@ def test_further_streams_of_the_users_files(charades, tmp_path):
     config = charades_config(charades, tmp_path, num_clips=8, normalize=False)
     with config.unlocked():
         config.dataset.streams = {"flow": ("flow", 4), "objects": ("flow", 2, 2)}
-    experiment = Experiment(config)
-    loader = Loader(
-        config,
-        experiment.dataset,
-        experiment.dataset.split("test"),
-        [],
-        experiment.vectors,
-        ("flow", "objects"),
-    )
+    dataset = Dataset(config.dataset, config.input)
+    vectors = open_word_vectors(config, dataset.sentences())
+    loader = Loader(config, dataset, dataset.split("test"), [], vectors, ("flow", "objects"))
     batch = loader.batch(np.array([1]))
     np.testing.assert_array_equal(batch.flow[0], fit_rows(flow["DDDDD"], 8, "average")[0])
     np.testing.assert_array_equal(batch.objects[0].reshape(8, 4), batch.flow[0])
@@ -63,7 +59,7 @@ def test_further_streams_of_the_users_files(charades, tmp_path):
     np.testing.assert_array_equal(shuffled.objects[0].reshape(8, 4), shuffled.flow[0])
     (charades / "flow" / "AAAAA.npz").unlink()
     with pytest.raises(UserError, match=r"1 of 4 videos have no features in .*flow: AAAAA"):
-        Experiment(config)
+        Dataset(config.dataset, config.input)
 
 
 def test_token_features_take_the_place_of_word_vectors(charades, tmp_path):
