@@ -24,11 +24,11 @@ from vmr_jax.input.features import check_rows, joined_rows, normalize_rows
 from vmr_jax.input.queries import FIRST_WORD, QueryReader, asked_query
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.input.words import open_word_vectors
-from vmr_jax.models.base import DualEncoder, GroundingModel
+from vmr_jax.models.base import DualEncoder, GroundingModel, abstract_variables
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
 from vmr_jax.retrieval.milvus import COLLECTION
-from vmr_jax.training.experiment import VOCABULARY, abstract_variables, make_model, restore_best
+from vmr_jax.training.experiment import VOCABULARY, make_model, restore_best
 from vmr_jax.types import Batch, fields_from
 
 _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two

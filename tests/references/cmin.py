@@ -43,14 +43,16 @@ class Twin(nn.Module):
       features: F; every other field is as in `vmr_jax.models.cmin.Model`.
     """
 
-    def __init__(self, inputs, words, *, features, heads, widths, band, relations):
+    def __init__(
+        self, inputs, words, *, features, heads, widths, band, relations, attention_layers=2, graph_layers=2
+    ):  # fmt: skip
         super().__init__()
         f, self.heads, self.band = features, heads, band
         self.video_encoder = Named(
-            attn_layers=nn.ModuleList([attention(inputs) for _ in range(2)]), rnn=gru(inputs, f)
+            attn_layers=nn.ModuleList([attention(inputs) for _ in range(attention_layers)]), rnn=gru(inputs, f)
         )
         self.sentence_encoder = Named(
-            gcn_layers=nn.ModuleList([graph(words, relations) for _ in range(2)]), rnn=gru(words, f)
+            gcn_layers=nn.ModuleList([graph(words, relations) for _ in range(graph_layers)]), rnn=gru(words, f)
         )
         self.v2s = Named(ws1=nn.Linear(f, f), ws2=nn.Linear(f, f, bias=False), wst=nn.Linear(f, 1, bias=False))
         self.cross_gate = Named(fc_gate1=nn.Linear(f, f, bias=False), fc_gate2=nn.Linear(f, f, bias=False))

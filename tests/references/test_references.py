@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vmr_jax.input.spec import batch_spec
-from vmr_jax.training.experiment import abstract_variables, make_model
+from vmr_jax.models.base import abstract_variables
+from vmr_jax.training.experiment import make_model
 
 pytest.importorskip("torch")
 import references

@@ -22,16 +22,16 @@ class Conv1D(nn.Module):
 class Encoder(nn.Module):
     """Positions, convolutions, one block of self-attention."""
 
-    def __init__(self, features, heads, positions, dropout):
+    def __init__(self, features, heads, positions, dropout, layers, kernel):
         super().__init__()
         self.heads, self.drop = heads, nn.Dropout(dropout)
         self.pos_embedding = Named(position_embeddings=nn.Embedding(positions, features))
         convs = [
             nn.Sequential(
-                nn.Conv1d(features, features, 7, padding=3, groups=features, bias=False),
+                nn.Conv1d(features, features, kernel, padding=kernel // 2, groups=features, bias=False),
                 nn.Conv1d(features, features, 1),
             )
-            for _ in range(4)
+            for _ in range(layers)
         ]
         self.conv_block = Named(
             depthwise_separable_conv=nn.ModuleList(convs),
@@ -73,7 +73,7 @@ class Twin(nn.Module):
 
     def __init__(
         self, inputs, words, *, features, heads, predictor, max_positions, char_features, num_chars,
-        dropout=0.0, highlight_weight=5.0, extension=0.1,
+        conv_layers=4, conv_kernel=7, dropout=0.0, highlight_weight=5.0, extension=0.1,
     ):  # fmt: skip
         super().__init__()
         self.drop, self.kind = nn.Dropout(dropout), predictor
@@ -89,7 +89,8 @@ class Twin(nn.Module):
             linear=Conv1D(words + 100, features),
         )
         self.video_affine = Named(linear=Conv1D(inputs, features))
-        self.feature_encoder = Encoder(features, heads, max_positions, dropout)
+        encoder = features, heads, max_positions, dropout, conv_layers, conv_kernel
+        self.feature_encoder = Encoder(*encoder)
         self.cq_attention = Named(
             w4C=_glorot(features, 1),
             w4Q=_glorot(features, 1),
@@ -108,7 +109,7 @@ class Twin(nn.Module):
             for end in ("start", "end"):
                 blocks[f"{end}_encoder"] = Named(lstm=nn.LSTM(features, features, batch_first=True))
         else:
-            blocks["encoder"] = Encoder(features, heads, max_positions, dropout)
+            blocks["encoder"] = Encoder(*encoder)
             for end in ("start", "end"):
                 blocks[f"{end}_layer_norm"] = nn.LayerNorm(features, 1e-6)
         self.predictor = Named(**blocks)

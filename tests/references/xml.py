@@ -54,7 +54,7 @@ class Twin(nn.Module):
 
     def __init__(
         self, video, subtitles, words, *, features, heads, max_clips, max_words, streams="both",
-        cross_attention=True,
+        cross_attention=True, conv_kernel=5,
     ):  # fmt: skip
         super().__init__()
         widths = {"video": video, "sub": subtitles}
@@ -82,7 +82,7 @@ class Twin(nn.Module):
         self.modular_vector_mapping = nn.Linear(features, len(widths), bias=False)
         self.predictor = "merged" if len(widths) == 2 else self.streams[0]
         for end in ("st", "ed"):
-            conv = nn.Conv1d(1, 1, 5, padding=2, bias=False)
+            conv = nn.Conv1d(1, 1, conv_kernel, padding=conv_kernel // 2, bias=False)
             setattr(self, f"{self.predictor}_{end}_predictor", conv)
         for p in self.parameters():  # PyTorch starts some biases at zero and all scales at one
             nn.init.normal_(p, mean=1.0 if p.dim() == 1 else 0.0, std=0.3)

@@ -7,7 +7,7 @@ from batches import random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
-from vmr_jax.torch_import import load
+from vmr_jax.torch_import import load, load_model
 
 torch = pytest.importorskip("torch")
 from references.cmin import Twin  # noqa: E402
@@ -20,13 +20,15 @@ BAND = 2
 @pytest.fixture(scope="module")
 def twin():
     torch.manual_seed(0)
-    return Twin(D, W, features=F, heads=HEADS, widths=WIDTHS, band=BAND, relations=RELATIONS)
+    layers = dict(attention_layers=3, graph_layers=3)
+    return Twin(D, W, features=F, heads=HEADS, widths=WIDTHS, band=BAND, relations=RELATIONS, **layers)
 
 
 @pytest.fixture(scope="module")
 def model():
     return create(
-        "cmin", widths=WIDTHS, features=F, heads=HEADS, band=BAND, relations=RELATIONS, dropout=0.5
+        "cmin", widths=WIDTHS, features=F, heads=HEADS, band=BAND, relations=RELATIONS, dropout=0.5,
+        attention_layers=3, graph_layers=3,
     )  # fmt: skip
 
 
@@ -45,11 +47,14 @@ def batch():
     )
 
 
-def test_every_output_is_the_twins(twin, model, batch):
+def test_every_output_is_the_twins(twin, batch):
     assert len(set(batch.query_mask.sum(1))) > 1 and set(np.unique(batch.dependencies)) == set(range(6))
     with torch.no_grad():
         expected = {name: x.numpy() for name, x in twin(batch).items()}
-    variables = load("cmin", {"model": {f"module.{key}": x for key, x in twin.state_dict().items()}})
+    state = {"model": {f"module.{key}": x for key, x in twin.state_dict().items()}}
+    sizes, model, variables = load_model("cmin", state, widths=WIDTHS, heads=HEADS, band=BAND)
+    read = dict(features=F, attention_layers=3, graph_layers=3, relations=RELATIONS, projection=0)
+    assert sizes == {**read, "widths": WIDTHS, "heads": HEADS, "band": BAND}
     outputs = jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
     for name in ("logits", "offsets"):
         np.testing.assert_allclose(getattr(outputs, name), expected[name], atol=1e-4, rtol=0)

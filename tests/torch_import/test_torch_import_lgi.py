@@ -11,7 +11,7 @@ import pytest
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.text.vectors import load_word_vectors
-from vmr_jax.torch_import import load, read_checkpoint
+from vmr_jax.torch_import import load, load_model, read_checkpoint
 from vmr_jax.torch_import.lgi import main
 from vmr_jax.types import Batch
 
@@ -22,7 +22,7 @@ B, T, L, D, W, F, A = 3, 9, 5, 7, 6, 8, 4
 VOCABULARY = ["<PAD>", "<UNK>", "<S>", "<E>", "box", "cup", "door", "holds", "opens", "person"]
 FIELDS = dict(features=F, attention_features=A, local_kernel=3, max_clips=12)
 SETTINGS = {
-    "phrases": dict(num_phrases=3, global_layers=2, heads=2, activation="relu", self_overlap=0.3),
+    "phrases": dict(num_phrases=2, global_layers=3, heads=2, activation="relu", self_overlap=0.3),
     "one phrase": dict(num_phrases=1, global_layers=1, heads=1, activation="sigmoid"),
 }
 
@@ -66,8 +66,11 @@ def pair(request):
 
 
 def test_outputs_losses_and_gradients_are_the_twins(pair):
-    twin, model, batch = pair
-    variables = load("lgi", twin.checkpoint())
+    twin, created, batch = pair
+    given = {name: getattr(created, name) for name in ("heads", "activation", "self_overlap", "dropout")}
+    sizes, model, variables = load_model("lgi", twin.checkpoint(), **given)
+    assert model == created  # with all sizes
+    assert not {"heads", "activation"} & (sizes.keys() - given.keys())
 
     @jax.jit
     def evaluate(variables):

@@ -10,7 +10,7 @@ import pytest
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
-from vmr_jax.torch_import import load
+from vmr_jax.torch_import import load, load_model
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
@@ -103,10 +103,17 @@ def make_model(queries_per_video=1):
 
 
 def test_scores_are_the_twins(twin):
-    batch, model = make_batch(), make_model()
+    batch = make_batch()
     with torch.no_grad():
         expected = twin.eval()(batch)
-    variables = load("mmn", {"model": {f"module.{key}": x for key, x in twin.state_dict().items()}, "epoch": 3})
+    state = {"model": {f"module.{key}": x for key, x in twin.state_dict().items()}, "epoch": 3}
+    given = dict(num_clips=N, scale_layers=(N,), text_heads=HEADS)
+    sizes, model, variables = load_model("mmn", state, **given)
+    assert sizes == {
+        **given, "features": HIDDEN, "space": SPACE, "map_kernel": K, "map_layers": LAYERS,
+        "text": "distilbert", "text_features": WIDTH, "text_layers": 2, "text_hidden": FEED,
+        "text_vocab": WORDS, "text_positions": PLACES,
+    }  # fmt: skip
     outputs = jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
     iou, contrast = (expected[name].numpy() for name in ("iou", "contrast"))
     np.testing.assert_allclose(outputs.iou_logits, 10 * iou, atol=1e-4, rtol=0)

@@ -6,7 +6,7 @@ import pytest
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
-from vmr_jax.torch_import import load
+from vmr_jax.torch_import import load, load_model
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
@@ -38,7 +38,7 @@ def ragged_batch():
 def pair():
     torch.manual_seed(0)
     fields = dict(
-        features=F, heads=HEADS, hidden=HIDDEN, encoder_layers=2, decoder_layers=3, num_queries=QUERIES
+        features=F, heads=HEADS, hidden=HIDDEN, encoder_layers=1, decoder_layers=3, num_queries=QUERIES
     )
     twin = Twin(D, W, **fields)
     for p in twin.parameters():  # PyTorch starts some biases at zero and all scales at one
@@ -48,11 +48,14 @@ def pair():
 
 
 def test_every_output_is_the_twins(pair):
-    twin, model = pair
+    twin, created = pair
     batch = ragged_batch()
     with torch.no_grad():
         expected = {name: x.numpy() for name, x in twin(batch).items()}
-    variables = load("moment_detr", {"model": {f"module.{key}": x for key, x in twin.state_dict().items()}})
+    state = {"model": {f"module.{key}": x for key, x in twin.state_dict().items()}}
+    given = dict(heads=HEADS, all_windows=False, annotated_saliency=False)
+    _, model, variables = load_model("moment_detr", state, **given)
+    assert model == created  # with all sizes
     outputs = jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
     for name in ("logits", "spans"):
         np.testing.assert_allclose(getattr(outputs, name), expected[name], atol=1e-4, rtol=0)

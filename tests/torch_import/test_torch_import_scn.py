@@ -7,7 +7,7 @@ import pytest
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.scn import Model, completion_loss, proposals
-from vmr_jax.torch_import import load
+from vmr_jax.torch_import import load, load_model
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
@@ -50,14 +50,18 @@ def pair():
 
 
 def test_every_output_is_the_twins(pair, monkeypatch):
-    twin, model = pair
+    twin, created = pair
     batch, hidden = ragged_batch(), np.zeros((B, L), bool)
     hidden[:, 1] = hidden[0, 4] = True
-    monkeypatch.setattr(Model, "_hidden", lambda self, batch, train: jax.numpy.asarray(hidden))
     with torch.no_grad():
         expected = twin(batch, hidden)
-    variables = load("scn", {f"module.{key}": x for key, x in twin.state_dict().items()})
-    variables["counters"] = {"updates": np.int32(0)}
+    state = {"model_parameters": {f"module.{key}": x for key, x in twin.state_dict().items()}}
+    given = dict(widths=WIDTHS, heads=HEADS, dropout=0.0, random_start=0.0)
+    _, model, variables = load_model("scn", state, **given)
+    assert model == created  # with all sizes
+    # Official checkpoints do not count updates.
+    assert variables["counters"] == {"updates": 0} and variables["counters"]["updates"].dtype == np.int32
+    monkeypatch.setattr(Model, "_hidden", lambda self, batch, train: jax.numpy.asarray(hidden))
     outputs, _ = jax.jit(
         lambda v, b: model.apply(v, b, train=True, mutable=["counters"], rngs={"dropout": jax.random.key(0)})
     )(variables, batch)
@@ -93,6 +97,14 @@ def test_every_parameter_is_set(pair):
     shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), ragged_batch())
     loaded = load("scn", twin.state_dict())
     assert jax.tree.map(np.shape, loaded["params"]) == jax.tree.map(lambda x: x.shape, shapes["params"])
+
+
+def test_a_setting_that_shapes_do_not_tell_is_asked_for(pair):
+    # Eight widths are the default, and the checkpoint scores three.
+    with pytest.raises(
+        UserError, match=r"params/scores/bias is \(3,\) in it and \(8,\) in.* tell heads, widths"
+    ):
+        load_model("scn", pair[0].state_dict(), heads=HEADS)
 
 
 def test_left_over_and_missing_tensors_are_named(pair):

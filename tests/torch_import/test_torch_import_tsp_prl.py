@@ -6,7 +6,7 @@ import pytest
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
-from vmr_jax.torch_import import load
+from vmr_jax.torch_import import load, load_model
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
@@ -49,9 +49,9 @@ def twin():
 @pytest.mark.parametrize("slip", [False, True])
 def test_every_step_is_the_twins(twin, slip):
     batch = batch_of()
-    model = create("tsp_prl", features=F, critic_features=(12, 6), slip_in_first_window=slip)
-    variables = load("tsp_prl", {"net": {f"module.{key}": x for key, x in twin.state_dict().items()}})
-    variables["schedule"] = {"step": np.int32(0)}  # official checkpoints do not count updates
+    state = {"net": {f"module.{key}": x for key, x in twin.state_dict().items()}}
+    sizes, model, variables = load_model("tsp_prl", state, slip_in_first_window=slip)
+    assert sizes == dict(features=F, critic_features=(12, 6), slip_in_first_window=slip)
     outputs, ranked = jax.jit(lambda v, b: _predicted(model, v, b))(variables, batch)
     twin.slip = slip
     with torch.no_grad():
@@ -78,11 +78,14 @@ def _predicted(model, variables, batch):
 def test_every_variable_is_set(twin):
     model = create("tsp_prl", features=F, critic_features=(12, 6))
     shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch_of())
-    loaded = load("tsp_prl", {"state_dict": twin.state_dict()})
-    assert jax.tree.map(lambda x: (np.shape(x), x.dtype), loaded["params"]) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), shapes["params"]
+    state = {"state_dict": twin.state_dict()}
+    loaded = load_model("tsp_prl", state).variables
+    assert jax.tree.map(lambda x: (np.shape(x), x.dtype), loaded) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes
     )
-    assert set(shapes) - set(loaded) == {"schedule"}
+    # Official checkpoints do not count updates.
+    assert loaded["schedule"] == {"step": 0}
+    assert set(shapes) - set(load("tsp_prl", state)) == {"schedule"}
 
 
 def test_a_wrong_shape_is_named(twin):

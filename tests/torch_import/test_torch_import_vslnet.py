@@ -6,7 +6,7 @@ import pytest
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
-from vmr_jax.torch_import import load
+from vmr_jax.torch_import import load, load_model
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
@@ -38,8 +38,9 @@ def unpadded_batch():
 def pair(request):
     torch.manual_seed(0)
     fields = dict(
-        features=F, heads=HEADS, predictor=request.param, max_positions=12, char_features=CHAR, num_chars=CHARS
-    )
+        features=F, heads=HEADS, predictor=request.param, max_positions=12, char_features=CHAR, num_chars=CHARS,
+        conv_layers=3, conv_kernel=5,
+    )  # fmt: skip
     twin = Twin(D, W, **fields)
     for name in ("w4C", "w4Q", "w4mlu"):  # larger than at the start, so that they matter
         torch.nn.init.normal_(getattr(twin.cq_attention, name))
@@ -48,11 +49,13 @@ def pair(request):
 
 
 def test_every_output_is_the_twins(pair):
-    twin, model = pair
+    twin, created = pair
     batch = unpadded_batch()
     with torch.no_grad():
         expected = twin(batch)
-    variables = load("vslnet", {f"module.{key}": x for key, x in twin.state_dict().items()})
+    state = {f"module.{key}": x for key, x in twin.state_dict().items()}
+    _, model, variables = load_model("vslnet", state, heads=HEADS)
+    assert model == created  # with all sizes
     outputs = jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
     for name, logits in expected.items():
         np.testing.assert_allclose(getattr(outputs, name), logits.numpy(), atol=1e-4, rtol=0)

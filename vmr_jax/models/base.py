@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+from flax.traverse_util import flatten_dict
 
 from vmr_jax.types import Batch, Mean, Moments
 
@@ -118,3 +119,21 @@ class CorpusRetriever:
           duration: [B] seconds, of these videos.
         """
         raise NotImplementedError
+
+
+# Variables of a model.
+
+
+def abstract_variables(model: GroundingModel, batch: Batch) -> dict[str, Any]:
+    """Shapes and dtypes of the variables from a batch or its spec; nothing is computed."""
+    return jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
+
+
+def first_difference(ours: Any, theirs: Any) -> tuple[str, Any, Any] | None:
+    """The first path of two trees with another shape: the path and both shapes, 'absent' where one lacks it."""
+    wanted, found = (flatten_dict(tree, sep="/") for tree in (ours, theirs))
+    for path in sorted(wanted.keys() | found.keys()):
+        shapes = [tree[path].shape if path in tree else "absent" for tree in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            return path, *shapes
+    return None

@@ -1,40 +1,50 @@
 """`--mode=import`: an official PyTorch checkpoint becomes a run that can be evaluated and asked."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import flax
-import jax
 import numpy as np
 
 from vmr_jax.config import CONFIG, config_as_dict
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_json, write_whole
 from vmr_jax.input.queries import FIRST_WORD
-from vmr_jax.models import model_class
+from vmr_jax.models import model_class, model_fields
+from vmr_jax.models.base import first_difference
 from vmr_jax.modes.inspect import abstract_variables
-from vmr_jax.torch_import import load, read_checkpoint
+from vmr_jax.torch_import import contradicts, counters, hyper_parameters, load, read_checkpoint
 from vmr_jax.training.checkpoint import Checkpoints
-from vmr_jax.training.experiment import BEST, Experiment, first_difference
+from vmr_jax.training.experiment import BEST, Experiment
 from vmr_jax.training.owner import owned
 from vmr_jax.training.writer import prepare_workdir
+
+log = logging.getLogger("vmr_jax")
+
+# Fields that must agree with how the config makes ids of characters, relations and subwords.
+_OF_THE_TEXT = ("num_chars", "relations", "text_vocab")
 
 
 def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
     """Turns the official `checkpoint` of `config.model.name` into the best checkpoint of `workdir`.
 
-    Nothing is written before the file has been read and fits the config.
+    The sizes of the model are the checkpoint's; those of the data, such as the width of the features, are the
+    config's. Nothing is written before the file has been read and fits both.
 
     Raises:
       UserError: without a file, for a folder that holds a run, for a file that is damaged, of another
-        architecture, or of other sizes than the config's.
+        architecture, or trained on data of other sizes than the config's.
     """
     if not checkpoint:
         raise UserError("--mode=import needs --checkpoint=FILE, an official checkpoint of the architecture.")
     if (workdir / CONFIG).exists():
         raise UserError(f"{workdir} already holds a run. Choose another --workdir.")
-    variables = load(config.model.name, read_checkpoint(checkpoint))
+    state_dict = read_checkpoint(checkpoint)
+    config = _with_sizes(config, hyper_parameters(config.model.name, state_dict))
     wanted = abstract_variables(config, vocab_size=_vocab_size(config))
-    variables = {**_counters(wanted), **variables}
+    variables = {**counters(wanted), **load(config.model.name, state_dict)}
     _check_sizes(wanted, variables, checkpoint)
     prepare_workdir(workdir)
     with owned(workdir, "import"):
@@ -59,13 +69,19 @@ def _vocab_size(config) -> int:
     return 0
 
 
-def _counters(wanted) -> dict:
-    """Collections of updates done, of which official checkpoints know nothing, at zero."""
-    return {
-        name: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
-        for name, tree in wanted.items()
-        if all(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(tree))
-    }
+def _with_sizes(config, read: Mapping[str, Any]):
+    """The config with the hyper-parameters that were `read` off the checkpoint; logs each that it changes."""
+    name = config.model.name
+    fields = {**model_fields(model_class(name)), **config.model}
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for field, value in read.items():
+            if field not in fields or field in _OF_THE_TEXT:
+                continue
+            if contradicts(name, field, value, fields[field]):
+                log.info("config.model.%s: %s -> %s, from the checkpoint", field, fields[field], value)
+                config.model[field] = value
+    return config
 
 
 def _check_sizes(wanted, variables, checkpoint: str) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vmr_jax.input.spec import batch_spec
+from vmr_jax.models import base
 from vmr_jax.parallel import Parallel
 from vmr_jax.training import experiment
 from vmr_jax.training import optimizer as optimizer_lib
@@ -21,7 +22,7 @@ def abstract_variables(config, batch_size: int = 1, vocab_size: int = 0):
     model = experiment.make_model(config, vocab_size)
     rows = batch_size * max(config.input.queries_per_video, 1)
     batch = batch_spec(config, rows, model.requires())
-    return experiment.abstract_variables(model, batch)
+    return base.abstract_variables(model, batch)
 
 
 def parameter_count(variables) -> int:
@@ -73,7 +74,7 @@ def _parameter_table(variables) -> Table:
 def _cost_table(config, model, batch) -> Table:
     """Compiles one step for one device and asks the compiler."""
     schedule = optimizer_lib.learning_rate(config.optimizer, 1000, 100)
-    variables = experiment.abstract_variables(model, batch)
+    variables = base.abstract_variables(model, batch)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 100)
     state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
     step = jax.jit(make_step(model, optimizer, schedule, 100, config.seed), donate_argnums=0)

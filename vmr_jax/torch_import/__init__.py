@@ -1,13 +1,17 @@
-"""Official PyTorch checkpoints -> our variables, one file of this folder per architecture.
+"""Official PyTorch checkpoints -> our models and variables, one file of this folder per architecture.
 
-The file of an architecture has its name and one function, `entries(shapes)`: it is given the shape of every
-tensor in the checkpoint and says which tensors there must be, of which shapes, and where each goes. The
-hyper-parameters are read off the shapes. `load` does the rest, and accepts nothing that is left over, missing
-or of another shape.
+The file of an architecture has its name and three functions of the shapes of all tensors in a checkpoint:
+
+- `hyper_parameters(shapes)` reads off them the fields of the model that they determine;
+- `inputs(shapes)` reads off the widths of the fields of a batch, such as the features of a clip;
+- `entries(shapes)` says which tensors there must be, of which shapes, and where each goes.
+
+`load_model` does the rest, and accepts nothing that is left over, missing or of another shape.
 
 PyTorch is imported by `read_checkpoint` alone.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -15,13 +19,19 @@ import pickle
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax import traverse_util
 
 from vmr_jax import models
 from vmr_jax.errors import UserError, nearest, unknown
+from vmr_jax.models.base import abstract_variables, first_difference
+from vmr_jax.types import Batch, fields_of, with_masks
+
+Shapes = Mapping[str, tuple[int, ...]]  # official name of a tensor -> its shape
 
 # Keys under which training scripts save the tensors.
 WRAPPERS = ("state_dict", "model", "model_parameters", "net")
@@ -102,7 +112,7 @@ def count(shapes: Iterable[str], pattern: str) -> int:
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
-def size(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int:
+def size(shapes: Shapes, key: str, axis: int) -> int:
     """Length of one axis of a tensor, from which a hyper-parameter is read; UserError without it."""
     if axis >= len(shapes.get(key, ())):
         raise UserError(
@@ -120,39 +130,215 @@ def architectures() -> list[str]:
     return sorted({m.name for m in pkgutil.iter_modules(__path__)} & set(models.architectures()))
 
 
-def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns an official checkpoint into the variables of `vmr_jax.models.create(name, ...)`.
+class Imported(NamedTuple):
+    """An official checkpoint as a model of this library.
+
+    Attributes:
+      hyper_parameters: the fields of the model that were read off the checkpoint, and those that were given.
+      model: what `vmr_jax.create` makes of them.
+      variables: all that `model.apply` needs, nested, of float32 numpy arrays (counters: integers).
+    """
+
+    hyper_parameters: dict[str, Any]
+    model: models.GroundingModel
+    variables: dict[str, Any]
+
+
+def load_model(name: str, state_dict: Mapping[str, Any], /, **hyper_parameters: Any) -> Imported:
+    """Turns an official checkpoint into a model that is ready for use, its sizes read off the tensors.
+
+    The tensors are usually those of a file: `load_model("two_d_tan", read_checkpoint("model.pkl"))`. Here they
+    are zeros:
+
+    >>> from vmr_jax import Batch
+    >>> def layer(*shape):
+    ...     return {"weight": np.zeros(shape), "bias": np.zeros(shape[0])}
+    >>> lstm = {f"weight_{kind}_l0": np.zeros((24, width)) for kind, width in (("ih", 8), ("hh", 6))}
+    >>> lstm.update({f"bias_{kind}_l0": np.zeros(24) for kind in ("ih", "hh")})
+    >>> state_dict = {
+    ...     "frame_layer.vis_conv": layer(6, 10, 1),
+    ...     "fusion_layer.textual_encoder": lstm,
+    ...     "fusion_layer.tex_linear": layer(6, 6),
+    ...     "fusion_layer.vis_conv": layer(6, 6, 1, 1),
+    ...     "map_layer.convs.0": layer(6, 6, 3, 3),
+    ...     "pred_layer": layer(1, 6, 1, 1),
+    ... }
+    >>> hyper_parameters, model, variables = load_model("two_d_tan", state_dict, num_clips=8, scale_layers=(8,))
+    >>> hyper_parameters["features"], model.map_kernel, model.lstm_layers
+    (6, 3, 1)
+    >>> batch = Batch.of(video=np.ones((2, 16, 10)), query_vectors=np.ones((2, 5, 8)))
+    >>> model.apply(variables, batch, train=False).logits.shape
+    (2, 8, 8)
 
     Args:
-      name: the architecture.
+      name: the architecture, one of `architectures()`.
       state_dict: official names -> numpy arrays or PyTorch tensors. A wrapper ('state_dict', 'model') around
         them and a 'module.' before every name are taken off. Where one holds a state_dict per module, names are
         'MODULE.NAME'.
+      **hyper_parameters: fields of the model that shapes do not tell, such as the number of attention heads;
+        those that are not given keep their defaults. `vmr_jax/torch_import/NAME.py` lists them.
+
+    Returns:
+      Hyper-parameters, model and variables. Collections that official checkpoints do not have, such as the
+      number of updates done (`tsp_prl`, `scn`), are at zero.
+
+    Raises:
+      UserError: for an unknown architecture or hyper-parameter; for tensors left over, missing, of another
+        shape, of another architecture, or with numbers that are not finite; for a hyper-parameter that
+        contradicts them.
+    """
+    file, tensors = _file_of(name), _tensors(state_dict)
+    shapes = _shapes(tensors)
+    with _other_architecture_named(name, shapes):
+        read = file.hyper_parameters(shapes)
+        variables = _converted(name, tensors, file.entries)
+    given = {k: tuple(x) if isinstance(x, list) else x for k, x in hyper_parameters.items()}
+    for field, value in given.items():
+        if field in read and contradicts(name, field, read[field], value):
+            raise UserError(
+                f"{field}={value!r} contradicts the checkpoint, whose shapes say {field}={read[field]!r}. "
+                f"Leave {field} out, or take the checkpoint that was trained with it."
+            )
+    fields = {**read, **given}
+    model = models.create(name, **fields)
+    wanted = abstract_variables(model, _smallest_batch(model, file.inputs(shapes)))
+    variables = {**counters(wanted), **variables}
+    _check_complete(name, wanted, variables, read)
+    return Imported(fields, model, variables)
+
+
+def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns the tensors of an official checkpoint into ours, without a model.
+
+    These are all variables of most architectures, but not of `tsp_prl` and `scn`, which count their updates:
+    `load_model` gives complete ones. Arguments and errors are those of `load_model`.
 
     Returns:
       {'params': ..., and 'batch_stats' where there are any} of numpy arrays.
-
-    Raises:
-      UserError: for an unknown architecture, and for tensors left over, missing or of another shape.
     """
+    file, tensors = _file_of(name), _tensors(state_dict)
+    with _other_architecture_named(name, _shapes(tensors)):
+        return _converted(name, tensors, file.entries)
+
+
+def hyper_parameters(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads off a checkpoint the fields of `vmr_jax.create(name, ...)` that its shapes determine.
+
+    Arguments and errors are those of `load_model`.
+    """
+    file, shapes = _file_of(name), _shapes(_tensors(state_dict))
+    with _other_architecture_named(name, shapes):
+        return file.hyper_parameters(shapes)
+
+
+def contradicts(name: str, field: str, read: Any, value: Any) -> bool:
+    """Whether a model of this `value` could not have the tensors off which the value `read` was read."""
+    least = field in getattr(_file_of(name), "AT_LEAST", ())
+    return value < read if least else value != read
+
+
+def counters(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections of integers among abstract variables, at zero: updates done, which no checkpoint has."""
+    return {
+        name: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+        for name, tree in wanted.items()
+        if all(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(tree))
+    }
+
+
+def _smallest_batch(model: models.GroundingModel, widths: Mapping[str, int]) -> Batch:
+    """One row with all that the model reads, of the widths of its checkpoint and as short as it can be."""
+    clips = getattr(model, "num_clips", 1)  # the clips of a moment map are means of as many rows each
+
+    def zeros(name: str, axes: str, dtype: Any) -> np.ndarray:
+        lengths = {"T": clips, "D": widths.get(name, 1), "W": widths.get(name, 1)}
+        return np.zeros([int(x) if x.isdigit() else lengths.get(x, 1) for x in axes], dtype)
+
+    read = with_masks(("video", "query_vectors", *model.requires()))
+    infos = fields_of(Batch)
+    return Batch.of(**{name: zeros(name, infos[name].axes, infos[name].dtype) for name in read})
+
+
+def _check_complete(
+    name: str, wanted: Mapping[str, Any], variables: Mapping[str, Any], read: Mapping[str, Any]
+) -> None:
+    """Raises UserError where the variables are not those that the model wants."""
+    other = first_difference(wanted, variables)
+    if other is not None:
+        path, ours, theirs = other
+        others = [field for field in models.model_fields(models.model_class(name)) if field not in read]
+        raise UserError(
+            f"The checkpoint does not fit {name} with these hyper-parameters: {path} is {theirs} in it and "
+            f"{ours} in the model. Shapes do not tell {', '.join(others)}: give load_model those that it was "
+            "trained with."
+        )
+
+
+@contextlib.contextmanager
+def _other_architecture_named(name: str, shapes: Shapes) -> Iterator[None]:
+    """Where a checkpoint does not fit an architecture but looks like one of another, the error says so."""
+    try:
+        yield
+    except UserError as error:
+        other = _likeliest(shapes)
+        if other in ("", name):
+            raise
+        raise UserError(
+            f"The checkpoint is not one of {name}: its tensors look like those of {other}. Import it as that."
+        ) from error
+
+
+def _likeliest(shapes: Shapes) -> str:
+    """The architecture that has most names of tensors in common with a checkpoint; '' where no one has half."""
+    likeness = {}
+    for name in architectures():
+        with contextlib.suppress(UserError):  # a tensor of which it reads a size is not there
+            expected = {entry.key for entry in _file_of(name).entries(shapes)}
+            likeness[name] = len(expected & shapes.keys()) / len(expected | shapes.keys())
+    best = max(likeness, key=likeness.__getitem__, default="")
+    return best if best and likeness[best] >= 0.5 else ""
+
+
+def _file_of(name: str) -> ModuleType:
+    """The file of this folder that reads an architecture; UserError where there is none."""
     if name not in architectures():
         raise unknown("There is no import of official checkpoints of the architecture", name, architectures())
-    return convert(name, state_dict, importlib.import_module(f"{__name__}.{name}").entries)
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def convert(
-    name: str, state_dict: Mapping[str, Any], entries: Callable[[Mapping[str, tuple[int, ...]]], list[Entry]]
+    name: str, state_dict: Mapping[str, Any], entries: Callable[[Shapes], list[Entry]]
 ) -> dict[str, Any]:
     """Turns a checkpoint into the tree of numpy arrays that `entries(shapes)` lays out.
 
-    `name` is for messages; `state_dict` and errors are those of `load`.
+    `name` is for messages; `state_dict` and errors are those of `load_model`.
     """
-    tensors = _tensors(state_dict)
-    shapes = {key: tuple(x.shape) for key, x in tensors.items()}
+    return _converted(name, _tensors(state_dict), entries)
+
+
+def _converted(
+    name: str, tensors: Mapping[str, Any], entries: Callable[[Shapes], list[Entry]]
+) -> dict[str, Any]:
+    shapes = _shapes(tensors)
     found = entries(shapes)
     _check(name, found, shapes)
-    leaves = {entry.path: entry.layout(_numpy(tensors[entry.key])) for entry in found if entry.path}
+    leaves, broken = {}, []
+    for entry in found:
+        if entry.path:
+            x = entry.layout(_numpy(tensors[entry.key]))
+            if not np.isfinite(x).all():
+                broken.append(f"{np.sum(~np.isfinite(x)):,} of the {x.size:,} in {entry.key}")
+            leaves[entry.path] = x
+    if broken:
+        raise UserError(
+            f"The checkpoint of {name} holds numbers that are not finite (NaN or infinity): {_listed(broken)}. "
+            "Its training has diverged or the file is damaged; take another checkpoint."
+        )
     return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(x.shape) for key, x in tensors.items()}
 
 
 def _numpy(x: Any) -> np.ndarray:
@@ -186,7 +372,7 @@ def _flat(state_dict: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield name, x
 
 
-def _check(name: str, entries: list[Entry], shapes: dict[str, tuple[int, ...]]) -> None:
+def _check(name: str, entries: list[Entry], shapes: Shapes) -> None:
     expected = {entry.key: entry.shape for entry in entries}
     wrong = [
         f"{key} is {shapes[key]}, expected {shape}"

@@ -4,32 +4,52 @@ The official code keeps the biases of each relation apart; ours are the rows of 
 which number is said in `vmr_jax.text.dependencies`.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from vmr_jax.torch_import import Entry, count, gru, kernel, linear, pointwise, size
+from vmr_jax.torch_import import Entry, Shapes, count, gru, kernel, linear, pointwise, size
 
 _DIRECTIONS = ("self", "out", "in")  # the official 0, 1, 2
 
 
-def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """All tensors of the checkpoint; the widths and the number of layers are read off the shapes."""
-    rows = size(shapes, "video_encoder.rnn.gru.weight_ih_l0", 1)
-    words = size(shapes, "sentence_encoder.rnn.gru.weight_ih_l0", 1)
-    features = size(shapes, "cross_gate.fc_gate1.weight", 0)
+def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
+    """Fields of the model that the shapes determine.
+
+    They do not tell widths (but their number, which must agree), heads, band and keep.
+    """
+    return {
+        "features": size(shapes, "cross_gate.fc_gate1.weight", 0),
+        "attention_layers": count(shapes, r"video_encoder\.attn_layers\.(\d+)\.in_proj_weight"),
+        "graph_layers": count(shapes, r"sentence_encoder\.gcn_layers\.(\d+)\.fc_dir_weight\.0\.weight"),
+        "relations": 1 + count(shapes, r"sentence_encoder\.gcn_layers\.0\.fc_dir_bias2\.(\d+)"),
+        "projection": 0,
+    }
+
+
+def inputs(shapes: Shapes) -> dict[str, int]:
+    """Widths of the fields of a batch that the model reads."""
+    encoders = {"video": "video_encoder", "query_vectors": "sentence_encoder"}
+    return {field: size(shapes, f"{key}.rnn.gru.weight_ih_l0", 1) for field, key in encoders.items()}
+
+
+def entries(shapes: Shapes) -> list[Entry]:
+    """All tensors of the checkpoint."""
+    fields, widths = hyper_parameters(shapes), inputs(shapes)
+    features, rows, words = fields["features"], widths["video"], widths["query_vectors"]
     found = []
-    for i in range(count(shapes, r"video_encoder\.attn_layers\.(\d+)\.in_proj_weight")):
+    for i in range(fields["attention_layers"]):
         found += _attention(f"video_encoder.attn_layers.{i}", f"params/attention_{i}", rows)
-    for i in range(count(shapes, r"sentence_encoder\.gcn_layers\.(\d+)\.fc_dir_weight\.0\.weight")):
-        found += _graph(shapes, f"sentence_encoder.gcn_layers.{i}", f"params/graph_{i}", words)
-    for key, path, inputs in (
+    for i in range(fields["graph_layers"]):
+        key = f"sentence_encoder.gcn_layers.{i}"
+        found += _graph(key, f"params/graph_{i}", words, fields["relations"])
+    for key, path, width in (
         ("video_encoder.rnn", "clips", rows),
         ("sentence_encoder.rnn", "query", words),
         ("rnn", "fusion", 2 * features),
     ):
-        found += gru(f"{key}.gru", f"params/{path}", inputs, features // 2, 1, 2)
+        found += gru(f"{key}.gru", f"params/{path}", width, features // 2, 1, 2)
     square = (features, features)
     anchors = size(shapes, "fc_score.weight", 0)
     return [
@@ -60,8 +80,11 @@ def _part(rows: slice, layout: Callable[[np.ndarray], np.ndarray]) -> Callable[[
     return lambda x: layout(x[rows])
 
 
-def _graph(shapes: Mapping[str, tuple[int, ...]], key: str, path: str, width: int) -> list[Entry]:
-    """The weights and gates of a graph convolution, and the biases of each relation in each direction."""
+def _graph(key: str, path: str, width: int, relations: int) -> list[Entry]:
+    """The weights and gates of a graph convolution, and the biases of each relation in each direction.
+
+    The direction 'self' has one relation, of a word with itself, and the other two have the others.
+    """
     found = []
     for i, direction in enumerate(_DIRECTIONS):
         for theirs, ours in (("dir", ""), ("gate", "gate_")):
@@ -69,7 +92,7 @@ def _graph(shapes: Mapping[str, tuple[int, ...]], key: str, path: str, width: in
             found.append(Entry(weight, f"{path}/{direction}_{ours}kernel", (width, width), kernel))
             biases = f"{key}.fc_{theirs}_bias{i + 1}"
             table = _Rows()
-            for relation in range(max(1, count(shapes, rf"{re.escape(biases)}\.(\d+)"))):
+            for relation in range(relations - 1 if i else 1):
                 found.append(Entry(f"{biases}.{relation}", f"{path}/{direction}_{ours}bias", (width,), table))
     return found
 

@@ -13,37 +13,60 @@ config.text.vectors with config.text.trainable=False:
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vmr_jax.errors import UserError
-from vmr_jax.torch_import import Entry, count, kernel, linear, lstm, read_checkpoint, size
+from vmr_jax.torch_import import Entry, Shapes, count, kernel, linear, lstm, read_checkpoint, size
 
 SPECIAL = ("<PAD>", "<UNK>", "<S>", "<E>")  # the first rows; the last two occur in no query
 UNKNOWN = SPECIAL.index("<UNK>")
 _EMBEDDING = "query_enc.embedding.weight"
 
 
-def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """All tensors of the checkpoint; widths and numbers of layers are read off the shapes."""
-    features, rows = (size(shapes, "video_enc.vid_emb_fn.0.weight", axis) for axis in (0, 1))
-    positions, hidden = (
-        (size(shapes, "video_enc.pos_emb_fn.0.weight", 0), features),
-        (size(shapes, "ta_reg_fn.tatt.feat2att.weight", 0), features),
-    )
-    found = _query_encoder(shapes, features)
-    found += linear("video_enc.vid_emb_fn.0", "params/video", (features, rows))
+def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
+    """Fields of the model that the shapes determine.
+
+    They do not tell heads, activation and self_overlap. The vectors of the vocabulary are left out, so that
+    vocab_size stays 0: see the top of this file.
+    """
+    return {
+        "features": size(shapes, "video_enc.vid_emb_fn.0.weight", 0),
+        "attention_features": size(shapes, "ta_reg_fn.tatt.feat2att.weight", 0),
+        "num_phrases": count(shapes, r"vti_fn\.fusion_fn\.(\d+)\.fc_1\.weight"),
+        "local_kernel": size(shapes, "vti_fn.local_fn.0.blocks.0.0.weight", 2),
+        "global_layers": count(shapes, r"vti_fn\.global_fn\.(\d+)\.c_lin\.weight"),
+        "max_clips": size(shapes, "video_enc.pos_emb_fn.0.weight", 0),
+    }
+
+
+def inputs(shapes: Shapes) -> dict[str, int]:
+    """Widths of the fields of a batch that the model reads."""
+    return {
+        "video": size(shapes, "video_enc.vid_emb_fn.0.weight", 1),
+        "query_vectors": size(shapes, _EMBEDDING, 1),
+    }
+
+
+def entries(shapes: Shapes) -> list[Entry]:
+    """All tensors of the checkpoint."""
+    fields, widths = hyper_parameters(shapes), inputs(shapes)
+    features, phrases = fields["features"], fields["num_phrases"]
+    hidden = fields["attention_features"], features
+    found = _query_encoder(shapes, widths["query_vectors"], features)
+    found += linear("video_enc.vid_emb_fn.0", "params/video", (features, widths["video"]))
+    positions = fields["max_clips"], features
     found.append(Entry("video_enc.pos_emb_fn.0.weight", "params/positions", positions))
-    phrases = count(shapes, r"vti_fn\.fusion_fn\.(\d+)\.fc_1\.weight")
     if phrases > 1:
         found += _query_attention(phrases, *hidden)
     for n in range(phrases):
-        found += _interaction(shapes, n, features)
+        found += _interaction(n, features, fields["local_kernel"])
     found += _attention("vti_fn.satt_fn", "params/aggregate" if phrases > 1 else "", *hidden)
     found += _left_out("vti_fn.satt_fn.fc", (size(shapes, "vti_fn.satt_fn.fc.weight", 0), features))
-    for i in range(count(shapes, r"vti_fn\.global_fn\.(\d+)\.c_lin\.weight")):
+    for i in range(fields["global_layers"]):
         found += _non_local(f"vti_fn.global_fn.{i}", f"params/global_{i}", features)
     found += _attention("ta_reg_fn.tatt", "params/attention", *hidden)
     square = (features, features)
@@ -52,8 +75,8 @@ def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
     return found + linear("ta_reg_fn.MLP_reg.2", "params/span", (2, features))
 
 
-def _query_encoder(shapes: Mapping[str, tuple[int, ...]], features: int) -> list[Entry]:
-    vocabulary, width = (size(shapes, _EMBEDDING, axis) for axis in (0, 1))
+def _query_encoder(shapes: Shapes, width: int, features: int) -> list[Entry]:
+    vocabulary = size(shapes, _EMBEDDING, 0)
 
     def unknown(table: np.ndarray) -> np.ndarray:
         return table[UNKNOWN : UNKNOWN + 1]
@@ -72,7 +95,7 @@ def _query_attention(phrases: int, hidden: int, features: int) -> list[Entry]:
     return found + linear("sqan.att_fn.to_alpha", "params/phrases/score", (1, hidden))
 
 
-def _interaction(shapes: Mapping[str, tuple[int, ...]], n: int, features: int) -> list[Entry]:
+def _interaction(n: int, features: int, kernel_size: int) -> list[Entry]:
     """Fusion and local context of phrase n."""
     found = []
     for layer, name in enumerate(("clip", "phrase", "output"), start=1):
@@ -80,7 +103,7 @@ def _interaction(shapes: Mapping[str, tuple[int, ...]], n: int, features: int) -
         found += linear(theirs, ours, (features, features))
     block = f"vti_fn.local_fn.{n}.blocks.0"
     for layer, (conv, norm) in enumerate(((0, 1), (3, 4))):
-        shape = (features, features, size(shapes, f"{block}.{conv}.weight", 2))
+        shape = (features, features, kernel_size)
         found.append(Entry(f"{block}.{conv}.weight", f"params/local_{n}/conv_{layer}/kernel", shape, kernel))
         found += _batch_norm(f"{block}.{norm}", f"local_{n}/norm_{layer}", features)
     return found

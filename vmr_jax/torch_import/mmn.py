@@ -4,36 +4,54 @@ Left out: the counters of the batch norms ('num_batches_tracked'), and DistilBER
 that some versions of its library store.
 """
 
-from collections.abc import Mapping
+from typing import Any
 
-from vmr_jax.torch_import import Entry, count, linear, norm, pointwise, size
-from vmr_jax.torch_import.text_encoders import distilbert_entries
+from vmr_jax.torch_import import Entry, Shapes, count, linear, norm, pointwise, size
+from vmr_jax.torch_import.text_encoders import distilbert_entries, distilbert_sizes
+
+_CLIPS, _CONVS, _DISTILBERT = "featpool.conv", "proposal_conv.convs", "text_encoder.bert."
 
 
-def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """All tensors of the checkpoint; widths, kernel size and number of layers are read off the shapes."""
-    clips, convs = "featpool.conv", "proposal_conv.convs"
-    features, rows = (size(shapes, f"{clips}.weight", axis) for axis in (0, 1))
-    hidden, kernel_size = (size(shapes, f"{convs}.0.weight", axis) for axis in (0, 2))
-    space = size(shapes, "proposal_conv.conv1x1_iou.weight", 0)
+def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
+    """Fields of the model that the shapes determine.
 
-    found = linear(clips, "params/clips/linear", (features, rows, 1), pointwise)
-    inputs = features
-    for layer in range(count(shapes, r"proposal_conv\.convs\.(\d+)\.weight")):
-        shape = (hidden, inputs, kernel_size, kernel_size)
-        found += linear(f"{convs}.{layer}", f"params/map/convs/layer_{layer}", shape)
-        found += _batch_norm(f"proposal_conv.bn.{layer}", f"map/convs/norm_{layer}", hidden)
-        inputs = hidden
+    They do not tell num_clips and scale_layers of the map, text_heads and keep.
+    """
+    text = distilbert_sizes(shapes, _DISTILBERT)
+    return {
+        "features": size(shapes, f"{_CLIPS}.weight", 0),
+        "space": size(shapes, "proposal_conv.conv1x1_iou.weight", 0),
+        "map_kernel": size(shapes, f"{_CONVS}.0.weight", 2),
+        "map_layers": count(shapes, r"proposal_conv\.convs\.(\d+)\.weight"),
+        "text": "distilbert",
+        **{f"text_{name}": value for name, value in text.items()},
+        "text_features": size(shapes, "text_encoder.layernorm.weight", 0),
+    }
+
+
+def inputs(shapes: Shapes) -> dict[str, int]:
+    """Widths of the fields of a batch that the model reads."""
+    return {"video": size(shapes, f"{_CLIPS}.weight", 1)}
+
+
+def entries(shapes: Shapes) -> list[Entry]:
+    """All tensors of the checkpoint."""
+    fields = hyper_parameters(shapes)
+    features, space, kernel_size = fields["features"], fields["space"], fields["map_kernel"]
+    found = linear(_CLIPS, "params/clips/linear", (features, inputs(shapes)["video"], 1), pointwise)
+    for layer in range(fields["map_layers"]):
+        shape = (features, features, kernel_size, kernel_size)
+        found += linear(f"{_CONVS}.{layer}", f"params/map/convs/layer_{layer}", shape)
+        found += _batch_norm(f"proposal_conv.bn.{layer}", f"map/convs/norm_{layer}", features)
     for name in ("iou", "contrastive"):
         path = f"params/map/spaces/{name.removesuffix('ive')}"
-        found += linear(f"proposal_conv.conv1x1_{name}", path, (space, hidden, 1, 1), pointwise)
-    return found + _text(shapes, space)
+        found += linear(f"proposal_conv.conv1x1_{name}", path, (space, features, 1, 1), pointwise)
+    return found + _text(shapes, space, fields["text_features"])
 
 
-def _text(shapes: Mapping[str, tuple[int, ...]], space: int) -> list[Entry]:
+def _text(shapes: Shapes, space: int, width: int) -> list[Entry]:
     """DistilBERT, the layer norm and the heads, of which the first is that of the IoU space."""
-    width = size(shapes, "text_encoder.layernorm.weight", 0)
-    found = distilbert_entries(shapes, "text_encoder.bert.", "params/text_encoder/")
+    found = distilbert_entries(shapes, _DISTILBERT, "params/text_encoder/")
     found += norm("text_encoder.layernorm", "params/sentence_norm", width)
     for head, name in ((1, "iou"), (2, "contrast")):
         found += linear(f"text_encoder.fc_out{head}", f"params/sentence_spaces/{name}", (space, width))

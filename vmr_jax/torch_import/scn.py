@@ -4,35 +4,54 @@ The tensors stand under "model_parameters". Which words the rows of the completi
 file, vocab.pkl: give the 8000 most common of them, in their order, as config.text.vocabulary.
 """
 
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from vmr_jax.models.scn import UNKNOWN
-from vmr_jax.torch_import import Entry, count, linear, norm, size
+from vmr_jax.torch_import import Entry, Shapes, count, linear, norm, size
 from vmr_jax.torch_import.transformer import attention
 
 _STACKS = {"decoder1": "clip_stack", "decoder2": "word_stack"}
 _ATTENTIONS = {"self_attn": "self", "encoder_attn": "memory"}
 
 
-def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """All tensors of the checkpoint; widths and numbers of layers are read off the shapes."""
-    features, rows = (size(shapes, "frame_fc.weight", axis) for axis in (0, 1))
-    width = size(shapes, "word_fc.weight", 1)
-    words = size(shapes, "fc_comp.weight", 0)
+def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
+    """Fields of the model that the shapes determine.
+
+    They do not tell widths (but their number, which must agree), heads, rows, candidates and keep.
+    """
+    return {
+        "features": size(shapes, "frame_fc.weight", 0),
+        "hidden": size(shapes, "trans.decoder1.decoder_layers.0.fc1.weight", 0),
+        "layers": count(shapes, r"trans\.decoder1\.decoder_layers\.(\d+)\.fc1\.weight"),
+        "vocab_size": size(shapes, "fc_comp.weight", 0) + 1,  # see `_with_unknown`
+    }
+
+
+def inputs(shapes: Shapes) -> dict[str, int]:
+    """Widths of the fields of a batch that the model reads."""
+    return {"video": size(shapes, "frame_fc.weight", 1), "query_vectors": size(shapes, "word_fc.weight", 1)}
+
+
+def entries(shapes: Shapes) -> list[Entry]:
+    """All tensors of the checkpoint."""
+    fields, widths = hyper_parameters(shapes), inputs(shapes)
+    features, width = fields["features"], widths["query_vectors"]
+    words = fields["vocab_size"] - 1
     found = [
         Entry("mask_vec", "params/mask_vector", (width,)),
         Entry("start_vec", "params/start_vector", (width,)),
         Entry("fc_comp.weight", "params/completion/kernel", (words, features), _with_unknown),
         Entry("fc_comp.bias", "params/completion/bias", (words,), _with_unknown),
     ]
-    found += linear("frame_fc", "params/clips", (features, rows))
+    found += linear("frame_fc", "params/clips", (features, widths["video"]))
     found += linear("word_fc", "params/words", (features, width))
     found += linear("fc_props", "params/scores", (size(shapes, "fc_props.weight", 0), features))
     for theirs, ours in _STACKS.items():
-        for i in range(count(shapes, rf"trans\.{theirs}\.decoder_layers\.(\d+)\.fc1\.weight")):
-            found += _layer(shapes, f"trans.{theirs}.decoder_layers.{i}", f"params/{ours}/layer_{i}", features)
+        for i in range(fields["layers"]):
+            key, path = f"trans.{theirs}.decoder_layers.{i}", f"params/{ours}/layer_{i}"
+            found += _layer(key, path, features, fields["hidden"])
     return found
 
 
@@ -41,8 +60,7 @@ def _with_unknown(x: np.ndarray) -> np.ndarray:
     return np.insert(x, UNKNOWN, 0.0, axis=0).T
 
 
-def _layer(shapes: Mapping[str, tuple[int, ...]], key: str, path: str, features: int) -> list[Entry]:
-    hidden = size(shapes, f"{key}.fc1.weight", 0)
+def _layer(key: str, path: str, features: int, hidden: int) -> list[Entry]:
     found = linear(f"{key}.fc1", f"{path}_hidden", (hidden, features))
     found += linear(f"{key}.fc2", f"{path}_output", (features, hidden))
     found += norm(f"{key}.final_layer_norm", f"{path}_output_norm", features)

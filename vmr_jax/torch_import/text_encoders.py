@@ -9,16 +9,14 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.torch_import import Entry, convert, count, kernel, linear, norm, read_checkpoint, size
+from vmr_jax.torch_import import Entry, Shapes, convert, count, kernel, linear, norm, read_checkpoint, size
 from vmr_jax.torch_import.safetensors import read_safetensors
 from vmr_jax.torch_import.transformer import joint_projection
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 # What the published files hold besides the text encoder, left out by the first part of the name.
 DISTILBERT_HEADS = (
@@ -31,6 +29,33 @@ CLIP_OTHERS = (
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # names in a folder of Hugging Face
 
 
+def distilbert_sizes(shapes: Shapes, key: str) -> dict[str, int]:
+    """Sizes of a DistilBERT whose names begin with `key`: vocab, features, layers, hidden, positions.
+
+    Its number of attention heads is not among them: shapes do not tell it. Without a layer there is no hidden.
+    """
+    words, positions, layers = _distilbert_keys(key)
+    found = {
+        "vocab": size(shapes, words, 0),
+        "features": size(shapes, words, 1),
+        "positions": size(shapes, positions, 0),
+        "layers": _layers(shapes, layers),
+    }
+    if found["layers"]:
+        found["hidden"] = size(shapes, f"{layers}0.ffn.lin1.weight", 0)
+    return found
+
+
+def _distilbert_keys(key: str) -> tuple[str, str, str]:
+    """Names of the tables of words and of positions, and the start of the names of the layers."""
+    tables = f"{key}embeddings."
+    return (
+        f"{tables}word_embeddings.weight",
+        f"{tables}position_embeddings.weight",
+        f"{key}transformer.layer.",
+    )
+
+
 def distilbert_entries(shapes: Shapes, key: str, path: str) -> list[Entry]:
     """All tensors of a DistilBERT.
 
@@ -39,21 +64,21 @@ def distilbert_entries(shapes: Shapes, key: str, path: str) -> list[Entry]:
       key: prefix of the official names, such as 'text_encoder.bert.'.
       path: prefix of our names, such as 'params/text_encoder/'.
     """
-    words, positions = f"{key}embeddings.word_embeddings.weight", f"{key}embeddings.position_embeddings.weight"
-    features = size(shapes, words, 1)
+    words, positions, layers = _distilbert_keys(key)
+    sizes = distilbert_sizes(shapes, key)
+    features = sizes["features"]
     found = [
-        Entry(words, f"{path}embedding/words", (size(shapes, words, 0), features)),
-        Entry(positions, f"{path}embedding/positions", (size(shapes, positions, 0), features)),
+        Entry(words, f"{path}embedding/words", (sizes["vocab"], features)),
+        Entry(positions, f"{path}embedding/positions", (sizes["positions"], features)),
         *norm(f"{key}embeddings.LayerNorm", f"{path}embedding_norm", features),
         *_left_out(shapes, f"{key}embeddings.", ["position_ids"]),
     ]
-    layers = f"{key}transformer.layer."
-    for i in range(_layers(shapes, layers)):
+    for i in range(sizes["layers"]):
         theirs, ours = f"{layers}{i}", f"{path}layer_{i}"
         for name in ("query", "key", "value"):
             projection = f"{theirs}.attention.{name[0]}_lin"
             found += linear(projection, f"{ours}/attention/{name}", (features, features))
-        hidden = size(shapes, f"{theirs}.ffn.lin1.weight", 0)
+        hidden = sizes["hidden"]
         found += linear(f"{theirs}.attention.out_lin", f"{ours}/output", (features, features))
         found += norm(f"{theirs}.sa_layer_norm", f"{ours}/attention_norm", features)
         found += linear(f"{theirs}.ffn.lin1", f"{ours}/hidden", (hidden, features))

@@ -1,48 +1,91 @@
 """Official checkpoints of XML (jayleicn/TVRetrieval) -> `vmr_jax.models.xml`.
 
-Those of both streams, with or without cross-attention, and of one stream; widths are read off the shapes.
+Those of both streams, with or without cross-attention, and of one stream.
 Not read: two predictors that were not merged (no_merge_two_stream with both streams), other encoders, and
 pooling without modular attention.
 """
 
-from collections.abc import Mapping
+from typing import Any
 
-from vmr_jax.torch_import import Entry, kernel, linear, norm, size
+from vmr_jax.torch_import import Entry, Shapes, kernel, linear, norm, size
 
 _STREAMS = {"video": "video", "sub": "subtitles"}  # their name -> ours
 
 
-def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """All tensors of the checkpoint; widths and streams are read off the shapes."""
-    features = size(shapes, "query_input_proj.net.1.weight", 0)
-    streams = {
-        ours: theirs for theirs, ours in _STREAMS.items() if f"{theirs}_input_proj.net.1.weight" in shapes
+_POSITIONS = {"max_clips": "ctx_pos_embed", "max_words": "query_pos_embed"}
+
+
+def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
+    """Fields of the model that the shapes determine.
+
+    They do not tell heads, clip_seconds, shortest, longest, video_scale and keep, nor, of one stream,
+    cross_attention.
+    """
+    streams = _streams(shapes)
+    fields = {
+        "features": size(shapes, "query_input_proj.net.1.weight", 0),
+        "streams": next(iter(streams)) if len(streams) == 1 else "both",
+        "conv_kernel": size(shapes, f"{_predictor(shapes)}_st_predictor.weight", 2),
     }
-    pooling = "modular_vector_mapping.weight"
+    if len(streams) == len(_STREAMS):
+        fields["cross_attention"] = "video_encoder3.output.dense.weight" not in shapes
+    for field, key in _POSITIONS.items():
+        fields[field] = size(shapes, f"{key}.position_embeddings.weight", 0)
+    return fields
+
+
+def inputs(shapes: Shapes) -> dict[str, int]:
+    """Widths of the fields of a batch that the model reads."""
+    keys = {"query_vectors": "query", **_streams(shapes)}
+    return {field: size(shapes, f"{key}_input_proj.net.1.weight", 1) for field, key in keys.items()}
+
+
+def _streams(shapes: Shapes) -> dict[str, str]:
+    """The streams that the checkpoint reads: our name -> theirs."""
+    named = {ours: theirs for theirs, ours in _STREAMS.items()}
+    return {ours: key for ours, key in named.items() if f"{key}_input_proj.net.1.weight" in shapes}
+
+
+def _predictor(shapes: Shapes) -> str:
+    """The start of the names of the tensors that find start and end."""
+    of_stream = "" if "merged_st_predictor.weight" in shapes else next(iter(_streams(shapes).values()), "")
+    return of_stream or "merged"
+
+
+def entries(shapes: Shapes) -> list[Entry]:
+    """All tensors of the checkpoint."""
+    fields, widths, streams = hyper_parameters(shapes), inputs(shapes), _streams(shapes)
+    features = fields["features"]
     found = [
-        *_input("query_input_proj", "query_input", shapes, features),
-        *_positions("query_pos_embed", "query_positions", shapes, features),
+        *_input("query_input_proj", "query_input", widths["query_vectors"], features),
+        *_positions(_POSITIONS["max_words"], "query_positions", fields["max_words"], features),
         *_self_attention("query_encoder", "query_encoder", features),
-        *_positions("ctx_pos_embed", "clip_positions", shapes, features),
-        Entry(pooling, "params/pool/logits/kernel", (max(len(streams), 1), features), kernel),
+        *_positions(_POSITIONS["max_clips"], "clip_positions", fields["max_clips"], features),
+        Entry(
+            "modular_vector_mapping.weight",
+            "params/pool/logits/kernel",
+            (max(len(streams), 1), features),
+            kernel,
+        ),
     ]
+    crosses = fields.get("cross_attention", False)
     for ours, theirs in streams.items():
-        found += _stream(theirs, ours, shapes, features)
-    predictor = "merged" if "merged_st_predictor.weight" in shapes else next(iter(streams.values()), "merged")
+        found += _stream(theirs, ours, widths[ours], features, crosses)
+    shape = (1, 1, fields["conv_kernel"])
     for theirs, ours in (("st", "start"), ("ed", "end")):
-        key = f"{predictor}_{theirs}_predictor.weight"
-        found.append(Entry(key, f"params/boundaries/{ours}/kernel", (1, 1, size(shapes, key, 2)), kernel))
+        key = f"{_predictor(shapes)}_{theirs}_predictor.weight"
+        found.append(Entry(key, f"params/boundaries/{ours}/kernel", shape, kernel))
     return found
 
 
-def _stream(key: str, name: str, shapes: Mapping[str, tuple[int, ...]], features: int) -> list[Entry]:
+def _stream(key: str, name: str, width: int, features: int, crosses: bool) -> list[Entry]:
     found = [
-        *_input(f"{key}_input_proj", f"inputs_{name}", shapes, features),
+        *_input(f"{key}_input_proj", f"inputs_{name}", width, features),
         *_self_attention(f"{key}_encoder1", f"first_{name}", features),
         *_self_attention(f"{key}_encoder2", f"second_{name}", features),
         *linear(f"{key}_query_linear", f"params/query_linear_{name}", (features, features)),
     ]
-    if f"{key}_encoder3.output.dense.weight" in shapes:
+    if not crosses:
         return found + _self_attention(f"{key}_encoder3", f"third_{name}", features)
     return [
         *found,
@@ -51,18 +94,16 @@ def _stream(key: str, name: str, shapes: Mapping[str, tuple[int, ...]], features
     ]
 
 
-def _input(key: str, name: str, shapes: Mapping[str, tuple[int, ...]], features: int) -> list[Entry]:
-    inputs = size(shapes, f"{key}.net.1.weight", 1)
+def _input(key: str, name: str, width: int, features: int) -> list[Entry]:
     return [
-        *norm(f"{key}.LayerNorm", f"params/{name}/norm", inputs),
-        *linear(f"{key}.net.1", f"params/{name}/linear", (features, inputs)),
+        *norm(f"{key}.LayerNorm", f"params/{name}/norm", width),
+        *linear(f"{key}.net.1", f"params/{name}/linear", (features, width)),
     ]
 
 
-def _positions(key: str, name: str, shapes: Mapping[str, tuple[int, ...]], features: int) -> list[Entry]:
-    table = f"{key}.position_embeddings.weight"
+def _positions(key: str, name: str, positions: int, features: int) -> list[Entry]:
     return [
-        Entry(table, f"params/{name}/table", (size(shapes, table, 0), features)),
+        Entry(f"{key}.position_embeddings.weight", f"params/{name}/table", (positions, features)),
         *norm(f"{key}.LayerNorm", f"params/{name}/norm", features),
     ]
 

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from vmr_jax import models
 from vmr_jax.errors import UserError
@@ -20,6 +19,7 @@ from vmr_jax.input.loader import Loader, groups_of_batch
 from vmr_jax.input.queries import FIRST_WORD
 from vmr_jax.input.spec import batch_spec, check_fields
 from vmr_jax.input.words import build_vocabulary, open_word_vectors
+from vmr_jax.models.base import abstract_variables, first_difference
 from vmr_jax.parallel import Parallel
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.ignored import check_nothing_is_ignored
@@ -44,11 +44,6 @@ def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
     elif not config.text.trainable:
         vocab_size = 0
     return models.create(config.model.name, **fields, vocab_size=vocab_size, dtype=jnp.dtype(config.dtype))
-
-
-def abstract_variables(model, batch) -> dict[str, Any]:
-    """Shapes and dtypes of the variables from a batch or its spec; nothing is computed."""
-    return jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
 
 
 def initial_variables(model, batch, seed: int) -> dict[str, Any]:
@@ -79,16 +74,6 @@ def _check_encoder(config, ours, theirs) -> None:
             f"is {other[2]} in them and {other[1]} in the config. Set the fields of config.model that "
             "describe the text encoder, or give the folder that they describe."
         )
-
-
-def first_difference(ours: Any, theirs: Any) -> tuple[str, Any, Any] | None:
-    """The first path of two trees with another shape: the path and both shapes, 'absent' where one lacks it."""
-    wanted, found = (flatten_dict(tree, sep="/") for tree in (ours, theirs))
-    for path in sorted(wanted.keys() | found.keys()):
-        shapes = [tree[path].shape if path in tree else "absent" for tree in (wanted, found)]
-        if shapes[0] != shapes[1]:
-            return path, *shapes
-    return None
 
 
 def read_vocabulary(path: Path) -> list[str]:
