@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from vmr_jax import configs
 from vmr_jax.config import default_workdir, given_config, load_config
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.modes.overrides import unknown_field
 
 # mode -> module of this folder and its function (config, workdir, **the flags it names)
@@ -34,7 +34,7 @@ MODES = {
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:dataset[,option...]]", lock_config=True)
 flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>_<dataset> if not given.")
-flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("video", None, "predict, search: id of a video of the dataset.")
 flags.DEFINE_string("query", None, "predict, search: the sentence.")
 flags.DEFINE_integer("top", 5, "predict, search: how many moments to print.")
@@ -53,6 +53,8 @@ flags.DEFINE_string("videos", None, "serve: folder of video files named by video
 
 def main(argv: list[str]) -> None:
     """Resolves config and folder, then calls the one function of the mode."""
+    if FLAGS.mode not in MODES:
+        raise unknown("There is no --mode", FLAGS.mode, MODES)
     if len(argv) > 1 and FLAGS.mode != "compare":
         raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
     from vmr_jax import parallel

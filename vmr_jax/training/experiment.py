@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmr_jax import models
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import write_json
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input.loader import Loader, groups_of_batch
@@ -28,6 +28,7 @@ from vmr_jax.types import Batch
 log = logging.getLogger("vmr_jax")
 
 VOCABULARY, BEST, CHECKPOINTS = "vocabulary.json", "best", "checkpoints"
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # of the computation
 
 
 def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
@@ -43,6 +44,8 @@ def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
         vocab_size = max(vocab_size, FIRST_WORD)
     elif not config.text.trainable:
         vocab_size = 0
+    if config.dtype not in DTYPES:
+        raise unknown("config.dtype is", config.dtype, DTYPES)
     return models.create(config.model.name, **fields, vocab_size=vocab_size, dtype=jnp.dtype(config.dtype))
 
 
