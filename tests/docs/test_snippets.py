@@ -8,6 +8,8 @@ import pytest
 
 import vmr_jax as vmr
 
+pytestmark = pytest.mark.slow  # each page compiles
+
 ROOT = Path(__file__).resolve().parents[2]
 FENCED = re.compile(r"^```python(?: title=\"([\w.]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = {
