@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vmr_jax.layers.dropout import Dropout
+from vmr_jax.parallel import Parallel
 
 
 def test_what_is_kept_is_scaled_and_depends_on_the_example_alone():
@@ -21,3 +23,15 @@ def test_what_is_kept_is_scaled_and_depends_on_the_example_alone():
     np.testing.assert_array_equal(drop(x[::-1], index[::-1])[::-1], found)
     assert (kept[0] != kept[1]).any()
     np.testing.assert_array_equal(drop(x, index, train=False), x)
+
+
+@pytest.mark.parametrize("mode,devices", [("pmap", 1), ("pmap", 8), ("jit", 8)])
+def test_devices_draw_alike(mode, devices):
+    x, index = np.ones((8, 6, 50), np.float32), np.arange(8)[::-1].copy()
+
+    def drop(key, batch):
+        return Dropout(0.2).apply({}, *batch, True, rngs={"dropout": jax.random.wrap_key_data(key)})
+
+    key, parallel = jax.random.key_data(jax.random.key(0)), Parallel(mode, devices)
+    found = parallel.map_examples(drop)(parallel.replicate(np.asarray(key)), parallel.put_batch((x, index)))
+    np.testing.assert_array_equal(found, jax.jit(drop)(key, (x, index)))
