@@ -11,6 +11,4 @@ config.read(Path(__file__).resolve().parents[1] / "setup.cfg")
 for line in config["options"]["install_requires"].split("\n"):
     match = re.fullmatch(r"([\w-]+)>=([\d.]+)", line.strip())
     if match and match[1] in PINNED:
-        # A floor of two numbers, such as 0.10, is any release of that minor version.
-        version = match[2] if match[2].count(".") > 1 else f"{match[2]}.*"
-        print(f"{match[1]}=={version}")
+        print(f"{match[1]}=={match[2]}")
