@@ -57,8 +57,12 @@ def parameters_of(config) -> int:
 def after_step(config):
     """Shapes of the state and of the scalars after a step, traced once for all widths of features.
 
-    Those of the state are checked to be what they were before.
+    Those of the state are checked to be what they were before. A published text encoder has one layer here; the
+    others are like it.
     """
+    if "text_layers" in config.model:
+        with config.unlocked():
+            config.model.text_layers = 1
     text = _setting(config)[2]
     if text not in _stepped:
         model = experiment.make_model(config)
