@@ -20,8 +20,8 @@ from vmr_jax.evaluation.significance import bootstrap_interval
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.schema import Query
+from vmr_jax.modes.train import train
 from vmr_jax.training.experiment import Experiment
-from vmr_jax.training.loop import Trainer
 
 RANKS = {"keep": 21, "nms_threshold": 1.0, "top_n": (1, 5)}
 
@@ -183,7 +183,7 @@ def didemo(tmp_path_factory, data_dir):
 
 def test_mcn_is_selected_by_rank_1(didemo, tmp_path):
     assert (didemo.evaluation.protocol, didemo.evaluation.select_by) == ("consensus", "Rank@1")
-    Trainer(didemo, tmp_path).run()
+    train(didemo, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     selected = [line["val/Rank@1"] for line in lines if "val/Rank@1" in line]
     assert len(selected) == 2
