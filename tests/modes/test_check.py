@@ -111,6 +111,13 @@ def test_a_sound_folder_has_no_problem(folder, data_dir):
     assert "moment_retrieval on test; the last is kept" in text
 
 
+def test_where_token_features_take_the_place_of_word_vectors_none_is_asked_for(folder, data_dir):
+    """The line of words without a vector is left out; everything else is as before."""
+    (folder / "tokens").mkdir()
+    _, text = report_of(config_of(folder, data_dir, text__features=str(folder / "tokens")))
+    assert "words without vector" not in text and "train 2 2 5.0 to 7.0 2 to 5 0" in text
+
+
 def test_what_reading_the_annotations_repaired_is_shown(folder, data_dir):
     rows = (
         "AAAAA 0.0 12.0##a person sits.",
