@@ -20,7 +20,6 @@ class Small:
     Attributes:
       model: it, with its random draws.
       quiet: it without those that depend on the padding; the same where there are none.
-      variables: the initial ones, of both.
       batch: eight rows, the last two filling: six of eight devices have one real example each, two have none.
       tolerance: of comparisons of float32 sums in another order.
       draws_rows: whether it draws among the rows of the batch, so that their order matters.
@@ -31,9 +30,13 @@ class Small:
         self.model = models.create(name, **case.SMALL)
         self.quiet = self.model.clone(**getattr(case, "WITHOUT_DRAWS", {}))
         self.batch = random_batch()
-        self.variables = initial_variables(self.model, self.batch, 0)
         self.tolerance = getattr(case, "TOLERANCE", 1e-6)
         self.draws_rows = getattr(case, "DRAWS_ROWS", False)
+
+    @functools.cached_property
+    def variables(self):
+        """The initial ones, of both models; they are compiled."""
+        return initial_variables(self.model, self.batch, 0)
 
     @functools.cache  # noqa: B019
     def _step(self, model, mode: str, devices: int):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from applied import random_variables
 from cases import ALL
 from small import Small
 
@@ -23,7 +24,7 @@ def test_moments_are_ranked(small):
         moments.check()
         return moments
 
-    moments = predict(small.variables, small.batch)
+    moments = predict(random_variables(small.model, small.batch), small.batch)
     spans, scores = np.asarray(moments.spans), np.asarray(moments.scores)
     assert spans.dtype == scores.dtype == np.float32
     assert spans.shape[0] == small.batch.size
