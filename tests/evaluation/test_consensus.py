@@ -6,8 +6,8 @@ import json
 import h5py
 import numpy as np
 import pytest
+from counted import OPTIONS, Sum, split_of
 from ml_collections import ConfigDict
-from test_evaluate import OPTIONS, Sum
 
 from vmr_jax import models
 from vmr_jax.configs import mcn

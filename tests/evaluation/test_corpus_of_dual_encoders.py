@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 from batches import random_batch
+from counted import OPTIONS
 from ml_collections import ConfigDict
-from test_evaluate import OPTIONS
 from tiny import tiny_config
 
 from vmr_jax import models

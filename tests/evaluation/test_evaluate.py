@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from counted import OPTIONS, PROTOCOL, Sum, split_of
 from ml_collections import ConfigDict
 from tiny import tiny_config
 
@@ -18,37 +18,9 @@ from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.input import records
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.loader import show_rows
-from vmr_jax.input.schema import Query
-from vmr_jax.models.base import GroundingModel
 from vmr_jax.training.experiment import Experiment
-from vmr_jax.types import Moments
 
 CHARADES = Path(__file__).resolve().parents[2] / "../shared/data/charades_sta"
-OPTIONS = ConfigDict(
-    {
-        "top_n": (1, 2),
-        "thresholds": (0.5,),
-        "strict": False,
-        "nms_threshold": 0.5,
-        "nms_margin": 0.0,
-        "keep": 2,
-        "sanity": (),
-        "discounted": False,
-    }
-)
-PROTOCOL = MomentRetrieval(OPTIONS)
-
-
-def split_of(moments, durations=None, name="test", **fields):
-    """A split of one query per video: moments [[start, end], ...] of videos of 100 s."""
-    durations = durations or [100.0] * len(moments)
-    lists = {key: iter(values) for key, values in fields.items()}
-    queries = [
-        Query(qid=f"q{i}", text="a man runs", span=tuple(span), **{k: next(v) for k, v in lists.items()})
-        for i, span in enumerate(moments)
-    ]
-    videos = [Video(f"v{i}", duration, {}) for i, duration in enumerate(durations)]
-    return Split(name, videos, queries, np.arange(len(queries), dtype=np.int32))
 
 
 # --- trivial rows, intervals, breakdown -----------------------------------------------------------
@@ -166,19 +138,6 @@ def test_shown_rows():
         assert not np.array_equal(shuffled, other)
     # Another stream of as many rows keeps beside its clips.
     assert np.array_equal(show_rows(rows[:, :1] * 7, "shuffled", 0, "a"), shuffled[:, :1] * 7)
-
-
-class Sum(GroundingModel):
-    """Whole video where its features sum to something, its first half where they are zero; knows no order."""
-
-    def __call__(self, batch, *, train):
-        del train
-        return jnp.abs(batch.video).sum((1, 2))
-
-    def predict(self, outputs, batch):
-        end = jnp.where(outputs > 0, batch.duration, batch.duration / 2)
-        spans = jnp.stack([jnp.zeros_like(end), end], axis=1)[:, None]
-        return Moments(spans=spans, scores=jnp.ones((batch.size, 1)))
 
 
 @pytest.fixture(scope="module")

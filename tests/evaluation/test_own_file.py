@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from counted import OPTIONS
 from ml_collections import ConfigDict
-from test_evaluate import OPTIONS
 
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation.protocols import PROTOCOLS, make_protocol

@@ -2,12 +2,11 @@
 
 import json
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counted import OPTIONS, PROTOCOL, Finder, Sum, split_of
 from ml_collections import ConfigDict
-from test_evaluate import OPTIONS, PROTOCOL, Sum, split_of
 from tiny import tiny_config
 
 from vmr_jax.errors import UserError
@@ -25,7 +24,6 @@ from vmr_jax.evaluation.results import prediction_rows
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.schema import Query
-from vmr_jax.models.base import CorpusRetriever, GroundingModel
 from vmr_jax.training.experiment import Experiment
 from vmr_jax.types import Moments
 
@@ -160,35 +158,6 @@ def test_highlights_need_saliency_of_both(data_dir):
 
 
 # --- corpus ---------------------------------------------------------------------------------------
-
-
-class Finder(CorpusRetriever, GroundingModel):
-    """Knows the query's video by its number, and always answers its second half."""
-
-    @nn.nowrap
-    def _half(self, duration):
-        spans = jnp.stack([duration / 2, duration], axis=1)[:, None]
-        return Moments(spans=spans, scores=jnp.zeros((len(duration), 1)))
-
-    def __call__(self, batch, *, train):
-        return batch.duration
-
-    def predict(self, outputs, batch):
-        return self._half(batch.duration)
-
-    def saliency(self, outputs, batch):
-        return batch.video.sum(-1)
-
-    def encode_videos(self, batch):
-        return batch.video_index
-
-    def score_videos(self, batch, videos):
-        # The video with the next number is best, then the right one, then those further away.
-        distance = jnp.abs(videos[None, :] - (batch.video_index[:, None] + 0.9))
-        return -distance.astype(jnp.float32)
-
-    def localize(self, batch, videos, video_mask, duration):
-        return self._half(duration)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
