@@ -6,7 +6,7 @@ import json
 import h5py
 import numpy as np
 import pytest
-from counted import OPTIONS, Sum, split_of
+from counted import OPTIONS, Sum
 from ml_collections import ConfigDict
 
 from vmr_jax import models
