@@ -10,6 +10,7 @@ from tiny import tiny_config
 from vmr_jax.errors import UserError
 from vmr_jax.modes.train import train
 from vmr_jax.training import loop as train_lib
+from vmr_jax.training.fit import fit
 from vmr_jax.training.loop import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
@@ -106,5 +107,5 @@ def test_jit_and_pmap_train_alike(data_dir, tmp_path, finished):
 
 def test_profile_writes_a_trace(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(train_lib, "finish", lambda *_: None)
-    train(tiny_config(data_dir, profile=True), tmp_path)
+    fit(tiny_config(data_dir, profile=True), tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
