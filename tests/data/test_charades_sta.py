@@ -394,7 +394,9 @@ def test_features_are_found_relative_to_manual_dir(folder, tmp_path):
 
 
 def test_modalities_need_no_tensorflow():
-    code = "import sys, vmr_jax.data.charades_sta as d; "
+    code = (
+        "import sys, vmr_jax.data.charades_sta as d; "
         "print(sorted(d.MODALITIES), 'tensorflow_datasets' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['dynamic_words', 'static_words', 'tree'] False"
