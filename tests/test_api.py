@@ -18,6 +18,7 @@ import users_model
 
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
+from vmr_jax.torch_import import load_model
 from vmr_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,11 +99,12 @@ def test_a_bucket_is_compiled_once(run, monkeypatch):
 @pytest.mark.parametrize(
     "features,duration,message",
     [
-        (np.ones((5, 63)), 3.0, "features of dimension 63; config.dataset.feature_dim is 64"),
-        (np.ones((5, 64)), 0.0, "duration of the video talk is 0.0"),
+        (np.ones((5, 63)), 3.0, "dimension 63; config.dataset.feature_dim is 64. Give features like those"),
+        (np.ones((5, 64)), 0.0, "duration of talk is 0.0"),
         (np.full((5, 64), np.nan), 3.0, "holds NaN or infinity, first in row 0"),
         (np.ones(64), 3.0, r"shape \(64,\); expected is \[rows,64\]"),
         (np.ones((0, 64)), 3.0, "has no clips"),
+        (np.ones((5, 64)), "3", "duration of talk is '3'"),
     ],
 )
 def test_features_that_cannot_be_read(run, features, duration, message):
@@ -114,6 +116,7 @@ def test_questions_that_cannot_be_asked(run):
     video = run.encode_video(np.ones((5, 64)), duration=3.0)
     for sentences, k, message in (
         ("a man", 5, "a list of sentences"),
+        ([3], 5, "a list of sentences"),
         (["a man"], 0, "k is 0"),
         ([" "], 5, "The query is empty"),
         (["?!"], 5, "has no word"),
@@ -157,6 +160,25 @@ def test_conventions_decide_on_more_than_a_field(tmp_path):
     config = data.config_for("two_d_tan")
     assert (config.dataset.feature_dim, config.dataset.manual_dir) == (1024, str(tmp_path))
     assert (config.evaluation.select_split, config.evaluation.splits) == ("anet_val_2", ("anet_val_1",))
+
+
+def test_the_wrong_thing_is_named(run, data, tmp_path):
+    for call, message in (
+        (lambda: vmr.evaluate(run, "test"), "Give evaluate a run and a split"),
+        (lambda: vmr.fit("fvmr", "storyboard"), "Give fit a vmr_jax.Dataset, not 'storyboard'"),
+        (lambda: vmr.Dataset("storyboard", features="vgg"), "storyboard has features of its own"),
+        (lambda: run.encode_video(np.ones((5, 64)), 3.0, flw=1), 'This run reads no stream "flw"'),
+        (lambda: run.encode_sentences("a man"), "a list of sentences"),
+        (lambda: run.predict(np.ones((5, 64)), ["a man"]), "a video from encode_video"),
+        (lambda: vmr.Batch.of(video=[]), "video is an empty list"),
+        (
+            lambda: vmr.Batch.of(video=[np.ones((3, 4)), np.ones((3, 5))]),
+            r"rows of video have 4, 5 numbers \(D\)",
+        ),
+        (lambda: load_model("two_d_tan", "model.pkl"), "read_checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
 
 
 # --- a model of a user's own ----------------------------------------------------------------------

@@ -5,6 +5,7 @@ What they do is the command's own path: the config that `configs/NAME.py` makes 
 """
 
 import importlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from vmr_jax.training import fit as training
 from vmr_jax.types import Batch, Mean
 
 Loss = Callable[..., Mean]  # function of (outputs, batch, *, epoch)
+
+log = logging.getLogger("vmr_jax")
 
 
 class Dataset:
@@ -68,6 +71,8 @@ class Dataset:
         input_dataset.dataset_module(name)  # refuses an unknown name
         variants = datasets.FEATURES.get(name, {})
         self._options = [features] if features in variants else []
+        if features and name == "storyboard":
+            raise UserError(f'storyboard has features of its own; features="{features}" is of other datasets.')
         self._settings = dict(settings or {})
         if features and features not in variants:
             self._settings["dataset.features"] = features
@@ -238,7 +243,15 @@ def fit(
     Raises:
       UserError: for whatever would stop the run, before it starts.
     """
+    if not isinstance(data, Dataset):
+        raise UserError(f"Give fit a vmr_jax.Dataset, not {data!r}: fit(model, Dataset('storyboard')).")
     config = data.config_for(model)
+    if config.model.name.startswith("__main__:"):
+        log.warning(
+            "%s is a class of the program that runs: vmr_jax.load finds it only where __main__ defines it. "
+            "Put it into a file of its own to load the run anywhere.",
+            config.model.name.removeprefix("__main__:"),
+        )
     override(config, {**({"train_for": train_for} if train_for else {}), **(settings or {})})
     if workdir is None:
         workdir = default_workdir(config)
@@ -257,6 +270,8 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
     Raises:
       UserError: where the dataset lacks what the architecture reads, or has features of another width.
     """
+    if not (isinstance(run, Run) and isinstance(split, Split)):
+        raise UserError("Give evaluate a run and a split: evaluate(load(DIR), Dataset(NAME).split('test')).")
     config = run.config.copy_and_resolve_references().unlock()
     own = split.data.config_for(run.model)
     if own.dataset.feature_dim != config.dataset.feature_dim:

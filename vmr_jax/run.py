@@ -17,11 +17,11 @@ import numpy as np
 
 from vmr_jax import moments as moments_lib
 from vmr_jax.config import load_config
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.input.dataset import Dataset, Video
 from vmr_jax.input.examples import Examples
 from vmr_jax.input.features import check_rows, joined_rows, normalize_rows
-from vmr_jax.input.queries import FIRST_WORD, QueryReader, asked_query
+from vmr_jax.input.queries import FIRST_WORD, QueryReader, asked_query, check_sentences
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.input.words import open_word_vectors
 from vmr_jax.models.base import DualEncoder, GroundingModel, abstract_variables
@@ -170,11 +170,19 @@ class Run:
           UserError: for another width than the run's, numbers that are not finite, a missing stream, and a
             duration that is no positive number.
         """
-        if not (np.isfinite(duration) and duration > 0):
-            raise UserError(f"The duration of the video {id} is {duration}; give its length in seconds.")
-        where = f"The video {id}"
-        given = features if isinstance(features, (tuple, list)) else (features,)
-        parts = check_rows([np.asarray(part) for part in given], self.config.dataset.feature_dim, where)
+        if not (isinstance(duration, (int, float, np.number)) and np.isfinite(duration) and duration > 0):
+            raise UserError(f"The duration of {id} is {duration!r}; give the length in seconds, a number.")
+        for name in streams:
+            if name not in self.streams:
+                raise unknown("This run reads no stream", name, self.streams)
+        where = f"The video {id}" if id != "video" else "The video"
+        given = features if isinstance(features, tuple) else (features,)
+        parts = check_rows(
+            [np.asarray(part) for part in given],
+            self.config.dataset.feature_dim,
+            where,
+            do="Give features like those that the run was trained with.",
+        )
         _check_sources(self.config, parts, where)
         read = {"video": joined_rows(parts, self.config.input.normalize)}
         for name in self.streams:
@@ -229,8 +237,9 @@ class Run:
         Returns:
           For each sentence its moments, best first; fewer than k where the model has no more.
         """
-        if isinstance(sentences, str):
-            raise UserError("Give predict a list of sentences, such as ['a person opens the door'].")
+        check_sentences(sentences)
+        if not isinstance(video, VideoFeatures):
+            raise UserError("Give predict a video from encode_video(features, duration=...).")
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
         answers: list[list[Moment]] = []
@@ -268,6 +277,12 @@ class Run:
 
     def encode_sentences(self, sentences: Sequence[str]) -> np.ndarray:
         """Vectors [Q,E] float32 of sentences, whose dot product with a moment's is its score; dual encoders."""
+        check_sentences(sentences)
+        if not self.is_dual_encoder:
+            raise UserError(
+                f"{self.config.model.name} scores a moment together with the sentence, which has no vector of "
+                "its own. Only dual encoders encode sentences alone, such as fvmr."
+            )
         nothing = VideoFeatures("none", 1.0, {name: self._empty(name) for name in ("video", *self.streams)})
         encode = self._once(
             ("sentences", 0),

@@ -260,14 +260,21 @@ _ALWAYS = ("video_mask", "query_mask")  # masks that every batch has
 
 def _stacked(name: str, info: FieldInfo, value: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """The array of a field, and where the rows of a list reach along the second axis (None for an array)."""
-    if not isinstance(value, (list, tuple)) or np.ndim(value[0]) == 0:
+    if not isinstance(value, (list, tuple)) or (value and np.ndim(value[0]) == 0):
         return np.asarray(value, info.dtype), None
+    if not value:
+        raise UserError(f"{name} is an empty list; give one array for each row of the batch.")
     rows = [np.asarray(row, info.dtype) for row in value]
     if any(row.ndim != len(info.axes) - 1 for row in rows):
         raise UserError(
             f"A row of {name} has the shape {next(r.shape for r in rows if r.ndim != len(info.axes) - 1)}; "
             f"expected are the axes [{','.join(info.axes[1:])}]."
         )
+    for letter, lengths in zip(info.axes[1:], zip(*(row.shape for row in rows))):
+        if letter in _OWN_AXES and len(set(lengths)) > 1:
+            raise UserError(
+                f"The rows of {name} have {', '.join(map(str, lengths))} numbers ({letter}); one is meant."
+            )
     longest = np.max([row.shape for row in rows], axis=0)
     filled = np.zeros((len(rows), *longest), info.dtype)
     for row, place in zip(rows, filled):

@@ -412,8 +412,11 @@ def kept_rows(
     return shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips)
 
 
-def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> Sequence[np.ndarray]:
-    """The sources of a video; UserError, naming `where`, unless they are rows of finite numbers, D in all."""
+def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str, do: str = "") -> Sequence[np.ndarray]:
+    """The sources of a video; UserError, naming `where`, unless they are rows of finite numbers, D in all.
+
+    `do` says what to do about another width than `feature_dim`.
+    """
     shapes = [part.shape for part in parts]
     if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         raise UserError(
@@ -424,7 +427,8 @@ def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str) -> Seq
     if sum(widths) != feature_dim:
         raise UserError(
             f"{where} has features of dimension {' + '.join(map(str, widths))}; config.dataset.feature_dim is "
-            f"{feature_dim}. Set it to {sum(widths)}, or bring the features that the config means."
+            f"{feature_dim}. "
+            + (do or f"Set it to {sum(widths)}, or bring the features that the config means.")
         )
     if not parts[0].shape[0]:
         raise UserError(

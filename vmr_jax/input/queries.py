@@ -215,6 +215,12 @@ def asked_query(text: str, duration: float, tokenizer: str) -> schema.Query:
     )
 
 
+def check_sentences(sentences: Any) -> None:
+    """Raises UserError for what is no list of sentences, a single sentence among it."""
+    if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise UserError("Give a list of sentences, such as ['a person opens the door'].")
+
+
 def check_sentence(text: str) -> None:
     """Raises UserError for a sentence that is empty or over-long."""
     if not text.strip():

@@ -11,6 +11,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation import metrics
+from vmr_jax.input.queries import check_sentences
 from vmr_jax.models.base import DualEncoder, GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.milvus import COLLECTION, MilvusStore
@@ -161,6 +162,7 @@ class MomentIndex:
           k: number of moments for each; fewer come back where there are no more.
           video: searches this video only; UserError where it is not in the index.
         """
+        check_sentences(sentences)
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
         queries = self._encode(list(sentences))

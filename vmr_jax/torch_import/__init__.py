@@ -349,6 +349,11 @@ def _numpy(x: Any) -> np.ndarray:
 
 
 def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
+        raise UserError(
+            f"The checkpoint is {type(state_dict).__name__}, not a dictionary of tensors by name. Read a file "
+            "with vmr_jax.torch_import.read_checkpoint(PATH) first."
+        )
     for wrapper in WRAPPERS:
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
