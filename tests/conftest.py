@@ -39,7 +39,6 @@ DEAREST = (
     "tests/retrieval",
     "tests/models",
     "tests/input",
-    "tests/references",
     "tests/torch_import",
     "tests/data",
 )

@@ -14,7 +14,7 @@ from vmr_jax.training.experiment import make_model
 pytest.importorskip("torch")
 import references
 
-NAMES = sorted(m.name for m in pkgutil.iter_modules(references.__path__) if not m.name.startswith("test_"))
+NAMES = sorted(m.name for m in pkgutil.iter_modules(references.__path__))
 
 
 @pytest.mark.parametrize("name", NAMES)
