@@ -6,7 +6,7 @@ What they do is the command's own path: the config that `configs/NAME.py` makes 
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ from vmr_jax.models.base import GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.run import Run
 from vmr_jax.training import fit as training
-from vmr_jax.types import Batch, Mean
-
-Loss = Callable[..., Mean]  # function of (outputs, batch, *, epoch)
+from vmr_jax.training.step import LossFunction
+from vmr_jax.types import Batch
 
 log = logging.getLogger("vmr_jax")
 
@@ -218,7 +217,7 @@ def fit(
     model: str | type[GroundingModel] | GroundingModel,
     data: Dataset,
     *,
-    losses: Mapping[str, Loss] | None = None,
+    losses: Mapping[str, LossFunction] | None = None,
     train_for: str | None = None,
     workdir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,

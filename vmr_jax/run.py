@@ -6,7 +6,6 @@ Needs the folder of the run and the word vectors that it names; no dataset, no T
 import dataclasses
 import functools
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from vmr_jax import moments as moments_lib
 from vmr_jax.config import load_config
 from vmr_jax.errors import UserError, unknown
+from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input.dataset import Dataset, Video
 from vmr_jax.input.examples import Examples
 from vmr_jax.input.features import check_rows, joined_rows, normalize_rows
@@ -28,7 +28,7 @@ from vmr_jax.models.base import DualEncoder, GroundingModel, abstract_variables
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
 from vmr_jax.retrieval.milvus import COLLECTION
-from vmr_jax.training.experiment import VOCABULARY, make_model, restore_best
+from vmr_jax.training.experiment import make_model, read_run_vocabulary, restore_best
 from vmr_jax.types import Batch, fields_from
 
 _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two
@@ -259,7 +259,7 @@ class Run:
 
     def _ranked(self, k: int) -> Callable:
         """The compiled function of (variables, batch) that gives spans [B,k,2] and scores [B,k]."""
-        threshold = _nms_threshold(self.config.evaluation)
+        threshold = make_protocol(self.config.evaluation).nms_thresholds()[0]
 
         def ranked(variables: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
             outputs = self.model.apply(variables, batch, train=False)
@@ -358,20 +358,6 @@ class Run:
         return isinstance(self.model, DualEncoder)
 
 
-def read_run_vocabulary(workdir: Path) -> list[str]:
-    """The training words of a run; UserError where the file is missing or damaged."""
-    path = workdir / VOCABULARY
-    try:
-        words = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}, the words of the run, cannot be read ({error}). Restore it from a copy of the run."
-        ) from None
-    if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
-        raise UserError(f"{path} holds no list of words. Restore it from a copy of the run.")
-    return words
-
-
 def _rows(video: Video, stream: str) -> np.ndarray:
     return video.embedded[stream]
 
@@ -385,11 +371,6 @@ def _check_sources(config: Any, parts: Sequence[np.ndarray], where: str) -> None
             f"{where}: the run's features are {len(sources)} sources side by side ({', '.join(sources)}), and "
             f"{len(parts)} came. Give a tuple of arrays, one for each source, in this order."
         )
-
-
-def _nms_threshold(options: Any) -> float:
-    """The IoU above which a worse moment is dropped; with `nms_margin` that of the first IoU of the metrics."""
-    return options.thresholds[0] - options.nms_margin if options.nms_margin else options.nms_threshold
 
 
 def _parts(sentences: Sequence[str]) -> Iterator[Sequence[str]]:

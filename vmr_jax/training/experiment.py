@@ -149,7 +149,7 @@ class Experiment:
 
     def _open_vocabulary(self, workdir: Path | None) -> list[str]:
         if workdir is not None and (workdir / VOCABULARY).is_file():
-            return json.loads((workdir / VOCABULARY).read_text(encoding="utf-8"))
+            return read_run_vocabulary(workdir)
         if self.config.text.vocabulary:
             vocabulary = read_vocabulary(Path(self.config.text.vocabulary).expanduser())
         else:
@@ -194,6 +194,20 @@ class Experiment:
     def best_variables(self, workdir: Path) -> tuple[Any, dict[str, Any]]:
         """The variables of the best step, on every device, and their position."""
         return restore_best(workdir, self.parallel.abstract(self.abstract_variables()))
+
+
+def read_run_vocabulary(workdir: Path) -> list[str]:
+    """The training words of a run; UserError where the file is missing or damaged."""
+    path = workdir / VOCABULARY
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}, the words of the run, cannot be read ({error}). Restore it from a copy of the run."
+        ) from None
+    if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+        raise UserError(f"{path} holds no list of words. Restore it from a copy of the run.")
+    return words
 
 
 def restore_best(workdir: Path, abstract: Any) -> tuple[Any, dict[str, Any]]:
