@@ -58,7 +58,7 @@ def get_config(arg=None):
         config.evaluate_every = "2 epochs"
         config.train_for = "24 epochs"
         return config
-    datasets.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options, paper=("tall",))
     if dataset in ("didemo", "tempo"):
         config.evaluation.nms_margin = 0.0  # all segments are ranked
     config.text.vectors = "glove.840B.300d.txt"

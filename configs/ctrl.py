@@ -2,7 +2,7 @@
 
     python launch.py --config=configs/ctrl.py
         the embedded dataset: about two minutes on two CPU cores.
-    python launch.py --config=configs/ctrl.py:tacos,tall,skip_thoughts --config.dataset.manual_dir=DIR
+    python launch.py --config=configs/ctrl.py:tacos,skip_thoughts --config.dataset.manual_dir=DIR
             --config.text.sentence_features=FILE
         the paper's setting; DIR as in data/tacos/README.md, FILE with a 4800-d vector by query id, which no
         dataset brings. Without skip_thoughts an LSTM reads the words. Needs an accelerator.
@@ -12,8 +12,9 @@ IoU .1 24.32 / 48.73, .3 18.32 / 36.69, .5 13.30 / 25.42. Charades-STA C3D, anno
 23.63 / 58.92, .7 8.89 / 29.52; annotations cleaned since (official README): aln 17.69 / 55.54, 5.91 / 23.79;
 reg_p 19.22 / 57.98, 6.64 / 25.22; offsets 21.42 / 59.11, 7.15 / 26.91.
 
-Windows are in clips. Where the paper has a setting (TACoS, Charades-STA), every video has so many clips that
-one of mean length has clips of about 16 frames; the other datasets' windows are ours.
+TACoS is the version tall unless another one is named. Windows are in clips. Where the paper has a setting
+(TACoS, Charades-STA), every video has so many clips that one of mean length has clips of about 16 frames; the
+other datasets' windows are ours.
 """
 
 from vmr_jax.configs import common, datasets
@@ -78,7 +79,7 @@ def get_config(arg=None):
     if dataset in _SEGMENTS:
         config.model.regression = "none"
         config.evaluation.nms_margin = 0.0
-    datasets.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options, paper=("tall",))
     if "skip_thoughts" in options:
         config.text.sentence_features = "skip_thoughts.h5"
         config.text.sentence_dim = 4800

@@ -33,6 +33,8 @@ class Features(NamedTuple):
 _CHARADES = {
     "vgg": Features("vgg_rgb_features.hdf5", 4096, 1 / 6),
     "i3d": Features("i3d_finetuned", 1024),
+    "c3d": Features("c3d_features.hdf5", 4096),
+    "two_stream": Features("two_stream", 8192),
     "clip": Features("clip_vit_b32_1fps", 512, 1.0),
 }
 _ACTIVITYNET = {
@@ -48,7 +50,7 @@ FEATURES = {
     "activitynet_captions": _ACTIVITYNET,
     "activitynet_cd": _ACTIVITYNET,
     "activitynet_cg": _ACTIVITYNET,
-    "tacos": {"c3d": Features("tall_c3d_features.hdf5", 4096)},
+    "tacos": {"c3d": Features("tall_c3d_features.hdf5", 4096), "i3d": Features("i3d", 1024)},
     "didemo": {
         "vgg": Features("average_fc7.h5", 4096, 5.0),
         "flow": Features("average_global_flow.h5", 1024, 5.0),
@@ -69,7 +71,8 @@ FEATURES = {
     "jsonl": {},
 }
 
-# dataset -> options that are not features; the first of each group is the default.
+# dataset -> options that are not features; the first of each group is the default, unless the paper of the
+# architecture used another.
 _CONVENTIONS = ("2d_tan", "vslnet", "lgi")
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "activitynet_captions": {"convention": _CONVENTIONS},
@@ -94,8 +97,8 @@ MAPS = {
     "jsonl": (32, (16, 8)),
 }
 
-# dataset -> words kept of a sentence. FVMR keeps 20; Charades-STA has at most 10.
-_MAX_WORDS = {"charades_sta": 10, "charades_cd": 10, "charades_cg": 10}
+# dataset -> words kept of a sentence. FVMR keeps 20; the longest sentence of Charades-STA has 11.
+_MAX_WORDS = {"charades_sta": 11, "charades_cd": 11, "charades_cg": 11}
 
 # dataset -> (split to select on, splits to evaluate); the others are 'val' and all but train.
 _SPLITS = {
@@ -106,13 +109,19 @@ _SPLITS = {
 }
 
 # dataset -> fields of config.evaluation. DiDeMo and TEMPO rank all 21 segments and count as their authors do;
-# TVR's authors count four n in the corpus; QVHighlights' mAP reads ten moments.
-_CONSENSUS = {"protocol": "consensus", "select_by": "Rank@1", "keep": 21, "nms_threshold": 1.0}
+# TVR's authors count four n in the corpus; QVHighlights' mAP reads ten moments, and its authors count IoU >= m.
+_CONSENSUS = {
+    "protocol": "consensus",
+    "select_by": "Rank@1",
+    "keep": 21,
+    "nms_threshold": 1.0,
+    "strict": False,
+}
 _EVALUATION = {
     "didemo": _CONSENSUS,
     "tempo": {**_CONSENSUS, "top_n": (1, 3, 5)},
     "tvr": {"corpus_top_n": (1, 5, 10, 100)},
-    "qvhighlights": {"keep": 10},
+    "qvhighlights": {"keep": 10, "strict": False},
     "tacos": {"thresholds": (0.1, 0.3, 0.5)},
 }
 
@@ -138,10 +147,22 @@ DATASETS = {
 }
 
 
-def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tuple[str, ...] = ()) -> str:
+def manual_dataset(
+    config: ml_collections.ConfigDict,
+    dataset: str,
+    options: tuple[str, ...] = (),
+    paper: tuple[str, ...] = (),
+) -> str:
     """A dataset that is read from the user's folder; see data/DATASET/README.md.
 
-    Returns the feature variant that was chosen, an option of the dataset.
+    Args:
+      config: gets what the dataset decides.
+      dataset: folder of `data/`.
+      options: those of the dataset that the user named.
+      paper: versions and conventions that the paper of the architecture used, where the user names none.
+
+    Returns:
+      The feature variant that was chosen, an option of the dataset.
     """
     variants = FEATURES[dataset] or {"features": Features("features", 512)}
     named = chosen(options, variants, "feature variant") or next(iter(variants))
@@ -158,7 +179,7 @@ def manual_dataset(config: ml_collections.ConfigDict, dataset: str, options: tup
     config.dataset.on_missing = "error"  # 'drop' goes on without videos that have no features
     config.dataset.beam = ""  # options of Apache Beam, which then prepares: '--runner=DirectRunner ...'
     for field, values in _CHOICES.get(dataset, {}).items():
-        config.dataset[field] = chosen(options, values, field) or values[0]
+        config.dataset[field] = chosen(options, values, field) or chosen(paper, values, field) or values[0]
     config.dataset.update(_FIELDS.get(dataset, {}))
     config.evaluation.update(_EVALUATION.get(dataset, {}))
     convention = config.dataset.get("convention", "")

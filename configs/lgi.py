@@ -3,8 +3,8 @@
     python launch.py --config=configs/lgi.py
         the embedded dataset, in five minutes on two CPU cores.
     python launch.py --config=configs/lgi.py:charades_sta,i3d --config.dataset.manual_dir=DIR
-        the paper's setting; DIR as in data/charades_sta/README.md. ActivityNet Captions as in the paper is
-        activitynet_captions,c3d,lgi: the convention lgi tests on both validation files.
+        the paper's setting; DIR as in data/charades_sta/README.md. On ActivityNet Captions the convention
+        is lgi unless another one is named; it tests on both validation files, as the paper does.
 
 Options no_sqan (one phrase, the sentence; one non-local block of one head, as in the official ablation), no_dqa
 and no_tag (without that loss) are ablations of the paper.
@@ -59,7 +59,7 @@ def get_config(arg=None):
         config.optimizer.schedule = "cosine"
         config.train_for = "28 epochs"
     else:
-        datasets.manual_dataset(config, dataset, options)
+        datasets.manual_dataset(config, dataset, options, paper=("lgi",))
         config.text.vectors = "none"
         config.text.tokenizer = "no_punctuation"
         if dataset.startswith("activitynet"):

@@ -51,7 +51,8 @@ def get_config(arg=None):
         config.optimizer.schedule = "cosine"
         config.train_for = "12 epochs"
         return config
-    datasets.manual_dataset(config, dataset, [option for option in options if option != "fused"])
+    named = tuple(option for option in options if option != "fused")
+    datasets.manual_dataset(config, dataset, named, paper=("tall",))
     if dataset in _CHUNKED:
         config.input.num_clips = 6
         config.text.max_words = 50

@@ -54,7 +54,7 @@ def get_config(arg=None):
         config.evaluate_every = "2 epochs"
         config.train_for = "16 epochs"
         return config
-    datasets.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options, paper=("tall", "lgi"))
     config.text.vectors = "glove.840B.300d.txt"
     config.text.max_words = 15 if dataset.startswith("charades") else 35
     family = next(name for name in _SLOTS if dataset.startswith(name))

@@ -21,7 +21,6 @@ def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("scn")
-    config.model.keep = 500
     config.input.num_clips = 200
     config.input.normalize = False
     config.batch_size = 128

@@ -2,9 +2,8 @@
 
     python launch.py --config=configs/tsp_prl.py
         the embedded dataset: about five minutes on two CPU cores.
-    python launch.py --config=configs/tsp_prl.py:charades_sta,skip_thoughts --config.dataset.manual_dir=DIR
-            --config.dataset.features=FILE --config.dataset.feature_dim=8192
-            --config.text.sentence_features=FILE
+    python launch.py --config=configs/tsp_prl.py:charades_sta,two_stream,skip_thoughts
+            --config.dataset.manual_dir=DIR --config.text.sentence_features=FILE
         the paper's setting: two-stream features, DIR as in data/charades_sta/README.md, and a 4800-d vector by
         query id, which no dataset brings. Without skip_thoughts an LSTM reads the words. Needs an accelerator.
 

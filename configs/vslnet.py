@@ -7,8 +7,8 @@
 
 Option base is VSLBase, transformer the official code's other span predictor. Paper, R@1 (%) at IoU .3/.5/.7 and
 mIoU: Charades-STA fine-tuned I3D 70.46 / 54.19 / 35.22, 50.02; ActivityNet Captions 63.16 / 43.22 / 26.16,
-43.19 (its test split is val_1: option vslnet); TACoS 29.61 / 24.27 / 20.03, 24.11. The official code selects on
-the test split; here it is the validation split.
+43.19 (its test split is val_1: the convention vslnet, unless another is named); TACoS (version tall, likewise)
+29.61 / 24.27 / 20.03, 24.11. The official code selects on the test split; here it is the validation split.
 """
 
 from vmr_jax.configs import common, datasets
@@ -40,6 +40,6 @@ def get_config(arg=None):
         config.optimizer.learning_rate = 1e-3
         config.train_for = "12 epochs"
         return config
-    datasets.manual_dataset(config, dataset, options)
+    datasets.manual_dataset(config, dataset, options, paper=("tall", "vslnet"))
     config.text.vectors = "glove.840B.300d.txt"
     return config

@@ -110,3 +110,39 @@ def test_rows_say_what_they_are():
     (row,) = published.rows(get_config("cmin", "activitynet_captions,c3d"), "anet_val_2")
     assert row["kind"] == "published" and row["source"] == "Zhang et al., SIGIR 2019"
     assert "grid of 200 clips" in row["note"]
+
+
+@pytest.mark.parametrize("name", ["ctrl", "mcn", "cmin", "fian", "scdm", "fvmr", "vslnet", "two_d_tan", "mmn"])
+def test_tacos_is_the_version_of_the_paper_unless_another_is_named(name):
+    version = "2d_tan" if name in ("two_d_tan", "mmn") else "tall"
+    assert get_config(name, "tacos").dataset.version == version
+    assert get_config(name, "tacos,2d_tan").dataset.version == "2d_tan"
+    stored = {n.version for n in published.numbers() if (n.architecture, n.dataset) == (name, "tacos")}
+    assert stored <= {version}
+
+
+@pytest.mark.parametrize(
+    "name,convention", [("lgi", "lgi"), ("scdm", "lgi"), ("vslnet", "vslnet"), ("cmin", "2d_tan")]
+)
+def test_activitynet_has_the_convention_of_the_paper_unless_another_is_named(name, convention):
+    assert get_config(name, "activitynet_captions").dataset.convention == convention
+    stored = {
+        n.version for n in published.numbers() if (n.architecture, n.dataset) == (name, "activitynet_captions")
+    }
+    assert stored == {convention}
+
+
+def test_every_number_with_features_can_stand_beside_a_run():
+    """A config with the options of its dataset, version and features, and the settings of its variant."""
+    for number in published.numbers():
+        if not number.features:
+            continue
+        features = "fused" if number.features == "vgg+flow" else number.features
+        config = get_config(
+            number.architecture, ",".join(filter(None, (number.dataset, features, number.version)))
+        )
+        for setting in number.settings.split():
+            path, _, value = setting.partition("=")
+            part, field = path.split(".")
+            config[part][field] = type(config[part][field])(value)
+        assert number in published.comparable(config, number.split), number

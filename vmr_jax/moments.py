@@ -65,14 +65,12 @@ def _kept(moments: Moments, threshold: float, k: int, every: bool) -> Moments:
 
 def _nms_one(spans: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:
     """[K] bool of kept moments, for spans [K,2] sorted by score."""
-    intersection, union = _intersection_union(spans[:, None, :], spans[None, :, :])
-    suppresses = intersection > (threshold + _TIE) * union  # [K,K]
-    later = jnp.arange(spans.shape[0])[None, :] > jnp.arange(spans.shape[0])[:, None]
-    suppresses = suppresses & later
+    place = jnp.arange(spans.shape[0])
 
     def step(keep, i):
-        keep = jnp.where(keep[i], keep & ~suppresses[i], keep)
-        return keep, None
+        # One row of the [K,K] table of overlaps at a time: K can be some thousands, in every row of a batch.
+        intersection, union = _intersection_union(spans[i][None], spans)
+        suppressed = (intersection > (threshold + _TIE) * union) & (place > i)
+        return keep & ~(suppressed & keep[i]), None
 
-    keep, _ = jax.lax.scan(step, jnp.isfinite(scores), jnp.arange(spans.shape[0]))
-    return keep
+    return jax.lax.scan(step, jnp.isfinite(scores), place)[0]

@@ -25,7 +25,7 @@ def count(features, inputs, words, hidden, clips, length, windows) -> int:
 
 
 ACTIVITYNET = (200, 20, (16, 32, 64, 96, 128, 160, 192))
-CHARADES = (64, 10, (16, 24, 32, 40))
+CHARADES = (64, 11, (16, 24, 32, 40))
 SETTINGS = {
     "tacos": (200, 20, (8, 16, 32, 64)),
     "didemo": (6, 20, (1, 2, 3, 4, 5, 6)),

@@ -23,6 +23,7 @@ from vmr_jax.models.fian import (
     content_windows,
     window_stride,
 )
+from vmr_jax.moments import nms
 
 SMALL = dict(num_clips=21, max_words=7, windows=(2, 4), stride="k/2", features=8, heads=2, hidden=12)
 OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
@@ -250,6 +251,20 @@ class PerStep(nn.Module):
 
 
 STRIDES = {row: fields for row, fields in ROWS.items() if "stride" in fields}
+
+
+@pytest.mark.parametrize("keep,enough", [(0, True), (100, False)])
+def test_all_candidates_go_into_nms(keep, enough):
+    # Windows of one clip as stride, best in the middle of 200 clips: the best 100 of 684 all lie within some
+    # 40 clips, of which NMS at IoU .05 leaves fewer than the five moments that R@5 asks for.
+    model = create("fian", stride="1", keep=keep)
+    batch = one_video(clips=200)
+    centre = jnp.asarray(model.candidates(200).mean(1))[None]
+    logits = -jnp.abs(centre - 99.5) / 50
+    moments = model.predict(Outputs(logits=logits, offsets=None), batch)
+    assert moments.spans.shape[1] == (keep or 193 + 185 + 169 + 137)
+    left = jnp.isfinite(nms(moments, 0.05, k=5).scores).sum()
+    assert (left == 5) == enough
 
 
 @pytest.mark.parametrize("row", sorted(set(ROWS) - set(STRIDES)))

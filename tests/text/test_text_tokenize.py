@@ -1,9 +1,14 @@
 """Tokenisers: fixed sentences, offsets, errors."""
 
+import pathlib
+
 import pytest
 
+from vmr_jax.configs.fvmr import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.text.tokenize import Token, tokenize
+
+CHARADES = pathlib.Path(__file__).resolve().parents[2] / "../shared/data/charades_sta"
 
 
 def _texts(sentence, style):
@@ -68,3 +73,14 @@ def test_no_punctuation_deletes_it_and_keeps_the_places():
     found = tokenize('A man\'s "dog", - well-fed.', "no_punctuation")
     assert [token.text for token in found] == ["a", "mans", "dog", "wellfed"]
     assert [(token.start, token.end) for token in found] == [(0, 1), (2, 7), (8, 14), (17, 26)]
+
+
+@pytest.mark.skipif(not CHARADES.is_dir(), reason="the shared data are not here")
+@pytest.mark.parametrize("style,longest", [("words", 11), ("no_punctuation", 10), ("whitespace_no_stop", 10)])
+def test_no_sentence_of_charades_sta_is_cut(style, longest):
+    # 14 sentences have eleven words, a clitic among them: "person 's".
+    files = [CHARADES / f"charades_sta_{split}.txt" for split in ("train", "test")]
+    sentences = [line.split("##")[1] for path in files for line in path.read_text().splitlines()]
+    lengths = [len(tokenize(sentence, style)) for sentence in sentences]
+    assert len(lengths) == 16_128 and max(lengths) == longest <= get_config("charades_sta").text.max_words
+    assert sum(length > 10 for length in lengths) == (14 if style == "words" else 0)

@@ -109,9 +109,9 @@ def rank_anchors(
 ) -> Moments:
     """Returns the k best of moments [B,M,2] in clips, in seconds and cut to the video; scores are sigmoids.
 
-    Each real clip is an equal part of the video; the last clip is included.
+    All of them where k is 0. Each real clip is an equal part of the video; the last clip is included.
     """
     seconds = clip_length(duration, video_mask)[:, None, None]
     spans = jnp.clip(half_open(clips) * seconds, 0.0, duration[:, None, None])
     spans = jnp.stack([spans[..., 0], spans.max(-1)], axis=-1)  # an end before its start is the start
-    return rank(spans, jax.nn.sigmoid(logits), legal, k)
+    return rank(spans, jax.nn.sigmoid(logits), legal, k or logits.shape[1])

@@ -113,7 +113,7 @@ class Model(GroundingModel):
         layer and GRU.
       vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed (the
         paper's).
-      keep: number of moments that `predict` returns.
+      keep: number of moments that `predict` returns; 0 for all anchors, among which the official NMS chooses.
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
@@ -129,7 +129,7 @@ class Model(GroundingModel):
     offset_weight: float = 1e-3
     dropout: float = 0.2
     vocab_size: int = 0
-    keep: int = 100
+    keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
     def requires(self) -> tuple[str, ...]:

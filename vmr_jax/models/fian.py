@@ -135,7 +135,7 @@ class Model(GroundingModel):
       boundary_weight: weight of the boundary loss (alpha of Eq. 18).
       dropout: share of numbers that dropout sets to zero after every BiGRU.
       vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed.
-      keep: number of moments that `predict` returns.
+      keep: number of moments that `predict` returns; 0 for all candidates, which the paper ranks (Section 3.5).
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
@@ -154,7 +154,7 @@ class Model(GroundingModel):
     boundary_weight: float = 0.005
     dropout: float = 0.2
     vocab_size: int = 0
-    keep: int = 100
+    keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
     def candidates(self, num_clips: int) -> np.ndarray:
@@ -276,7 +276,7 @@ class Model(GroundingModel):
         return legal_anchors(self.candidates(batch.video.shape[1]), batch.video_mask)
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the refined candidates, best first; the score is the sigmoid of the logit."""
+        """Returns the refined candidates (or the `keep` best), best first; scores are sigmoids of logits."""
         candidates = jnp.asarray(self.candidates(batch.video.shape[1]))[None]
         offsets = jnp.zeros((batch.size, 1, 1)) if outputs.offsets is None else outputs.offsets
         return rank_anchors(

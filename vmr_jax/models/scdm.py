@@ -94,7 +94,7 @@ class Model(GroundingModel):
       offset_scale: share of an anchor's width that an offset of 1 stands for.
       mask_padding: whether padded slots are left out; False lets them count as the official code does.
       dropout: share of numbers of the words that dropout sets to zero.
-      keep: number of moments that `predict` returns.
+      keep: number of moments that `predict` returns; 0 for all anchors, among which the official NMS chooses.
       vocab_size: number of words whose vectors are fine-tuned (the paper's); 0 keeps the word vectors of the
         batch fixed.
       dtype: number format of the layers; parameters, logits, offsets and losses are float32.
@@ -115,7 +115,7 @@ class Model(GroundingModel):
     offset_scale: float = 0.1
     mask_padding: bool = True
     dropout: float = 0.2
-    keep: int = 200
+    keep: int = 0
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -216,7 +216,7 @@ class Model(GroundingModel):
         width = spans[..., 1] - spans[..., 0]
         usable = jnp.concatenate(outputs.real, axis=1) & (width >= 1.0)
         scores = jax.nn.sigmoid(jnp.concatenate(outputs.logits, axis=1))
-        return rank(spans * self._seconds(batch)[:, None, None], scores, usable, self.keep)
+        return rank(spans * self._seconds(batch)[:, None, None], scores, usable, self.keep or scores.shape[1])
 
     @staticmethod
     def _seconds(batch: Batch) -> jax.Array:

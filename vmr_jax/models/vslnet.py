@@ -89,7 +89,8 @@ class Model(GroundingModel):
       num_chars: number of characters, padding and unknown included.
       dropout: dropout rate of all layers.
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
-      keep: number of moments that `predict` ranks.
+      keep: number of moments that `predict` ranks, 0 for all pairs of clips. The official program takes the
+        best pair alone, so what follows it, and R@5, are ours.
       dtype: number format of the layers; parameters, logits and loss are float32.
     """
 

@@ -130,7 +130,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
       dropout: dropout rate of the attentions.
       input_dropout: dropout rate before and after the first linear layers.
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
-      keep: number of moments that are ranked in a video.
+      keep: number of moments that are ranked in a video; 200 go into NMS in the official program.
       dtype: number format of the layers; parameters, scores, logits and losses are float32.
     """
 
