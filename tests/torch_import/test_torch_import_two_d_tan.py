@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_named(state):
 def test_foreign_checkpoints_are_refused(state):
     with pytest.raises(UserError, match='no tensor "frame_layer.vis_conv.weight"'):
         load("two_d_tan", {"encoder.weight": np.zeros((3, 4))})
-    with pytest.raises(UserError, match="not a dictionary of tensors: epoch"):
+    with pytest.raises(UserError, match="not a dictionary of tensors: epoch .int."):
         load("two_d_tan", {**state, "epoch": 3})
     with pytest.raises(UserError, match="it is empty"):
         load("two_d_tan", {})
@@ -193,11 +193,11 @@ def test_foreign_checkpoints_are_refused(state):
     assert "two_d_tan" in architectures()
 
 
-def test_arrays_are_loaded_without_pytorch(state, monkeypatch):
+def test_a_file_becomes_a_model_without_pytorch(state, tmp_path, monkeypatch):
+    torch.save({key: torch.tensor(x) for key, x in state.items()}, tmp_path / "model.pkl")
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises ImportError
-    assert load("two_d_tan", state)["params"]["score"]["kernel"].shape == (F, 1)
-    with pytest.raises(UserError, match=r"pip install vmr_jax\[torch\]"):
-        read_checkpoint("model.pkl")
+    loaded = load("two_d_tan", read_checkpoint(tmp_path / "model.pkl"))
+    assert loaded["params"]["score"]["kernel"].shape == (F, 1)
 
 
 def test_read_checkpoint(state, tmp_path):
@@ -206,16 +206,11 @@ def test_read_checkpoint(state, tmp_path):
     read = read_checkpoint(path)
     jax.tree.map(np.testing.assert_array_equal, load("two_d_tan", read), load("two_d_tan", state))
 
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"<html>Not found</html>", b"\x80\x02K\x01."):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="iter.pkl"):
-            read_checkpoint(path)
     torch.save(make_twin("pool", "one scale"), path)  # a pickled module, not its state_dict
-    with pytest.raises(UserError, match="more than tensors"):
+    with pytest.raises(UserError, match=r"holds an object of the type references.two_d_tan.Twin, but"):
         read_checkpoint(path)
     torch.save([torch.zeros(2)], path)
-    with pytest.raises(UserError, match="holds a list"):
+    with pytest.raises(UserError, match="holds an object of the type list"):
         read_checkpoint(path)
-    with pytest.raises(UserError, match="There is no checkpoint"):
+    with pytest.raises(UserError, match="no file of tensors at .*absent.pkl"):
         read_checkpoint(tmp_path / "absent.pkl")

@@ -15,7 +15,7 @@ from vmr_jax.input.queries import FIRST_WORD
 from vmr_jax.models import model_class, model_fields
 from vmr_jax.models.base import first_difference
 from vmr_jax.modes.inspect import abstract_variables
-from vmr_jax.torch_import import contradicts, counters, hyper_parameters, load, read_checkpoint
+from vmr_jax.torch_import import contradicts, hyper_parameters, load, read_checkpoint
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.experiment import BEST, Experiment
 from vmr_jax.training.owner import owned
@@ -44,7 +44,7 @@ def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
     state_dict = read_checkpoint(checkpoint)
     config = _with_sizes(config, hyper_parameters(config.model.name, state_dict))
     wanted = abstract_variables(config, vocab_size=_vocab_size(config))
-    variables = {**counters(wanted), **load(config.model.name, state_dict)}
+    variables = load(config.model.name, state_dict)
     _check_sizes(wanted, variables, checkpoint)
     prepare_workdir(workdir)
     with owned(workdir, "import"):

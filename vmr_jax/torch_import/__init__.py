@@ -6,29 +6,30 @@ The file of an architecture has its name and three functions of the shapes of al
 - `inputs(shapes)` reads off the widths of the fields of a batch, such as the features of a clip;
 - `entries(shapes)` says which tensors there must be, of which shapes, and where each goes.
 
+Counters of updates, which checkpoints do not hold, are listed in its `COUNTERS` and start at zero.
+
 `load_model` does the rest, and accepts nothing that is left over, missing or of another shape.
 
-PyTorch is imported by `read_checkpoint` alone.
+Files are read by `read_checkpoint`, and by `read_tensors` where they are not of a model. PyTorch is not needed.
 """
 
 import contextlib
 import dataclasses
 import importlib
 import os
-import pickle
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from vmr_jax import models
 from vmr_jax.errors import UserError, nearest, unknown
 from vmr_jax.models.base import abstract_variables, first_difference
+from vmr_jax.torch_import.torch_file import Unread, read_tensors
 from vmr_jax.types import Batch, fields_of, with_masks
 
 Shapes = Mapping[str, tuple[int, ...]]  # official name of a tensor -> its shape
@@ -179,8 +180,8 @@ def load_model(name: str, state_dict: Mapping[str, Any], /, **hyper_parameters: 
         those that are not given keep their defaults. `vmr_jax/torch_import/NAME.py` lists them.
 
     Returns:
-      Hyper-parameters, model and variables. Collections that official checkpoints do not have, such as the
-      number of updates done (`tsp_prl`, `scn`), are at zero.
+      Hyper-parameters, model and variables. The counters of updates done (`tsp_prl`, `scn`), which official
+      checkpoints do not have, are at zero.
 
     Raises:
       UserError: for an unknown architecture or hyper-parameter; for tensors left over, missing, of another
@@ -191,7 +192,7 @@ def load_model(name: str, state_dict: Mapping[str, Any], /, **hyper_parameters: 
     shapes = _shapes(tensors)
     with _other_architecture_named(name, shapes):
         read = file.hyper_parameters(shapes)
-        variables = _converted(name, tensors, file.entries)
+        variables = _variables(name, file, tensors)
     given = {k: tuple(x) if isinstance(x, list) else x for k, x in hyper_parameters.items()}
     for field, value in given.items():
         if field in read and contradicts(name, field, read[field], value):
@@ -202,23 +203,21 @@ def load_model(name: str, state_dict: Mapping[str, Any], /, **hyper_parameters: 
     fields = {**read, **given}
     model = models.create(name, **fields)
     wanted = abstract_variables(model, _smallest_batch(model, file.inputs(shapes)))
-    variables = {**counters(wanted), **variables}
     _check_complete(name, wanted, variables, read)
     return Imported(fields, model, variables)
 
 
 def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns the tensors of an official checkpoint into ours, without a model.
+    """Turns the tensors of an official checkpoint into all variables of ours, without a model.
 
-    These are all variables of most architectures, but not of `tsp_prl` and `scn`, which count their updates:
-    `load_model` gives complete ones. Arguments and errors are those of `load_model`.
+    Arguments and errors are those of `load_model`.
 
     Returns:
-      {'params': ..., and 'batch_stats' where there are any} of numpy arrays.
+      {'params': ..., and where there are any 'batch_stats' and counters, at zero} of numpy arrays.
     """
     file, tensors = _file_of(name), _tensors(state_dict)
     with _other_architecture_named(name, _shapes(tensors)):
-        return _converted(name, tensors, file.entries)
+        return _variables(name, file, tensors)
 
 
 def hyper_parameters(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,19 +230,16 @@ def hyper_parameters(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]
         return file.hyper_parameters(shapes)
 
 
+def _variables(name: str, file: ModuleType, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a checkpoint at their places, and at zero the counters that no checkpoint has."""
+    counted = {path: np.zeros((), np.int32) for path in getattr(file, "COUNTERS", ())}
+    return {**_converted(name, tensors, file.entries), **traverse_util.unflatten_dict(counted, sep="/")}
+
+
 def contradicts(name: str, field: str, read: Any, value: Any) -> bool:
     """Whether a model of this `value` could not have the tensors off which the value `read` was read."""
     least = field in getattr(_file_of(name), "AT_LEAST", ())
     return value < read if least else value != read
-
-
-def counters(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The collections of integers among abstract variables, at zero: updates done, which no checkpoint has."""
-    return {
-        name: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
-        for name, tree in wanted.items()
-        if all(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(tree))
-    }
 
 
 def _smallest_batch(model: models.GroundingModel, widths: Mapping[str, int]) -> Batch:
@@ -358,13 +354,17 @@ def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
     tensors = dict(_flat(state_dict))
-    foreign = [key for key, x in tensors.items() if not hasattr(x, "shape")]
+    foreign = [f"{key} ({_kind(x)})" for key, x in tensors.items() if not hasattr(x, "shape")]
     if foreign or not tensors:
         raise UserError(
             f"The checkpoint is not a dictionary of tensors: {_listed(foreign) or 'it is empty'}. Expected is "
             f"what torch.save(model.state_dict(), ...) writes, or that under one of: {', '.join(WRAPPERS)}."
         )
     return tensors
+
+
+def _kind(x: Any) -> str:
+    return x.name if isinstance(x, Unread) else type(x).__name__
 
 
 def _flat(state_dict: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -403,30 +403,14 @@ def _listed(names: list[str]) -> str:
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads a file that torch.save wrote; nothing but tensors and plain containers is unpickled.
+    """Reads the checkpoint that an official program saved with torch.save, as `read_tensors` does.
 
-    Raises UserError where PyTorch is absent, and for a missing, truncated or foreign file.
+    Raises UserError for a missing, damaged or foreign file, and for one without tensors by name.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            "Reading an official checkpoint needs PyTorch, which is not installed. Install it with: "
-            "pip install vmr_jax[torch]"
-        ) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no checkpoint at {path}. Check the path.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read as a PyTorch checkpoint: the file is truncated, of another format, or "
-            "holds more than tensors. Download it again; if it is whole, load it with PyTorch and save the "
-            "model's state_dict()."
-        ) from error
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"{path} holds a {type(content).__name__}, but a state_dict (tensors by name) is expected. Load "
-            "it with PyTorch and save the model's state_dict()."
-        )
-    return dict(content)
+    content = read_tensors(path)
+    if isinstance(content, dict):
+        return content
+    raise UserError(
+        f"{path} holds an object of the type {_kind(content)}, but a state_dict (tensors by name) is expected. "
+        "Load it with the program that wrote it, and torch.save the model's state_dict()."
+    )

@@ -170,7 +170,7 @@ def word_vectors(checkpoint: str | Path, vocabulary: str | Path) -> tuple[list[s
             "vocabulary that this checkpoint was trained with."
         )
     words = sorted(ids, key=ids.__getitem__)[len(SPECIAL) :]
-    return words, table[len(SPECIAL) :].float().numpy()
+    return words, np.array(table[len(SPECIAL) :], np.float32)
 
 
 def _ids(path: Path) -> dict[str, int]:

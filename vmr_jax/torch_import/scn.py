@@ -12,6 +12,7 @@ from vmr_jax.models.scn import UNKNOWN
 from vmr_jax.torch_import import Entry, Shapes, count, linear, norm, size
 from vmr_jax.torch_import.transformer import attention
 
+COUNTERS = ("counters/updates",)
 _STACKS = {"decoder1": "clip_stack", "decoder2": "word_stack"}
 _ATTENTIONS = {"self_attn": "self", "encoder_attn": "memory"}
 

@@ -1,6 +1,6 @@
 """Official checkpoints of TSP-PRL (WuJie1010/TSP-PRL) -> `vmr_jax.models.tsp_prl`.
 
-Nothing is left out. The counter of updates, which is in no checkpoint, starts at zero in `load_model`.
+Nothing is left out.
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from vmr_jax.models.tsp_prl import BRANCHES
 from vmr_jax.torch_import import Entry, Shapes, count, kernel, linear, size
 
+COUNTERS = ("schedule/step",)
 _ENCODERS = {  # official name (sic) -> ours
     "gobal_fc": "global",
     "sentence_fc": "query",
