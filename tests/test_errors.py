@@ -26,10 +26,25 @@ def test_another_spelling_of_a_metric_is_near_to_the_one_with_its_numbers(spelli
         ("miou", "mIoU"),
         ("dR1@.7", "dR@1,IoU=0.7"),
         ("Rank1", "Rank@1"),
+        ("RANK1", "Rank@1"),
     ],
 )
 def test_numbers_and_letters_of_other_metrics(name, expected):
     assert nearest(name, METRICS) == f' Did you mean "{expected}"?'
+
+
+@pytest.mark.parametrize(
+    "name,known,expected",
+    [
+        # Of the characters 'R@5' has 6 of 9, 'R@1,IoU=0.5' 10 of 17; 'cat2013' has 12 of 14, '2012_cats' 8 of 16.
+        ("R1@0.5", ["R@5", "R@1,IoU=0.5"], "R@1,IoU=0.5"),
+        ("cat2012", ["cat2013", "2012_cats"], "2012_cats"),
+        ("vid12", ["vid13", "film_12"], "vid13"),  # of the letters 'vid' and 'film_' two of eight are alike
+        ("vid12", ["vid13", "dog"], "vid13"),  # nothing has the digits
+    ],
+)
+def test_a_suggestion_differs_in_a_digit_only_where_no_other_has_the_digits(name, known, expected):
+    assert nearest(name, known) == f' Did you mean "{expected}"?'
 
 
 def test_a_name_with_numbers_that_nothing_has_is_compared_by_its_letters():

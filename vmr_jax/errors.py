@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
 _SHOWN = 30  # known names that a message lists at most
+_ALIKE = 0.5  # of two names, from which on one may be meant by the other
 _NUMBER = re.compile(r"\d*\.\d+|\d+")
 # Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
 _POSITIVE = re.compile(
@@ -30,20 +31,39 @@ class UserError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ' Did you mean "x"?' for the known name closest to `name`, else an empty string.
 
-    The same numbers count: 'R1@0.5' and 'R@1,IoU=.5' are near to 'R@1,IoU=0.5', not to 'R@1,IoU=0.7'. With more
-    than `_COMPARED` names none is compared.
+    Numbers come first: of the names that are alike in their letters, one with the same numbers is closest, so
+    that 'R1@0.5' and 'R@1,IoU=.5' are near to 'R@1,IoU=0.5', not to 'R@1,IoU=0.7'. Capitals do not count. With
+    more than `_COMPARED` names none is compared.
     """
     known = list(known)
     if not known or len(known) > _COMPARED:
         return ""
-    matcher, numbers = difflib.SequenceMatcher(b=name), _numbers(name)
+    whole, letters, numbers = _Likeness(name), _Likeness(_letters(name)), _numbers(name)
 
     def likeness(other: str) -> float:
-        matcher.set_seq1(other)
-        return matcher.ratio() + (0.2 if numbers and numbers == _numbers(other) else 0.0)
+        return whole.to(other) + (0.2 if numbers and _numbers(other) == numbers else 0.0)
 
-    closest = max(known, key=likeness)
-    return f' Did you mean "{closest}"?' if likeness(closest) >= 0.5 else ""
+    same = [other for other in known if numbers and _numbers(other) == numbers]
+    same = [other for other in same if letters.to(_letters(other)) >= _ALIKE]
+    closest = max(same or known, key=likeness)
+    return f' Did you mean "{closest}"?' if likeness(closest) >= _ALIKE else ""
+
+
+class _Likeness:
+    """How alike texts are to one text, from 0 to 1."""
+
+    def __init__(self, text: str):
+        self._matcher = difflib.SequenceMatcher(b=text.casefold())
+
+    def to(self, other: str) -> float:
+        """The ratio of characters that both have in the same order."""
+        self._matcher.set_seq1(other.casefold())
+        return self._matcher.ratio()
+
+
+def _letters(name: str) -> str:
+    """A name without its numbers."""
+    return _NUMBER.sub("", name)
 
 
 def _numbers(name: str) -> tuple[float, ...]:

@@ -200,9 +200,29 @@ def test_an_architecture_without_videos_is_refused(data_dir):
 
 
 def test_unknown_metric_names_the_nearest():
-    options = ConfigDict({**OPTIONS.to_dict(), "select_by": "R@1,IoU=.5"})
+    options = ConfigDict({**OPTIONS.to_dict(), "select_by": "R@1,IoU=.55"})
     with pytest.raises(
         UserError,
         match='protocol moment_retrieval config.evaluation.select_by is .* Did you mean "R@1,IoU=0.5"',
     ):
         protocols.check_selection(options, MomentRetrieval(options))
+
+
+@pytest.mark.parametrize(
+    "asked,name",
+    [
+        ("R1@0.5", "R@1,IoU=0.5"),
+        ("Rank1@0.5", "R@1,IoU=0.5"),
+        ("R@1,IoU=.5", "R@1,IoU=0.5"),
+        ("MR-full-R1@0.7", "R@1,IoU=0.7"),
+        ("Rank@5, mIoU@0.7", "R@5,IoU=0.7"),
+        ("miou", "mIoU"),
+        ("MR-full-mAP", "mAP"),
+        ("mAP@0.75", "mAP,IoU=0.75"),
+        ("HL-min-VeryGood-Hit1", "HL-Hit@1,VeryGood"),
+        ("mAP", "mAP"),
+    ],
+)
+def test_a_checkpoint_is_selected_by_what_the_field_calls_the_metric(asked, name):
+    options = ConfigDict({**OPTIONS.to_dict(), "select_by": asked, "top_n": (1, 5), "thresholds": (0.5, 0.7)})
+    assert protocols.check_selection(options, Highlights(options)) == name

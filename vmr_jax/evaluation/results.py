@@ -12,7 +12,7 @@ import vmr_jax
 from vmr_jax import published
 from vmr_jax.evaluation import significance
 from vmr_jax.evaluation.prediction_files import windows_of
-from vmr_jax.evaluation.protocols import Predictions, Protocol, means, milliseconds
+from vmr_jax.evaluation.protocols import Predictions, Protocol, check_selection, means, milliseconds
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.files import disk_error, write_json
 from vmr_jax.input.dataset import Split, Video
@@ -222,7 +222,9 @@ def protocol_stamp(config: Any, protocol: Protocol, splits: dict[str, int]) -> d
       splits: evaluated split -> number of its queries.
     """
     options, dataset = config.evaluation, config.dataset
-    selection = f"{options.select_split} {options.select_by}" if options.select_split else "none, the last step"
+    selection = "none, the last step"
+    if options.select_split:
+        selection = f"{options.select_split} {check_selection(options, protocol)}"
     return {
         **protocol.stamp(),
         "splits": splits,

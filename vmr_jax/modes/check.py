@@ -100,10 +100,8 @@ def _training(config, dataset: Dataset | None) -> str:
 def _evaluation(config, evaluator: Evaluator, dataset: Dataset | None) -> str:
     """The protocol, its splits, and how the best checkpoint is chosen."""
     options, protocol = config.evaluation, evaluator.protocol
-    check_selection(options, protocol)
-    best = (
-        f"best by {options.select_by} on {options.select_split}" if options.select_split else "the last is kept"
-    )
+    metric = check_selection(options, protocol)
+    best = f"best by {metric} on {options.select_split}" if options.select_split else "the last is kept"
     if dataset is None:
         return f"{protocol.name}; {best}"
     names = check_evaluation(config, evaluator.model, dataset, protocol)

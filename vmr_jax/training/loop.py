@@ -20,6 +20,7 @@ import numpy as np
 from vmr_jax.config import CONFIG, config_as_dict
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
+from vmr_jax.evaluation.protocols import check_selection
 from vmr_jax.files import write_json
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
@@ -217,7 +218,8 @@ class Trainer:
     def _evaluate_and_save(self, step: int, state: TrainState, journal: Journal) -> None:
         journal.clock.pause()
         self._require_finite(state, step)
-        split, metric = self.config.evaluation.select_split, self.config.evaluation.select_by
+        options = self.config.evaluation
+        split, metric = options.select_split, check_selection(options, self.evaluator.protocol)
         value, result = float(step), "saved"  # without a validation split the last one is the best
         if split:
             values = self.evaluator.metrics(state.variables, self.experiment.loader(split))

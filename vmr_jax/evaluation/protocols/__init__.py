@@ -12,7 +12,8 @@ One system serves training, evaluation and `--mode=score`. A protocol refuses ea
 
 from typing import Any
 
-from vmr_jax.errors import unknown
+from vmr_jax.errors import UserError, unknown
+from vmr_jax.evaluation import metrics
 from vmr_jax.evaluation.protocols.base import (
     Predictions,
     Protocol,
@@ -52,9 +53,21 @@ def make_protocol(options: Any) -> Protocol:
     return PROTOCOLS[name](options)
 
 
-def check_selection(options: Any, protocol: Protocol) -> None:
-    """Raises UserError where `config.evaluation.select_by` is none of the protocol's metrics."""
-    known = protocol.metric_names()
-    if options.select_by not in known:
-        what = f"With the protocol {protocol.name} config.evaluation.select_by is"
-        raise unknown(what, options.select_by, known)
+def check_selection(options: Any, protocol: Protocol) -> str:
+    """The metric that `config.evaluation.select_by` names, as the protocol calls it.
+
+    What the field writes will do (`metrics.canonical_name`): 'R1@0.5', 'Rank1@0.5', 'MR-full-mAP'.
+
+    Raises:
+      UserError: where it is none of the protocol's metrics.
+    """
+    known, asked = protocol.metric_names(), options.select_by
+    if asked in known:
+        return asked
+    try:
+        meant = metrics.canonical_name(asked)
+    except UserError:
+        meant = ""
+    if meant not in known:
+        raise unknown(f"With the protocol {protocol.name} config.evaluation.select_by is", asked, known)
+    return meant
