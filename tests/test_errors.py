@@ -36,7 +36,7 @@ def test_numbers_and_letters_of_other_metrics(name, expected):
 @pytest.mark.parametrize(
     "name,known,expected",
     [
-        # Of the characters 'R@5' has 6 of 9, 'R@1,IoU=0.5' 10 of 17; 'cat2013' has 12 of 14, '2012_cats' 8 of 16.
+        # Characters alike: 'R@5' 6 of 9, 'R@1,IoU=0.5' 10 of 17; 'cat2013' 12 of 14, '2012_cats' 8 of 16.
         ("R1@0.5", ["R@5", "R@1,IoU=0.5"], "R@1,IoU=0.5"),
         ("cat2012", ["cat2013", "2012_cats"], "2012_cats"),
         ("vid12", ["vid13", "film_12"], "vid13"),  # of the letters 'vid' and 'film_' two of eight are alike

@@ -1,7 +1,9 @@
 """Prediction files: what is read is what was written, and every way in which a file can be wrong."""
 
+import gzip
 import json
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from vmr_jax.evaluation import prediction_files as predictions
 from vmr_jax.evaluation.prediction_files import Prediction
 from vmr_jax.evaluation.protocols import Predictions
 from vmr_jax.evaluation.results import prediction_rows
+from vmr_jax.input import packed as packed_files
 from vmr_jax.input import schema
 from vmr_jax.input.dataset import Split, Video
 
@@ -110,6 +113,54 @@ def test_the_published_file_survives_a_round_trip(tmp_path):
     assert first == second
 
 
+OTHER_LAYOUTS = {
+    "a list": [{"qid": "7", "pred_relevant_windows": [[1, 2, 0.5]]}],
+    "ActivityNet": {"version": "V", "results": {"7": [{"segment": [1, 2], "score": 0.5}]}},
+    "query to windows": {"7": [[1, 2, 0.5]]},
+}
+
+
+@pytest.mark.parametrize("layout", OTHER_LAYOUTS)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_other_layouts_are_read(tmp_path, layout, indent):
+    (tmp_path / "p.json").write_text(json.dumps(OTHER_LAYOUTS[layout], indent=indent))
+    (row,) = predictions.read(tmp_path / "p.json").tasks["SVMR"]
+    assert row.qid == "7" and row.windows.tolist() == [[1.0, 2.0, 0.5]]
+
+
+# --- packed files ---------------------------------------------------------------------------------
+
+
+def test_packed_files_are_opened(tmp_path):
+    plain = written(tmp_path, ROW, {**ROW, "qid": 8})
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as packed:
+        packed.mkdir("folder")
+        packed.writestr("folder/p.jsonl", plain.read_text())
+    for name in ("p.jsonl.gz", "p.zip"):
+        for a, b in zip(predictions.read(tmp_path / name).tasks["SVMR"], predictions.read(plain).tasks["SVMR"]):
+            same(a, b)
+
+
+def test_packed_files_that_are_wrong(tmp_path, monkeypatch):
+    path = tmp_path / "p.gz"
+    path.write_bytes(gzip.compress(b"x" * 1000)[:-9])
+    with pytest.raises(UserError, match=r"p\.gz is packed and damaged"):
+        predictions.read(path)
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a.jsonl", "{}")
+        packed.writestr("b.jsonl", "{}")
+    with pytest.raises(UserError, match=r"p\.gz holds a\.jsonl, b\.jsonl; one file is expected"):
+        predictions.read(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"p\.gz is packed and damaged"):
+        predictions.read(path)
+    monkeypatch.setattr(packed_files, "MOST_BYTES", 999)  # a thousand bytes in thirty
+    path.write_bytes(gzip.compress(b"x" * 1000))
+    with pytest.raises(UserError, match=r"p\.gz holds more than .* when it is unpacked"):
+        predictions.read(path)
+
+
 # --- encodings and line ends ----------------------------------------------------------------------
 
 
@@ -160,7 +211,15 @@ def test_a_json_cut_short(tmp_path):
     [
         (b'{"qid": 1, "pred_relevant_windows": []}\n{"qid": "\xff"}\n', "line 2: not UTF-8"),
         (b"", "is empty"),
-        (b"[1, 2]\n", "line 1: expected an object"),
+        (b"[1, 2]\n", "a list of something else; expected .*pred_relevant_windows"),
+        (b"1\n", "line 1: expected an object"),
+        (b'{"a": 1}\n{"a": 2}\n', "line 1: an object with the keys a; expected .*video2idx.*results"),
+        (
+            b'{"version": "1.0", "challenge": "ego4d_nlq_challenge", "results": [{"clip_uid": "c"}]}',
+            'a submission of the challenge "ego4d_nlq_challenge" .* list.*; expected .*video2idx.*results',
+        ),
+        (b'{"a": [[1, 2, 0.5]], "b": 3}', "an object with the keys a, b; expected"),
+        (b'{"a": [[1, 2]]}', r'"a" is not \[\[start, end, score\]'),
         (b'{"video2idx": {"v": 0}}', "expected .*video2idx"),
         (b'{"SVMR": []}', "expected .*video2idx"),
         (b'{"video2idx": {"v": "zero"}, "SVMR": []}', "expected .*video2idx"),

@@ -65,12 +65,24 @@ def test_results_with_a_broken_split(run):
         write_report(run)
 
 
-def test_a_broken_line_is_named(run):
+@pytest.mark.parametrize("damage", [b'{"split": "te', b"\xff\xfe{", b"\x00"])
+def test_a_damaged_line_is_named_and_loses_nothing_after_it(run, caplog, damage):
+    caplog.set_level("WARNING", "vmr_jax")
+    for name in ("predictions.jsonl", "metrics.jsonl"):
+        lines = (run / name).read_bytes().splitlines()
+        (run / name).write_bytes(b"\n".join(lines[:2] + lines[3:]) + b"\n")
+    without = write_report(run).read_bytes()
+    assert not caplog.text
+    for name in ("predictions.jsonl", "metrics.jsonl"):
+        lines = (run / name).read_bytes().splitlines()
+        (run / name).write_bytes(b"\n".join([*lines[:2], damage, *lines[2:]]) + b"\n")
+    assert write_report(run).read_bytes() == without
+    for name in ("predictions.jsonl", "metrics.jsonl"):
+        assert f"{name}: 1 line is damaged, line 3, left out here; the others are read" in caplog.text
+
+
+def test_a_record_without_a_field_is_named(run):
     lines = (run / "predictions.jsonl").read_text().splitlines()
-    lines[2] = lines[2][:30]
-    (run / "predictions.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"predictions\.jsonl, line 3: this is not JSON"):
-        write_report(run)
     lines[2] = json.dumps({"split": "test", "qid": "1"})
     (run / "predictions.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r'predictions\.jsonl, record 3: the field "vid" is missing'):

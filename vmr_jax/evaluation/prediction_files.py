@@ -7,7 +7,10 @@
   and where NMS depends on the m of R@n,IoU=m "pred_relevant_windows_at": {m: [[start, end, score], ...]}.
 - TVR's json: {"video2idx": {video: number}, "VCMR" | "SVMR" | "VR": [{"desc_id", "desc", "predictions":
   [[number, start, end, score], ...]}]}.
-- CBP's json (read only): {"results": {qid: [{"timestamp": [start, end], "score"}, ...]}}.
+- Read only: CBP's json {"results": {qid: [{"timestamp": [start, end], "score"}, ...]}}, in which ActivityNet's
+  "segment" may stand for "timestamp"; a json list of Moment-DETR's objects; {qid: [[start, end, score], ...]}.
+
+A file may be packed as .gz, or alone in a .zip.
 
 Moments are best first, in seconds. A query id is text here: 7 and "7" are the same id, 7 and "07" are not.
 """
@@ -17,7 +20,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,13 @@ import numpy as np
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.evaluation.metrics import TASKS
 from vmr_jax.files import write_whole
-from vmr_jax.input.annotations import json_of, jsonl_of
+from vmr_jax.input.annotations import json_of, jsonl_of, text_of
 from vmr_jax.input.dataset import Split
 
 log = logging.getLogger("vmr_jax")
 
 _SHOWN = 10  # ids that a message lists
-_FIRST_KEY = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"(video2idx|results|%s)"' % "|".join(TASKS).encode())
+_FIRST_KEY = re.compile(rf'\{{\s*"(video2idx|results|version|{"|".join(TASKS)})"')
 
 
 @dataclasses.dataclass
@@ -74,7 +77,7 @@ class PredictionFile:
 
 
 def read(path: Path) -> PredictionFile:
-    """Reads a prediction file of any of the three formats.
+    """Reads a prediction file of any of the formats above.
 
     Predictions are taken in the order of the file; where that is not the order of the scores, the log says so.
 
@@ -84,7 +87,7 @@ def read(path: Path) -> PredictionFile:
     """
     if not path.is_file():
         raise UserError(f"The prediction file {path} does not exist. Give --predictions=FILE.")
-    found = _read_object(path) if _is_one_object(path) else _moment_detr(path)
+    found = _moment_detr(path, _lines(path)) if _is_jsonl(path) else _read_document(path)
     for task, predictions in found.tasks.items():
         _refuse_repeated(predictions, f"{path}, {task}")
         unsorted = sum(bool((np.diff(p.windows[:, 2]) > 0).any()) for p in predictions)
@@ -97,17 +100,32 @@ def read(path: Path) -> PredictionFile:
     return found
 
 
-def _is_one_object(path: Path) -> bool:
-    """Whether the first key is one of TVR's or CBP's files, not of the first query of a jsonl."""
-    with path.open("rb") as file:
-        return _FIRST_KEY.match(file.read(1024)) is not None
+def _is_jsonl(path: Path) -> bool:
+    """Whether the file is one object a line, not a document."""
+    start = text_of(path).lstrip()
+    if start.startswith("[") or _FIRST_KEY.match(start):
+        return False
+    line, _, rest = start.partition("\n")
+    try:
+        first = json.loads(line)
+    except json.JSONDecodeError:
+        return len(line.strip()) > 1  # '{' alone begins a document over several lines
+    if not isinstance(first, dict) or first.keys() & {"qid", "query", "pred_relevant_windows"}:
+        return True
+    if rest.strip():
+        raise _other_format(f"{path}, line 1", first)
+    return False
 
 
-def _moment_detr(path: Path) -> PredictionFile:
-    """One object a line; tasks beyond SVMR where a run with the protocol 'corpus' wrote them."""
-    found = PredictionFile(path, {"SVMR": []})
+def _lines(path: Path) -> Iterator[tuple[str, dict]]:
     for line, row in jsonl_of(path):
-        where = f"{path}, line {line}"
+        yield f"{path}, line {line}", row
+
+
+def _moment_detr(path: Path, rows: Iterable[tuple[str, dict]]) -> PredictionFile:
+    """Rows with their places; tasks beyond SVMR where a run with the protocol 'corpus' wrote them."""
+    found = PredictionFile(path, {"SVMR": []})
+    for where, row in rows:
         saliency = row.get("pred_saliency_scores")
         at = row.get("pred_relevant_windows_at", {})
         prediction = Prediction(
@@ -151,19 +169,46 @@ def _add_corpus(found: PredictionFile, prediction: Prediction, row: Mapping[str,
         found.tasks.setdefault(task, []).append(one)
 
 
-def _read_object(path: Path) -> PredictionFile:
+def _read_document(path: Path) -> PredictionFile:
     document = json_of(path)
-    if isinstance(document, dict) and isinstance(document.get("results"), dict):
-        return PredictionFile(path, {"SVMR": _cbp(path, document["results"])})
-    tasks = [task for task in TASKS if task in document] if isinstance(document, dict) else []
-    index = document.get("video2idx") if tasks else None
-    if not isinstance(index, dict) or not all(type(number) is int for number in index.values()):
-        raise UserError(
-            f'{path}: expected {{"video2idx": {{"VIDEO": number}}, "VCMR" or "SVMR" or "VR": [...]}} (TVR), '
-            f'{{"results": {{"QUERY": [...]}}}} (CBP), or one object a line with "qid" and '
-            '"pred_relevant_windows" (Moment-DETR).'
-        )
-    return PredictionFile(path, {task: _tvr(document[task], f"{path}, {task}") for task in tasks}, index)
+    if isinstance(document, list) and document and all(isinstance(row, dict) for row in document):
+        return _moment_detr(path, ((f"{path}, row {k}", row) for k, row in enumerate(document)))
+    found = document if isinstance(document, dict) else {}
+    if isinstance(found.get("results"), dict):
+        return PredictionFile(path, {"SVMR": _cbp(path, found["results"])})
+    tasks, index = [task for task in TASKS if task in found], found.get("video2idx")
+    if tasks and isinstance(index, dict) and all(type(number) is int for number in index.values()):
+        return PredictionFile(path, {task: _tvr(found[task], f"{path}, {task}") for task in tasks}, index)
+    if not tasks and found and all(map(_are_windows, found.values())):
+        rows = [Prediction(qid, _numbers(rows, 3, qid, str(path))) for qid, rows in found.items()]
+        return PredictionFile(path, {"SVMR": rows})
+    raise _other_format(str(path), document)
+
+
+_KNOWN = (
+    'expected is one object a line, or a list of them, with "qid" and "pred_relevant_windows": '
+    '[[start, end, score], ...] (Moment-DETR); {"video2idx": {"VIDEO": number}, "VCMR" or "SVMR" or "VR": '
+    '[...]} (TVR); {"results": {"QUERY": [{"timestamp" or "segment": [start, end], "score": ...}]}} (CBP, '
+    'ActivityNet); {"QUERY": [[start, end, score], ...]}.'
+)
+
+
+def _are_windows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) for row in value)
+
+
+def _other_format(where: str, document: Any) -> UserError:
+    """The error for what is of no format that is read."""
+    return UserError(f"{where}: {_described(document)}; {_KNOWN}")
+
+
+def _described(document: Any) -> str:
+    if isinstance(document, dict) and isinstance(document.get("results"), list):
+        kind = f' of the challenge "{document["challenge"]}"' if "challenge" in document else ""
+        return f'a submission{kind} whose "results" are a list, not {{"QUERY": [...]}}'
+    if isinstance(document, dict):
+        return f"an object with the keys {', '.join(map(str, [*document][:5])) or '(none)'}"
+    return "a list of something else" if isinstance(document, list) else "a single value"
 
 
 def _tvr(rows: Any, place: str) -> list[Prediction]:
@@ -191,8 +236,8 @@ def _cbp(path: Path, results: Mapping[str, Any]) -> list[Prediction]:
     for qid, rows in results.items():
         where = f"{path}, results, {qid}"
         try:
-            moments = [[*row["timestamp"], row["score"]] for row in rows]
-        except (TypeError, KeyError):
+            moments = [[*row.get("timestamp", row.get("segment")), row["score"]] for row in rows]
+        except (TypeError, KeyError, AttributeError):
             raise UserError(f'{where}: expected [{{"timestamp": [start, end], "score": ...}}, ...].') from None
         predictions.append(Prediction(qid=qid, windows=_numbers(moments, 3, "timestamp and score", where)))
     return predictions

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest, unknown
+from vmr_jax.input.packed import read_packed
 
 SPLITS = ("train", "val", "test")  # that a user's split file can name
 
@@ -127,8 +128,8 @@ def published_folder(manual_dir: Path, name: str) -> Path:
 
 
 def text_of(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark."""
-    raw = path.read_bytes()
+    """The text of a UTF-8 file, without a byte order mark; .gz and .zip are opened (`read_packed`)."""
+    raw = read_packed(path)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vmr_jax.errors import UserError
+
+log = logging.getLogger("vmr_jax")
 
 _TRAIN = "python launch.py --config=configs/<architecture>.py --workdir=DIR"
 EVALUATE = "python launch.py --mode=evaluate --workdir=DIR"
@@ -101,17 +104,30 @@ def _optional(path: pathlib.Path, absent):
 
 
 def _parse(path: pathlib.Path):
-    """The value of a .json file, or the list of the values of the lines of a .jsonl file."""
-    text = path.read_text(encoding="utf-8")
+    """The value of a .json file, or the list of the values of the lines of a .jsonl file.
+
+    A damaged line of the latter is left out and named in the log; the last one, torn by a kill, is left out.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
     if path.suffix == ".json":
         return _value(text, f"{path}")
-    *lines, last = text.split("\n")
-    # What follows the last line break was torn by a kill, unless it is whole.
-    rows = [_value(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
-    try:
-        return [*rows, json.loads(last)]
-    except json.JSONDecodeError:
-        return rows
+    rows, damaged = [], []
+    *whole, torn = text.split("\n")
+    for i, line in enumerate([*whole, torn], 1):
+        try:
+            if line.strip():
+                rows.append(json.loads(line))
+        except ValueError:
+            damaged += [i] if i <= len(whole) else []
+    if damaged:
+        shown = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
+        log.warning(
+            "%s: %s damaged, line %s, left out here; the others are read",
+            path,
+            "1 line is" if len(damaged) == 1 else f"{len(damaged)} lines are",
+            shown,
+        )
+    return rows
 
 
 def _value(text: str, where: str):
