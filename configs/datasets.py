@@ -74,7 +74,7 @@ FEATURES = {
 # dataset -> options that are not features; the first of each group is the default, unless the paper of the
 # architecture used another.
 _CONVENTIONS = ("2d_tan", "vslnet", "lgi")
-_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "activitynet_captions": {"convention": _CONVENTIONS},
     "tacos": {"version": ("2d_tan", "tall")},
     "tempo": {"version": ("tl", "hl")},
@@ -141,7 +141,7 @@ _FIELDS = {
 DATASETS = {
     "storyboard": (),
     **{
-        dataset: (*variants, *(o for group in _CHOICES.get(dataset, {}).values() for o in group))
+        dataset: (*variants, *(o for group in CHOICES.get(dataset, {}).values() for o in group))
         for dataset, variants in FEATURES.items()
     },
 }
@@ -178,7 +178,7 @@ def manual_dataset(
     config.dataset.streams = ml_collections.ConfigDict()  # field of the batch -> (path, *shape of a row)
     config.dataset.on_missing = "error"  # 'drop' goes on without videos that have no features
     config.dataset.beam = ""  # options of Apache Beam, which then prepares: '--runner=DirectRunner ...'
-    for field, values in _CHOICES.get(dataset, {}).items():
+    for field, values in CHOICES.get(dataset, {}).items():
         config.dataset[field] = chosen(options, values, field) or chosen(paper, values, field) or values[0]
     config.dataset.update(_FIELDS.get(dataset, {}))
     config.evaluation.update(_EVALUATION.get(dataset, {}))

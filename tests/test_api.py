@@ -146,13 +146,17 @@ def test_batches_are_the_bytes_that_a_run_reads(data):
 def test_a_dataset_names_what_is_wrong(data):
     for make, message in (
         (lambda: vmr.Dataset("storybord"), 'no dataset "storybord". Did you mean "storyboard"'),
-        (lambda: vmr.Dataset("storyboard", train_vidoes=3), 'Did you mean "dataset.train_videos"'),
+        (lambda: vmr.Dataset("storyboard", train_vidoes=3), 'Did you mean "train_videos"'),
+        (lambda: vmr.Dataset("storyboard", train_videos="x"), "train_videos is 'x'; it must be a whole number"),
         (lambda: data.split("tset"), 'no split "tset". Did you mean "test"'),
-        (lambda: vmr.Dataset("tacos", version="tal"), None),
+        (
+            lambda: vmr.Dataset("tacos", version="tal"),
+            'version is "tal". Did you mean "tall"[?] Known: 2d_tan,',
+        ),
+        (lambda: vmr.Dataset("tempo", version=3), 'config.dataset.version is "3"'),
     ):
-        if message:
-            with pytest.raises(UserError, match=message):
-                make()
+        with pytest.raises(UserError, match=message):
+            make()
 
 
 def test_conventions_decide_on_more_than_a_field(tmp_path):

@@ -14,7 +14,7 @@ import ml_collections
 
 from vmr_jax import models
 from vmr_jax.config import default_workdir, override
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.input import dataset as input_dataset
 from vmr_jax.input.loader import Loader
@@ -76,6 +76,9 @@ class Dataset:
         if features and features not in variants:
             self._settings["dataset.features"] = features
         for field, value in options.items():
+            allowed = datasets.CHOICES.get(name, {}).get(field, (value,))
+            if value not in allowed:
+                raise unknown(f"config.dataset.{field} is", value, allowed)
             if value in datasets.DATASETS[name]:  # a convention or a version: it decides on more than a field
                 self._options.append(value)
             else:

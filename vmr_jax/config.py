@@ -1,6 +1,9 @@
 """The config of a run: from its file, a folder, or Python."""
 
+import importlib.util
+import inspect
 import json
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +12,96 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 
 from vmr_jax import models
-from vmr_jax.configs.common import model_defaults
+from vmr_jax.configs import common
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import plain
+from vmr_jax.models.base import GroundingModel
 
 CONFIG = "config.json"  # of a run, beside its checkpoints
 
+_OPEN = "dataset.streams"  # the node whose fields are named by whoever sets them
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "a tuple"}
 
-def given_config(config, path: str):
-    """The locked config of a --config flag; UserError where its file `path` does not exist."""
-    try:
-        return config.unlock().lock()  # the first touch reports a file that was not found
-    except OSError:
+
+def read_config(path: str, argument: str | None = None) -> ml_collections.ConfigDict:
+    """Runs a config file: the locked config that its `get_config` returns.
+
+    Args:
+      path: of the file.
+      argument: what `get_config` is called with, 'DATASET[,OPTION...]'; None calls it without one.
+
+    Raises:
+      UserError: where there is no such file, where it fails (with its line), and where what it returns is no
+        whole config.
+    """
+    if not Path(path).is_file():
         known = [f"configs/{name}.py" for name in models.architectures()]
-        raise unknown("There is no config file", path, known) from None
+        raise unknown("There is no config file", path, known)
+    spec: Any = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    arguments = () if argument is None else (argument,)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise UserError(
+                f"{path} has no function get_config. A config file has one, which returns a ConfigDict; "
+                "configs/fvmr.py is an example."
+            )
+        if not _takes(module.get_config, arguments):
+            given = "no argument" if argument is None else f'the argument "{argument}"'
+            raise UserError(f"get_config of {path} cannot be called with {given}, as this --config asks.")
+        config = module.get_config(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{_place(path, error)}: {type(error).__name__}: {_message(error)}") from error
+    _check_whole(path, config)
+    return config.lock()
+
+
+def _takes(function: Any, arguments: tuple[str, ...]) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _place(path: str, error: Exception) -> str:
+    """'FILE, line 3': the innermost line of the config file that an error came through."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    file = Path(path).resolve()
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
+    return f"{path}, line {lines[-1]}" if lines else path
+
+
+def _message(error: Exception) -> str:
+    return " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+
+
+def _check_whole(path: str, config: Any) -> None:
+    """Refuses what is no config, and a config that lacks fields which every run reads."""
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"get_config of {path} returns a {type(config).__name__}; expected is an "
+            "ml_collections.ConfigDict, which vmr_jax.configs.common.base(MODEL) makes."
+        )
+    wanted = {*flatten_dict(common.base(GroundingModel).to_dict(), sep="."), "dataset.name", "dataset.data_dir"}
+    missing = sorted(wanted - _paths(config))
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UserError(
+            f"The config of {path} lacks the fields {', '.join(missing[:5])}{more}. Begin with "
+            "vmr_jax.configs.common.base(MODEL) and a dataset of vmr_jax.configs.datasets, as configs/fvmr.py."
+        )
+
+
+def _paths(config: ml_collections.ConfigDict) -> set[str]:
+    """'optimizer.learning_rate' and the like, and every node above: 'optimizer'."""
+    leaves = {".".join(path) for path in flatten_dict(config.to_dict(), keep_empty_nodes=True)}
+    return leaves | {".".join(p.split(".")[:depth]) for p in leaves for depth in range(1, p.count(".") + 1)}
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:
@@ -43,28 +122,78 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
         )
     stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
     stored.pop("published", None)  # of a run of version 0.1
-    stored["model"] = {**model_defaults(stored["model"]["name"]).to_dict(), **stored["model"]}
+    stored["model"] = {**common.model_defaults(stored["model"]["name"]).to_dict(), **stored["model"]}
     return ml_collections.ConfigDict(stored).lock()
 
 
 def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
     """Sets fields of an unlocked config by their path: {'optimizer.learning_rate': 1e-3}.
 
+    A dictionary sets the fields that it names: {'optimizer': {'learning_rate': 1e-3}} is the same.
+
     Raises:
       UserError: for a field that the config lacks, with the nearest name, and for a value of another kind.
     """
-    known = flatten_dict(config.to_dict(), sep=".")
     for path, value in settings.items():
-        if path not in known:
-            raise unknown("The config has no field", path, known)
+        check_field(config, path)
         *parents, last = path.split(".")
         node = config
         for parent in parents:
             node = node[parent]
+        if path == _OPEN and isinstance(value, Mapping):
+            node[last].update(value)
+            continue
+        if isinstance(node[last], ml_collections.ConfigDict) and isinstance(value, Mapping):
+            override(config, {f"{path}.{field}": v for field, v in value.items()})
+            continue
         try:
+            if isinstance(node[last], ml_collections.ConfigDict):
+                raise TypeError
             node[last] = value
-        except (TypeError, ValueError) as error:
-            raise UserError(f"config.{path} cannot be {value!r}: {error}.") from None
+        except (TypeError, ValueError):
+            raise UserError(f"config.{path} is {value!r}; it must be {wanted(config, path)}.") from None
+
+
+def check_field(config: ml_collections.ConfigDict, path: str) -> None:
+    """Raises UserError where a config has no field of that path, and names what may be meant.
+
+    That is a field beside it, or one of the name elsewhere; 'lr' stands for 'learning_rate'.
+    """
+    known = _paths(config)
+    if path in known:
+        return
+    parts = path.split(".")
+    depth = next(depth for depth in range(len(parts)) if ".".join(parts[: depth + 1]) not in known)
+    parent = "".join(f"{part}." for part in parts[:depth])
+    beside = sorted({p.removeprefix(parent).split(".")[0] for p in known if p.startswith(parent)})
+    elsewhere = sorted(p for p in known if parts[-1] in (p.split(".")[-1], _initials(p.split(".")[-1])))
+    near = [p for p in elsewhere if parent and p.startswith(parent)]
+    meant = near[0].removeprefix(parent) if near else f"config.{elsewhere[0]}" if elsewhere else ""
+    raise unknown(f"config.{parent}"[:-1] + " has no field", parts[depth], beside, meant=meant)
+
+
+def _initials(name: str) -> str:
+    """'lr' of 'learning_rate'; '' of a single word."""
+    words = [word for word in name.split("_") if word]
+    return "".join(word[0] for word in words) if len(words) > 1 else ""
+
+
+def wanted(config: ml_collections.ConfigDict, path: str) -> str:
+    """What a field takes: 'a whole number, such as 32'."""
+    *parents, last = path.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    value = node[last]
+    if isinstance(value, ml_collections.ConfigDict):
+        return f"set by its fields, such as config.{path}.{next(iter(value), 'NAME')}"
+    return kind(node.get_type(last), value)
+
+
+def kind(of: type, example: Any) -> str:
+    """'a whole number, such as 32': a type in words, with an example where it shows something."""
+    words = _KINDS.get(of, f"a {of.__name__}")
+    return words if of is bool or example in ("", None, ()) else f"{words}, such as {example!r}"
 
 
 def config_as_dict(config) -> dict[str, Any]:

@@ -2,110 +2,173 @@
 
 import importlib
 import logging
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from vmr_jax import configs
-from vmr_jax.config import default_workdir, given_config, load_config
+from vmr_jax.config import default_workdir, load_config, read_config
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.modes.overrides import unknown_field
+from vmr_jax.modes.overrides import overridden, refused, unknown_flag
 
-# mode -> module of this folder and its function (config, workdir, **the flags it names)
+
+class Mode(NamedTuple):
+    """A mode: a function of a module of this folder.
+
+    Attributes:
+      does: a few words for --help.
+      place: 'module.function', of (config, workdir, **the flags that it names).
+      flags: names of the flags that it reads beside --config and --workdir.
+      common: which of --config and --workdir it reads.
+    """
+
+    does: str
+    place: str
+    flags: tuple[str, ...] = ()
+    common: tuple[str, ...] = ("config", "workdir")
+
+
 MODES = {
-    "train": ("train", "train", ()),
-    "evaluate": ("evaluate", "evaluate", ()),
-    "predict": ("predict", "predict", ("video", "query", "top")),
-    "inspect": ("inspect", "inspect", ()),
-    "import": ("importing", "import_checkpoint", ("checkpoint",)),
-    "check": ("check", "check", ()),
-    "index": ("index", "index", ("dtype", "uri")),
-    "search": ("search", "search", ("query", "video", "top")),
-    "serve": ("serve", "serve", ("host", "port", "videos")),
-    "score": ("score", "score", ("predictions",)),
-    "compare": ("compare", "compare", ()),  # (folders of runs, workdir)
-    "models": ("models", "models", ("family", "supervision", "dataset", "imports")),  # (the flags alone)
-}
+    "train": Mode("trains, or resumes; evaluates and reports at the end (the default)", "train.train"),
+    "evaluate": Mode("the numbers of a run, from its best checkpoint", "evaluate.evaluate"),
+    "predict": Mode("the moments of a video for a sentence", "predict.predict", ("video", "query", "top")),
+    "inspect": Mode("parameters, FLOPs and memory; needs no data", "inspect.inspect"),
+    "import": Mode("an official PyTorch checkpoint as a run", "importing.import_checkpoint", ("checkpoint",)),
+    "check": Mode("annotations and features, before training", "check.check"),
+    "index": Mode("encodes every moment of a run's dataset once", "index.index", ("dtype", "uri")),
+    "search": Mode("the best moments of an index", "search.search", ("query", "video", "top")),
+    "serve": Mode("a page to type a sentence, over an index", "serve.serve", ("host", "port", "videos")),
+    "score": Mode("the metrics of any program's prediction file", "score.score", ("predictions",)),
+    "compare": Mode("one table of several runs: DIR DIR ...", "compare.compare", (), ("workdir",)),
+    "models": Mode(
+        "the architectures", "models.models", ("family", "supervision", "dataset", "imports"), ()
+    ),
+}  # fmt: skip
+
+_FLAG = re.compile("--?[A-Za-z]")
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:dataset[,option...]]", lock_config=True)
-flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>_<dataset> if not given.")
-flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
-flags.DEFINE_string("video", None, "predict, search: id of a video of the dataset.")
-flags.DEFINE_string("query", None, "predict, search: the sentence.")
-flags.DEFINE_integer("top", 5, "predict, search: how many moments to print.")
-flags.DEFINE_string("checkpoint", None, "import: official PyTorch checkpoint.")
-flags.DEFINE_string("predictions", None, "score: file of Moment-DETR's, TVR's or CBP's format.")
-flags.DEFINE_string("dtype", None, "index: of the rows, if not config.retrieval.dtype.")
-flags.DEFINE_string("uri", None, "index: a Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
-flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on; other machines reach 0.0.0.0.")
-flags.DEFINE_integer("port", 8000, "serve: the port.")
-flags.DEFINE_string("family", None, "models: only of this family, such as ranking.")
-flags.DEFINE_string("supervision", None, "models: full or weak.")
-flags.DEFINE_string("dataset", None, "models: only those whose config has this dataset.")
-flags.DEFINE_boolean("imports", None, "models: only those whose official checkpoints can be imported, or not.")
-flags.DEFINE_string("videos", None, "serve: folder of video files named by video id, which the page plays.")
+flags.DEFINE_string(
+    "config", None, "configs/NAME.py[:DATASET[,OPTION...]]; its fields are --config.FIELD=VALUE."
+)
+flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME_DATASET where none is given.")
+flags.DEFINE_string("mode", "train", "Which of the modes above.")
+flags.DEFINE_string("video", None, "Id of a video of the dataset.")
+flags.DEFINE_string("query", None, "The sentence.")
+flags.DEFINE_integer("top", 5, "How many moments to print.")
+flags.DEFINE_string("checkpoint", None, "Official PyTorch checkpoint.")
+flags.DEFINE_string("predictions", None, "File of Moment-DETR's, TVR's or CBP's format.")
+flags.DEFINE_string("dtype", None, "Of the rows, if not config.retrieval.dtype.")
+flags.DEFINE_string("uri", None, "A Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
+flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machines reach 0.0.0.0.")
+flags.DEFINE_integer("port", 8000, "The port.")
+flags.DEFINE_string("family", None, "Only of this family, such as ranking.")
+flags.DEFINE_string("supervision", None, "Only full or weak.")
+flags.DEFINE_string("dataset", None, "Only those whose config has this dataset.")
+flags.DEFINE_boolean("imports", None, "Only those whose official checkpoints can be imported, or not.")
+flags.DEFINE_string("videos", None, "Folder of video files named by video id, which the page plays.")
 
 
 def main(argv: list[str]) -> None:
     """Resolves config and folder, then calls the one function of the mode."""
     if FLAGS.mode not in MODES:
         raise unknown("There is no --mode", FLAGS.mode, MODES)
-    if len(argv) > 1 and FLAGS.mode != "compare":
-        raise UserError(f"Unexpected argument {argv[1]!r}; flags look like --workdir=DIR.")
+    mode, rest = MODES[FLAGS.mode], argv[1:]
+    _check_flags(FLAGS.mode, rest)
     from vmr_jax import parallel
 
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
     parallel.initialise_hosts(FLAGS.mode)
-    module, function, names = MODES[FLAGS.mode]
-    run = getattr(importlib.import_module(f"vmr_jax.modes.{module}"), function)
-    if FLAGS.mode == "compare":
-        return run(argv[1:], FLAGS.workdir and Path(FLAGS.workdir).expanduser())
+    module, function = mode.place.split(".")
+    values: dict[str, Any] = {name: FLAGS[name].value for name in mode.flags}
     if FLAGS.mode == "models":
-        return run(**{name: FLAGS[name].value for name in names})
+        return _function(module, function)(**values)
+    if FLAGS.mode == "compare":
+        return _function(module, function)(rest, FLAGS.workdir and Path(FLAGS.workdir).expanduser())
     if FLAGS.config is None and FLAGS.workdir is None:
-        raise UserError("Give --config=configs/NAME.py to train, or --workdir=DIR of a run.")
+        raise UserError(
+            "Give --config=configs/NAME.py to train, or --workdir=DIR of a run; --help lists the modes."
+        )
     if FLAGS.config is None:
         config = load_config(Path(FLAGS.workdir).expanduser())
     else:
-        flag: Any = FLAGS["config"]
-        config = given_config(FLAGS.config, flag.config_filename)
+        config = read_config(*config_file(FLAGS.config))
+    config, given, _ = overridden(config, rest)
     workdir = Path(FLAGS.workdir or default_workdir(config)).expanduser()
-    values = {name: FLAGS[name].value for name in names}
     if FLAGS.mode == "score" and FLAGS.config is not None:
-        values["given"] = list(config_flags.get_override_values(FLAGS["config"]))
-    run(config, workdir, **values)
+        values["given"] = given
+    _function(module, function)(config, workdir, **values)
+
+
+def _function(module: str, function: str) -> Any:
+    return getattr(importlib.import_module(f"vmr_jax.modes.{module}"), function)
+
+
+def _check_flags(name: str, rest: Sequence[str]) -> None:
+    """Refuses the flags and arguments that a mode would ignore; `rest` is what is no flag of the program."""
+    mode = MODES[name]
+    reads = (*mode.common, *mode.flags)
+    unread = [argument.lstrip("-").split("=")[0] for argument in rest if _FLAG.match(argument)]
+    for flag in unread:
+        if not flag.startswith(("config.", "noconfig.")):
+            raise unknown_flag(flag, FLAGS)
+    ignored = [flag.name for flag in _own_flags() if flag.present and flag.name not in (*reads, "mode")]
+    ignored += unread if "config" not in reads else []
+    if ignored:
+        others = [f"--mode={other}" for other, its in MODES.items() if ignored[0] in its.flags]
+        raise UserError(
+            f"--mode={name} does not read --{ignored[0]}{', which is of ' if others else ''}"
+            f"{' and '.join(others)}. It reads {', '.join(f'--{flag}' for flag in reads)}."
+        )
+    if rest and not unread and name != "compare":
+        raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --workdir=DIR.")
+
+
+def _own_flags() -> list[flags.Flag]:
+    """The flags of this file, without absl's."""
+    return FLAGS.flags_by_module_dict()[__name__]
+
+
+def help_text(program: str) -> str:
+    """What --help prints: the modes with their flags, and the flags."""
+    lines = [
+        "Video Moment Retrieval: trains, evaluates, explains, searches.",
+        "",
+        f"  {program} --config=configs/NAME.py[:DATASET[,OPTION]] [--config.FIELD=VALUE ...] [--workdir=DIR]",
+        f"  {program} --mode=MODE --workdir=DIR [FLAGS]",
+        "",
+        "modes, and the flags that they read:",
+    ]
+    for name, mode in MODES.items():
+        lines.append(f"  {name:<9} {mode.does}")
+        if mode.flags:
+            lines.append(f"            {' '.join(f'--{flag}' for flag in mode.flags)}")
+    lines += ["", "flags:"]
+    lines += [f"  --{flag.name:<12} {flag.help}" for flag in _own_flags()]
+    lines += [
+        "",
+        f"Begin with {program} --config=configs/fvmr.py, which needs no data; --mode=models lists NAME.",
+    ]
+    return "\n".join(lines)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags.
-
-    Modules in the working folder can then be imported, as a config may name a class of the user's.
-    """
-    sys.path.append(str(Path.cwd()))
-    return FLAGS(resolved(argv))
-
-
-def resolved(argv: list[str]) -> list[str]:
-    """The command line with the path of the config that is meant."""
-    named = [i for i, argument in enumerate(argv) if argument.lstrip("-").split("=")[0] == "config"]
-    argv = list(argv)
-    for i in named:
-        flag, equals, value = argv[i].partition("=")
-        if equals:
-            argv[i] = f"{flag}={config_file(value)}"
-        elif i + 1 < len(argv):
-            argv[i + 1] = config_file(argv[i + 1])
-    return argv
+    """Reads the flags; what is none of them, such as `--config.FIELD=VALUE`, is returned."""
+    FLAGS.set_gnu_getopt(True)
+    try:
+        return FLAGS(argv, known_only=True)
+    except flags.Error as error:
+        raise refused(error, FLAGS) from None
 
 
-def config_file(value: str) -> str:
-    """PATH[:argument] of a config, whose folder can then be imported from.
+def config_file(value: str) -> tuple[str, str | None]:
+    """The path of a --config and its argument; the folder of the file can then be imported from.
 
     Where nothing is at the path, it is that of the installed config of the same name. UserError where it is no
     Python file.
@@ -121,20 +184,20 @@ def config_file(value: str) -> str:
         path = str(installed)
     path = str(Path(path).expanduser())
     sys.path.append(str(Path(path).resolve().parent))
-    return f"{path}{colon}{argument}"
+    return path, argument if colon else None
 
 
 def cli() -> None:
     """Runs `main`; what the user can put right is printed without a traceback, exit status 2."""
+    if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
+        print(help_text("vmr_jax" if Path(sys.argv[0]).stem == "vmr_jax" else "python launch.py"))
+        return
     logging.getLogger("vmr_jax").setLevel(logging.INFO)
     logging.getLogger("vmr_jax").addHandler(logging.StreamHandler())
     logging.getLogger("vmr_jax").propagate = False
-    sys.path.append(str(Path.cwd()))  # a config of the user's own imports the project that it stands in
+    sys.path.append(str(Path.cwd()))  # a config may name a class of the project that it stands in
     try:
         app.run(main, flags_parser=parse)
-    except (UserError, flags.Error, AttributeError, KeyError, FileNotFoundError, ValueError) as error:
-        if not isinstance(error, UserError) and FLAGS.is_parsed():
-            raise  # a defect of ours, not of the command line
-        wrong = None if isinstance(error, UserError | flags.Error) else unknown_field(resolved(sys.argv[1:]))
-        print(f"error: {wrong or error}", file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
