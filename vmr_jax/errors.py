@@ -7,12 +7,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 _COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
 _SHOWN = 30  # known names that a message lists at most
 _ALIKE = 0.5  # of two names, from which on one may be meant by the other
+_NOT_READ = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NUMBER = re.compile(r"\d*\.\d+|\d+")
 # Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
 _POSITIVE = re.compile(
     r"(.*_)?(features|hidden|heads|space|common|clips|words|kernels?|positions|vocab|chars|queries|phrases|rows|"
     r"horizon|relations|per_video|temperature)"
 )
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that is none to read written as its escape: '\x1b', '\ud800', '\u202e'.
+
+    Those are control characters (a terminal obeys some of them) but line break and tab, halves of surrogate
+    pairs (which no file in UTF-8 can hold), and the marks that turn the direction of writing.
+    """
+    return _NOT_READ.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(Exception):
@@ -26,6 +36,9 @@ class UserError(Exception):
     ...     print(str(error).split(" Known")[0])
     There is no architecture "fvmrr". Did you mean "fvmr"?
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

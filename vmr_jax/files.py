@@ -16,10 +16,13 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file by way of a temporary one, so that it is never half there."""
+    r"""Writes a text file by way of a temporary one, so that it is never half there.
+
+    Half of a surrogate pair, which UTF-8 cannot hold, is written as JSON writes it: \ud800.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -148,7 +148,7 @@ def experiment(data_dir):
 def test_sanity_rows_of_a_model_that_sees_but_knows_no_order(experiment):
     evaluator, loader = Evaluator(experiment.config, Sum(), experiment.parallel), experiment.loader("test")
     real = evaluator.metrics({}, loader)
-    rows = evaluator.sanity({}, loader)
+    rows = {name: found.metrics() for name, found in evaluator.sanity({}, loader).items()}
     assert list(rows) == ["blind (no video)", "shuffled video"]
     assert rows["shuffled video"] == real
     trivial = trivial_rows(evaluator.protocol, experiment.dataset.split("train"), loader.split, 0)
@@ -196,7 +196,9 @@ def test_entry_of_results_in_order(experiment):
     protocol, train = MomentRetrieval(config.evaluation), experiment.dataset.split("train")
     ious = np.full((len(split.queries), 5), 0.6)
     found = Predictions(np.zeros((*ious.shape, 2)), np.zeros(ious.shape), ious, protocol.per_query(ious))
-    entry = split_results(config, protocol, train, split, found, {"blind (no video)": {"mIoU": 1.0}})
+    less = ious - 0.25 * (np.arange(len(ious)) % 2)[:, None]  # IoU 0.6 and 0.35 in turn
+    blind = Predictions(found.spans, found.scores, less, protocol.per_query(less))
+    entry = split_results(config, protocol, train, split, found, {"blind (no video)": blind})
     assert [row["name"] for row in entry["rows"]] == [
         "fvmr (this run)",
         "blind (no video)",
@@ -206,4 +208,8 @@ def test_entry_of_results_in_order(experiment):
     ]
     assert [row["kind"] for row in entry["rows"]] == ["run", "sanity", "trivial", "trivial", "trivial"]
     assert entry["rows"][0]["intervals"]["mIoU"] == pytest.approx([60, 60])
+    lost = entry["rows"][1]["lost"]
+    assert 0 < lost["mIoU"][0] < 100 * (0.6 - less[:, 0].mean()) < lost["mIoU"][1] < 25
+    # R@1,IoU=0.3 is 100 for both, so that nothing is lost that one could tell from nought.
+    assert lost["R@1,IoU=0.3"][0] < 0 < lost["R@1,IoU=0.3"][1]
     assert set(entry["rows"][0]["intervals"]) == set(entry["rows"][0]["metrics"])

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation.protocols import PROTOCOLS, make_protocol
-from vmr_jax.evaluation.results import prediction_rows
+from vmr_jax.evaluation.results import prediction_rows, split_of_rows
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.schema import Query
 
@@ -106,6 +106,20 @@ def test_the_file_of_a_run_gives_its_numbers(case, tmp_path):
         assert column.min() < column.max(), name
     assert scored.metrics() == run.metrics()
     np.testing.assert_equal(protocol.groups(split, scored), protocol.groups(split, run))
+
+
+def test_the_lines_of_a_run_tell_its_annotated_saliency(tmp_path):
+    """So that runs can be compared by their highlights, with nothing but predictions.jsonl."""
+    rng = np.random.default_rng(0)
+    protocol, split = make_protocol(options_of("highlights")), split_for("highlights", rng)
+    run = protocol.finish(split, collected_for("highlights", protocol, split, rng))
+    rows = prediction_rows(split, run)
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = protocol.read(split_of_rows("test", rows), files.read(path))
+    assert "saliency_scores" in rows[0]
+    for name in ("HL-mAP,VeryGood", "HL-Hit@1,VeryGood"):
+        np.testing.assert_array_equal(again.values[name], run.values[name])
 
 
 def test_evaluation_knows_no_report_and_no_builder():

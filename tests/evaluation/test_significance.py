@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vmr_jax.evaluation import significance
-from vmr_jax.evaluation.significance import bootstrap_interval, draws, holm, sign_flip_test
+from vmr_jax.evaluation.significance import bootstrap_interval, draws, holm, interval, sign_flip_test
 
 
 def clustered(rng, videos, mean=0.4, most=8):
@@ -124,3 +124,20 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5]) == pytest.approx([0.5])
     assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+
+
+def test_where_nothing_was_found_the_interval_says_how_much_may_be():
+    owner = np.repeat(np.arange(9), 2)  # 18 queries of nine videos
+    values = np.stack([np.zeros(18), np.ones(18), np.arange(18) % 2], axis=1)
+    found = interval(values, owner, 0)
+    # No hit in 9 draws has the probability (1 - p)^9, which is 0.025 at p = 0.3363 (Clopper, Pearson).
+    np.testing.assert_allclose(found[:, 0], [0, 0.3363], atol=5e-5)
+    np.testing.assert_allclose(found[:, 1], [0.6637, 1], atol=5e-5)
+    np.testing.assert_array_equal(found[:, 2], bootstrap_interval(values, owner, 0)[:, 2])
+    same = interval(np.zeros((18, 1)), owner, 0, bounds=(-1.0, 1.0))  # two systems of one answer
+    np.testing.assert_allclose(same[:, 0], [-0.3363, 0.3363], atol=5e-5)
+    # Weights 1 and 2 of half the queries each: (9 + 18)^2 / (9 + 36) = 16.2 queries, more than videos.
+    weighted = interval(values, owner, 0, 1.0 + np.arange(18) % 2)
+    np.testing.assert_allclose(weighted[:, 0], found[:, 0])
+    few = interval(np.zeros((3, 1)), np.arange(3), 0, np.asarray([4.0, 1.0, 1.0]))
+    np.testing.assert_allclose(few[:, 0], [0, 1 - 0.025**0.5])  # 6^2 / 18 = 2 queries

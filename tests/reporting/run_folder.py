@@ -184,11 +184,20 @@ def edit_results(folder, change):
     path.write_text(json.dumps(results))
 
 
-def add_sanity(results, blind, shuffled, low, high):
-    """Gives the test split rows of the sanity checks, and this run an interval of R@1,IoU=0.5."""
+def add_sanity(results, blind, shuffled, low, high, lost=None):
+    """Gives the test split rows of the sanity checks, and this run an interval of R@1,IoU=0.5.
+
+    `lost` are the paired intervals of what is lost by each.
+    """
     rows = results["splits"]["test"]["rows"]
     rows[0]["intervals"] = {"R@1,IoU=0.5": [low, high]}
     rows[1:1] = [
-        {"name": name, "metrics": {"R@1,IoU=0.5": value}}
-        for name, value in (("blind (no video)", blind), ("shuffled video", shuffled))
+        {
+            "name": name,
+            "metrics": {"R@1,IoU=0.5": value},
+            **({"lost": {"R@1,IoU=0.5": ends}} if ends else {}),
+        }
+        for name, value, ends in zip(
+            ("blind (no video)", "shuffled video"), (blind, shuffled), lost or (None, None)
+        )
     ]

@@ -22,7 +22,7 @@ FULL, HALF, NONE = [0.0, 10.0], [0.0, 5.0], [20.0, 30.0]
 
 def config_of(**evaluation):
     config = fvmr.get_config(None)
-    config.evaluation.top_n, config.evaluation.thresholds = (1, 2), (0.5,)
+    config.evaluation.top_n, config.evaluation.thresholds, config.evaluation.strict = (1, 2), (0.5,), False
     config.evaluation.update(evaluation)
     return config
 

@@ -134,7 +134,7 @@ def test_map_colours_and_runs():
     # The centre of the cell is 2.5 and 1.5 cells: 146.67, 88; the cross begins 5 px before.
     assert drawing.one("path", class_="cross").attributes["d"].startswith("M141.67 83l10 10")
     legend = drawing.one("ul", class_="legend").text
-    assert legend == "score 0.100.90"
+    assert legend == "strength 0.100.90"
 
 
 def test_map_without_candidates_or_range():

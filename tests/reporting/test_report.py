@@ -167,6 +167,60 @@ def test_sanity_rows_that_are_not_below_the_interval_are_named(run, blind, shuff
         assert "not below the 95\xa0% interval of this run, 40.00 to 48.00" in note
 
 
+@pytest.mark.parametrize(
+    ("lost", "first"),
+    [
+        (
+            ([-1.0, 3.0], [-2.0, 2.0]),
+            "FVMR does not use the video, as far as these queries tell: with the video hidden it reaches "
+            "30.00 % in R@1,IoU=0.5 in place of ",
+        ),
+        (
+            ([5.0, 9.0], [-2.0, 2.0]),
+            "FVMR does not use the video in its order of time, as far as these queries tell: with its clips "
+            "shuffled it reaches 31.00 % in R@1,IoU=0.5 in place of ",
+        ),
+        (([5.0, 9.0], [0.5, 2.0]), "On the 360 queries of test, FVMR reaches"),
+    ],
+)
+def test_the_first_sentence_says_that_the_video_is_not_used(run, lost, first):
+    edit_results(run, lambda results: add_sanity(results, 30.0, 31.0, 28.0, 48.0, lost))
+    page = report_of(run)
+    lede = page.one("p", class_="lede").text.replace("\xa0", " ")
+    assert lede.startswith(first)
+    unused = [ends for ends in lost if ends[0] <= 0][:1]
+    assert [f"paired: {low:.2f} to {high:.2f})" in lede for low, high in unused] == [True] * len(unused)
+    assert len(list(page.all("p", class_="note"))) == 1  # of results.json: nothing is said twice
+
+
+def test_score_and_strength_are_two_words(run):
+    examples = report_of(run).one("section", id="examples")
+    assert "on the scale of the architecture" in examples.text and "from 0 to 1" in examples.text
+    assert "score" not in "".join(node.text for node in examples.all("div", class_="mapbox"))
+
+
+HOSTILE = "\x1b[31mred\x1b[0m \x07 \u202e[/bold] <b>"
+SHOWN = "\\x1b[31mred\\x1b[0m \\x07 \\u202e[/bold] <b>"
+
+
+def test_terminal_codes_are_shown_and_not_obeyed(run):
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    write_lines(run / "predictions.jsonl", [{**row, "query": HOSTILE, "vid": HOSTILE} for row in rows])
+
+    def change(results):
+        results["note"] = HOSTILE
+        results["splits"][HOSTILE] = results["splits"].pop("val")
+        results["splits"]["test"]["rows"][1]["name"] = HOSTILE
+
+    edit_results(run, change)
+    page = report_of(run)
+    assert {node.text for node in page.all("h4")} == {SHOWN}
+    assert page.one("p", class_="note").text == SHOWN
+    assert not set("\x1b\x07\u202e") & set(write_report(run).read_text())
+    table = results_table(json.loads((run / "results.json").read_text()))
+    assert not set("\x1b\x07\u202e") & set(table) and table.count("\\x1b[31mred") == 3
+
+
 @pytest.mark.parametrize(("splits", "shown"), [(("val", "test"), False), (("val", "test", "test_ood"), True)])
 def test_overview_of_more_than_two_splits(tmp_path, splits, shown):
     folder = write_run(tmp_path / "run", splits)

@@ -65,7 +65,11 @@ def test_odd_predictions(run):
     ]
     write_lines(run / "predictions.jsonl", rows)
     cards = list(report_of(run).one("section", id="examples").all("article"))
-    assert [card.one("h4").text for card in cards] == ["word " * 300, "", "? ü 日本"]  # the last has no IoU
+    assert [card.one("h4").text for card in cards] == [
+        "word " * 300,
+        "",
+        r"\ud800 ü 日本",
+    ]  # the last has no IoU
     bars = [node.attributes for node in cards[1].all("rect", class_="predicted")]
     # The first span is not finite and left out; [3,3] has no length; [-5,99] is cut to the video.
     assert [(bar["x"], bar["width"]) for bar in bars] == [("30%", "0%"), ("0%", "100%")]

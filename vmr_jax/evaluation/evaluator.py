@@ -72,11 +72,10 @@ class Evaluator:
         """The protocol's metrics in percent on the loader's split."""
         return self.run(variables, loader).metrics()
 
-    def sanity(self, variables: Any, loader: Loader) -> dict[str, dict[str, float]]:
-        """Metrics of the same variables on videos that are hidden or shuffled: a row of each check."""
+    def sanity(self, variables: Any, loader: Loader) -> dict[str, Predictions]:
+        """Predictions of the same variables on videos that are hidden or shuffled, by the name of their row."""
         return {
-            SANITY[shown]: self.run(variables, loader.showing(shown)).metrics()
-            for shown in self.config.evaluation.sanity
+            SANITY[shown]: self.run(variables, loader.showing(shown)) for shown in self.config.evaluation.sanity
         }
 
     def pictures(self, variables: Any, loader: Loader, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from vmr_jax.evaluation.protocols import Predictions, Protocol, check_selection,
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.files import disk_error, write_json
 from vmr_jax.input.dataset import Split, Video
-from vmr_jax.input.schema import Query
+from vmr_jax.input.schema import ANNOTATORS, SALIENCY_SECONDS, Query
 
 log = logging.getLogger("vmr_jax")
 
@@ -76,9 +77,9 @@ def _tag_members(split: Split) -> list[tuple[str, np.ndarray]]:
 def intervals(
     split: Split, values: dict[str, np.ndarray], seed: int, weights: np.ndarray | None = None
 ) -> dict[str, list[float]]:
-    """[low, high] of each metric in percent: 95% bootstrap intervals over videos."""
+    """[low, high] of each metric in percent: 95% intervals over videos (`significance.interval`)."""
     columns = np.stack([*values.values()], axis=1)
-    ends = 100.0 * significance.bootstrap_interval(columns, split.owner, seed, weights)
+    ends = 100.0 * significance.interval(columns, split.owner, seed, weights)
     return {name: [float(low), float(high)] for name, low, high in zip(values, *ends)}
 
 
@@ -88,7 +89,7 @@ def split_results(
     train: Split,
     split: Split,
     predictions: Predictions,
-    sanity: dict[str, dict[str, float]],
+    sanity: Mapping[str, Predictions],
 ) -> dict:
     """One entry of results.json: ours, the sanity and trivial rows, the published ones, groups, the breakdown.
 
@@ -98,7 +99,7 @@ def split_results(
       train: whose moments are the prior.
       split: what was evaluated.
       predictions: of this run on the split.
-      sanity: row name -> metrics, of `Evaluator.sanity`.
+      sanity: row name -> predictions, of `Evaluator.sanity`.
     """
     ours = {
         "name": f"{config.model.name} (this run)",
@@ -108,7 +109,7 @@ def split_results(
     }
     rows = [
         ours,
-        *_rows("sanity", sanity.items()),
+        *(_sanity_row(name, split, found, predictions, config.seed) for name, found in sanity.items()),
         *_rows("trivial", trivial_rows(protocol, train, split, config.seed).items()),
         *published.rows(config, split.name),
     ]
@@ -121,13 +122,28 @@ def split_results(
     }
 
 
+def _sanity_row(name: str, split: Split, found: Predictions, ours: Predictions, seed: int) -> dict:
+    """The row of a sanity check; 'lost' has the 95% interval of ours less its figure, query by query."""
+    lost = np.stack([ours.values[metric] * 1.0 - found.values[metric] for metric in ours.values], axis=1)
+    ends = 100.0 * significance.interval(lost, split.owner, seed, ours.weights, bounds=(-1.0, 1.0))
+    return {
+        "name": name,
+        "kind": "sanity",
+        "metrics": found.metrics(),
+        "lost": {metric: [float(low), float(high)] for metric, low, high in zip(ours.values, *ends)},
+    }
+
+
 def _rows(kind: str, metrics: Iterable[tuple[str, dict[str, float]]]) -> list[dict]:
     """Rows of one kind (`rows.KINDS`), of (name, metrics)."""
     return [{"name": name, "kind": kind, "metrics": values} for name, values in metrics]
 
 
 def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
-    """Lines of predictions.jsonl: Moment-DETR's keys, plus split, duration, truth, top IoU, tags, `extra`."""
+    """Lines of predictions.jsonl: Moment-DETR's keys, plus split, duration, truth, top IoU, tags, `extra`.
+
+    Annotated saliency is told as QVHighlights does, by "relevant_clip_ids" and their "saliency_scores".
+    """
     rows = []
     for i, query in enumerate(split.queries):
         video = split.videos[split.owner[i]]
@@ -142,10 +158,28 @@ def prediction_rows(split: Split, predictions: Predictions) -> list[dict]:
                 "pred_relevant_windows": windows_of(predictions.spans[i], predictions.scores[i]),
                 "iou": round(float(predictions.ious[i, 0]), 6),
                 **({"tags": list(query.tags)} if query.tags else {}),
+                **_annotated_saliency(query),
                 **{key: column[i] for key, column in predictions.extra.items()},
             }
         )
     return rows
+
+
+def _annotated_saliency(query: Query) -> dict[str, list]:
+    if query.saliency is None:
+        return {}
+    scores = np.asarray(query.saliency)
+    given = np.flatnonzero((scores >= 0).any(axis=1))
+    return {"relevant_clip_ids": given.tolist(), "saliency_scores": scores[given].tolist()}
+
+
+def _saliency_of(row: Mapping[str, Any], clips: int) -> np.ndarray | None:
+    """[clips, annotators] of a line of predictions.jsonl, -1 where none was given; None where it tells none."""
+    if "saliency_scores" not in row:
+        return None
+    saliency = np.full((clips, ANNOTATORS), -1, np.int32)
+    saliency[row["relevant_clip_ids"]] = np.reshape(row["saliency_scores"], (-1, ANNOTATORS))
+    return saliency
 
 
 def split_of_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> Split:
@@ -157,6 +191,8 @@ def split_of_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> Split:
     """
     durations = {row["vid"]: float(row["duration"]) for row in rows}
     number = {video: i for i, video in enumerate(durations)}
+    told = [max(row.get("relevant_clip_ids") or [0]) + 1 for row in rows]
+    clips = max([*told, math.ceil(max(durations.values(), default=0.0) / SALIENCY_SECONDS)])
     queries = [
         Query(
             qid=str(row["qid"]),
@@ -164,6 +200,7 @@ def split_of_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> Split:
             span=tuple(row["relevant_windows"][0]),
             windows=[tuple(window) for window in row["relevant_windows"]],
             tags=row.get("tags", ()),
+            saliency=_saliency_of(row, clips),
         )
         for row in rows
     ]

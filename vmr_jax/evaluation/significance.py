@@ -40,6 +40,43 @@ def bootstrap_interval(
     return np.quantile(means, (tail, 1 - tail), axis=0)
 
 
+def interval(
+    values: np.ndarray,
+    owner: np.ndarray,
+    seed: int,
+    weights: np.ndarray | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> np.ndarray:
+    """`bootstrap_interval`, or the exact one where no query has a hit, or all have.
+
+    Resamples of equal values are equal, so that the bootstrap would say of 18 queries without a hit that 0.00
+    is certain. Of n videos of which none differs, a share of up to 1 - 0.025^(1/n) may differ (Clopper and
+    Pearson 1934; its one-sided form is the 'rule of three' of Hanley and Lippman-Hand 1983), each at most to
+    the end of its range. n is the number of videos; with weights at most their effective number,
+    (sum w)^2 / sum w^2 (Kish 1965).
+
+    Args:
+      values: [Q,M] what each of M metrics is the mean of.
+      owner: [Q] the video of each query, any labels.
+      seed: of the draws.
+      weights: [Q] of the queries in the mean; None where all count alike.
+      bounds: least and largest value that there can be: (-1, 1) of the differences of two systems.
+
+    Returns:
+      [2,M] low and high ends.
+    """
+    ends = bootstrap_interval(values, owner, seed, weights)
+    values = np.asarray(values, np.float64)
+    equal = (values == values[:1]).all(axis=0) & np.isin(values[0], (0.0, *bounds))
+    number: float = len(np.unique(owner))
+    if weights is not None:
+        number = min(number, weights.sum() ** 2 / np.square(weights).sum())
+    share = 1.0 - ((1.0 - COVERAGE) / 2) ** (1.0 / number)
+    least, largest = bounds
+    wide = np.stack([values[0] - share * (values[0] - least), values[0] + share * (largest - values[0])])
+    return np.where(equal, wide, ends)
+
+
 def draws(videos: int, seed: int) -> np.ndarray:
     """[RESAMPLES,videos] the videos of every resample."""
     return np.random.default_rng(seed).integers(videos, size=(RESAMPLES, videos))

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from vmr_jax.errors import printable
 from vmr_jax.files import write_json
 from vmr_jax.reporting import tables
 from vmr_jax.reporting.compare import comparison, read_runs
@@ -25,7 +26,7 @@ def compare(dirs: Sequence[str], workdir: Path | None) -> None:
     for name, split in document["splits"].items():
         print(tables.differences_table(name, split))
     lines = [*document["method"], *document["differs"], *(f"Warning: {w}" for w in document["warnings"])]
-    print("\n".join(textwrap.fill(line, width=100) for line in lines))
+    print("\n".join(textwrap.fill(printable(line), width=100) for line in lines))
     if workdir is not None:
         prepare_workdir(workdir)
         write_json(workdir / "compare.json", document)

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, printable
 from vmr_jax.input.dataset import Dataset
 from vmr_jax.input.queries import check_sentence
 from vmr_jax.run import Run
@@ -27,7 +27,8 @@ def predict(config: Any, workdir: Path, video: str | None, query: str | None, to
     for i, moment in enumerate(moments, 1):
         table.add_row(str(i), f"{moment.start:.2f}", f"{moment.end:.2f}", f"{moment.score:.4f}")
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
-    console.print(f'"{query}" in {video} ({found.duration:.1f} s, split {split})', markup=False)
+    asked = printable(f'"{query}" in {video} ({found.duration:.1f} s, split {split})')
+    console.print(asked, markup=False)
     console.print(table)
 
 

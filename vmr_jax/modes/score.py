@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, printable
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation.prediction_files import PredictionFile
 from vmr_jax.evaluation.protocols import DEFAULT, OFFICIAL, Protocol, make_protocol
@@ -51,7 +51,7 @@ def score(config: Any, workdir: Path, predictions: str | None, given: Collection
     protocol = protocol_of(config, given)
     for split in splits_of(found, annotated_splits(config.dataset), tuple(config.evaluation.splits)):
         groups = protocol.groups(split, protocol.read(split, found))
-        print(f"{found.path.name} on {split.name}, {len(split.queries)} queries, %")
+        print(printable(f"{found.path.name} on {split.name}, {len(split.queries)} queries, %"))
         print(table(groups))
     print(f"protocol: {protocol.name}; {protocol.rule()}")
     print("Predictions are taken as they are, best first in the order of the file; NMS: none.")
@@ -147,7 +147,7 @@ def table(groups: Mapping[str, Mapping[str, float]]) -> str:
         grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         grid.add_column("")
         for group in members:
-            grid.add_column(Text(group), justify="right", min_width=7)
+            grid.add_column(Text(printable(group)), justify="right", min_width=7)
         for name in names:
             grid.add_row(name, *(percent(groups[group][name]) for group in members))
         console.print(grid)

@@ -93,8 +93,9 @@ def _read_run(name: str, path: Path) -> Run:
             )
         split[qid] = row
     found = files.read(path / "predictions.jsonl")
-    for prediction in found.tasks["SVMR"]:
-        prediction.saliency = None  # its annotations are not in the file
+    if not all("saliency_scores" in row for rows in queries.values() for row in rows.values()):
+        for prediction in found.tasks["SVMR"]:
+            prediction.saliency = None  # a file of version 0.1 has not its annotations
     return Run(name, config, results, queries, found)
 
 
@@ -196,8 +197,8 @@ def _compare_split(runs: Sequence[Run], name: str, predictions: Sequence[Predict
     def mean(values: np.ndarray) -> list[float]:
         return (100.0 * np.average(values, axis=0, weights=weights)).tolist()
 
-    def interval(values: np.ndarray) -> dict[str, list[float]]:
-        return _by_metric(metrics, 100.0 * significance.bootstrap_interval(values, owner, seed, weights))
+    def interval(values: np.ndarray, least: float = 0.0) -> dict[str, list[float]]:
+        return _by_metric(metrics, 100.0 * significance.interval(values, owner, seed, weights, (least, 1.0)))
 
     rows = [
         {
@@ -217,7 +218,7 @@ def _compare_split(runs: Sequence[Run], name: str, predictions: Sequence[Predict
             "run": run.name,
             "against": first.name,
             "difference": dict(zip(metrics, mean(gain))),
-            "interval": interval(gain),
+            "interval": interval(gain, least=-1.0),
             "p": dict(zip(metrics, p.tolist())),
             **({"p_holm": dict(zip(metrics, holm.tolist()))} if len(runs) > 2 else {}),
         }

@@ -1,4 +1,4 @@
-"""The section 'Examples' of a report: queries drawn with their moments and score pictures."""
+"""The section 'Examples' of a report: queries drawn with their moments, maps and clips."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +17,14 @@ _KINDS = {
     "median": "The middle of all queries ordered by the IoU of the first prediction.",
     "worst": "The lowest IoU of the first prediction.",
 }
+_SCORE = (
+    "Score: what the predictions are ranked by, as in predictions.jsonl, on the scale of the architecture: a "
+    "logit, a probability or a product. It orders the predictions of one query."
+)
+_STRENGTH = (
+    "Strength: how the architecture rates the cells of a map or the clips, from 0 to 1; it is no score of the "
+    "list."
+)
 
 
 def examples(run: Run) -> list[Markup | None]:
@@ -24,8 +32,12 @@ def examples(run: Run) -> list[Markup | None]:
     drawn = _drawn(run)
     if not drawn:
         return []
-    maps = any(_picture(run, example.get("map")) is not None for _, example in drawn)
+    maps, clips = (
+        any(_picture(run, example.get(kind)) is not None for _, example in drawn) for kind in ("map", "clips")
+    )
+    pictures = maps or clips
     parts: list[Markup | None] = [timeline_legend(), map_legend() if maps else None]
+    parts.append(tag("p", _SCORE if not pictures else f"{_SCORE} {_STRENGTH}", class_="caption"))
     for kind, meaning in _KINDS.items():
         cards = [_card(run, row, example) for row, example in drawn if example["kind"] == kind]
         if cards:

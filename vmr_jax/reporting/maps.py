@@ -1,4 +1,4 @@
-"""The scores of a moment map, as a square of coloured cells."""
+"""The strengths of a moment map, as a square of coloured cells."""
 
 import math
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ def heat_map(
     windows: Sequence[Sequence[float]],
     moments: Sequence[Sequence[float]],
 ) -> Markup:
-    """A score map as a square of coloured cells: row = start clip, column = end clip.
+    """A map as a square of coloured cells: row = start clip, column = end clip.
 
-    Nine colours divide the range from the map's smallest to its largest score. The cells nearest to the
+    Nine colours divide the range from the map's smallest to its largest strength. The cells nearest to the
     annotated moments are outlined; the one nearest to the first prediction is crossed.
 
     Args:
-      scores: [N,N], NaN where there is no candidate. The N clips divide the video equally.
+      scores: [N,N] strengths in [0,1], NaN where there is no candidate. The N clips divide the video equally.
       duration: seconds.
       windows: annotated (start, end).
       moments: predicted (start, end, score), best first.
@@ -75,7 +75,7 @@ def heat_map(
         width=MAP_SIZE,
         height=MAP_SIZE,
         role="img",
-        aria_label=f"Score map of {n} by {n} clips",
+        aria_label=f"Map of {n} by {n} clips",
     )
     return tag("div", tag("div", drawing, class_="map"), _colours(low, high), class_="mapbox")
 
@@ -141,13 +141,13 @@ def _colours(low: float, high: float) -> Markup:
         width=10 * LEVELS,
         height="10",
         role="img",
-        aria_label="colours from the lowest to the highest score",
+        aria_label="colours from the lowest to the highest strength",
     )
-    return tag("ul", tag("li", f"score {low:.2f}", ramp, f"{high:.2f}"), class_="legend")
+    return tag("ul", tag("li", f"strength {low:.2f}", ramp, f"{high:.2f}"), class_="legend")
 
 
 def map_legend() -> Markup:
-    """Legend of the marks of a score map; its colours have a legend of their own under each map."""
+    """Legend of the marks of a map; its colours have a legend of their own under each map."""
     truth = tag("rect", class_="outline", x="5", y="2", width="8", height="8")
     cross = tag("path", class_="cross", d="M5 2l8 8m0 -8l-8 8")
     nothing = tag("rect", class_="frame", x="0.5", y="1.5", width="17", height="9")

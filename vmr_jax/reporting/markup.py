@@ -3,6 +3,8 @@
 import html
 from collections.abc import Iterable, Sequence
 
+from vmr_jax.errors import printable
+
 _EMPTY = frozenset({"circle", "col", "line", "meta", "path", "rect"})
 
 
@@ -16,7 +18,7 @@ def tag(name: str, /, *children: str | None, **attributes: object) -> Markup:
     Attribute names: `class_` is class, `stroke_width` is stroke-width; one that is None is left out.
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -27,7 +29,11 @@ def tag(name: str, /, *children: str | None, **attributes: object) -> Markup:
 
 def join(parts: Iterable[str | None]) -> Markup:
     """The parts one after another, escaped unless Markup; None is nothing."""
-    return Markup("".join(p if isinstance(p, Markup) else html.escape(str(p)) for p in parts if p is not None))
+    return Markup("".join(p if isinstance(p, Markup) else _escaped(p) for p in parts if p is not None))
+
+
+def _escaped(value: object) -> str:
+    return html.escape(printable(str(value)))
 
 
 def legend(entries: Sequence[tuple[Markup, str]]) -> Markup:

@@ -35,8 +35,7 @@ def write_report(workdir: pathlib.Path, content: Mapping | None = None) -> pathl
     """
     run = read_run(workdir, content)
     path = workdir / "report.html"
-    # A lone surrogate, which JSON can carry, has no UTF-8 form.
-    path.write_bytes(_page(run).encode("utf-8", "replace"))
+    path.write_bytes(_page(run).encode())
     return path
 
 

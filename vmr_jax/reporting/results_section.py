@@ -50,7 +50,8 @@ _DISCOUNTED = (
 )
 _INTERVALS = (
     "Under the figures of this run: 95% bootstrap intervals, videos resampled with all their queries 1,000 "
-    "times. They cover the choice of the videos, not that of the training seed."
+    "times; where no query has a hit, or all have, the exact interval for as many "
+    "videos (Clopper and Pearson). They cover the choice of the videos, not that of the training seed."
 )
 _SANITY = (
     f"{SANITY['blind'].capitalize()}: the same checkpoint, with the features of the video made zero and "

@@ -20,7 +20,7 @@ FILES = {
     "results.json": "final metrics and protocol",
     "predictions.jsonl": "ranked moments of every query",
     "examples.json": "the queries drawn here",
-    "examples.npz": "their score pictures",
+    "examples.npz": "their maps and clips",
     "timing.jsonl": "speed by step",
 }
 

@@ -51,19 +51,26 @@ def headline_metric(run: Run) -> str | None:
 
 
 def summary(run: Run) -> Markup:
-    """One figure of the run, the best trivial answer, and what the sanity checks found."""
+    """One figure of the run, the best trivial answer, and what the sanity checks found.
+
+    The first sentence is the finding that the video is not used, where the run loses nothing that the paired
+    interval would tell from nought when the video is hidden, or shuffled.
+    """
     name, metric = headline_split(run), headline_metric(run)
     split = run.results["splits"][name]
     ours, others = split["rows"][0], split["rows"][1:]
     where = f"On the {split['count']} queries of {name}"
     if metric is None:
         return tag("p", f"{where}, {architecture(run)} has no finite metric.", class_="lede")
-    parts = [
+    others = [row for row in others if tables.is_number(row["metrics"].get(metric))]
+    checks = [row for row in others if tables.row_kind(row) == "sanity"]
+    idle = [row for row in checks if metric in row.get("lost", {}) and row["lost"][metric][0] <= 0]
+    parts: list[str] = [_unused(run, min(idle, key=_check), ours, metric), " "] if idle else []
+    parts += [
         f"{where}, {architecture(run)} reaches ",
         tag("strong", f"{ours['metrics'][metric]:.2f}{_PERCENT}"),
         f" in {metric}",
     ]
-    others = [row for row in others if tables.is_number(row["metrics"].get(metric))]
     trivial = [row for row in others if tables.row_kind(row) == "trivial"]
     if trivial:
         best = max(trivial, key=lambda row: row["metrics"][metric])
@@ -73,10 +80,31 @@ def summary(run: Run) -> Markup:
         ]
     findings = [
         tag("p", _finding(row, ours, metric), class_="note")
-        for row in others
-        if tables.row_kind(row) == "sanity" and _reaches(row, ours, metric)
+        for row in checks
+        if "lost" not in row and _reaches(row, ours, metric)
     ]
     return join([tag("p", *parts, ".", class_="lede"), *findings, note(run)])
+
+
+def _unused(run: Run, row: Mapping, ours: Mapping, metric: str) -> Markup:
+    """The sentence that the video is not used, of a sanity row that says so."""
+    low, high = row["lost"][metric]
+    how, without = {
+        "blind": ("", "with the video hidden"),
+        "shuffled": (" in its order of time", "with its clips shuffled"),
+    }[_check(row)]
+    return tag(
+        "strong",
+        f"{architecture(run)} does not use the video{how}, as far as these queries tell: {without} it reaches "
+        f"{row['metrics'][metric]:.2f}{_PERCENT} in {metric} in place of "
+        f"{ours['metrics'][metric]:.2f}{_PERCENT} (what is lost, 95{_PERCENT} interval, "
+        f"paired: {low:.2f} to {high:.2f}).",
+    )
+
+
+def _check(row: Mapping) -> str:
+    """The sanity check of a row: a key of `SANITY`."""
+    return next(check for check, name in SANITY.items() if name == row["name"])
 
 
 def _reaches(row: Mapping, ours: Mapping, metric: str) -> bool:
@@ -91,11 +119,10 @@ def _finding(row: Mapping, ours: Mapping, metric: str) -> str:
         "blind": "it is not shown that the video helps; the sentence and the habits of the data explain it",
         "shuffled": "it is not shown that the order of the clips is used",
     }
-    check = next(check for check, name in SANITY.items() if name == row["name"])
     return (
         f"The row \N{LEFT DOUBLE QUOTATION MARK}{row['name']}\N{RIGHT DOUBLE QUOTATION MARK} reaches "
         f"{row['metrics'][metric]:.2f}{_PERCENT}, not below the 95{_PERCENT} interval of this run, "
-        f"{low:.2f} to {high:.2f}: {meaning[check]}."
+        f"{low:.2f} to {high:.2f}: {meaning[_check(row)]}."
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
+from vmr_jax.errors import printable
 from vmr_jax.evaluation.rows import SANITY, TRIVIAL
 
 STANDARD = (
@@ -115,7 +116,7 @@ def results_table(results: Mapping) -> str:
             console.print(_block(name, split, columns[first : first + _PER_BLOCK]))
     for line in (*_sources(results), *protocol_lines(results.get("protocol") or {}), results.get("note")):
         if line:
-            console.print(line, markup=False, highlight=False)
+            console.print(printable(line), markup=False, highlight=False)
     return _printed(console)
 
 
@@ -137,7 +138,10 @@ def differences_table(name: str, split: Mapping) -> str:
         f"{differences[0]['against']}, %"
     )
     table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title, style="bold"), title_justify="left"
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=Text(printable(title), style="bold"),
+        title_justify="left",
     )
     headings = [
         "",
@@ -161,7 +165,9 @@ def differences_table(name: str, split: Mapping) -> str:
                 *chances,
             ]
             last = i == len(row["difference"]) - 1
-            table.add_row(*map(Text, cells), end_section=last and row is not differences[-1])
+            table.add_row(
+                *(Text(printable(cell)) for cell in cells), end_section=last and row is not differences[-1]
+            )
     console = _console()
     console.print(table)
     return _printed(console)
@@ -190,18 +196,18 @@ def _block(name: str, split: Mapping, columns: Sequence[str]):
     from rich.text import Text
 
     # Cells are Text, because rich reads square brackets in a str as markup.
-    title = Text(f"{name}, {split['count']} queries, %", style="bold")
+    title = Text(printable(f"{name}, {split['count']} queries, %"), style="bold")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
     table.add_column("")
     for column in columns:
         over, under = column_heading(column)
-        heading = Text(f"{over}\nIoU={under}" if over else f"\n{under}")
+        heading = Text(printable(f"{over}\nIoU={under}" if over else f"\n{under}"))
         table.add_column(heading, justify="right", vertical="bottom", min_width=7)
     for i, row in enumerate(split["rows"]):
         figures = [percent(row["metrics"].get(column)) for column in columns]
         following = split["rows"][i + 1 : i + 2]
         table.add_row(
-            *(Text(text) for text in (row["name"], *figures)),
+            *(Text(text) for text in (printable(row["name"]), *figures)),
             style="bold" if i == 0 else None,
             end_section=bool(following) and row_kind(following[0]) == "published" != row_kind(row),
         )

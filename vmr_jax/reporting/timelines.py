@@ -15,7 +15,7 @@ from vmr_jax.reporting.scales import figure, number, share, ticks
 from vmr_jax.reporting.tables import MISSING, is_number
 
 ROW = 24  # px, one row of a timeline
-CLIP_ROW = 44  # px, the row with the scores of the clips
+CLIP_ROW = 44  # px, the row with the strengths of the clips
 BAR = 14  # px, height of a bar
 TOP = 5  # predicted moments drawn
 
@@ -36,13 +36,13 @@ def timeline(
     moments: Sequence[Sequence[float]],
     clips: np.ndarray | None = None,
 ) -> Markup:
-    """The annotated moments, the scores of the clips and the five best predictions on one time axis.
+    """The annotated moments, the strengths of the clips and the five best predictions on one time axis.
 
     Args:
       duration: length of the video, seconds; the width of the drawing.
       windows: annotated (start, end), seconds.
-      moments: predicted (start, end, score), best first.
-      clips: [T] scores in [0,1], the clips dividing the video equally; NaN interrupts the curve.
+      moments: predicted (start, end, score), best first; the score is of the architecture's own scale.
+      clips: [T] strengths in [0,1], the clips dividing the video equally; NaN interrupts the curve.
     """
     moments = moments[:TOP]
     first = ROW + (0 if clips is None else CLIP_ROW)
@@ -125,15 +125,15 @@ def _time_axis(duration: float, height: float) -> list[Markup]:
 
 
 def _clip_curve(clips: np.ndarray, top: float, height: float) -> Markup:
-    """Steps, one per clip, over a filled ground: the score is the clip's, not of an instant."""
+    """Steps, one per clip, over a filled ground: the strength is the clip's, not of an instant."""
     areas = []
-    for i, score in enumerate(clips):
-        if math.isfinite(score):
-            y = height * (1 - min(max(float(score), 0.0), 1.0))
+    for i, strength in enumerate(clips):
+        if math.isfinite(strength):
+            y = height * (1 - min(max(float(strength), 0.0), 1.0))
             areas.append(f"M{i} {number(height)}V{number(y)}H{i + 1}V{number(height)}Z")
     return tag(
         "svg",
-        tag("title", f"score of each of the {len(clips)} clips, from 0 to 1"),
+        tag("title", f"strength of each of the {len(clips)} clips, from 0 to 1"),
         tag("rect", class_="track", x="0", y="0", width=len(clips), height=number(height)),
         tag("path", class_="clip", d="".join(areas)),
         y=top,
