@@ -109,10 +109,14 @@ def default_workdir(config: ml_collections.ConfigDict) -> Path:
     return Path("runs") / f"{config.model.name.replace(':', '.')}_{config.dataset.name}"
 
 
-def load_config(workdir: Path) -> ml_collections.ConfigDict:
+def load_config(workdir: Path, *, model: bool = True) -> ml_collections.ConfigDict:
     """Reads the resolved config of a run; UserError where the folder holds none.
 
     Hyper-parameters that the architecture has got since have the defaults of its class.
+
+    Args:
+      workdir: folder of the run.
+      model: False leaves `config.model` as it was stored, so that the class need not be at hand.
     """
     path = workdir / CONFIG
     if not path.is_file():
@@ -122,7 +126,8 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
         )
     stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
     stored.pop("published", None)  # of a run of version 0.1
-    stored["model"] = {**common.model_defaults(stored["model"]["name"]).to_dict(), **stored["model"]}
+    if model:
+        stored["model"] = {**common.model_defaults(stored["model"]["name"]).to_dict(), **stored["model"]}
     return ml_collections.ConfigDict(stored).lock()
 
 

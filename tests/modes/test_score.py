@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
+from vmr_jax.config import config_as_dict, load_config
 from vmr_jax.configs import fvmr, two_d_tan
 from vmr_jax.data import didemo
 from vmr_jax.data.charades_sta import annotations as charades
@@ -58,7 +59,7 @@ def counted(dataset, found, split, **fields):
 
 def moments_of(found, split, **fields):
     """As `counted`, of moments in a given video, with discounted recalls."""
-    fields = {"top_n": (1, 5), "thresholds": (0.5,), "discounted": True, **fields}
+    fields = {"top_n": (1, 5), "thresholds": (0.5,), "discounted": True, "strict": False, **fields}
     return counted("charades_sta", found, split, **fields)["all"]
 
 
@@ -285,7 +286,7 @@ def test_highlights_are_scored_for_all_queries_or_none(caplog):
 @pytest.fixture(scope="module")
 def storyboard(data_dir):
     """The tiny storyboard's config, its splits, and a file whose second moment is always right."""
-    config = tiny_config(data_dir, evaluation__splits=())
+    config = tiny_config(data_dir, evaluation__splits=(), evaluation__strict=False)
     dataset = Dataset(config.dataset, annotations_only=True)
 
     def rows(name, named):
@@ -356,7 +357,7 @@ def test_nothing_is_prepared_to_score_a_file(tmp_path, capsys):
     predictions.write_moment_detr(tmp_path / "p.jsonl", [Prediction("2", np.array(SEGMENTS))])
     config = fvmr.get_config("didemo")
     config.dataset.manual_dir, config.dataset.data_dir = str(tmp_path), str(tmp_path / "data")
-    score.score(config, tmp_path, str(tmp_path / "p.jsonl"), [])
+    score.score(config, tmp_path, str(tmp_path / "p.jsonl"), of_run=False)
     # The annotators' [0,15] is third: Rank@5, and IoU 1/3 of [0,5].
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     for line in (["Rank@1", "0.00"], ["Rank@5", "100.00"], ["mIoU", "33.33"]):
@@ -416,12 +417,35 @@ def _config(dataset, **fields):
         ("moment_retrieval", (), "tvr", "corpus"),
         ("consensus", (), "tempo", "consensus"),
         ("moment_retrieval", ("evaluation.protocol",), "tvr", "moment_retrieval"),  # the command names it
-        ("moment_retrieval", None, "tvr", "moment_retrieval"),  # as the run was evaluated
         ("consensus", ("evaluation.protocol",), "charades_sta", "consensus"),
     ],
 )
 def test_a_dataset_brings_its_protocol(protocol, given, dataset, name):
     assert score.protocol_of(_config(dataset, protocol=protocol), given).name == name
+
+
+def test_a_run_is_scored_as_it_was_evaluated():
+    config = _config("tvr", protocol="moment_retrieval", keep=7, strict=True)
+    options = score.protocol_of(config, (), of_run=True).options
+    assert (options.protocol, options.keep, options.strict) == ("moment_retrieval", 7, True)
+    with pytest.raises(UserError, match=r"config\.evaluation\.nms_threshold cannot be honoured"):
+        score.protocol_of(config, ["evaluation.nms_threshold", "evaluation.keep"], of_run=True)
+
+
+def test_a_setting_that_scoring_does_not_read_is_refused_by_name():
+    with pytest.raises(UserError, match=r"^config\.batch_size and config\.model\.hidden cannot be honoured"):
+        score.protocol_of(_config("tvr"), ["batch_size", "dataset.manual_dir", "model.hidden"])
+
+
+def test_a_run_whose_architecture_is_not_at_hand_is_scored(storyboard, tmp_path, capsys):
+    config, dataset, rows = storyboard
+    stored = {**config_as_dict(config), "model": {"name": "no_such_project.models:Mine", "hidden": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    predictions.write_moment_detr(tmp_path / "p.jsonl", rows("test", named=True))
+    with pytest.raises(UserError, match="no_such_project"):
+        load_config(tmp_path)
+    score.score(load_config(tmp_path, model=False), tmp_path, str(tmp_path / "p.jsonl"))
+    assert "p.jsonl on test," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

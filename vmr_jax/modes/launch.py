@@ -62,7 +62,7 @@ flags.DEFINE_string("video", None, "Id of a video of the dataset.")
 flags.DEFINE_string("query", None, "The sentence.")
 flags.DEFINE_integer("top", 5, "How many moments to print.")
 flags.DEFINE_string("checkpoint", None, "Official PyTorch checkpoint.")
-flags.DEFINE_string("predictions", None, "File of Moment-DETR's, TVR's or CBP's format.")
+flags.DEFINE_string("predictions", None, "File of Moment-DETR's, TVR's or CBP's format; .gz and .zip too.")
 flags.DEFINE_string("dtype", None, "Of the rows, if not config.retrieval.dtype.")
 flags.DEFINE_string("uri", None, "A Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
 flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machines reach 0.0.0.0.")
@@ -96,13 +96,13 @@ def main(argv: list[str]) -> None:
             "Give --config=configs/NAME.py to train, or --workdir=DIR of a run; --help lists the modes."
         )
     if FLAGS.config is None:
-        config = load_config(Path(FLAGS.workdir).expanduser())
+        config = load_config(Path(FLAGS.workdir).expanduser(), model=FLAGS.mode != "score")
     else:
         config = read_config(*config_file(FLAGS.config))
     config, given, _ = overridden(config, rest)
     workdir = Path(FLAGS.workdir or default_workdir(config)).expanduser()
-    if FLAGS.mode == "score" and FLAGS.config is not None:
-        values["given"] = given
+    if FLAGS.mode == "score":
+        values |= {"given": given, "of_run": FLAGS.config is None}
     _function(module, function)(config, workdir, **values)
 
 

@@ -31,15 +31,21 @@ log = logging.getLogger("vmr_jax")
 _ALWAYS = ("protocol", "splits")  # options that count for every protocol
 
 
-def score(config: Any, workdir: Path, predictions: str | None, given: Collection[str] | None = None) -> None:
+def score(
+    config: Any,
+    workdir: Path,
+    predictions: str | None,
+    given: Collection[str] = (),
+    of_run: bool = True,
+) -> None:
     """Prints the metrics of the prediction file for every split of the dataset that it is for.
 
     Args:
       config: the resolved config.
       workdir: is not read.
       predictions: path of the file.
-      given: fields of the config that the command sets, such as 'evaluation.keep'; None where the config is
-        that of a run.
+      given: fields of the config that the command sets, such as 'evaluation.keep'.
+      of_run: whether the config is that of a run, with those fields.
 
     Raises:
       UserError: for a file that is wrong or does not fit, and for an option that scoring cannot honour.
@@ -48,7 +54,7 @@ def score(config: Any, workdir: Path, predictions: str | None, given: Collection
     if not predictions:
         raise UserError("--mode=score needs --predictions=FILE.")
     found = files.read(Path(predictions).expanduser())
-    protocol = protocol_of(config, given)
+    protocol = protocol_of(config, given, of_run)
     for split in splits_of(found, annotated_splits(config.dataset), tuple(config.evaluation.splits)):
         groups = protocol.groups(split, protocol.read(split, found))
         print(printable(f"{found.path.name} on {split.name}, {len(split.queries)} queries, %"))
@@ -58,7 +64,7 @@ def score(config: Any, workdir: Path, predictions: str | None, given: Collection
     print("Annotated moments are cut to their video.")
 
 
-def protocol_of(config: Any, given: Collection[str] | None) -> Protocol:
+def protocol_of(config: Any, given: Collection[str], of_run: bool = False) -> Protocol:
     """The protocol to score by, with the options that apply to a file; arguments as of `score`.
 
     A file has been cut to a number of moments already: `keep` cuts it only where the command says so.
@@ -67,9 +73,12 @@ def protocol_of(config: Any, given: Collection[str] | None) -> Protocol:
       UserError: for an unknown protocol, and for an option of the command that the protocol cannot honour.
     """
     options = config.evaluation.copy_and_resolve_references().unlock()
-    if given is None:
-        return make_protocol(options)
+    _refuse_unread(given)
     asked = {field.split(".")[1] for field in given if field.startswith("evaluation.")}
+    if of_run:
+        protocol = make_protocol(options)
+        _refuse_others(protocol, asked)
+        return protocol
     official = OFFICIAL.get(config.dataset.name, DEFAULT)
     if options.protocol == DEFAULT and "protocol" not in asked:
         options.protocol = official
@@ -80,6 +89,16 @@ def protocol_of(config: Any, given: Collection[str] | None) -> Protocol:
     if protocol.name != DEFAULT and "strict" not in asked:
         options.strict = False  # as the official evaluators count, whatever the architecture's paper does
     return protocol
+
+
+def _refuse_unread(given: Collection[str]) -> None:
+    """Raises UserError where the command sets a field of a section that scoring does not read."""
+    unread = [f"config.{field}" for field in given if field.split(".")[0] not in ("dataset", "evaluation")]
+    if unread:
+        raise UserError(
+            f"{' and '.join(unread)} cannot be honoured: --mode=score reads config.dataset and "
+            f"config.evaluation alone, no model. Leave {'it' if len(unread) == 1 else 'them'} out."
+        )
 
 
 def _refuse_others(protocol: Protocol, asked: Collection[str]) -> None:

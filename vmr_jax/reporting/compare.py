@@ -82,7 +82,7 @@ def read_runs(dirs: Sequence[str]) -> list[Run]:
 
 
 def _read_run(name: str, path: Path) -> Run:
-    config, results = load_config(path), read_results(path)
+    config, results = load_config(path, model=False), read_results(path)
     queries: dict[str, dict[str, dict]] = {}
     for row in read_predictions(path):
         split, qid = queries.setdefault(row["split"], {}), str(row["qid"])
