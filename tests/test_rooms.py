@@ -122,7 +122,7 @@ def test_tensorflow_is_imported_when_it_is_needed_and_pytorch_never():
     assert not [n for n, t in TREES.items() if any(x.split(".")[0] == "torch" for x in imports(t))]
     heavy = ("tensorflow", "tensorflow_datasets", "apache_beam")
     users = {n for n, t in TREES.items() if any(x.split(".")[0] in heavy for x in imports(t, at_start=True))}
-    assert users == {"vmr_jax.data.storyboard.builder"}
+    assert users == {"vmr_jax.data.storyboard.builder", "vmr_jax.data.registered"}
 
 
 def test_devices_are_known_to_one_file():

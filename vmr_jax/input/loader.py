@@ -144,7 +144,8 @@ class Loader:
         """Assembles batches in the background with tf.data; errors are raised as they were."""
         import tensorflow as tf
 
-        tf.config.set_visible_devices([], "GPU")
+        for accelerator in ("GPU", "TPU"):  # they are JAX's
+            tf.config.set_visible_devices([], accelerator)
         example = self.batch(host_rows(rows_of_step(first)))
         leaves, structure = jax.tree.flatten(example)
         failures = []

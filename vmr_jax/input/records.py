@@ -4,8 +4,10 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.input import annotations, schema
@@ -148,8 +150,13 @@ def query_of(found: annotations.Sentence) -> schema.Query:
 def _example(numbered: tuple[int, annotations.Video]) -> tuple[int, dict]:
     """The key and the record of a video."""
     number, video = numbered
+    return number, video_record(video)
+
+
+def video_record(video: annotations.Video, embedded: Mapping[str, np.ndarray] | None = None) -> dict:
+    """The record of an annotated video, with the arrays that it is to hold, as in `schema.record`."""
     queries = [query_of(found) for found in video.queries]
-    return number, schema.record(video.id, video.duration, queries, _where(video))
+    return schema.record(video.id, video.duration, queries, _where(video), embedded)
 
 
 def _where(video: annotations.Video) -> str:
