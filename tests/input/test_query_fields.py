@@ -1,6 +1,7 @@
 """Fields of a batch that come of the sentence, and further streams."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -37,6 +38,27 @@ def test_fields_that_any_sentence_has(charades, tmp_path):
     assert (batch.dependencies[0] > 1).any()
     np.testing.assert_array_equal(batch.window_mask.sum(1), 1)
     np.testing.assert_array_equal(batch.windows[:, 0], batch.span)
+
+
+def test_every_patch_of_a_row_is_normalised_and_no_cache_of_patches_is_written(charades, tmp_path):
+    patches = vary(charades, dim=6, folder="patches")
+    config = charades_config(charades, tmp_path, num_clips=8, normalize=True)
+    with config.unlocked():
+        config.dataset.streams = {"objects": ("patches", 3, 2)}
+    dataset = Dataset(config.dataset, config.input)
+    (video,) = (v for v in dataset.split("test").videos if v.id == "DDDDD")
+    rows = np.asarray(patches["DDDDD"], np.float32).reshape(-1, 3, 2)
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+    np.testing.assert_allclose(dataset.features(video, "objects"), rows, rtol=1e-6)
+    np.testing.assert_allclose(
+        fit_rows(dataset.clips(video, "objects"), 8, "average")[0], fit_rows(rows, 8, "average")[0], rtol=1e-5
+    )
+    caches = list(Path(config.dataset.data_dir).expanduser().rglob("*.clips"))
+    assert len(caches) == 1  # of the frames
+    with config.unlocked():
+        config.dataset.streams = {"objects": ("patches", 3, 3)}
+    with pytest.raises(UserError, match="has features of dimension 6; .* is 9"):
+        Dataset(config.dataset, config.input)
 
 
 def test_further_streams_of_the_users_files(charades, tmp_path):

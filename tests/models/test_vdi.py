@@ -195,6 +195,9 @@ def test_context_is_what_the_probe_finds_in_the_frames():
     )  # fmt: skip
     expected = ((dense(params["dynamic"], dynamic) - context[:, 0]) ** 2).sum(1)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # A sum: what a query of zeros lacks is all of the decoder's normalised output, which is F = 6 at first.
+    nothing = jax.jit(module.apply)({"params": params}, jnp.zeros_like(dynamic), probe, batch)
+    np.testing.assert_allclose(nothing, 6, rtol=1e-3)
     noise = np.where(batch.video_mask[..., None], batch.video, 7)
     other = jax.jit(module.apply)({"params": params}, dynamic, probe, batch.replace(video=noise))
     np.testing.assert_allclose(other, found, rtol=1e-5)

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.input import schema
 from vmr_jax.input.cache import FeatureStore, build_feature_store
-from vmr_jax.input.features import RESAMPLE, FeatureReader, missing, normalize_rows, read_rows
+from vmr_jax.input.features import RESAMPLE, FeatureReader, missing, normalize_rows, read_rows, shorten
 
 log = logging.getLogger("vmr_jax")
 
@@ -72,7 +72,8 @@ class Dataset:
         self.options, self._settings = options, clips
         self._module = dataset_module(options.name)
         self._builder = self._module.prepare(options)
-        self._stores: dict[str, FeatureStore] = {}  # by stream; none where the records hold the features
+        # By stream; none where the records hold the features, nor of streams with several vectors in a row.
+        self._stores: dict[str, FeatureStore] = {}
         self._readers: dict[str, FeatureReader] = {}  # of native rows
         self._native = functools.lru_cache(maxsize=8)(self._read_native)
         self._read: dict[str, Split] = {}
@@ -96,6 +97,10 @@ class Dataset:
             self._check_missing(reader, videos)
         present = [v for v in videos if all(v in reader for reader in readers.values())]
         for name, reader in readers.items():
+            if len(self._row_shape(name)) > 1:
+                # A cache of patches would be as large as their files, or twice (float32 of float16).
+                self._native(present[0], name)  # what is wrong with the stream shows here
+                continue
             with progress("features" if name == "video" else name) as on_progress:
                 self._stores[name] = build_feature_store(
                     reader,
@@ -112,9 +117,13 @@ class Dataset:
         """Opened again when native rows are asked for: an open HDF5 file bars others from opening it."""
         return self._module.features(self.options, "" if stream == "video" else stream)
 
+    def _row_shape(self, stream: str) -> tuple[int, ...]:
+        """(D,), or (O,D) of a stream with O vectors in a row."""
+        return (self.options.feature_dim,) if stream == "video" else tuple(self.options.streams[stream][1:])
+
     def _row_size(self, stream: str) -> int:
         """Numbers in a row of a stream."""
-        return self.options.feature_dim if stream == "video" else math.prod(self.options.streams[stream][1:])
+        return math.prod(self._row_shape(stream))
 
     def _check_missing(self, reader: FeatureReader, videos: list[str]) -> None:
         absent = missing(reader, videos)
@@ -201,13 +210,15 @@ class Dataset:
         """Returns the rows [n,...] float32 of a stream for `fit_rows`: averaged where the video has many."""
         if not self._stores:
             return self.features(video, stream)
+        if stream not in self._stores:
+            return shorten(self.features(video, stream), self._settings.num_clips)
         return self._shaped(self._stores[stream][video.id], stream)
 
     def features(self, video: Video, stream: str = "video") -> np.ndarray:
         """Returns all native rows [n,...] float32 of a stream ('video', or an optional field of `Batch`).
 
         They are read from the user's files, which takes far longer than `clips`. Rows of files are normalised
-        where `config.input.normalize`, those in the records the video's alone.
+        where `config.input.normalize`, each vector of a row for itself; those in the records the video's alone.
         """
         if self._stores:
             return self._shaped(self._native(video.id, stream), stream)
@@ -218,13 +229,16 @@ class Dataset:
 
     def _shaped(self, rows: np.ndarray, stream: str) -> np.ndarray:
         """Rows of a file are flat: objects [n,O*D] become [n,O,D]."""
-        return rows if stream == "video" else rows.reshape(len(rows), *self.options.streams[stream][1:])
+        return rows.reshape(len(rows), *self._row_shape(stream))
 
     def _read_native(self, video_id: str, stream: str) -> np.ndarray:
         """Of the few videos read last, as the queries of a video follow each other in evaluation."""
         if stream not in self._readers:
             self._readers[stream] = self._open_reader(stream)
-        return read_rows(self._readers[stream], video_id, self._row_size(stream), self._settings.normalize)
+        vectors = self._row_size(stream) // self._row_shape(stream)[-1]
+        return read_rows(
+            self._readers[stream], video_id, self._row_size(stream), self._settings.normalize, vectors
+        )
 
 
 def dataset_module(name: str):

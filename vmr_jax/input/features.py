@@ -324,7 +324,7 @@ def _matrix(rows: np.ndarray, where: str) -> np.ndarray:
 
 
 def normalize_rows(rows: np.ndarray) -> np.ndarray:
-    """L2-normalises rows [n,D] (2D-TAN and its line; eps 1e-12), float32."""
+    """L2-normalises the last axis of rows [n,...,D] (2D-TAN and its line; eps 1e-12), float32."""
     rows = rows.astype(np.float32)
     return rows / np.maximum(_norms(rows), 1e-12)
 
@@ -380,7 +380,9 @@ def shorten(rows: np.ndarray, num_clips: int) -> np.ndarray:
     return average_rows(rows, num_clips) if rows.shape[0] > num_clips else rows
 
 
-def read_rows(reader: FeatureReader, video_id: str, feature_dim: int, normalize: bool) -> np.ndarray:
+def read_rows(
+    reader: FeatureReader, video_id: str, feature_dim: int, normalize: bool, vectors: int = 1
+) -> np.ndarray:
     """Returns all native rows [n,D] of a video, float32.
 
     Args:
@@ -388,13 +390,18 @@ def read_rows(reader: FeatureReader, video_id: str, feature_dim: int, normalize:
       video_id: the video.
       feature_dim: D that it must have.
       normalize: whether to L2-normalise each row; each source of a row for itself where there are several.
+      vectors: number of vectors that stand side by side in a row, such as patches of a frame; more than one are
+        normalised each for itself.
 
     Raises:
       UserError: for what `reader.read` raises; for another dimension, no clips, NaN or infinity (naming the
         first such row).
     """
     parts = check_rows(reader.parts(video_id), feature_dim, reader.where(video_id))
-    return joined_rows(parts, normalize)
+    if vectors == 1 or not normalize:
+        return joined_rows(parts, normalize)
+    rows = joined_rows(parts, normalize=False)
+    return normalize_rows(rows.reshape(len(rows), vectors, -1)).reshape(rows.shape)
 
 
 def joined_rows(parts: Sequence[np.ndarray], normalize: bool) -> np.ndarray:

@@ -9,7 +9,7 @@ Tensors (B rows of U videos; E = `space`; F = `text_features`, the paper's D, al
 of the paper at the right):
 
     batch.video      [B,T,D]    CLIP embedding of each frame, L2-normalised rows              x_i^v
-    batch.objects    [B,T,O,D]  its patches (for ViT-B/32: 7 x 7 = 49 tokens)                 X~_i^v
+    batch.objects    [B,T,O,D]  its patches (for ViT-B/32: 7 x 7 = 49 tokens), normalised     X~_i^v
     clips            [U,G,D]    mean over T / G frames
     moments          2 [U,M,E]  unit vectors of the IoU space and of the contrastive space    X~^m, Eq. 8
     sentence         [B,F]      the whole, static or dynamic query, encoded                   x^q, x^qs, x^qd
@@ -67,6 +67,19 @@ CARD = Card(
         "the transformer.",
         "A masked patch has heat 0; all pairs of a batch count in L_sd, (i, i) and pairs of one video "
         "included.",
+        "Frames and patches are L2-normalised, each patch for itself; the paper does not say. The heat of Eq. "
+        "3 then starts with a standard deviation of 2e-3 (2e-4 where the 49 patches of a frame are one unit "
+        "vector).",
+        "L_vc is the sum of Eq. 2, not a mean. The decoder ends in layer normalisation, whose output has a "
+        "squared length of F = 512 at first, so that L_vc starts above 512, with lambda_vc above 256, beside "
+        "0.8 of L_iou. AdamW divides its gradient by its own size in the text encoder; the map never sees it.",
+        "L_sd is the mean over all pairs, as in Eq. 11. It is a squared difference of cosines, so that with "
+        "lambda_sd it is 0.04 at most; it starts at 5e-4 to 3e-3.",
+        "Of the training the paper states optimiser, rates, batch and weights, and that it stops early; beta2 "
+        "0.99, weight decay 1e-5, the clip of the gradient at norm 5 and 18 epochs are MMN's, a patience of 3 "
+        "evaluations is ours.",
+        "Eq. 6 and 7 compare the cosine with the IoU itself; here, as in MMN's program, 10 times the cosine "
+        "is the logit, and the label is the IoU scaled from [0.5, 1] to [0, 1].",
         "The weight lambda_iou is 1; lambda_cl, temperature, margin and the other constants of contrast, map, "
         "joint spaces and score are MMN's for Charades-STA, and the weight of the contrast does not fade.",
         "Eq. 10 multiplies the cosines themselves; MMN's product of probabilities, which is used here, orders "
