@@ -1,11 +1,7 @@
-"""Trains, evaluates and explains a grounding model, and searches with it; the README has a line for each mode.
+"""Trains, evaluates and explains a grounding model, and searches with it; --help lists modes and flags.
 
-python launch.py --config=configs/fvmr.py --workdir=runs/fvmr
-python launch.py --mode=evaluate --workdir=runs/fvmr
-python launch.py --mode=predict --workdir=runs/fvmr --video=ID --query="a person opens the door"
-python launch.py --mode=index --workdir=runs/fvmr
-python launch.py --mode=search --workdir=runs/fvmr --query="a person opens the door"
-python launch.py --mode=serve --workdir=runs/fvmr
+python launch.py --config=configs/fvmr.py
+python launch.py --mode=evaluate --workdir=runs/fvmr_storyboard
 """
 
 from vmr_jax.modes.launch import cli

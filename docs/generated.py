@@ -148,12 +148,12 @@ def _imported(name: str) -> bool:
 
 
 def methods() -> str:
-    """The same for the site, with the features, and links to the pages of the methods."""
+    """The same with the features; docs/hooks.py turns its links into those to the pages of the methods."""
     return markdown(
         ["method", "paper", "family", "supervision", "features of the paper", "official code"],
         (
             [
-                f"[`{name}`](methods/{name}.md)",
+                f"[`{name}`](../vmr_jax/models/{name}.py)",
                 card.citation,
                 f"{card.family}: {card.kind}",
                 card.supervision,

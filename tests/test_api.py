@@ -185,6 +185,26 @@ def test_the_wrong_thing_is_named(run, data, tmp_path):
             call()
 
 
+def test_what_a_notebook_shows(run, data, tmp_path):
+    """A line that says what it is; the counts are those of the data and of the variables."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+    assert repr(run) == f"Run(fvmr on storyboard, step 4, {count:,} parameters)"
+    assert repr(vmr.Dataset("charades_sta", features="vgg")) == "Dataset(charades_sta, vgg)"  # nothing is read
+    split = data.split("val")
+    sizes = f"val {len(split):,} queries of {len(split.videos):,} videos"
+    assert repr(split) == f"Split(storyboard, {sizes})"
+    assert repr(data).startswith("Dataset(storyboard: train ") and f"; {sizes}; " in repr(data)
+    video = run.encode_video(np.ones((5, 64)), duration=3.5, id="talk")
+    assert repr(video) == "VideoFeatures('talk', 3.5 s: video (5, 64))"
+    index = run.index([video], tmp_path / "index")
+    assert repr(index) == (
+        f"MomentIndex({len(index)} moments, 1 videos, {index.store.dim} numbers a moment, {index.store.where})"
+    )
+    lines = repr(vmr.Batch.of(video=np.ones((2, 3, 4)), query_vectors=np.ones((2, 5, 6)))).splitlines()
+    assert lines[:2] == ["Batch", "  video            [B,T,D]    (2, 3, 4)          float32"]
+    assert len(lines) == 11  # the ten fields that every batch has
+
+
 # --- a model of a user's own ----------------------------------------------------------------------
 
 

@@ -17,12 +17,10 @@ from vmr_jax.config import default_workdir, override
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.input import dataset as input_dataset
-from vmr_jax.input.loader import Loader
-from vmr_jax.input.words import build_vocabulary, open_word_vectors
 from vmr_jax.models.base import GroundingModel
-from vmr_jax.parallel import Parallel
 from vmr_jax.run import Run
 from vmr_jax.training import fit as training
+from vmr_jax.training.experiment import Experiment
 from vmr_jax.training.step import LossFunction
 from vmr_jax.types import Batch
 
@@ -85,6 +83,15 @@ class Dataset:
                 self._settings[f"dataset.{field}"] = str(value) if isinstance(value, Path) else value
         self._opened: dict[str, input_dataset.Dataset] = {}
         self.config_for(GroundingModel)  # refuses an unknown option
+
+    def __repr__(self) -> str:
+        """One line; the sizes of the splits stand in it once the data have been read."""
+        variant = ", ".join(part for part in (self.name, self.features) if part)
+        if not self._opened:
+            return f"Dataset({variant})"
+        opened = next(iter(self._opened.values()))
+        splits = "; ".join(_sizes(opened.split(name)) for name in opened.split_names)
+        return f"Dataset({variant}: {splits})"
 
     def config_for(self, model: str | type[GroundingModel] | GroundingModel) -> ml_collections.ConfigDict:
         """The config of an architecture on this dataset, unlocked.
@@ -152,6 +159,9 @@ class Split:
     def __init__(self, data: Dataset, name: str):
         self.data, self.name = data, name
 
+    def __repr__(self) -> str:
+        return f"Split({self.data.name}, {_sizes(self._split)})"
+
     @property
     def _split(self) -> input_dataset.Split:
         return self.data.opened(self.data.config_for(GroundingModel)).split(self.name)
@@ -182,8 +192,7 @@ class Split:
           epochs: number of passes over the split in the order of training.
         """
         config = self.data.config_for(model)
-        fields = _requires(config)
-        loader = make_loader(config, self.data.opened(config), self.name, None, fields)
+        loader = Experiment(config, dataset=self.data.opened(config)).loader(self.name)
         if seed is None:
             return loader.evaluation_batches(batch_size)
         steps = epochs * loader.steps_per_epoch(batch_size)
@@ -193,27 +202,8 @@ class Split:
         return self.batches()
 
 
-def _requires(config: Any) -> tuple[str, ...]:
-    """Optional fields that the architecture of a config reads; none for the bare contract."""
-    from vmr_jax.training.experiment import make_model
-
-    if models.model_class(config.model.name) is GroundingModel:
-        return ()
-    return make_model(config).requires()
-
-
-def make_loader(
-    config: Any,
-    dataset: input_dataset.Dataset,
-    split: str,
-    vocabulary: list[str] | None,
-    fields: tuple[str, ...],
-) -> Loader:
-    """The loader of a split; without a vocabulary that of the training split is built."""
-    if vocabulary is None:
-        vocabulary = build_vocabulary(dataset.split("train"), config.text.tokenizer)
-    vectors = open_word_vectors(config, dataset.sentences())
-    return Loader(config, dataset, dataset.split(split), vocabulary, vectors, fields)
+def _sizes(split: input_dataset.Split) -> str:
+    return f"{split.name} {len(split.queries):,} queries of {len(split.videos):,} videos"
 
 
 def fit(
@@ -283,9 +273,10 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
         )
     config.dataset = own.dataset
     dataset = split.data.opened(config)
-    parallel = Parallel(config.parallel, config.num_devices)
-    loader = make_loader(config, dataset, split.name, run.vocabulary, run.model.requires())
-    return Evaluator(config, run.model, parallel).metrics(parallel.replicate(run.variables), loader)
+    experiment = Experiment(config, dataset=dataset, vocabulary=run.vocabulary)
+    parallel = experiment.parallel
+    evaluator = Evaluator(config, run.model, parallel)
+    return evaluator.metrics(parallel.replicate(run.variables), experiment.loader(split.name))
 
 
 load = Run.load

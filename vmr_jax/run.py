@@ -64,6 +64,10 @@ class VideoFeatures:
     duration: float
     streams: Mapping[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{name} {rows.shape}" for name, rows in self.streams.items())
+        return f"VideoFeatures({self.id!r}, {self.duration:g} s: {rows})"
+
 
 class Run:
     """A trained model with all that it needs to answer.
@@ -108,6 +112,12 @@ class Run:
         self.variables = self.parallel.replicate(variables)
         self._sentences = sentences
         self._compiled: dict[tuple[str, int], Callable] = {}
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.variables.get("params", {}))
+        count = sum(math.prod(leaf.shape) for leaf in leaves)
+        config = self.config
+        return f"Run({config.model.name} on {config.dataset.name}, step {self.step:,}, {count:,} parameters)"
 
     @classmethod
     def load(

@@ -236,6 +236,15 @@ class Batch:
         """B, the number of rows (real and filling)."""
         return self.example_mask.shape[0]
 
+    def __repr__(self) -> str:
+        """A table: a line for each field that is there, with its axes, shape and dtype."""
+        lines = ["Batch"]
+        for name, info, value in self.entries():
+            axes = f"[{','.join(info.axes)}]"
+            shape, dtype = getattr(value, "shape", value), getattr(value, "dtype", "")
+            lines.append(f"  {name:<16} {axes:<10} {shape!s:<18} {dtype}".rstrip())
+        return "\n".join(lines)
+
 
 @functools.cache
 def fields_of(kind: type) -> dict[str, FieldInfo]:

@@ -63,11 +63,22 @@ def test_the_first_page_is_short_and_names_one_folder():
     assert set(re.findall(r"runs/\w+", text)) == {"runs/fvmr_storyboard"}
 
 
+def test_runs_are_named_by_config_and_dataset():
+    """As the command names a folder where none is given, so that the lines of all pages belong together."""
+    from vmr_jax.configs.datasets import DATASETS
+    from vmr_jax.models import architectures
+
+    default = {f"runs/{name}_{dataset}" for name in architectures() for dataset in DATASETS}
+    own = {"runs/clip_scores", "runs/clip_scores_width", "runs/parts"}  # of docs/model.md
+    for path in (ROOT / "README.md", ROOT / "launch.py", *(ROOT / "docs").glob("*.md")):
+        assert set(re.findall(r"runs/\w+", path.read_text(encoding="utf-8"))) <= default | own, path.name
+
+
 def test_links_lead_to_files():
+    """Of the repository, where the pages can be read too; docs/hooks.py turns them into those of the site."""
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-            made = target.startswith(("methods/", "datasets/")) or target in ("contributing.md", "changelog.md")
-            assert made or (path.parent / target).exists(), f"{path.name}: {target}"
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_commands_name_what_exists():

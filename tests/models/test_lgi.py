@@ -114,11 +114,13 @@ def test_loss_by_hand():
 
     # The moment is .25 to .5: errors .2 and 1.5, smooth L1 .2^2 / 2 + (1.5 - .5) = 1.02. All clips cost log 4.
     # Diversity as in the test above, 2 * .7^2 + 2 = 2.98.
-    expected = {"span": 1.02, "guidance": np.log(4), "diversity": 2.98}
+    expected = {"regression": 1.02, "attention_guidance": np.log(4), "distinct_query_attention": 2.98}
     assert terms() == pytest.approx(expected, rel=1e-6)
     weighted = terms(guidance_weight=0.5, diversity_weight=2.0)
-    assert weighted == pytest.approx({"span": 1.02, "guidance": np.log(4) / 2, "diversity": 5.96}, rel=1e-6)
-    assert set(terms(guidance_weight=0.0, diversity_weight=0.0)) == {"span"}
+    assert weighted == pytest.approx(
+        {"regression": 1.02, "attention_guidance": np.log(4) / 2, "distinct_query_attention": 5.96}, rel=1e-6
+    )
+    assert set(terms(guidance_weight=0.0, diversity_weight=0.0)) == {"regression"}
 
 
 def test_prediction_is_one_moment_in_seconds():
@@ -203,7 +205,7 @@ def test_one_phrase_is_the_sentence():
     assert {"fusion_0", "local_0"} <= set(found)
     assert not {"phrases", "aggregate", "fusion_1"} & set(found)
     outputs = Outputs(span=jnp.zeros((8, 2)), attention=jnp.ones((8, 16)) / 16, words=None)
-    assert set(model.loss(outputs, random_batch(), epoch=jnp.int32(0))) == {"span", "guidance"}
+    assert set(model.loss(outputs, random_batch(), epoch=jnp.int32(0))) == {"regression", "attention_guidance"}
 
 
 def test_words_are_learned_from_random_ones_or_taken_from_the_batch():

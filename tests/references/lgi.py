@@ -24,7 +24,11 @@ class Twin(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.heads, self.activation, self.self_overlap = heads, activation, self_overlap
-        self.weights = {"span": 1.0, "guidance": guidance_weight, "diversity": diversity_weight}
+        self.weights = {
+            "regression": 1.0,
+            "attention_guidance": guidance_weight,
+            "distinct_query_attention": diversity_weight,
+        }
         f, a = features, attention_features
         self.video_enc = Named(
             vid_emb_fn=nn.Sequential(nn.Linear(inputs, f)), pos_emb_fn=nn.Sequential(nn.Embedding(max_clips, f))
@@ -113,18 +117,20 @@ class Twin(nn.Module):
         """The weighted terms of the objective."""
         span, duration = torch.as_tensor(batch.span), torch.as_tensor(batch.duration)
         gold = span / duration[:, None]
-        terms = {"span": sum(nn.functional.smooth_l1_loss(outputs["span"][:, i], gold[:, i]) for i in (0, 1))}
+        terms = {
+            "regression": sum(nn.functional.smooth_l1_loss(outputs["span"][:, i], gold[:, i]) for i in (0, 1))
+        }
         inside = torch.zeros_like(outputs["attention"])
         clips = inside.shape[1]
         for row, (start, end) in zip(inside, gold.tolist(), strict=True):
             first = min(round(start * clips), clips - 1)
             row[first : max(round(end * clips), first + 1) + 1] = 1
         surprise = -(inside * (outputs["attention"] + 1e-8).log()).sum(1) / inside.sum(1)
-        terms["guidance"] = surprise.mean()
+        terms["attention_guidance"] = surprise.mean()
         if outputs["words"] is not None:
             a = outputs["words"]
             overlap = a @ a.mT - self.self_overlap * torch.eye(a.shape[1])
-            terms["diversity"] = overlap.square().sum((1, 2)).mean()
+            terms["distinct_query_attention"] = overlap.square().sum((1, 2)).mean()
         return {name: self.weights[name] * term for name, term in terms.items()}
 
 

@@ -209,17 +209,21 @@ class Model(GroundingModel):
         return ACTIVATIONS[self.activation](torch_linear(2, hidden.astype(jnp.float32), jnp.float32, "span"))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Eq. 16: 'span' (L_reg), 'guidance' (L_tag) and 'diversity' (L_dqa), each of weight 1 in the paper."""
+        """Eq. 16, each term of weight 1 in the paper.
+
+        'regression' is L_reg, 'attention_guidance' L_tag and 'distinct_query_attention' L_dqa.
+        """
         del epoch
         real = batch.example_mask
         errors = optax.huber_loss(outputs.span, batch.span / batch.duration[:, None]).sum(-1)  # Eq. 17
-        terms = {"span": Mean.of(errors, real)}
+        terms = {"regression": Mean.of(errors, real)}
         if self.guidance_weight:
             inside = inside_labels(batch.span, batch.duration, batch.video_mask)
-            terms["guidance"] = Mean.of(guidance_loss(outputs.attention, inside), real, self.guidance_weight)
+            surprise = guidance_loss(outputs.attention, inside)
+            terms["attention_guidance"] = Mean.of(surprise, real, self.guidance_weight)
         if self.diversity_weight and outputs.words is not None:
             overlap = diversity_loss(outputs.words, self.self_overlap)
-            terms["diversity"] = Mean.of(overlap, real, self.diversity_weight)
+            terms["distinct_query_attention"] = Mean.of(overlap, real, self.diversity_weight)
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:

@@ -154,6 +154,13 @@ class MomentIndex:
         """Number of moments."""
         return len(self.store)
 
+    def __repr__(self) -> str:
+        store = self.store
+        videos = len(store.videos)
+        return (
+            f"MomentIndex({len(store):,} moments of {videos:,} videos, {store.dim} numbers each, {store.where})"
+        )
+
     def search(self, sentences: Sequence[str], k: int = 10, video: str | None = None) -> list[list[Found]]:
         """The k best moments for each sentence, best first, after temporal NMS within each video.
 

@@ -109,21 +109,31 @@ class Experiment:
       model: the architecture.
     """
 
-    def __init__(self, config, workdir: Path | None = None, sentences: Sequence[str] | None = ()):
+    def __init__(
+        self,
+        config,
+        workdir: Path | None = None,
+        sentences: Sequence[str] | None = (),
+        *,
+        dataset: input_lib.Dataset | None = None,
+        vocabulary: list[str] | None = None,
+    ):
         """Opens everything; the vocabulary is read from `workdir` where a run has left one.
 
         Args:
           config: the resolved config.
           workdir: folder of the run.
           sentences: queries beyond the dataset's, whose word vectors will be asked for; None: any may come.
+          dataset: the dataset of the config, where it is open already.
+          vocabulary: training words of a run; None reads or builds them.
         """
         self.config = config
         self.parallel = Parallel(config.parallel, config.num_devices)
         self.parallel.check_batch_size(config.batch_size, "config.batch_size")
         self.parallel.check_batch_size(config.evaluation.batch_size, "config.evaluation.batch_size")
         make_model(config)  # a wrong name or hyper-parameter shows before any data is read
-        self.dataset = input_lib.Dataset(config.dataset, config.input)
-        self.vocabulary = self._open_vocabulary(workdir)
+        self.dataset = dataset or input_lib.Dataset(config.dataset, config.input)
+        self.vocabulary = self._open_vocabulary(workdir) if vocabulary is None else vocabulary
         self.vectors = open_word_vectors(config, self._sentences(sentences))
         self.model = make_model(config, len(self.vocabulary) + FIRST_WORD)
         check_fields(config, self.model.requires())
