@@ -29,8 +29,10 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     config.batch_size = 32
     config.train_for = "30 epochs"
     config.evaluate_every = "1 epochs"
+    config.checkpoint_every = "10 minutes"  # beside those after each evaluation; '0 minutes': those alone
     config.log_every = "10 steps"
     config.patience = 0  # evaluations without a better one before stopping; 0: never
+    config.tensorboard = False  # events of losses and metrics in WORKDIR/tensorboard
     config.profile = False  # a trace of ten steps in WORKDIR/profile
     config.note = ""
 

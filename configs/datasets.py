@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import ml_collections
 
-from vmr_jax.configs.common import chosen
+from vmr_jax.configs.common import base, chosen
+from vmr_jax.models import GroundingModel
 
 
 def storyboard(config: ml_collections.ConfigDict) -> None:
@@ -188,6 +189,13 @@ def manual_dataset(
     config.text.vectors = "glove.6B.300d.txt"
     config.text.max_words = _MAX_WORDS.get(dataset, 20)
     return named
+
+
+def evaluation_defaults(dataset: str) -> ml_collections.ConfigDict:
+    """`config.evaluation` of a dataset where nothing else is chosen."""
+    evaluation = base(GroundingModel).evaluation
+    evaluation.update(_EVALUATION.get(dataset, {}))
+    return evaluation
 
 
 def map_size(config: ml_collections.ConfigDict) -> None:

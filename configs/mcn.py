@@ -48,7 +48,7 @@ def get_config(arg=None):
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 3e-3
         config.optimizer.rules = ((".*", 1.0),)
-        config.optimizer.schedule = "cosine"
+        config.optimizer.schedule, config.optimizer.decay_at = "cosine", ()
         config.train_for = "12 epochs"
         return config
     named = tuple(option for option in options if option != "fused")

@@ -112,7 +112,8 @@ def default_workdir(config: ml_collections.ConfigDict) -> Path:
 def load_config(workdir: Path, *, model: bool = True) -> ml_collections.ConfigDict:
     """Reads the resolved config of a run; UserError where the folder holds none.
 
-    Hyper-parameters that the architecture has got since have the defaults of its class.
+    Hyper-parameters that the architecture has got since have the defaults of its class, other fields those of
+    every config.
 
     Args:
       workdir: folder of the run.
@@ -124,11 +125,31 @@ def load_config(workdir: Path, *, model: bool = True) -> ml_collections.ConfigDi
             f"{workdir} holds no {CONFIG}, so it is not the --workdir of a run. Give the folder that a "
             "training run printed at its end, or train first with --config."
         )
-    stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
+    stored = _stored(path)
     stored.pop("published", None)  # of a run of version 0.1
-    if model:
-        stored["model"] = {**common.model_defaults(stored["model"]["name"]).to_dict(), **stored["model"]}
+    defaults = common.base(stored["model"]["name"] if model else GroundingModel).to_dict()
+    if not model:
+        del defaults["model"]
+    for part, default in defaults.items():
+        own = stored.get(part, default)
+        stored[part] = {**default, **own} if isinstance(default, dict) else own
     return ml_collections.ConfigDict(stored).lock()
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The content of a config.json; UserError where it is damaged."""
+    try:
+        stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        parts = [stored[part] for part in ("model", "dataset", "input", "text", "optimizer", "evaluation")]
+        if all(isinstance(part, dict) for part in parts) and isinstance(stored["model"]["name"], str):
+            return stored
+        error: Any = "a part of it is no JSON object"
+    except (OSError, ValueError, KeyError, TypeError) as found:
+        error = f"it has no {found}" if isinstance(found, KeyError) else found
+    raise UserError(
+        f"{path}, the config of the run, is damaged: {error}. Restore it from a copy, or delete it and "
+        "give the training command again, which writes it anew and goes on."
+    )
 
 
 def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:

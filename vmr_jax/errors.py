@@ -12,7 +12,8 @@ _NUMBER = re.compile(r"\d*\.\d+|\d+")
 # Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
 _POSITIVE = re.compile(
     r"(.*_)?(features|hidden|heads|space|common|clips|words|kernels?|positions|vocab|chars|queries|phrases|rows|"
-    r"horizon|relations|per_video|temperature)"
+    r"horizon|relations|per_video|temperature|lstm_layers|map_layers|"
+    r"decoder_layers|max_windows|candidates|hide_one_in|phase_steps)"
 )
 
 
@@ -111,14 +112,15 @@ def check_choices(owner: str, fields: object, choices: Mapping[str, Sequence[str
             raise unknown(f"config.model.{field} of {owner} is", value, allowed)
 
 
-def check_sizes(owner: str, fields: Mapping[str, object]) -> None:
+def check_sizes(owner: str, fields: Mapping[str, object], positive: Collection[str] = ()) -> None:
     """Raises UserError where a hyper-parameter of the architecture `owner` is no possible width, count or rate.
 
-    Widths, counts, lengths and temperatures must be positive, rates of dropout in [0,1); no count is negative.
+    Widths, counts, lengths, temperatures and the fields of `positive` must be positive, rates of dropout in
+    [0,1); no count is negative.
     """
     for field, value in fields.items():
         numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) in (int, float)]
-        if _POSITIVE.fullmatch(field) and any(number <= 0 for number in numbers):
+        if (field in positive or _POSITIVE.fullmatch(field)) and any(number <= 0 for number in numbers):
             raise UserError(f"config.model.{field} of {owner} is {value}; it must be positive.")
         if any(type(number) is int and number < 0 for number in numbers):
             raise UserError(f"config.model.{field} of {owner} is {value}; it must not be negative.")

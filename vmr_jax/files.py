@@ -1,6 +1,7 @@
 """Small files, written whole or not at all, and the message where that fails."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.errors import UserError
+
+log = logging.getLogger("vmr_jax")
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -50,3 +53,24 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; damaged lines are left out, and named in the log.
+
+    What follows the last line break is no line: a kill has torn it.
+    """
+    *lines, _ = path.read_bytes().split(b"\n")
+    rows, damaged = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:  # no JSON, or no UTF-8
+            row = line
+        if isinstance(row, dict):
+            rows.append(row)
+        elif row is not None:
+            damaged.append(str(number))
+    if damaged:
+        log.warning("%s is damaged: line %s is no JSON object and is left out", path, ", ".join(damaged[:20]))
+    return rows

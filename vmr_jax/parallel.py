@@ -18,6 +18,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,9 @@ _MODES_OF_HOSTS = ("train", "evaluate")  # of launch.py; the others are for one 
 # after an error of one, and then the others should soon know.
 _LEAVE_SECONDS = 20
 _LONGEST = 2000  # bytes of a message between hosts
+_NO_BACKEND = re.compile(
+    r"(?i)unable to initialize backend|unknown backend|no (visible )?\w+ (devices|backend)"
+)
 _inside_pmap = contextvars.ContextVar("inside_pmap", default=False)
 
 
@@ -79,7 +83,7 @@ class Parallel:
         """Uses the first `num_devices` devices, all of them where it is 0."""
         if mode not in MODES:
             raise unknown("config.parallel is", mode, MODES)
-        available = jax.devices()
+        available = _available()
         if num_devices > len(available):
             raise UserError(
                 f"config.num_devices is {num_devices}, but this machine has {len(available)}. "
@@ -173,6 +177,28 @@ class Parallel:
         """Compiles `function(query, shard) -> tree` for every shard; calls return numpy [devices,...]."""
         mapped = jax.pmap(function, in_axes=(None, 0), devices=self.devices)
         return lambda query, shards: jax.tree.map(np.asarray, mapped(query, shards))
+
+
+def _available() -> list[jax.Device]:
+    """The devices of all hosts; UserError where JAX cannot start."""
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        raise backend_error(error) or error from None
+
+
+def backend_error(error: BaseException) -> UserError | None:
+    """The message for an error with which JAX does not start; None for another error."""
+    said = str(error).strip().split("\n")[0]
+    if not (isinstance(error, RuntimeError) and _NO_BACKEND.search(said)):
+        return None
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    asked = f"JAX_PLATFORMS={wanted} asks for it. " if wanted else ""
+    return UserError(
+        f"JAX cannot start: {said}. {asked}Set JAX_PLATFORMS=cpu to compute without an accelerator, or "
+        "install JAX for this one (pip install 'jax[tpu]' or 'jax[cuda12]'), see that its driver works, and "
+        "that no other process holds it."
+    )
 
 
 def _with_axis(function: Callable) -> Callable:
@@ -297,6 +323,13 @@ def hosts_agree(text: str) -> bool:
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     every = multihost_utils.process_allgather(digest)  # [hosts,32]
     return bool((every == every[0]).all())
+
+
+def largest_of_hosts(number: int) -> int:
+    """The largest of the numbers of all hosts; they ask at the same time."""
+    if not several_hosts():
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def lead_says(text: str) -> str:

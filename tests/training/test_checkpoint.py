@@ -129,3 +129,21 @@ def test_full_disk_is_told_before_anything_is_written(tmp_path, parallel, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**18 + 56))
     checkpoints.save(2, state, {"step": 2})
     assert checkpoints.steps() == [1, 2]
+
+
+def test_kill_while_a_step_is_saved_again_loses_nothing(tmp_path, parallel, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    checkpoints.save(1, parallel.replicate(state_of(1)), {"step": 1})
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "save", kill)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(1, parallel.replicate(state_of(1)), {"step": 1, "evaluated": True})
+    again = Checkpoints(tmp_path / "c", keep=2)
+    assert again.restore(parallel.abstract(state_of(0)))[1] == {"step": 1}
+    again.save(1, parallel.replicate(state_of(1)), {"step": 1, "evaluated": True})
+    assert again.restore(parallel.abstract(state_of(0)))[1] == {"step": 1, "evaluated": True}
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,8 +25,10 @@ from vmr_jax import parallel
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.modes.train import train
+from vmr_jax.training import same_run
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.experiment import Experiment
+from vmr_jax.training.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 # CTRL compiles fastest, and its loss is over all pairs of the sentences and moments of a batch.
@@ -105,6 +108,8 @@ def hosts(folder: Path) -> None:
         "rows": parallel.host_rows(np.arange(8)).tolist(),
         "damaged": after_damage(folder / "checkpoints"),
         "corpus": corpus_values(data_dir),
+        "stopped": after_sigterm(data_dir, folder / "stopped", index),
+        "read_only": read_only(data_dir, folder / "two"),
         "folders": refused(lambda: train(tiny_config(data_dir, **RUN), own / "run")),
         "configs": refused(lambda: train(tiny_config(data_dir, **RUN, seed=index), folder / "new")),
         "batch_size": refused(lambda: train(tiny_config(data_dir, **RUN, batch_size=18), folder / "new")),
@@ -135,6 +140,35 @@ def after_damage(folder: Path) -> list:
     found = [position["step"], np.asarray(state["x"]).tolist(), checkpoints.steps()]
     checkpoints.close()
     return found
+
+
+def after_sigterm(data_dir, folder: Path, index: int) -> list[int]:
+    """The steps that are saved where the second host alone is told to end, as it reads the loss of 5."""
+    scalars = Journal.scalars
+
+    def send(self, step, values):
+        scalars(self, step, values)
+        if index == 1 and step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Journal, "scalars", send)
+        with pytest.raises(SystemExit):
+            train(tiny_config(data_dir, **RUN), folder)
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def read_only(data_dir, folder: Path) -> str:
+    """What the hosts say of a folder that the lead host cannot write: '' where they agree."""
+
+    def refuse(path, text):
+        raise UserError(f"{path} could not be written")
+
+    config = tiny_config(data_dir, **RUN)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(same_run, "write_whole", refuse)
+        same_run.check_hosts_agree(config, folder, read_only=True)
+        return refused(lambda: same_run.check_hosts_agree(config, folder))
 
 
 def corpus_values(data_dir) -> dict:
@@ -217,6 +251,16 @@ def test_each_host_reads_its_rows(runs):
 def test_damaged_checkpoint_is_set_aside_once(runs):
     assert [host["damaged"] for host in found(runs)] == [[1, [1.0, 1.0, 1.0], [1]]] * 2
     assert [path.name for path in (runs / "checkpoints-damaged").iterdir()] == ["2"]
+
+
+def test_one_host_that_is_told_to_end_ends_all_after_the_same_step(runs):
+    """Told while the loss of 5 is read, which is after step 6: 4 is the evaluation before."""
+    assert [host["stopped"] for host in found(runs)] == [[4, 6]] * 2
+
+
+def test_hosts_agree_on_a_folder_that_cannot_be_written(runs):
+    for host in found(runs):
+        assert "could not be written" in host["read_only"]  # where it is to be written
 
 
 def test_corpus_of_two_processes(runs, data_dir):

@@ -90,7 +90,7 @@ def test_other_settings_go_on_in_the_same_folder(stopped, data_dir, tmp_path, ca
 
 def test_the_same_settings_are_told_to_end_the_same(data_dir, tmp_path, caplog):
     run = {**RUN, "optimizer__rules": ((".*", 1.0),), "optimizer__schedule": "constant"}
-    run |= {"optimizer__learning_rate": 1e38, "evaluate_every": "6 steps"}
+    run |= {"optimizer__learning_rate": 1e38, "evaluate_every": "6 steps", "optimizer__decay_at": ()}
     with pytest.raises(UserError, match=r"step \d.* starts from its first step"):
         train(tiny_config(data_dir, **run), tmp_path)
     first = (tmp_path / NOT_FINITE).read_bytes()

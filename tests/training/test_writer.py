@@ -6,17 +6,26 @@ import numpy as np
 import pytest
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import write_json
-from vmr_jax.training.writer import JsonLines, prepare_workdir, read_lines
+from vmr_jax.files import read_lines, write_json
+from vmr_jax.training.writer import JsonLines, prepare_workdir, prepared_workdir
 
 
-def test_lines_past_the_step_and_a_torn_line_are_removed(tmp_path):
+def test_rows_not_to_be_kept_and_a_torn_line_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 3}\n{"step": 4, "a"')
-    log = JsonLines(path, keep_until_step=2)
+    log = JsonLines(path, lambda row: row["step"] <= 2)
     log.write({"step": 3, "a": np.float32(0.5)})
     log.close()
     assert path.read_text() == '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 0.5}\n'
+
+
+def test_damaged_line_in_the_middle_loses_nothing_after_it(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\x00\n[2]\n{"step": 2\n{"step": 3}\n{"step": 4')
+    assert read_lines(path) == [{"step": 1}, {"step": 3}]
+    assert "metrics.jsonl is damaged: line 2, 3, 4 is no JSON object" in caplog.text
+    JsonLines(path, lambda row: True).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
 
 
 def test_numpy_and_tuples_become_json(tmp_path):
@@ -39,3 +48,15 @@ def test_full_disk_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"metrics.jsonl could not be written \(No space left on device\)"):
         log.write({"step": 1})
     log.close()
+
+
+def test_folder_of_a_run_that_did_not_begin_is_removed(tmp_path):
+    for before, kept in ((False, False), (True, True)):
+        if before:
+            (tmp_path / "run").mkdir()
+        with pytest.raises(ZeroDivisionError), prepared_workdir(tmp_path / "run"):
+            raise ZeroDivisionError
+        assert (tmp_path / "run").exists() == kept
+    with prepared_workdir(tmp_path / "new"):
+        (tmp_path / "new" / "config.json").write_text("{}")
+    assert (tmp_path / "new").is_dir()

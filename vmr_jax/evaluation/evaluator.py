@@ -1,6 +1,7 @@
 """Evaluation: a protocol scores a model on every query once, whatever the batch size; and what is reported."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,13 +18,20 @@ from vmr_jax.types import Batch
 
 log = logging.getLogger("vmr_jax")
 
+_SILENCE = 15  # seconds after which a long evaluation says how far it is
+
 
 class Evaluator:
-    """Scores variables on splits; compiled once, used after every epoch and at the end."""
+    """Scores variables on splits; compiled once, used after every epoch and at the end.
+
+    Attributes:
+      between_batches: called after each batch; what it raises ends the evaluation.
+    """
 
     def __init__(self, config: Any, model: GroundingModel, parallel: Parallel):
         self.config, self.model, self.parallel = config, model, parallel
         self.protocol = make_protocol(config.evaluation)
+        self.between_batches: Callable[[], None] = lambda: None
         self.batch_size = config.evaluation.batch_size
         parallel.check_batch_size(self.batch_size, "config.evaluation.batch_size")
         _check_sanity(config.evaluation.sanity)
@@ -52,11 +60,17 @@ class Evaluator:
         self.protocol.prepare(self.model, loader.split)
         corpus = self._corpus(variables, loader) if isinstance(self.protocol, Corpus) else None
         collected = []
+        said = time.monotonic()
         for batch in loader.evaluation_batches(self.batch_size):
             rows = self.score(variables, batch)
             if corpus is not None:
                 rows |= self._search((variables, corpus), self.parallel.put_batch(batch))
             collected.append(rows)
+            self.between_batches()
+            if time.monotonic() - said > _SILENCE:
+                said = time.monotonic()
+                done = min(len(collected) * self.batch_size, len(loader))
+                log.info("%s: %d of %d queries", loader.split.name, done, len(loader))
         return self.protocol.finish(loader.split, _joined(collected, len(loader)))
 
     def _corpus(self, variables: Any, loader: Loader) -> Any:

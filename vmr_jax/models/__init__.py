@@ -121,5 +121,18 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
     for field in hyper_parameters:
         if field not in fields:
             raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)
-    check_sizes(model_name(kind), hyper_parameters)
-    return kind(**hyper_parameters)
+    check_sizes(model_name(kind), hyper_parameters, kind.positive)
+    model = kind(**hyper_parameters)
+    _check_heads(model)
+    return model
+
+
+def _check_heads(model: GroundingModel) -> None:
+    """Raises UserError where attention heads cannot divide the width that they share."""
+    for field, width in model.shared_by_heads.items():
+        heads, shared = getattr(model, field, 1), getattr(model, width, 0)
+        if shared % heads:
+            raise UserError(
+                f"config.model.{width} of {model_name(type(model))} is {shared}, which {heads} heads cannot "
+                f"share equally. Set config.model.{field} to a divisor of it."
+            )

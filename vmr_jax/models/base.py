@@ -1,5 +1,6 @@
 """The contract: what the trainer, the evaluator and `launch.py` know of an architecture."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -35,10 +36,14 @@ class GroundingModel(nn.Module):
     [[0.0, 12.5]]
 
     Attributes:
+      positive: fields that must be above 0, beside those whose names say so (`vmr_jax.errors.check_sizes`).
+      shared_by_heads: field with a number of attention heads -> field with the width that they divide.
       needs_vocabulary: the field `vocab_size` is then the size of the training vocabulary, padding and unknown
         included; of the others it is 0 unless word vectors are trained.
     """
 
+    positive: ClassVar[tuple[str, ...]] = ()
+    shared_by_heads: ClassVar[Mapping[str, str]] = {"heads": "features"}
     needs_vocabulary: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:

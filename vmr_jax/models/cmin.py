@@ -117,6 +117,8 @@ class Model(GroundingModel):
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
+    shared_by_heads = {}  # heads share the width of the dataset's features, or `projection`: see `_check`
+
     widths: tuple[int, ...] = (16, 32, 64, 96, 128, 160, 192)
     features: int = 512
     attention_layers: int = 2

@@ -100,6 +100,8 @@ class Model(GroundingModel):
       dtype: number format of the layers; parameters, logits, offsets and losses are float32.
     """
 
+    positive = ("layers",)
+
     features: int = 512
     layers: int = 5
     kernel: int = 3

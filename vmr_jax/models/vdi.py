@@ -135,6 +135,8 @@ class Model(mmn.MutualMatching):
       test_query: query that moments are retrieved with: 'query', the whole one, 'static' or 'dynamic'.
     """
 
+    shared_by_heads = {"text_heads": "text_features", "plugin_heads": "text_features"}
+
     text: str = "clip"
     text_features: int = 512
     text_layers: int = 12

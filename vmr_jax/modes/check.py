@@ -27,6 +27,7 @@ from vmr_jax.parallel import Parallel
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.experiment import make_model
 from vmr_jax.training.ignored import check_nothing_is_ignored
+from vmr_jax.training.preflight import check_config
 from vmr_jax.training.selection import check_evaluation
 
 _WIDTH = 100  # columns at most
@@ -73,6 +74,8 @@ def _run(config, dataset: Dataset | None, problems: Problems) -> list:
     if parallel is not None and model is not None:
         with problems.caught():
             facts.append(("evaluation", _evaluation(config, Evaluator(config, model, parallel), dataset)))
+    with problems.caught():
+        check_config(config)  # what training asks first
     return [facts_table(facts)]
 
 

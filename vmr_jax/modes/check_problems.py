@@ -24,7 +24,8 @@ class Problems:
         try:
             yield
         except UserError as error:
-            self.fatal.append(str(error))
+            if str(error) not in self.fatal:  # training asks some things twice
+                self.fatal.append(str(error))
 
 
 def listed(items: Iterable[str], most: int = LISTED) -> str:

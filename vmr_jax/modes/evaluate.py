@@ -9,7 +9,7 @@ from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.training.finish import finish, print_results
 from vmr_jax.training.fit import open_experiment
 from vmr_jax.training.owner import owned
-from vmr_jax.training.same_run import check_hosts_agree
+from vmr_jax.training.same_run import check_evaluated_run, check_hosts_agree
 
 log = logging.getLogger("vmr_jax")
 
@@ -17,9 +17,11 @@ log = logging.getLogger("vmr_jax")
 def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """`--mode=evaluate`: reproduces the numbers of a run from its best checkpoint.
 
-    A folder that cannot be written is evaluated all the same, and the numbers are printed.
+    The config may name other places of the files, other splits and another protocol than the run's own. A
+    folder that cannot be written is evaluated all the same, and the numbers are printed.
     """
-    check_hosts_agree(config, workdir)
+    check_hosts_agree(config, workdir, read_only=True)
+    check_evaluated_run(config, workdir)
     with owned(workdir, "evaluate", read_only=True) as writable:
         if not writable:
             log.warning("%s cannot be written: the numbers will be printed, and not saved", workdir)

@@ -8,7 +8,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from vmr_jax.config import CONFIG, config_as_dict
+from vmr_jax.config import CONFIG
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_json, write_whole
 from vmr_jax.input.queries import FIRST_WORD
@@ -19,6 +19,7 @@ from vmr_jax.torch_import import contradicts, hyper_parameters, load, read_check
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.experiment import BEST, Experiment
 from vmr_jax.training.owner import owned
+from vmr_jax.training.places import stored_config
 from vmr_jax.training.writer import prepare_workdir
 
 log = logging.getLogger("vmr_jax")
@@ -54,7 +55,8 @@ def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
         best.save(0, experiment.parallel.replicate(variables), position)
         best.close()
         write_whole(workdir / "metrics.jsonl", "")  # nothing was trained here; the report asks for it
-        write_json(workdir / CONFIG, config_as_dict(config))
+        experiment.write_vocabulary(workdir)
+        write_json(workdir / CONFIG, stored_config(config))
     count = sum(int(np.prod(leaf.shape)) for leaf in flax.traverse_util.flatten_dict(variables).values())
     print(
         f"{count:,} numbers of {checkpoint} are the checkpoint of {workdir}. Evaluate it with: "

@@ -12,9 +12,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from vmr_jax import configs
-from vmr_jax.config import default_workdir, load_config, read_config
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.modes.overrides import overridden, refused, unknown_flag
+from vmr_jax.training.interrupt import Terminated, signals_of_command
+
+# What imports JAX is imported inside functions: it takes seconds, in which the command speaks and listens.
+log = logging.getLogger("vmr_jax")
 
 
 class Mode(NamedTuple):
@@ -81,6 +83,8 @@ def main(argv: list[str]) -> None:
     mode, rest = MODES[FLAGS.mode], argv[1:]
     _check_flags(FLAGS.mode, rest)
     from vmr_jax import parallel
+    from vmr_jax.config import default_workdir, load_config, read_config
+    from vmr_jax.modes.overrides import overridden
 
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
@@ -117,6 +121,8 @@ def _check_flags(name: str, rest: Sequence[str]) -> None:
     unread = [argument.lstrip("-").split("=")[0] for argument in rest if _FLAG.match(argument)]
     for flag in unread:
         if not flag.startswith(("config.", "noconfig.")):
+            from vmr_jax.modes.overrides import unknown_flag
+
             raise unknown_flag(flag, FLAGS)
     ignored = [flag.name for flag in _own_flags() if flag.present and flag.name not in (*reads, "mode")]
     ignored += unread if "config" not in reads else []
@@ -164,6 +170,8 @@ def parse(argv: list[str]) -> list[str]:
     try:
         return FLAGS(argv, known_only=True)
     except flags.Error as error:
+        from vmr_jax.modes.overrides import refused
+
         raise refused(error, FLAGS) from None
 
 
@@ -188,16 +196,38 @@ def config_file(value: str) -> tuple[str, str | None]:
 
 
 def cli() -> None:
-    """Runs `main`; what the user can put right is printed without a traceback, exit status 2."""
+    """Runs `main`; what the user can put right is printed without a traceback, exit status 2.
+
+    Ctrl-C and SIGTERM end it in one line, exit status 130 and 143.
+    """
     if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
         print(help_text("vmr_jax" if Path(sys.argv[0]).stem == "vmr_jax" else "python launch.py"))
         return
-    logging.getLogger("vmr_jax").setLevel(logging.INFO)
-    logging.getLogger("vmr_jax").addHandler(logging.StreamHandler())
-    logging.getLogger("vmr_jax").propagate = False
+    with signals_of_command() as signals:
+        try:
+            _run()
+        except BaseException as error:
+            # Some libraries turn the interruption into errors of their own.
+            if not signals.received or (isinstance(error, SystemExit) and not isinstance(error, Terminated)):
+                raise
+            if not getattr(error, "told", False):
+                print(signals.line(signals.received), file=sys.stderr)
+            sys.exit(128 + signals.received)
+
+
+def _run() -> None:
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
+    log.propagate = False
+    log.info("Loading JAX")
     sys.path.append(str(Path.cwd()))  # a config may name a class of the project that it stands in
     try:
         app.run(main, flags_parser=parse)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, RuntimeError) as error:
+        from vmr_jax.parallel import backend_error
+
+        wrong = error if isinstance(error, UserError) else backend_error(error)
+        if wrong is None:
+            raise  # a defect of ours, not of the command line
+        print(f"error: {wrong}", file=sys.stderr)
         sys.exit(2)

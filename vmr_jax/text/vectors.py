@@ -61,6 +61,16 @@ class WordVectors:
         return found
 
 
+def require_vectors(path: Path) -> None:
+    """Raises UserError where no file of word vectors is."""
+    if not path.is_file():
+        raise UserError(
+            f"There are no word vectors at {path}. The field uses GloVe 6B with 300 dimensions: "
+            'glove.6B.zip from the Stanford "GloVe: Global Vectors for Word Representation" page. Unzip it '
+            "and set config.text.vectors to its glove.6B.300d.txt."
+        )
+
+
 def load_word_vectors(path: str | Path, vocabulary: Collection[str] | None = None) -> WordVectors:
     """Reads word vectors from a file.
 
@@ -78,12 +88,7 @@ def load_word_vectors(path: str | Path, vocabulary: Collection[str] | None = Non
         or a file that has none of the words.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"There are no word vectors at {path}. The field uses GloVe 6B with 300 dimensions: "
-            'glove.6B.zip from the Stanford "GloVe: Global Vectors for Word Representation" page. Unzip it '
-            "and set config.text.vectors to its glove.6B.300d.txt."
-        )
+    require_vectors(path)
     if path.suffix == ".txt":
         words, vectors = _read_text(path, vocabulary)
     elif path.suffix == ".npz":

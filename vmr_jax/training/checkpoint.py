@@ -54,8 +54,24 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         return self._manager
 
+    @property
+    def _replaced(self) -> Path:
+        """Where a checkpoint stays until another one of its step is complete."""
+        return self.folder.with_name(self.folder.name + "-replaced")
+
+    def _bring_back(self) -> None:
+        """Puts back a checkpoint whose replacement a kill has cut short."""
+        if not self._changes or self._manager is not None:
+            return
+        if is_lead_host() and self._replaced.is_dir():
+            for path in self._replaced.iterdir():
+                if path.name.isdecimal() and not (self.folder / path.name).exists():
+                    os.replace(path, self.folder / path.name)
+        wait_for_hosts(f"{self.folder.name} brought back")
+
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, oldest first."""
+        self._bring_back()
         if not self.folder.is_dir():
             return []
         return sorted(self._open().all_steps())
@@ -67,11 +83,11 @@ class Checkpoints:
           UserError: where a number of the state is not finite, or the disk is full; earlier saves stay.
         """
         _require_finite(self.folder / str(step), state)
-        self._require_space(state)
+        self.check_space(state)
         manager = self._open()
         try:
             if step in manager.all_steps():
-                manager.delete(step)
+                self._move(step, self.folder, self._replaced)
             manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -80,6 +96,8 @@ class Checkpoints:
                 ),
             )
             manager.wait_until_finished()
+            if is_lead_host():
+                shutil.rmtree(self._replaced, ignore_errors=True)
         except OSError as error:
             raise disk_error(self.folder / str(step), error) from None
         except Exception as error:
@@ -91,9 +109,13 @@ class Checkpoints:
                 ) from None
             raise
 
-    def _require_space(self, state: Any) -> None:
-        """Fails before anything is written, because Orbax reports a full disk in many tracebacks."""
-        needed = sum(leaf.nbytes for _, leaf in _leaves(state)) + _SPARE
+    def check_space(self, state: Any) -> None:
+        """UserError before anything is written, because Orbax reports a full disk in many tracebacks.
+
+        Args:
+          state: arrays, or their shapes.
+        """
+        needed = sum(leaf.size * leaf.dtype.itemsize for _, leaf in _leaves(state)) + _SPARE
         free = _free(self.folder)
         if free < needed:
             raise UserError(
@@ -160,15 +182,18 @@ class Checkpoints:
             )
 
     def _set_aside(self, step: int) -> None:
+        self._move(step, self.folder, self.folder.with_name(self.folder.name + "-damaged"))
+
+    def _move(self, step: int, source: Path, target: Path) -> None:
+        """Moves a checkpoint to another folder, at once: one that is half deleted would count as damaged."""
         if is_lead_host():
-            aside = self.folder.with_name(self.folder.name + "-damaged")
-            aside.mkdir(exist_ok=True)
-            target = aside / str(step)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(self.folder / str(step), target)
-        wait_for_hosts(f"{self.folder.name} {step} set aside")
-        self._open().reload()
+            target.mkdir(exist_ok=True)
+            if (target / str(step)).exists():
+                shutil.rmtree(target / str(step))
+            os.replace(source / str(step), target / str(step))
+        wait_for_hosts(f"{source.name} {step} moved to {target.name}")
+        if self._manager is not None:
+            self._manager.reload()
 
     def close(self) -> None:
         """Releases the folder."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import resource
 import sys
 import time
@@ -11,9 +12,23 @@ from pathlib import Path
 import jax
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vmr_jax.errors import UserError
 from vmr_jax.parallel import is_lead_host
 
 log = logging.getLogger("vmr_jax")
+
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+
+
+def seconds_of(text: str, field: str) -> float:
+    """Turns '10 minutes' (seconds, hours; fractions allowed) into seconds; UserError names `field`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(second|minute|hour)s?\s*", str(text))
+    if not match:
+        raise UserError(
+            f"{field} is \"{text}\"; write a number and a unit, such as '10 minutes' or '90 seconds'."
+        )
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 class Clock:
@@ -21,7 +36,7 @@ class Clock:
 
     def __init__(self, batch_size: int):
         self.steps, self._batch_size, self._busy = 0, batch_size, 0.0
-        self._since = time.perf_counter()
+        self._since, self._paused = time.perf_counter(), False
         self.first_step_seconds = 0.0
 
     def tick(self) -> None:
@@ -34,14 +49,15 @@ class Clock:
     def pause(self) -> None:
         """Stops the time, for an evaluation."""
         self._busy += time.perf_counter() - self._since
+        self._paused = True
 
     def resume(self) -> None:
         """Goes on after an evaluation."""
-        self._since = time.perf_counter()
+        self._since, self._paused = time.perf_counter(), False
 
     def examples_per_second(self) -> float:
         """Speed since the first step; 0 before the second."""
-        busy = self._busy + (time.perf_counter() - self._since)
+        busy = self._busy + (0.0 if self._paused else time.perf_counter() - self._since)
         return (self.steps - 1) * self._batch_size / busy if self.steps > 1 else 0.0
 
     def summary(self) -> dict[str, float]:
@@ -81,8 +97,11 @@ class Profiler:
 
 
 @contextlib.contextmanager
-def progress_bar(first: int, total: int) -> Iterator[Callable[[int, float, float], None]]:
-    """A bar with step, loss, examples/s and time left; nothing where output is not a terminal."""
+def progress_bar(first: int, total: int) -> Iterator[Callable[[int, float, float], bool]]:
+    """A bar with step, loss, examples/s and time left; nothing where output is not a terminal.
+
+    The function that it gives says whether there is one.
+    """
     bar = Progress(
         TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
         BarColumn(),
@@ -94,5 +113,10 @@ def progress_bar(first: int, total: int) -> Iterator[Callable[[int, float, float
         disable=not (sys.stdout.isatty() and is_lead_host()),
     )
     task = bar.add_task("train", total=total, completed=first, loss=0.0, speed=0.0)
+
+    def show(step: int, loss: float, speed: float) -> bool:
+        bar.update(task, completed=step, loss=loss, speed=speed)
+        return not bar.disable
+
     with bar:
-        yield lambda step, loss, speed: bar.update(task, completed=step, loss=loss, speed=speed)
+        yield show

@@ -1,5 +1,6 @@
 """The parts that every mode needs: a config becomes devices, data, vocabulary, model and loaders."""
 
+import hashlib
 import itertools
 import json
 import logging
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmr_jax import models
+from vmr_jax.config import CONFIG
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import write_json
 from vmr_jax.input import dataset as input_lib
@@ -27,7 +29,7 @@ from vmr_jax.types import Batch
 
 log = logging.getLogger("vmr_jax")
 
-VOCABULARY, BEST, CHECKPOINTS = "vocabulary.json", "best", "checkpoints"
+VOCABULARY, DATA, BEST, CHECKPOINTS = "vocabulary.json", "data.json", "best", "checkpoints"
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # of the computation
 
 
@@ -98,6 +100,20 @@ def read_vocabulary(path: Path) -> list[str]:
     return content
 
 
+def check_groups(config, model: models.GroundingModel, parallel: Parallel) -> None:
+    """Raises UserError where the rows of one video would not stay on one device."""
+    rows = config.input.queries_per_video
+    expected = getattr(model, "queries_per_video", rows)
+    if rows != expected:
+        raise UserError(
+            f"config.input.queries_per_video is {rows}, and {config.model.name} reads "
+            f"{expected} (config.model.queries_per_video). Give both the same number."
+        )
+    if rows > 1:
+        groups = groups_of_batch(config.batch_size, rows)
+        parallel.check_batch_size(groups, "config.batch_size / config.input.queries_per_video")
+
+
 class Experiment:
     """A config, opened.
 
@@ -118,7 +134,7 @@ class Experiment:
         dataset: input_lib.Dataset | None = None,
         vocabulary: list[str] | None = None,
     ):
-        """Opens everything; the vocabulary is read from `workdir` where a run has left one.
+        """Opens everything; the vocabulary is read from `workdir` where a run has left one. Writes nothing.
 
         Args:
           config: the resolved config.
@@ -138,35 +154,28 @@ class Experiment:
         self.model = make_model(config, len(self.vocabulary) + FIRST_WORD)
         check_fields(config, self.model.requires())
         check_nothing_is_ignored(config, self.model.requires())
-        self._check_groups()
+        check_groups(config, self.model, self.parallel)
         self._loaders: dict[str, Loader] = {}
 
     def _sentences(self, asked: Sequence[str] | None) -> Iterable[str] | None:
         return None if asked is None else itertools.chain(self.dataset.sentences(), asked)
 
-    def _check_groups(self) -> None:
-        """Rows of one video stay on one device."""
-        rows = self.config.input.queries_per_video
-        expected = getattr(self.model, "queries_per_video", rows)
-        if rows != expected:
-            raise UserError(
-                f"config.input.queries_per_video is {rows}, and {self.config.model.name} reads "
-                f"{expected} (config.model.queries_per_video). Give both the same number."
-            )
-        if rows > 1:
-            groups = groups_of_batch(self.config.batch_size, rows)
-            self.parallel.check_batch_size(groups, "config.batch_size / config.input.queries_per_video")
-
     def _open_vocabulary(self, workdir: Path | None) -> list[str]:
-        if workdir is not None and (workdir / VOCABULARY).is_file():
+        begun = workdir is not None and (workdir / CONFIG).is_file()
+        if workdir is not None and begun and (workdir / VOCABULARY).is_file():
             return read_run_vocabulary(workdir)
         if self.config.text.vocabulary:
             vocabulary = read_vocabulary(Path(self.config.text.vocabulary).expanduser())
         else:
             vocabulary = build_vocabulary(self.dataset.split("train"), self.config.text.tokenizer)
-        if workdir is not None:
-            write_json(workdir / VOCABULARY, vocabulary)
+        if workdir is not None and begun:
+            check_words(workdir, vocabulary)
         return vocabulary
+
+    def write_vocabulary(self, workdir: Path) -> None:
+        """Writes the training words to the folder of a run, where they are not there."""
+        if not ((workdir / CONFIG).is_file() and (workdir / VOCABULARY).is_file()):
+            write_json(workdir / VOCABULARY, self.vocabulary)
 
     def loader(self, split: str) -> Loader:
         """The loader of a split, made once."""
@@ -207,17 +216,36 @@ class Experiment:
 
 
 def read_run_vocabulary(workdir: Path) -> list[str]:
-    """The training words of a run; UserError where the file is missing or damaged."""
+    """The training words of a run; UserError where the file is missing, damaged, or changed since it began."""
     path = workdir / VOCABULARY
+    restore = "Restore it from a copy of the run, or delete it: training and --mode=evaluate make it anew."
     try:
         words = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}, the words of the run, cannot be read ({error}). Restore it from a copy of the run."
-        ) from None
+        raise UserError(f"{path}, the words of the run, cannot be read ({error}). {restore}") from None
     if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
-        raise UserError(f"{path} holds no list of words. Restore it from a copy of the run.")
+        raise UserError(f"{path} holds no list of words. {restore}")
+    check_words(workdir, words)
     return words
+
+
+def check_words(workdir: Path, words: Sequence[str]) -> None:
+    """Raises UserError where a run has begun with other words than these."""
+    try:
+        recorded = json.loads((workdir / DATA).read_text(encoding="utf-8"))["vocabulary"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # of version 0.1, or damaged, which `identity.read_data` says
+    if recorded != digest_of_words(words):
+        raise UserError(
+            f"{workdir / VOCABULARY} does not hold the words with which the run began, so that their vectors "
+            "would be those of other words. Restore it from a copy of the run, or delete it where the training "
+            "annotations are those of its beginning: --mode=evaluate makes it anew."
+        )
+
+
+def digest_of_words(words: Sequence[str]) -> str:
+    """A digest of words and their order."""
+    return hashlib.sha256("\0".join(words).encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def restore_best(workdir: Path, abstract: Any) -> tuple[Any, dict[str, Any]]:

@@ -26,6 +26,7 @@ from vmr_jax.reporting.page import write_report
 from vmr_jax.reporting.tables import results_table
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
+from vmr_jax.training.identity import changed_data
 from vmr_jax.training.same_run import fingerprint
 
 log = logging.getLogger("vmr_jax")
@@ -54,13 +55,16 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bo
     splits = experiment.evaluation_splits()
     for name in splits:  # before any is evaluated
         evaluator.protocol.prepare(experiment.model, experiment.dataset.split(name))
+    changed = changed_data(experiment, workdir, splits)
+    if changed:
+        log.warning("The data have changed since the run began: %s", "; ".join(changed))
     counts = {name: len(experiment.loader(name)) for name in splits}
     results: dict[str, Any] = {
         "step": _last_step(workdir, position["step"]),
         "best_step": position["step"],
         "config": fingerprint(config),
         "protocol": protocol_stamp(config, evaluator.protocol, counts),
-        "note": _note(config, splits, position),
+        "note": _note(config, splits, position, changed),
         "splits": {},
     }
     lines: list[dict[str, Any]] = []
@@ -163,7 +167,9 @@ def _json_line(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _note(config: ml_collections.ConfigDict, splits: list[str], position: Mapping[str, Any]) -> str:
+def _note(
+    config: ml_collections.ConfigDict, splits: list[str], position: Mapping[str, Any], changed: list[str]
+) -> str:
     """All that a reader of the numbers must be told."""
     notes = [config.note] if config.note else []
     if selected_on_test(config, splits):
@@ -176,6 +182,8 @@ def _note(config: ml_collections.ConfigDict, splits: list[str], position: Mappin
             f"Nothing was evaluated: the dataset {config.dataset.name} has no split but train, and "
             "config.evaluation.splits names none."
         )
+    if changed:
+        notes.append(f"The data have changed since the run began: {'; '.join(changed)}.")
     if position.get("losses"):
         notes.append(f"Trained with further losses: {', '.join(position['losses'])}.")
     return " ".join([*notes, *position.get("changed", ())])

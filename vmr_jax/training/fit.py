@@ -1,5 +1,6 @@
 """A run from its config to its report: `launch.py --mode=train` and `vmr_jax.fit` are this."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ import ml_collections
 
 from vmr_jax.parallel import lead_host_first
 from vmr_jax.training.experiment import Experiment
+from vmr_jax.training.interrupt import signals_of_run
 from vmr_jax.training.loop import Trainer
 from vmr_jax.training.owner import owned
+from vmr_jax.training.preflight import check_config
 from vmr_jax.training.same_run import check_hosts_agree, check_same_run
 from vmr_jax.training.step import LossFunction
-from vmr_jax.training.writer import prepare_workdir
+from vmr_jax.training.writer import prepared_workdir
+
+log = logging.getLogger("vmr_jax")
 
 
 def fit(
@@ -33,17 +38,23 @@ def fit(
       The content of results.json.
 
     Raises:
+      KeyboardInterrupt: after Ctrl-C, once the step is finished and saved; SystemExit (143) after SIGTERM.
       UserError: for all that the user can put right, before the first step wherever it can be known.
     """
-    prepare_workdir(workdir)
-    check_hosts_agree(config, workdir)
-    with owned(workdir, "train"):
-        changes = check_same_run(config, workdir)
-        experiment = open_experiment(config, workdir)
-        return Trainer(experiment, workdir, losses=losses, changes=changes).run()
+    with signals_of_run() as signals:
+        signals.advice = "Give the same command again to go on."
+        check_config(config, losses)
+        with prepared_workdir(workdir):
+            check_hosts_agree(config, workdir)
+            with owned(workdir, "train"):
+                changes = check_same_run(config, workdir)
+                experiment = open_experiment(config, workdir)
+                trainer = Trainer(experiment, workdir, losses=losses, changes=changes, signals=signals)
+                return trainer.run()
 
 
 def open_experiment(config: ml_collections.ConfigDict, workdir: Path) -> Experiment:
     """The lead host prepares the data and writes the vocabulary, the others find them or do the same."""
+    log.info("Preparing the data of %s", config.dataset.name)
     with lead_host_first("open the experiment"):
         return Experiment(config, workdir)

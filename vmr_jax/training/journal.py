@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from vmr_jax.parallel import is_lead_host
 from vmr_jax.training.clock import Clock, progress_bar
@@ -21,7 +22,15 @@ class Journal:
     """
 
     def __init__(
-        self, workdir: Path, first: int, total: int, steps_per_epoch: int, log_every: int, batch_size: int
+        self,
+        workdir: Path,
+        first: int,
+        total: int,
+        steps_per_epoch: int,
+        log_every: int,
+        batch_size: int,
+        evaluated: bool = True,
+        tensorboard: bool = False,
     ):
         """Opens the files, without what they hold past the step that is resumed from.
 
@@ -32,14 +41,22 @@ class Journal:
           steps_per_epoch: training batches in an epoch.
           log_every: steps from one line of losses to the next.
           batch_size: rows of a batch.
+          evaluated: False where the step that is resumed from is yet to be evaluated.
+          tensorboard: whether events go to WORKDIR/tensorboard too.
         """
         self._total, self._steps_per_epoch, self._log_every = total, steps_per_epoch, log_every
-        self._metrics = _lines(workdir / "metrics.jsonl", first)
+        self._metrics = _lines(workdir / "metrics.jsonl", first, evaluated)
         self._timing = _lines(workdir / "timing.jsonl", first)
         self._open = contextlib.ExitStack()
         self._show = self._open.enter_context(progress_bar(first, total))
         self._open.callback(self._metrics.close)
         self._open.callback(self._timing.close)
+        self._events: Any = None
+        if tensorboard and is_lead_host():
+            import tensorboardX
+
+            self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
+            self._open.callback(self._events.close)
         self.clock = Clock(batch_size)
 
     def __enter__(self) -> "Journal":
@@ -55,9 +72,14 @@ class Journal:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Shows the loss of a step, and writes the line of every `log_every`-th."""
-        self._show(step, values["train/loss"], self.clock.examples_per_second())
+        speed = self.clock.examples_per_second()
+        shown = self._show(step, values["train/loss"], speed)
         if step % self._log_every == 0:
             self._write(step, values)
+            if not shown:
+                log.info(
+                    "step %d of %d: loss %.4f, %.0f examples/s", step, self._total, values["train/loss"], speed
+                )
 
     def evaluation(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes the metrics of a split."""
@@ -73,11 +95,22 @@ class Journal:
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         self._metrics.write({"step": step, "epoch": self._epoch(step), **values})
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+            self._events.flush()
 
     def _epoch(self, step: int) -> float:
         return round(step / self._steps_per_epoch, 4)
 
 
-def _lines(path: Path, first: int) -> JsonLines | NoLines:
+def _lines(path: Path, first: int, evaluated: bool = True) -> JsonLines | NoLines:
     """The lines of a file up to the step that is resumed from, where this host writes it."""
-    return JsonLines(path, keep_until_step=first) if is_lead_host() else NoLines()
+    if not is_lead_host():
+        return NoLines()
+
+    def keep(row: Mapping[str, Any]) -> bool:
+        step = row.get("step", first + 1)
+        return step < first or (step == first and (evaluated or "train/loss" in row))
+
+    return JsonLines(path, keep)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from vmr_jax.files import write_whole
 from vmr_jax.parallel import (
     hosts_agree,
     is_lead_host,
+    lead_says,
     several_hosts,
-    wait_for_hosts,
 )
 from vmr_jax.training import finite
+from vmr_jax.training.places import identity_of, is_place
+
+_OF_EVALUATION = ("dataset", "evaluation", "retrieval", "note")  # parts that an evaluation may change
 
 log = logging.getLogger("vmr_jax")
 
 _MAY_CHANGE = {
-    "train_for", "log_every", "patience", "profile", "num_devices", "parallel", "dataset.beam"
+    "train_for", "log_every", "checkpoint_every", "patience", "profile", "tensorboard", "num_devices",
+    "parallel", "dataset.beam",
 }  # fmt: skip
 
 
@@ -35,15 +40,13 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: Path) -> dict[str
     """
     if not (workdir / CONFIG).is_file():
         return {}
-    old, new = _flat(config_as_dict(load_config(workdir))), _flat(config_as_dict(config))
+    old, new = identity_of(load_config(workdir)), identity_of(config)
     if old.get("model.name") != new["model.name"]:
         raise UserError(
             f"{workdir} holds a run of the architecture {old.get('model.name')}; this config trains "
             f"{new['model.name']}. Choose another --workdir."
         )
-    changed = [
-        k for k in sorted(old | new) if old.get(k) != new.get(k) and not {k, k.split(".")[0]} & _MAY_CHANGE
-    ]
+    changed = [k for k in _differences(old, new) if k not in _MAY_CHANGE]
     stopped = finite.read_record(workdir)
     allowed = {k: (old.get(k), new.get(k)) for k in changed if stopped and k in finite.MAY_CHANGE}
     changed = [k for k in changed if k not in allowed]
@@ -60,41 +63,59 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: Path) -> dict[str
     return allowed
 
 
+def check_evaluated_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Refuses to evaluate a run with settings that are not of its evaluation, its data or its devices."""
+    old, new = identity_of(load_config(workdir)), identity_of(config)
+    wrong = [
+        k
+        for k in _differences(old, new)
+        if k.split(".")[0] not in _OF_EVALUATION and k not in _MAY_CHANGE and not is_place(k)
+    ]
+    if wrong:
+        shown = ", ".join(f"config.{k}: {old.get(k)} -> {new.get(k)}" for k in wrong[:6])
+        raise UserError(
+            f"The run in {workdir} was trained with other settings ({shown}). An evaluation may change "
+            "config.dataset, config.evaluation, config.retrieval, the devices, and where files are."
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [k for k in sorted(old | new) if old.get(k) != new.get(k)]
+
+
 def fingerprint(config: ml_collections.ConfigDict) -> str:
     """A digest of all that the results of a run depend on; not of its length, and not of its devices."""
-    kept = {
-        field: value
-        for field, value in _flat(config_as_dict(config)).items()
-        if field == "published" or not {field, field.split(".")[0]} & _MAY_CHANGE
-    }
+    kept = {field: value for field, value in identity_of(config).items() if field not in _MAY_CHANGE}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_hosts_agree(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Raises UserError, on all hosts, where they were given different commands or do not share `workdir`."""
+def check_hosts_agree(config: ml_collections.ConfigDict, workdir: Path, read_only: bool = False) -> None:
+    """Raises UserError, on all hosts, where they were given different commands or do not share `workdir`.
+
+    Args:
+      config: as each host got it.
+      workdir: the folder.
+      read_only: where the folder cannot be written, the same config in it is enough.
+    """
     if not several_hosts():
         return
     if not hosts_agree(json.dumps([config_as_dict(config), workdir.name])):
         raise UserError("The hosts have different configs. Start all of them with the same command.")
-    marker = workdir / ".hosts"
+    marker, problem = workdir / ".hosts", ""
     if is_lead_host():
-        write_whole(marker, secrets.token_hex())
-    wait_for_hosts("marked the folder")
+        try:
+            write_whole(marker, secrets.token_hex())
+        except UserError as error:
+            marker, problem = workdir / CONFIG, "" if read_only else str(error)
+    problem = lead_says(problem)
+    if problem:
+        raise UserError(problem)
+    marker = workdir / lead_says(marker.name)
     shared = hosts_agree(marker.read_text(encoding="utf-8") if marker.is_file() else "")
-    if is_lead_host():
+    if is_lead_host() and marker.name != CONFIG:
         marker.unlink()
     if not shared:
         raise UserError(
             f"{workdir} is not the same folder on all hosts. The lead host writes checkpoints that all of them "
             "read: choose a --workdir on a file system that they share."
         )
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

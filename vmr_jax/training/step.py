@@ -1,5 +1,6 @@
 """The training step: a pure function of (state, batch), the same on any number of devices."""
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -122,7 +123,15 @@ def _terms(
     epoch: jax.Array,
 ) -> dict[str, Mean]:
     """The model's terms, then the further ones."""
-    terms = dict(model.loss(outputs, batch, epoch=epoch))
+    own_terms = model.loss(outputs, batch, epoch=epoch)
+    given = list(own_terms.values()) if isinstance(own_terms, Mapping) else [own_terms]
+    if not isinstance(own_terms, Mapping) or not all(isinstance(term, Mean) for term in given):
+        raise UserError(
+            f"The loss of {type(model).__name__} returns {', '.join(type(g).__name__ for g in given)}; wanted "
+            "is a dict of name -> vmr_jax.types.Mean, a sum and a count, such as "
+            "{'alignment': Mean.of(values, mask)}."
+        )
+    terms = dict(own_terms)
     own = ", ".join(terms)
     for name, function in losses.items():
         if name in terms:
@@ -131,7 +140,7 @@ def _terms(
             )
         if name in _SCALARS:
             raise UserError(f'"{name}" stands for something else in the log. Give the loss another name.')
-        term = function(outputs, batch, epoch=epoch)
+        term = _called(name, function, outputs, batch, epoch)
         if not isinstance(term, Mean):
             raise UserError(
                 f'The loss "{name}" returns {type(term).__name__}; expected is a vmr_jax.types.Mean, a sum '
@@ -139,3 +148,18 @@ def _terms(
             )
         terms[name] = term
     return terms
+
+
+def _called(name: str, function: LossFunction, outputs: Outputs, batch: Batch, epoch: jax.Array) -> Any:
+    """A further term; what fails inside is said with its place in the function's file."""
+    try:
+        return function(outputs, batch, epoch=epoch)
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        place = f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""
+        what = str(error).strip().split("\n")[0]
+        raise UserError(
+            f'The loss "{name}" fails{place}, {type(error).__name__}: {what}. Correct it.'
+        ) from error

@@ -4,13 +4,15 @@
 resumed run therefore leaves the same bytes as an uninterrupted one. Speed goes to `timing.jsonl`.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import disk_error, plain, write_whole
+from vmr_jax.files import disk_error, plain, read_lines, write_whole
 
 
 def prepare_workdir(workdir: Path) -> None:
@@ -27,14 +29,28 @@ def prepare_workdir(workdir: Path) -> None:
         ) from None
 
 
+@contextlib.contextmanager
+def prepared_workdir(workdir: Path) -> Iterator[None]:
+    """Creates the folder, and removes it where the block leaves it empty: no run has begun then."""
+    made = not workdir.exists()
+    prepare_workdir(workdir)
+    try:
+        yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                workdir.rmdir()
+
+
 class JsonLines:
     """Appends JSON objects to a file, each on disk before the call returns."""
 
-    def __init__(self, path: Path, keep_until_step: int | None = None):
-        """Opens for appending. Lines past `keep_until_step` (and a torn last line) are removed first."""
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] | None = None):
+        """Opens for appending; rows that are not to be kept, and damaged lines, are removed first."""
         self.path = path
-        if keep_until_step is not None and path.exists():
-            write_whole(path, "".join(_lines_until(path, keep_until_step)))
+        if keep is not None and path.exists():
+            rows = read_lines(path)
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if keep(row)))
         self._file = path.open("ab", buffering=0)  # unbuffered: a failed write leaves nothing pending
 
     def write(self, row: dict[str, Any]) -> None:
@@ -58,21 +74,3 @@ class NoLines:
 
     def close(self) -> None:
         """Does nothing."""
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break  # torn by a kill while writing; the resumed run writes it again
-        if not line.endswith("\n") or row["step"] > step:
-            break
-        kept.append(line)
-    return kept
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads a JSON lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

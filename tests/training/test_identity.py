@@ -1,0 +1,151 @@
+"""Data are part of a run's identity, and their place is not."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from vmr_jax.config import CONFIG, load_config
+from vmr_jax.configs import fvmr
+from vmr_jax.errors import UserError
+from vmr_jax.files import write_json
+from vmr_jax.training.experiment import DATA, VOCABULARY, Experiment, read_run_vocabulary
+from vmr_jax.training.identity import changed_data, check_same_data, read_data, record_data
+from vmr_jax.training.places import identity_of, stored_config
+from vmr_jax.training.same_run import check_evaluated_run, check_same_run, fingerprint
+
+SPLITS = ("train", "val")
+
+
+def config_of(folder, cache, **fields):
+    found = fvmr.get_config("jsonl")
+    found.dataset.manual_dir, found.dataset.data_dir = str(folder), str(cache)
+    found.dataset.feature_dim = 4
+    found.text.vectors, found.text.dim = str(folder / "words.npz"), 5
+    found.model.features = found.model.common = 8
+    found.batch_size = found.evaluation.batch_size = 8
+    for path, value in fields.items():
+        *parents, last = path.split("__")
+        node = found
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return found.lock()
+
+
+def rows(videos, verbs):
+    return [
+        {"video": v, "duration": 16.0, "query": f"a man {verb}", "windows": [[2.0, 6.0]]}
+        for v in videos
+        for verb in verbs
+    ]
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A folder of data, and that of a run that has begun on it."""
+    folder, workdir = tmp_path / "data", tmp_path / "run"
+    (folder / "features").mkdir(parents=True)
+    workdir.mkdir()
+    draw = np.random.default_rng(0)
+    for video in "abcd":
+        np.save(folder / "features" / f"{video}.npy", draw.normal(size=(8, 4)).astype(np.float32))
+    for split, videos in (("train", "abc"), ("val", "d")):
+        lines = (json.dumps(row) + "\n" for row in rows(videos, ("runs", "sits")))
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    words = np.asarray(["a", "man", "runs", "sits"])
+    np.savez(folder / "words.npz", words=words, vectors=draw.normal(size=(4, 5)).astype(np.float32))
+    config = config_of(folder, tmp_path / "cache")
+    experiment = Experiment(config, workdir)
+    experiment.write_vocabulary(workdir)
+    record_data(experiment, workdir, SPLITS)
+    write_json(workdir / CONFIG, stored_config(config))
+    return folder, workdir
+
+
+def changes(folder, workdir):
+    config = config_of(folder, folder.with_name("cache"))
+    check_same_run(config, workdir)
+    return changed_data(Experiment(config, workdir), workdir, SPLITS)
+
+
+def test_another_place_is_the_same_run(begun, tmp_path):
+    folder, workdir = begun
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)  # with other times
+    shutil.rmtree(folder)
+    config = config_of(elsewhere, tmp_path / "other_cache")
+    assert check_same_run(config, workdir) == {}
+    check_same_data(Experiment(config, workdir), workdir, SPLITS)
+    assert fingerprint(config) == fingerprint(load_config(workdir))
+    assert (workdir / DATA).is_file() and read_data(workdir)["name"] == "jsonl"
+
+
+def test_changed_data_are_named(begun):
+    folder, workdir = begun
+    whole = (folder / "train.jsonl").read_text()
+    (folder / "train.jsonl").write_text(whole.replace("a man sits", "a zebra sits", 1))
+    assert changes(folder, workdir) == ["train has other annotations"]
+    (folder / "train.jsonl").write_text("".join(whole.splitlines(keepends=True)[:4]))
+    assert changes(folder, workdir) == ["train had 6 queries and has 4"]
+    (folder / "train.jsonl").write_text(whole)
+    assert changes(folder, workdir) == []
+    np.save(folder / "features" / "d.npy", np.ones((8, 4), np.float32))
+    assert changes(folder, workdir) == ["the features of 1 videos of val are others (d)"]
+    with pytest.raises(UserError, match=r"data have changed since the run in .*run began: the features of 1 v"):
+        config = config_of(folder, folder.with_name("cache"))
+        check_same_data(Experiment(config, workdir), workdir, SPLITS)
+
+
+def test_other_word_vectors_are_named(begun):
+    folder, workdir = begun
+    stored = dict(np.load(folder / "words.npz"))
+    np.savez(folder / "words.npz", words=stored["words"], vectors=stored["vectors"] * 2)
+    assert changes(folder, workdir) == [
+        "the word vectors or tokens of train are others (query_vectors)",
+        "the word vectors or tokens of val are others (query_vectors)",
+    ]
+
+
+def test_damaged_files_of_a_run_are_one_line(begun):
+    folder, workdir = begun
+    config = config_of(folder, folder.with_name("cache"))
+    words = json.loads((workdir / VOCABULARY).read_text())
+    (workdir / VOCABULARY).write_text(json.dumps(words[::-1]))  # every word would have another's vector
+    with pytest.raises(UserError, match="vocabulary.json does not hold the words with which the run began"):
+        read_run_vocabulary(workdir)
+    (workdir / VOCABULARY).write_text("[")
+    with pytest.raises(UserError, match="vocabulary.json, .* cannot be read .* or delete it"):
+        read_run_vocabulary(workdir)
+    (workdir / VOCABULARY).unlink()
+    assert Experiment(config, workdir).vocabulary == words  # made anew
+    for damage in ("{", "[]", "{}"):
+        (workdir / DATA).write_text(damage)
+        with pytest.raises(UserError, match="data.json, .* is damaged .*Delete it if"):
+            read_data(workdir)
+    (workdir / DATA).unlink()
+    assert read_data(workdir) == {}  # of version 0.1
+    for damage in ("", "[]", '{"model": {"name": 3}}', '{"model": 2}'):
+        (workdir / CONFIG).write_text(damage)
+        with pytest.raises(UserError, match="config.json, the config of the run, is damaged.*delete it"):
+            load_config(workdir)
+
+
+def test_relative_paths_are_stored_whole(begun, monkeypatch):
+    folder, workdir = begun
+    monkeypatch.chdir(folder.parent)
+    config = config_of(folder, "~/cache", dataset__manual_dir="data", text__vectors="data/words.npz")
+    stored = stored_config(config)
+    assert stored["dataset"]["manual_dir"] == str(folder)
+    assert stored["text"]["vectors"] == str(folder / "words.npz")
+    assert stored["dataset"]["data_dir"] == "~/cache"
+    assert identity_of(config) == identity_of(load_config(workdir))
+
+
+def test_an_evaluation_may_change_what_is_evaluated(begun):
+    folder, workdir = begun
+    splits = {"evaluation__splits": ("train",), "evaluation__batch_size": 16, "num_devices": 1}
+    check_evaluated_run(config_of(folder, "elsewhere", **splits), workdir)
+    with pytest.raises(UserError, match=r"trained with other settings \(config.model.common: 8 -> 16\)"):
+        check_evaluated_run(config_of(folder, "elsewhere", model__common=16), workdir)

@@ -1,0 +1,54 @@
+"""Where data are is no part of a run's identity: folders move, and the same files are known by their names."""
+
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from vmr_jax.config import config_as_dict
+
+_FOLDERS = ("dataset.manual_dir", "dataset.data_dir", "text.encoder_dir")
+_FILES = ("text.vectors", "text.vocabulary", "text.features", "text.sentence_features")
+_BELOW = ("dataset.features", "dataset.split_file", "dataset.extra_queries")  # of the folder of the dataset
+
+
+def identity_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields of a config by their path, without the folders in which files are."""
+    flat = flat_fields(config_as_dict(config))
+    return {field: _name(field, value) for field, value in flat.items() if field not in _FOLDERS}
+
+
+def _name(field: str, value: Any) -> Any:
+    if field in (*_FILES, *_BELOW):
+        names = value.split(",") if isinstance(value, str) else value
+        return ",".join(Path(name).name for name in names)
+    if field.startswith("dataset.streams.") and value:
+        return [Path(value[0]).name, *value[1:]]
+    return value
+
+
+def is_place(field: str) -> bool:
+    """Whether a field of the config says where files are."""
+    return field in (*_FOLDERS, *_FILES, *_BELOW) or field.startswith("dataset.streams.")
+
+
+def stored_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as a run keeps it: with paths that hold from every folder."""
+    document = config_as_dict(config)
+    for field in (*_FOLDERS, *_FILES):
+        part, _, name = field.partition(".")
+        value = document[part].get(name)
+        if value and not value.startswith("~") and Path(value).exists():
+            document[part][name] = str(Path(value).absolute())
+    return document
+
+
+def flat_fields(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """The fields of nested dicts by their path, 'optimizer.learning_rate'."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flat_fields(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
