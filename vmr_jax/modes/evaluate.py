@@ -6,6 +6,7 @@ from pathlib import Path
 import ml_collections
 
 from vmr_jax.evaluation.evaluator import Evaluator
+from vmr_jax.parallel import is_lead_host
 from vmr_jax.training.finish import finish, print_results
 from vmr_jax.training.fit import open_experiment
 from vmr_jax.training.owner import owned
@@ -26,6 +27,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
         if not writable:
             log.warning("%s cannot be written: the numbers will be printed, and not saved", workdir)
         experiment = open_experiment(config, workdir)
+        if writable and is_lead_host():
+            experiment.write_vocabulary(workdir)  # where it was deleted, because it was damaged
         evaluator = Evaluator(config, experiment.model, experiment.parallel)
         results = finish(experiment, evaluator, workdir, save=writable)
     print_results(workdir, results, saved=writable)
