@@ -33,7 +33,8 @@ from rich.table import Table
 
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.search import Searcher
-from vmr_jax.retrieval.store import DTYPES, EncodedVideo, MomentStore
+from vmr_jax.retrieval.segments import DTYPES, EncodedVideo
+from vmr_jax.retrieval.store import MomentStore
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("moments", ["1e4", "1e5", "1e6", "1e7"], "Rows.")

@@ -25,3 +25,14 @@ def tiny_config(data_dir, name="fvmr", **fields):
             node = node[parent]
         node[last] = value
     return config.lock()
+
+
+def indexed_run(data_dir, workdir):
+    """The config of a run of two steps that is trained in `workdir`, and indexed there."""
+    from vmr_jax.modes import index
+    from vmr_jax.modes.train import train
+
+    config = tiny_config(data_dir, train_for="2 steps", evaluate_every="2 steps", evaluation__splits=("val",))
+    train(config, workdir)
+    index.index(config, workdir, dtype=None, uri=None)
+    return config

@@ -42,6 +42,15 @@ def disk_error(path: Path, error: OSError) -> UserError:
     )
 
 
+def printable(text: str) -> str:
+    """A stranger's text as a terminal can show it: what would move the cursor or is no character is escaped.
+
+    >>> printable("a" + chr(27) + "b") == "a" + chr(92) + "x1bb"
+    True
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def plain(value: Any) -> Any:
     """Turns numpy scalars and arrays, tuples and nested containers into what JSON knows."""
     if isinstance(value, dict):

@@ -319,6 +319,7 @@ class Run:
         dtype: str | None = None,
         uri: str | None = None,
         collection: str = COLLECTION,
+        owner: str = "",
     ) -> MomentIndex:
         """Encodes every moment of videos once, so that sentences can be searched in all of them.
 
@@ -328,6 +329,7 @@ class Run:
           dtype: of the vectors on disk: 'float32', 'bfloat16' or 'int8'; None is `config.retrieval.dtype`.
           uri: in place of the folder a Milvus server, or a file of Milvus Lite.
           collection: a new name there.
+          owner: mark that the collection gets, without which `milvus.drop` leaves it alone.
 
         Raises:
           UserError: for an architecture whose score is no dot product.
@@ -339,6 +341,7 @@ class Run:
             path=None if path is None else Path(path).expanduser(),
             uri=uri,
             collection=collection,
+            owner=owner,
             encode=self.encode_sentences,
             parallel=self.parallel,
             dtype=dtype or self.config.retrieval.dtype,

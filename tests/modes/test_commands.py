@@ -1,31 +1,32 @@
 """--mode=index and --mode=search of a tiny run, as a user gives them."""
 
-import json
 import shutil
+import types
+from pathlib import Path
 
 import numpy as np
 import pymilvus  # its first import closes the handlers of logging, and with absl's what capsys had replaced
 import pytest
-from tiny import tiny_config
+from tiny import indexed_run, tiny_config
 
 from vmr_jax.errors import UserError
 from vmr_jax.models.base import DualEncoder
 from vmr_jax.modes import index as commands
 from vmr_jax.modes.search import search
-from vmr_jax.modes.train import train
 from vmr_jax.retrieval import index as index_module
-from vmr_jax.retrieval.store import EncodedVideo
+from vmr_jax.retrieval import store
+from vmr_jax.retrieval.index import Found
+from vmr_jax.retrieval.segments import EncodedVideo
+from vmr_jax.retrieval.store import MomentStore
 from vmr_jax.run import Run
 from vmr_jax.training.experiment import Experiment
+from vmr_jax.training.owner import owned
 
 
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(data_dir, train_for="2 steps", evaluate_every="2 steps", evaluation__splits=("val",))
-    train(config, workdir)
-    commands.index(config, workdir, dtype=None, uri=None)
-    return config, workdir
+    return indexed_run(data_dir, workdir), workdir
 
 
 def test_the_index_holds_every_video_once(run):
@@ -85,9 +86,9 @@ def test_an_index_of_another_checkpoint_is_refused(run):
     config, workdir = run
     path = workdir / "index" / "manifest.json"
     whole = path.read_text()
-    manifest = json.loads(whole)
+    manifest = store._read_manifest(path.parent)
     manifest["source"]["step"] = 99
-    path.write_text(json.dumps(manifest))
+    store._write_manifest(path.parent, manifest)
     with pytest.raises(UserError, match=r"was built from .*'step': 99.* Build it again"):
         commands.open_index(config, workdir)
     path.write_text(whole)
@@ -150,9 +151,9 @@ def dies(monkeypatch, moments, config, workdir, **fields):
             commands.index(config, workdir, **fields)
 
 
-def opened(workdir):
-    store = commands._open_store(workdir)
-    return sorted(store.videos), len(store)
+def opened(workdir, uri=None):
+    found = commands._open_store(workdir, uri)
+    return sorted(found.videos), len(found)
 
 
 def folders(workdir):
@@ -168,11 +169,13 @@ def test_an_index_in_milvus(own, small, tmp_path, monkeypatch, capsys):
     assert [file.name for file in (workdir / "index").iterdir()] == ["milvus.json"]
     release()  # as the end of the process does
     monkeypatch.chdir("/")
-    (found,) = commands.open_index(config, workdir, [SENTENCE]).search([SENTENCE])
+    path = tmp_path / "new" / "lite.db"
+    with pytest.raises(UserError, match=f"index/milvus.json points to .* give --uri={path}"):
+        commands.open_index(config, workdir, [SENTENCE])
+    (found,) = commands.open_index(config, workdir, [SENTENCE], str(path)).search([SENTENCE])
     assert [moment[:3] for moment in found] == [moment[:3] for moment in expected]
     np.testing.assert_allclose([m.score for m in found], [m.score for m in expected], atol=1e-5)
     # A second one takes its place when it is whole; one that dies does not.
-    path = tmp_path / "new" / "lite.db"
     client = pymilvus.MilvusClient(str(path))
     (first,) = client.list_collections()
     commands.index(config, workdir, dtype=None, uri=str(path))
@@ -180,8 +183,9 @@ def test_an_index_in_milvus(own, small, tmp_path, monkeypatch, capsys):
     assert second != first
     dies(monkeypatch, moments, config, workdir, dtype=None, uri=str(path))
     assert len(client.list_collections()) == 2 and second in client.list_collections()
-    assert opened(workdir)[1] == sum(len(video.spans) for video in moments)
-    # So does a folder; nothing of the others is left.
+    assert opened(workdir, str(path))[1] == sum(len(video.spans) for video in moments)
+    # So does a folder; where the address is given, nothing of the others is left.
+    monkeypatch.setenv("MILVUS_URI", str(path))
     commands.index(config, workdir, dtype="int8", uri=None)
     assert client.list_collections() == [] and folders(workdir) == ["index"]
     assert commands._open_store(workdir).dtype == "int8"
@@ -209,6 +213,99 @@ def test_a_replacement_that_dies(own, small, monkeypatch):
     assert folders(workdir) == ["index"] and opened(workdir) == whole
 
 
+class Killed(BaseException):
+    pass
+
+
+class Indexing:
+    """A run whose index is one video, without a model."""
+
+    def index(self, videos, dtype, path):
+        moments = EncodedVideo("new", np.ones((2, 4), np.float32), np.zeros((2, 2)))
+        built = MomentStore.create(path, 4, dtype, {}).add([moments])
+        return Sized(built)
+
+
+class Sized:
+    def __init__(self, built):
+        self.store = built
+
+    def __len__(self):
+        return len(self.store)
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_replacement_that_is_killed_at_any_step(tmp_path, monkeypatch, step):
+    """Killed at its step-th change of a folder: the older index answers, or the new one, whole."""
+    older = EncodedVideo("old", np.ones((3, 4), np.float32), np.zeros((3, 2)))
+    MomentStore.create(tmp_path / "index", 4, "float32", {}).add([older])
+    nothing, count = types.SimpleNamespace(split_names=()), iter(range(1000))
+
+    def counted(function):
+        def run(*args, **fields):
+            if next(count) == step:
+                raise Killed
+            return function(*args, **fields)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((Path, "rename"), (Path, "mkdir"), (shutil, "rmtree"), (Indexing, "index")):
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        with pytest.raises(Killed):
+            commands._replace(Indexing(), nothing, tmp_path, "float32", None)
+    # Discarded twice, built in a new folder, the older one aside: only the last step comes after the exchange.
+    assert opened(tmp_path) == ((["new"], 2) if step == 6 else (["old"], 3))
+    commands._replace(Indexing(), nothing, tmp_path, "float32", None)
+    assert opened(tmp_path) == (["new"], 2) and folders(tmp_path) == ["index"]
+
+
+def test_a_folder_that_another_process_has(own):
+    config, workdir = own
+    with owned(workdir, "train"):
+        with pytest.raises(UserError, match=f"{workdir} is in use by process .*--mode=train"):
+            commands.index(config, workdir, dtype=None, uri=None)
+    assert folders(workdir) == []
+
+
+class Halfway(DualEncoder):
+    def encode_moments(self, batch):
+        return batch
+
+
+def test_what_is_wrong_is_said_before_a_video_is_read(own, monkeypatch):
+    config, workdir = own
+    monkeypatch.setattr(commands, "_read", None)
+    for dtype, uri, message in (
+        ("float64", None, 'dtype is "float64"'),
+        ("int8", "moments.db", "an index in Milvus has float32 rows"),
+        (None, "moments", 'uri is "moments"'),
+    ):
+        with pytest.raises(UserError, match=message):
+            commands.index(config, workdir, dtype=dtype, uri=uri)
+    monkeypatch.setattr(commands, "_open_run", lambda *_: types.SimpleNamespace(model=Halfway()))
+    with pytest.raises(UserError, match="Halfway is a DualEncoder without encode_query, which an index needs"):
+        commands.index(config, workdir, dtype=None, uri=None)
+
+
+def test_names_and_sentences_are_printed_as_text(monkeypatch, capsys):
+    found = [Found("[red]a\x1b[2J[/red]", 0.0, 1.0, 0.5), Found("caf\u00e9 \U0001f3ac", 0.0, 1.0, 0.5)]
+    index = types.SimpleNamespace(search=lambda *_, **__: [found])
+    monkeypatch.setattr("vmr_jax.modes.search.open_index", lambda *_: index)
+    search(None, None, "a [b]man[/b]\x1b]0;title\x07", "\ud800", 2)
+    printed = capsys.readouterr().out
+    assert '"a [b]man[/b]\\x1b]0;title\\x07" in \\ud800' in printed
+    assert "[red]a\\x1b[2J[/red]" in printed and "caf\u00e9 \U0001f3ac" in printed
+    assert "\x1b" not in printed and "\x07" not in printed
+
+
+def test_an_address_of_milvus_for_a_folder(own):
+    config, workdir = own
+    commands.index(config, workdir, dtype=None, uri=None)
+    with pytest.raises(UserError, match="--uri=moments.db is an address of Milvus, and the index .* is in"):
+        commands.open_index(config, workdir, uri="moments.db")
+
+
 def test_rows_that_milvus_has_not(own, tmp_path):
     config, workdir = own
     commands.index(config, workdir, dtype=None, uri=None)
@@ -219,7 +316,8 @@ def test_rows_that_milvus_has_not(own, tmp_path):
 
 def test_an_index_in_milvus_of_another_checkpoint_is_refused(own, tmp_path, monkeypatch):
     config, workdir = own
-    commands.index(config, workdir, dtype=None, uri=str(tmp_path / "lite.db"))
+    path = str(tmp_path / "lite.db")
+    commands.index(config, workdir, dtype=None, uri=path)
     monkeypatch.setattr(Run, "source", {"step": 99})
     with pytest.raises(UserError, match=r"the collection fvmr_.* was built from .*'step': 2.* Build it again"):
-        commands.open_index(config, workdir)
+        commands.open_index(config, workdir, uri=path)

@@ -26,11 +26,11 @@ def search(sentences, k, video):
 
 
 @contextlib.contextmanager
-def served(service, hosts=("127.0.0.1", "localhost")):
+def served(service, hosts=("127.0.0.1", "localhost"), token=None, limits=None):
     """The port of a running server."""
     with serve.listening("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        server = serve.make_server(service, list(hosts))
+        server = serve.make_server(service, list(hosts), token, limits)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -10,10 +10,11 @@ import pytest
 
 from vmr_jax.errors import UserError
 from vmr_jax.parallel import Parallel
-from vmr_jax.retrieval import milvus
+from vmr_jax.retrieval import milvus, pointer
 from vmr_jax.retrieval.index import MomentIndex
 from vmr_jax.retrieval.milvus import MilvusStore
-from vmr_jax.retrieval.store import EncodedVideo, MomentStore
+from vmr_jax.retrieval.segments import EncodedVideo
+from vmr_jax.retrieval.store import MomentStore
 
 DIM = 8
 QUERIES = np.random.default_rng(1).normal(size=(3, DIM)).astype(np.float32)
@@ -128,11 +129,11 @@ def test_it_is_opened_from_another_process_and_folder(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     store = built("lite.db")
-    milvus.point(tmp_path / "index", "lite.db", "moments", {"step": 1})
+    pointer.point(tmp_path / "index", "lite.db", "moments", {"step": 1})
     expected = store.top(QUERIES, 5)
     server_manager_instance.release_all()  # as the end of the process does
     monkeypatch.chdir("/")
-    again = milvus.follow(tmp_path / "index")
+    again = pointer.follow(tmp_path / "index", f"{tmp_path}/lite.db")
     assert again.uri == str(tmp_path / "lite.db") and (again.dim, again.source) == (DIM, {"step": 1})
     for one, other in zip(again.top(QUERIES, 5), expected):
         assert one.videos == other.videos
@@ -219,22 +220,85 @@ def test_without_pymilvus(tmp_path, monkeypatch):
         built(tmp_path / "lite.db")
 
 
-def test_the_token_is_sent_and_not_written(tmp_path, monkeypatch):
-    sent = []
+ADDRESS = "http://host:19530"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """What a client of Milvus is asked: addresses with the token that they get, and names that are dropped."""
+    asked = []
 
     class Client:
         def __init__(self, uri, **fields):
-            sent.append((uri, fields["token"]))
+            asked.append((uri, fields["token"]))
+
+        def has_collection(self, name):
+            return name in ("moments", "theirs", "unmarked")
+
+        def describe_collection(self, name):
+            fields = [{"name": field, "type": kind} for field, kind in milvus._types().items()]
+            owner = {"moments": "mine", "theirs": "another", "unmarked": ""}[name]
+            return {"fields": fields, "properties": {"vmr_jax": json.dumps({"owner": owner})}}
 
         def drop_collection(self, name):
-            sent.append(name)
+            asked.append(name)
 
     monkeypatch.setattr(pymilvus, "MilvusClient", Client)
     monkeypatch.setenv("MILVUS_TOKEN", "root:secret")
-    milvus.point(tmp_path / "index", "http://host:19530", "moments", {})
-    milvus.drop(tmp_path / "index")
-    assert sent == [("http://host:19530", "root:secret"), "moments", "moments_unfinished"]
+    monkeypatch.delenv("MILVUS_URI", raising=False)
+    return asked
+
+
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_the_token_is_sent_and_not_written(tmp_path, monkeypatch, server, by):
+    pointer.point(tmp_path / "index", ADDRESS, "moments", {}, "mine")
+    if by == "environment":
+        monkeypatch.setenv("MILVUS_URI", ADDRESS)
+    pointer.drop(tmp_path / "index", ADDRESS if by == "flag" else None)
+    assert server == [(ADDRESS, "root:secret"), "moments"]  # there is no moments_unfinished
     assert "secret" not in (tmp_path / "index" / "milvus.json").read_text()
+
+
+@pytest.mark.parametrize("given", [None, "http://mine:19530", f"{ADDRESS}/", "mine.db"])
+def test_an_address_that_only_a_folder_names_is_not_asked(tmp_path, server, caplog, given):
+    pointer.point(tmp_path / "index", ADDRESS, "moments", {}, "mine")
+    with pytest.raises(UserError, match=f"milvus.json points to .* at {ADDRESS}.* give --uri={ADDRESS} or set"):
+        pointer.follow(tmp_path / "index", given)
+    with caplog.at_level(logging.WARNING, "vmr_jax"):
+        pointer.drop(tmp_path / "index", given)
+    assert f"An older index was left in Milvus: the collection moments at {ADDRESS}" in caplog.text
+    assert server == []
+
+
+MARKS = [("theirs", "mine"), ("theirs", ""), ("unmarked", ""), ("moments", "other")]
+
+
+@pytest.mark.parametrize("name,owner", MARKS)
+def test_a_collection_without_the_mark_of_the_folder_stays(tmp_path, server, caplog, name, owner):
+    pointer.point(tmp_path / "index", ADDRESS, name, {}, owner)
+    with caplog.at_level(logging.WARNING, "vmr_jax"):
+        pointer.drop(tmp_path / "index", ADDRESS)
+    assert f"The collection {name} of Milvus at {ADDRESS} was left" in caplog.text
+    assert server == [(ADDRESS, "root:secret")]
+
+
+def test_a_collection_is_dropped_by_its_mark(tmp_path):
+    path = str(tmp_path / "lite.db")
+    built(path, [video("a")], owner="mine")
+    built(path, [video("a")], collection="other", owner="another")
+    for name in ("moments", "other"):
+        pointer.point(tmp_path / name, path, name, {"step": 1}, "mine")
+        pointer.drop(tmp_path / name, path)
+    assert pymilvus.MilvusClient(path).list_collections() == ["other"]
+
+
+def test_a_name_of_something_else_is_not_cleared(tmp_path):
+    path = str(tmp_path / "lite.db")
+    client = pymilvus.MilvusClient(path)
+    client.create_collection("moments_unfinished", dimension=DIM)
+    with pytest.raises(UserError, match="moments_unfinished that is not of a moment index. Give another name"):
+        built(path)
+    assert client.list_collections() == ["moments_unfinished"]
 
 
 def test_an_index_is_not_overwritten_and_a_dead_build_leaves_no_name(tmp_path):
@@ -261,10 +325,10 @@ def test_foreign_collections_are_refused(tmp_path):
         MilvusStore.open(path, "theirs")
     with pytest.raises(UserError, match="has a collection theirs already"):
         built(path, collection="theirs")
-    milvus.point(tmp_path / "index", path, "moments", {"step": 2})
+    pointer.point(tmp_path / "index", path, "moments", {"step": 2})
     built(path)
     with pytest.raises(UserError, match="was built from {'step': 1}, and .* points to one of {'step': 2}"):
-        milvus.follow(tmp_path / "index")
+        pointer.follow(tmp_path / "index", path)
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -301,18 +365,24 @@ def test_a_file_that_another_process_has_open(tmp_path):
 
 
 def test_pointers(tmp_path, caplog):
-    folder = tmp_path / "index"
-    milvus.point(folder, str(tmp_path / "none.db"), "moments", {})
+    folder, path = tmp_path / "index", str(tmp_path / "none.db")
+    pointer.point(folder, path, "moments", {})
     with pytest.raises(UserError, match="There is no file .*none.db"):
-        milvus.follow(folder)
-    milvus.drop(folder)  # nothing is there
+        pointer.follow(folder, path)
+    pointer.drop(folder, path)  # nothing is there
     assert not (tmp_path / "none.db").exists()
-    for text, message in (("{", "cannot be read"), (json.dumps({"format": "x"}), "is not of a moment index")):
+    nowhere = json.dumps({"format": milvus.FORMAT, "version": 1})
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        (json.dumps({"format": "x"}), "is not of a moment index"),
+        (nowhere, "names no address and collection"),
+    ):
         (folder / "milvus.json").write_text(text)
         with pytest.raises(UserError, match=f"milvus.json {message}"):
-            milvus.follow(folder)
+            pointer.follow(folder, path)
     with caplog.at_level(logging.WARNING, "vmr_jax"):
-        milvus.drop(folder)
+        pointer.drop(folder, path)
     assert "An older index was left in Milvus" in caplog.text
 
 

@@ -11,7 +11,8 @@ from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval import search
 from vmr_jax.retrieval.index import MomentIndex, suppressed
 from vmr_jax.retrieval.search import Searcher
-from vmr_jax.retrieval.store import EncodedVideo, MomentStore, quantized
+from vmr_jax.retrieval.segments import EncodedVideo, quantized
+from vmr_jax.retrieval.store import MomentStore
 
 DIM = 8
 

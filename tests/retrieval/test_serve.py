@@ -17,6 +17,8 @@ from vmr_jax.errors import UserError
 from vmr_jax.modes import serve
 from vmr_jax.retrieval import web
 
+TOKEN = "0123456789abcdef"  # as short as is taken
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -412,13 +414,14 @@ def test_a_host_that_is_not_of_this_machine():
 def test_interrupt_ends_it_even_while_a_video_is_watched(tmp_path, host, foreign):
     with (tmp_path / "a.mp4").open("wb") as file:
         file.truncate(1 << 28)  # more than the sockets hold
+    token = None if foreign == 400 else TOKEN
     program = f"""
         from pathlib import Path
         from vmr_jax.modes import serve
         from vmr_jax.retrieval import web
         files = web.VideoFolder(Path({str(tmp_path)!r}))
         service = web.Service("test", lambda s, k, v: [[]] * len(s), {{"a": 1.0}}, files)
-        serve.run(service, serve.listening("{host}", 0))
+        serve.run(service, serve.listening("{host}", 0), {token!r})
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -430,9 +433,11 @@ def test_interrupt_ends_it_even_while_a_video_is_watched(tmp_path, host, foreign
             assert name == {"127.0.0.1": "127.0.0.1", "0.0.0.0": "localhost"}[host]
             warned = any("WARNING" in line and "anyone" in line for line in lines)
             assert warned == (host == "0.0.0.0")
-            assert request(int(number), "GET", "/", Host="evil.example")[0] == foreign
+            known = {"Authorization": f"Bearer {TOKEN}"}
+            assert request(int(number), "GET", "/", Host="evil.example", **known)[0] == foreign
             with socket.create_connection(("127.0.0.1", int(number)), timeout=60) as watching:
-                watching.sendall(b"GET /video/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                head = f"GET /video/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+                watching.sendall(head.encode())
                 assert watching.recv(12) == b"HTTP/1.1 200"
                 process.send_signal(signal.SIGINT)
                 out, err = process.communicate(timeout=60)

@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from serving import ask, served
-from tiny import tiny_config
+from tiny import indexed_run
 
 from vmr_jax.errors import UserError
 from vmr_jax.input.words import open_word_vectors
 from vmr_jax.modes import index as commands
 from vmr_jax.modes import serve
-from vmr_jax.modes.train import train
 from vmr_jax.training.experiment import Experiment
 
 # --- a run -------------------------------------------------------------------------------------------
@@ -22,10 +21,7 @@ from vmr_jax.training.experiment import Experiment
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(data_dir, train_for="2 steps", evaluate_every="2 steps", evaluation__splits=("val",))
-    train(config, workdir)
-    commands.index(config, workdir, dtype=None, uri=None)
-    return config, workdir
+    return indexed_run(data_dir, workdir), workdir
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +30,7 @@ def run_service(trained, tmp_path_factory):
     videos, made = tmp_path_factory.mktemp("videos"), []
     (videos / "val_0001.mp4").write_bytes(b"of val_0001")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve, "run", lambda service, listener: made.append(service))
+        patch.setattr(serve, "run", lambda service, *_: made.append(service))
         serve.serve(*trained, "127.0.0.1", 0, str(videos))
     return made[0]
 

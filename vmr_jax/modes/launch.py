@@ -13,6 +13,7 @@ from absl import logging as absl_logging
 
 from vmr_jax import configs
 from vmr_jax.errors import UserError, unknown
+from vmr_jax.files import printable
 from vmr_jax.training.interrupt import Terminated, signals_of_command
 
 # What imports JAX is imported inside functions: it takes seconds, in which the command speaks and listens.
@@ -43,8 +44,10 @@ MODES = {
     "import": Mode("an official PyTorch checkpoint as a run", "importing.import_checkpoint", ("checkpoint",)),
     "check": Mode("annotations and features, before training", "check.check"),
     "index": Mode("encodes every moment of a run's dataset once", "index.index", ("dtype", "uri")),
-    "search": Mode("the best moments of an index", "search.search", ("query", "video", "top")),
-    "serve": Mode("a page to type a sentence, over an index", "serve.serve", ("host", "port", "videos")),
+    "search": Mode("the best moments of an index", "search.search", ("query", "video", "top", "uri")),
+    "serve": Mode(
+        "a page to type a sentence, over an index", "serve.serve", ("host", "port", "videos", "token", "uri")
+    ),
     "score": Mode("the metrics of any program's prediction file", "score.score", ("predictions",)),
     "compare": Mode("one table of several runs: DIR DIR ...", "compare.compare", (), ("workdir",)),
     "models": Mode(
@@ -69,6 +72,7 @@ flags.DEFINE_string("dtype", None, "Of the rows, if not config.retrieval.dtype."
 flags.DEFINE_string("uri", None, "A Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
 flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machines reach 0.0.0.0.")
 flags.DEFINE_integer("port", 8000, "The port.")
+flags.DEFINE_string("token", None, "What who asks must know; VMR_JAX_TOKEN where not given.")
 flags.DEFINE_string("family", None, "Only of this family, such as ranking.")
 flags.DEFINE_string("supervision", None, "Only full or weak.")
 flags.DEFINE_string("dataset", None, "Only those whose config has this dataset.")
@@ -229,5 +233,5 @@ def _run() -> None:
         wrong = error if isinstance(error, UserError) else backend_error(error)
         if wrong is None:
             raise  # a defect of ours, not of the command line
-        print(f"error: {wrong}", file=sys.stderr)
+        print("error: " + "\n".join(map(printable, str(wrong).split("\n"))), file=sys.stderr)
         sys.exit(2)

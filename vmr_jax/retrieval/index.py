@@ -15,7 +15,8 @@ from vmr_jax.input.queries import check_sentences
 from vmr_jax.models.base import DualEncoder, GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.milvus import COLLECTION, MilvusStore
-from vmr_jax.retrieval.store import EncodedVideo, MomentStore, Ranked
+from vmr_jax.retrieval.segments import EncodedVideo, check_dtype
+from vmr_jax.retrieval.store import MomentStore, Ranked
 from vmr_jax.types import Batch
 
 _WORDS = 4
@@ -115,6 +116,7 @@ class MomentIndex:
         path: Path | None = None,
         uri: str | None = None,
         collection: str = COLLECTION,
+        owner: str = "",
         encode: Callable[[Sequence[str]], np.ndarray],
         parallel: Parallel,
         dtype: str = "float32",
@@ -131,6 +133,7 @@ class MomentIndex:
           path: the folder, new or empty.
           uri: in place of `path`: a Milvus server ('http://HOST:19530') or file of Milvus Lite ('FILE.db').
           collection: a new name there.
+          owner: mark that the collection gets, without which `milvus.drop` leaves it alone.
           encode: sentences -> vectors [Q,E], as `query_encoder` makes it.
           parallel: the devices.
           dtype: number format of the rows: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
@@ -139,6 +142,8 @@ class MomentIndex:
         """
         if (path is None) == (uri is None):
             raise UserError("Give MomentIndex.build either the path of a folder or the uri of Milvus.")
+        check_encoder(model)
+        check_dtype(dtype)
         encoded = encoded_videos(model, variables, videos, parallel)
         first = next(encoded, None)
         if first is None:
@@ -147,7 +152,7 @@ class MomentIndex:
         if path is not None:
             store: Any = MomentStore.create(path, *settings).add(encoded)
         elif uri is not None:
-            store = MilvusStore.build(uri, collection, *settings, encoded)
+            store = MilvusStore.build(uri, collection, *settings, encoded, owner)
         return cls(store, encode, parallel, nms_threshold)
 
     def __len__(self) -> int:
@@ -194,6 +199,10 @@ class MomentIndex:
 
     def _best(self, ranked: Ranked, k: int) -> list[Found]:
         """The k best after NMS; UserError where there are fewer because the store ranks no more."""
+        if not np.isfinite(ranked.scores).all():
+            raise UserError(
+                f"{self.store.where} gives scores that are not finite: its vectors are damaged. Build it again."
+            )
         found = suppressed(*ranked, self.nms_threshold, k)
         if len(found) < k and len(ranked.scores) == self.store.most:
             raise UserError(
@@ -212,15 +221,26 @@ class MomentIndex:
         return MomentIndex(self.store.remove(videos), self._encode, self.parallel, self.nms_threshold)
 
 
-def encoded_videos(
-    model: GroundingModel, variables: Any, videos: Iterable[tuple[Sequence[str], Batch]], parallel: Parallel
-) -> Iterator[EncodedVideo]:
-    """Encodes batches of videos on the devices, one video at a time; UserError for no `DualEncoder`."""
+def check_encoder(model: GroundingModel) -> None:
+    """UserError for an architecture whose moments cannot be encoded without a sentence."""
     if not isinstance(model, DualEncoder):
         raise UserError(
             f"{type(model).__module__.rsplit('.', 1)[-1]} scores a moment together with the query, so moments "
             "cannot be encoded once. Index a dual encoder, such as fvmr."
         )
+    names = ("encode_moments", "encode_query")
+    if missing := [name for name in names if getattr(type(model), name) is getattr(DualEncoder, name)]:
+        raise UserError(
+            f"{type(model).__name__} is a DualEncoder without {' and '.join(missing)}, which an index needs. "
+            "Write what vmr_jax.models.DualEncoder describes."
+        )
+
+
+def encoded_videos(
+    model: GroundingModel, variables: Any, videos: Iterable[tuple[Sequence[str], Batch]], parallel: Parallel
+) -> Iterator[EncodedVideo]:
+    """Encodes batches of videos on the devices, one video at a time; UserError for no `DualEncoder`."""
+    check_encoder(model)
     encode = parallel.map_examples(lambda v, batch: model.apply(v, batch, method="encode_moments"))
     for ids, batch in videos:
         vectors, spans, mask = encode(variables, parallel.put_batch(batch))

@@ -13,7 +13,8 @@ The origin of the vectors is a property of the collection. A new collection gets
 build that dies leaves nothing under that name. For a search that is not exact, replace the index of `vector` in
 Milvus; nothing here depends on its type.
 
-The token of a server is read from the environment variable MILVUS_TOKEN.
+The token of a server is read from the environment variable MILVUS_TOKEN. It is sent to an address that the user
+gives, never to one that a run folder names (`pointer`): a folder may come from someone else.
 """
 
 import contextlib
@@ -28,18 +29,19 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from vmr_jax.errors import UserError
-from vmr_jax.files import plain, write_json
+from vmr_jax.errors import UserError, unknown
+from vmr_jax.files import plain
 from vmr_jax.parallel import Parallel
-from vmr_jax.retrieval.store import EncodedVideo, Ranked, check_video
+from vmr_jax.retrieval.segments import EncodedVideo, check_video
+from vmr_jax.retrieval.store import Ranked
 
 log = logging.getLogger("vmr_jax")
 
 COLLECTION = "moments"
-POINTER, FORMAT, VERSION = "milvus.json", "vmr_jax moment index in milvus", 1
+FORMAT, VERSION = "vmr_jax moment index in milvus", 1
 MOST = 16_384  # moments that Milvus ranks in one search
 _PROPERTY = "vmr_jax"  # name of the property of the collection
-_UNFINISHED = "_unfinished"  # behind the name of a collection that is being filled
+UNFINISHED = "_unfinished"  # behind the name of a collection that is being filled
 _MAX_DIM, _MAX_ID = 32_768, 1024  # numbers of a vector that Milvus takes; bytes of a video's id
 _FLOATS = 1 << 22  # of the vectors in one request, 16 MiB
 _RESULTS = 1 << 17  # moments in one answer
@@ -70,6 +72,7 @@ class MilvusStore:
         dtype: str,
         source: dict[str, Any],
         videos: Iterable[EncodedVideo],
+        owner: str = "",
     ) -> "MilvusStore":
         """Makes a new collection of videos.
 
@@ -80,12 +83,9 @@ class MilvusStore:
           dtype: number format of the rows, 'float32'.
           source: origin of the vectors, plain JSON.
           videos: encoded videos. Memory: one request.
+          owner: mark of who makes it, for `drop`.
         """
-        if dtype != "float32":
-            raise UserError(
-                f"dtype is {dtype}, and an index in Milvus has float32 rows. Give --dtype=float32, or build a "
-                "folder, which has bfloat16 and int8 rows too."
-            )
+        check_dtype(dtype)
         if not 0 < dim <= _MAX_DIM:
             raise UserError(
                 f"A moment has {dim:,} numbers, and Milvus takes 1 to {_MAX_DIM:,}. Build a folder."
@@ -93,17 +93,23 @@ class MilvusStore:
         if not (collection.isidentifier() and collection.isascii()):
             raise UserError(f'collection is "{collection}". Milvus takes letters, digits and underscores.')
         uri = resolved(uri)
-        if _is_file(uri):
+        if is_file(uri):
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
-        client, unfinished = _connected(uri), collection + _UNFINISHED
-        with _asked(uri, f"make the collection {collection}"):
+        client, unfinished = connected(uri), collection + UNFINISHED
+        with asked(uri, f"make the collection {collection}"):
             if client.has_collection(collection):
                 raise UserError(
                     f"Milvus at {uri} has a collection {collection} already. Give a new name for a new index, "
                     "or drop that collection first."
                 )
-            client.drop_collection(unfinished)
-            _create(client, unfinished, dim, source)
+            if client.has_collection(unfinished):  # of a build that died
+                if about_of(client.describe_collection(unfinished)) is None:
+                    raise UserError(
+                        f"Milvus at {uri} has a collection {unfinished} that is not of a moment index. Give "
+                        "another name."
+                    )
+                client.drop_collection(unfinished)
+            _create(client, unfinished, dim, source, owner)
             for _ in cls(client, uri, unfinished, dim, source)._insert(videos, set()):
                 pass
             client.flush(unfinished)
@@ -114,20 +120,20 @@ class MilvusStore:
     def open(cls, uri: str, collection: str = COLLECTION) -> "MilvusStore":
         """Opens a collection; UserError where there is none, or one that is no index of moments."""
         uri = resolved(uri)
-        if _is_file(uri) and not Path(uri).exists():
+        if is_file(uri) and not Path(uri).exists():
             raise UserError(f"There is no file {uri} of Milvus Lite. Bring it back, or build the index again.")
-        client = _connected(uri)
-        with _asked(uri, f"open the collection {collection}"):
+        client = connected(uri)
+        with asked(uri, f"open the collection {collection}"):
             if not client.has_collection(collection):
                 raise UserError(f"Milvus at {uri} has no collection {collection}. Build the index again.")
             found = client.describe_collection(collection)
-            types = {field["name"]: field["type"] for field in found["fields"]}
-            if types != _types() or _PROPERTY not in found["properties"]:
+            about = about_of(found)
+            if about is None:
                 raise UserError(
                     f"The collection {collection} of Milvus at {uri} is not of a moment index (its fields: "
-                    f"{', '.join(types)}). Give the name of an index, or a new name."
+                    f"{', '.join(field['name'] for field in found['fields'])}). Give the name of an index, or "
+                    "a new name."
                 )
-            about = json.loads(found["properties"][_PROPERTY])
             client.load_collection(collection)
         if about["version"] != VERSION:
             raise UserError(
@@ -262,10 +268,10 @@ class MilvusStore:
                 raise self._unknown(video)
 
     def _unknown(self, video: str) -> UserError:
-        return UserError(f'The index in {self.where} has no video "{video}". Look at the spelling.')
+        return unknown(f"The index in {self.where} has no video", video, self.videos)
 
     def _asked(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return _asked(self.uri, f"{what} ({self.collection})")
+        return asked(self.uri, f"{what} ({self.collection})")
 
 
 # --- the database ---------------------------------------------------------------------------------
@@ -289,11 +295,20 @@ def resolved(uri: str) -> str:
     return str(Path(uri).expanduser().resolve())
 
 
-def _is_file(uri: str) -> bool:
+def check_dtype(dtype: str) -> None:
+    """UserError for a number format of rows that Milvus has not."""
+    if dtype != "float32":
+        raise UserError(
+            f"dtype is {dtype}, and an index in Milvus has float32 rows. Give --dtype=float32, or build a "
+            "folder, which has bfloat16 and int8 rows too."
+        )
+
+
+def is_file(uri: str) -> bool:
     return uri.endswith(".db") and not urlsplit(uri).scheme
 
 
-def _connected(uri: str) -> Any:
+def connected(uri: str) -> Any:
     """A client of a resolved address."""
     try:
         from pymilvus import MilvusClient
@@ -307,7 +322,7 @@ def _connected(uri: str) -> Any:
     try:
         return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_CONNECT)
     except MilvusException as error:
-        if _is_file(uri):
+        if is_file(uri):
             raise UserError(
                 f"{uri} cannot be opened with Milvus Lite ({error.message}). If another process has it open, "
                 "end that first; else it is damaged or of another version of Milvus Lite: delete it and build "
@@ -320,7 +335,7 @@ def _connected(uri: str) -> Any:
 
 
 @contextlib.contextmanager
-def _asked(uri: str, what: str) -> Iterator[None]:
+def asked(uri: str, what: str) -> Iterator[None]:
     """Turns an error of Milvus into a message."""
     from pymilvus.exceptions import MilvusException
 
@@ -333,7 +348,17 @@ def _asked(uri: str, what: str) -> Iterator[None]:
         ) from None
 
 
-def _create(client: Any, collection: str, dim: int, source: dict[str, Any]) -> None:
+def about_of(found: dict[str, Any]) -> dict[str, Any] | None:
+    """What a described collection says of the index in it; None where it is of something else."""
+    types = {field["name"]: field["type"] for field in found["fields"]}
+    try:
+        about = json.loads(found["properties"][_PROPERTY])
+    except (KeyError, ValueError):
+        return None
+    return about if types == _types() and isinstance(about, dict) else None
+
+
+def _create(client: Any, collection: str, dim: int, source: dict[str, Any], owner: str) -> None:
     """An empty collection with its index, loaded."""
     schema = client.create_schema(auto_id=True, enable_dynamic_field=False)
     settings: dict[str, dict[str, Any]] = {
@@ -345,7 +370,7 @@ def _create(client: Any, collection: str, dim: int, source: dict[str, Any]) -> N
         schema.add_field(name, of_type, **settings.get(name, {}))
     index = client.prepare_index_params()
     index.add_index("vector", index_type="FLAT", metric_type="IP")
-    about = {"format": FORMAT, "version": VERSION, "dim": dim, "source": plain(source)}
+    about = {"format": FORMAT, "version": VERSION, "dim": dim, "source": plain(source), "owner": owner}
     client.create_collection(
         collection,
         schema=schema,
@@ -384,50 +409,3 @@ def _ranked(hits: Sequence[Any]) -> Ranked:
 
 def _parts(items: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(items[first : first + size]) for first in range(0, len(items), size)]
-
-
-# --- the pointer ----------------------------------------------------------------------------------
-
-
-def point(folder: Path, uri: str, collection: str, source: dict[str, Any]) -> None:
-    """Makes a folder that says where an index is: `follow` opens it. Holds no token."""
-    folder.mkdir(parents=True)
-    document = {"uri": resolved(uri), "collection": collection, "source": source}
-    write_json(folder / POINTER, {"format": FORMAT, "version": VERSION, **document})
-
-
-def follow(folder: Path) -> MilvusStore:
-    """Opens the index that a folder points to; UserError where it is not what was pointed to."""
-    pointer = _read_pointer(folder)
-    store = MilvusStore.open(pointer["uri"], pointer["collection"])
-    if store.source != pointer["source"]:
-        raise UserError(
-            f"{store.where} was built from {store.source}, and {folder / POINTER} points to one of "
-            f"{pointer['source']}. Build the index again."
-        )
-    return store
-
-
-def drop(folder: Path) -> None:
-    """Drops the collection that a folder points to; one that is out of reach is told and left."""
-    try:
-        pointer = _read_pointer(folder)
-        if _is_file(pointer["uri"]) and not Path(pointer["uri"]).exists():
-            return
-        client = _connected(pointer["uri"])
-        with _asked(pointer["uri"], f"drop the collection {pointer['collection']}"):
-            client.drop_collection(pointer["collection"])
-            client.drop_collection(pointer["collection"] + _UNFINISHED)
-    except UserError as error:
-        log.warning("An older index was left in Milvus. %s", error)
-
-
-def _read_pointer(folder: Path) -> dict[str, Any]:
-    path = folder / POINTER
-    try:
-        pointer = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Build the index again.") from None
-    if not isinstance(pointer, dict) or (pointer.get("format"), pointer.get("version")) != (FORMAT, VERSION):
-        raise UserError(f"{path} is not of a moment index of version {VERSION}. Build the index again.")
-    return pointer

@@ -1,52 +1,42 @@
-"""The folder of a moment index: vectors of moments in segments that never change, and one small manifest.
+"""The folder of a moment index: segments of videos that never change (`segments`), and one small manifest.
 
-  manifest.json        origin of the vectors, and the segments: rows, sizes of the files, removed videos
-  000001.vectors       [M,E] rows in float32, bfloat16 or int8, those of a video together
-  000001.scales        [M] float32, the factor of each int8 row
-  000001.spans         [M,2] float32 seconds
-  000001.offsets       [U+1] int64, the first row of each video
-  000001.videos        ids, one a line
+  manifest.json        origin of the vectors, and the segments: rows, sizes and checksums of the files, removed
+                       videos; and a checksum of itself
+  000001.*             files of a segment
 
 A change writes new segments and then replaces the manifest in one step: a process that dies before leaves the
-old index whole. Opening maps the files and reads none of the vectors.
+old index whole. Where there come to be many segments, or more that does not count than does, they are merged.
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
-import os
 import sys
-from collections.abc import Container, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import disk_error, write_json
+from vmr_jax.files import plain, write_json
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.search import Searcher
+from vmr_jax.retrieval.segments import (
+    DTYPES,
+    PARTS,
+    EncodedVideo,
+    Segment,
+    check_dtype,
+    open_segments,
+    read_ids,
+    stored,
+    write_segment,
+)
 
-MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 1
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
-_PARTS = ("vectors", "scales", "spans", "offsets", "videos")
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedVideo:
-    """A video as the index holds it.
-
-    Attributes:
-      id: id of the video, one line of text.
-      vectors: [M,E] float32, one row a moment.
-      spans: [M,2] float32 seconds.
-    """
-
-    id: str
-    vectors: np.ndarray
-    spans: np.ndarray
+MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 2
+_SEGMENTS = 8  # of an index at most
 
 
 class Ranked(NamedTuple):
@@ -55,24 +45,6 @@ class Ranked(NamedTuple):
     videos: Sequence[str]
     spans: np.ndarray
     scores: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """Mapped files of some videos; `removed` [U] bool marks those that no longer count."""
-
-    name: str
-    vectors: np.ndarray
-    scales: np.ndarray | None
-    spans: np.ndarray
-    offsets: np.ndarray
-    videos: list[str]
-    removed: np.ndarray
-
-    @property
-    def alive(self) -> np.ndarray:
-        """[M] bool: rows of videos that count."""
-        return np.repeat(~self.removed, np.diff(self.offsets))
 
 
 class MomentStore:
@@ -103,22 +75,29 @@ class MomentStore:
           dtype: one of `DTYPES`.
           source: origin of the vectors, plain JSON: an index of another source is refused later.
         """
-        if dtype not in DTYPES:
-            raise unknown("dtype is", dtype, DTYPES)
+        check_dtype(dtype)
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{path} is not empty. Give a new folder for a new index, or open the one in it.")
         path.mkdir(parents=True, exist_ok=True)
         manifest = {
             "format": FORMAT, "version": VERSION, "dim": dim, "dtype": dtype, "source": source, "segments": [],
         }  # fmt: skip
-        write_json(path / MANIFEST, manifest)
+        _write_manifest(path, manifest)
         return cls(path, manifest, [])
 
     @classmethod
     def open(cls, path: Path) -> "MomentStore":
-        """Maps an index; UserError for a folder that is none, and for one whose files are not whole."""
-        manifest = _read_manifest(path)
-        return cls(path, manifest, [_open_segment(path, manifest, entry) for entry in manifest["segments"]])
+        """Maps an index; UserError for a folder that is none, and for one whose files are not as written.
+
+        Its files are read once, for their checksums, at the speed of the disk.
+        """
+        while True:
+            manifest = _read_manifest(path)
+            try:
+                return cls(path, manifest, _open(path, manifest))
+            except (UserError, FileNotFoundError):
+                if _read_manifest(path) == manifest:  # else a change has just removed what was to be opened
+                    raise
 
     @property
     def dim(self) -> int:
@@ -176,11 +155,11 @@ class MomentStore:
         """Returns the index with these videos too; one that is there already is replaced. Memory: one video."""
         with _one_writer(self.path):
             manifest = _read_manifest(self.path)
-            name = f"{max((int(entry['name']) for entry in manifest['segments']), default=0) + 1:06d}"
-            entry = _write_segment(self.path, name, manifest, videos)
-            added = set(_read_videos(self.path, entry))
+            new = stored(videos, manifest["dim"], manifest["dtype"])
+            entry = write_segment(self.path, _next_name(manifest), new)
+            added = set(read_ids(self.path, entry))
             segments = [_without(self.path, old, added) for old in manifest["segments"]]
-            write_json(self.path / MANIFEST, {**manifest, "segments": [*segments, entry]})
+            _change(self.path, manifest, [*segments, entry])
         return MomentStore.open(self.path)
 
     def remove(self, videos: Iterable[str]) -> "MomentStore":
@@ -190,8 +169,7 @@ class MomentStore:
             self.rows_of(video)
         with _one_writer(self.path):
             manifest = _read_manifest(self.path)
-            segments = [_without(self.path, old, gone) for old in manifest["segments"]]
-            write_json(self.path / MANIFEST, {**manifest, "segments": segments})
+            _change(self.path, manifest, [_without(self.path, old, gone) for old in manifest["segments"]])
         return MomentStore.open(self.path)
 
 
@@ -225,136 +203,116 @@ class FolderSearcher:
         return Ranked([video] * len(order), segment.spans[rows][order], scores[order])
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- the manifest ---------------------------------------------------------------------------------
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    again = f"Delete {path} and build the index again."
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path} holds no moment index (no {MANIFEST}). Build one with: python launch.py --mode=index"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / MANIFEST} cannot be read ({error}). Build the index again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({error}). {again}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{path / MANIFEST} is not of a moment index. Give the folder of an index.")
-    if manifest["version"] != VERSION:
+        raise UserError(f"{file} is not of a moment index. Give the folder of an index.")
+    if manifest.get("version") != VERSION:
         raise UserError(
-            f"{path} is an index of version {manifest['version']}; this program reads version {VERSION}. Build "
-            "it again."
+            f"{path} is an index of version {manifest.get('version')}; this program reads version {VERSION}. "
+            f"{again}"
         )
+    if manifest.pop("crc32", None) != _checksum(manifest):
+        raise UserError(f"{file} is not what was written (its checksum differs). {again}")
+    dim, segments = manifest.get("dim"), manifest.get("segments")
+    possible = type(dim) is int and dim > 0 and manifest.get("dtype") in DTYPES
+    if not possible or not isinstance(segments, list) or not all(isinstance(entry, dict) for entry in segments):
+        raise UserError(f"{file} has no width, number format or segments. {again}")
     return manifest
 
 
-def _open_segment(path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -> Segment:
-    for part, size in entry["bytes"].items():
-        file = path / f"{entry['name']}.{part}"
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            raise UserError(
-                f"{file} has {'no' if found is None else f'{found:,}'} bytes and {size:,} were written: the "
-                "index is not whole. Copy it again, or build it again."
-            )
-    rows, dim, videos = entry["rows"], manifest["dim"], entry["videos"]
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    write_json(path / MANIFEST, {**manifest, "crc32": _checksum(manifest)})
 
-    def mapped(part: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        if not rows:
-            return np.zeros(shape, dtype)  # an empty file cannot be mapped
-        return np.memmap(path / f"{entry['name']}.{part}", dtype, "r", shape=shape)
 
-    removed = np.zeros(videos, bool)
-    removed[entry["removed"]] = True
-    return Segment(
-        name=entry["name"],
-        vectors=mapped("vectors", DTYPES[manifest["dtype"]], (rows, dim)),
-        scales=mapped("scales", np.dtype(np.float32), (rows,)) if manifest["dtype"] == "int8" else None,
-        spans=mapped("spans", np.dtype(np.float32), (rows, 2)),
-        offsets=np.fromfile(path / f"{entry['name']}.offsets", np.int64),
-        videos=_read_videos(path, entry),
-        removed=removed,
+def _checksum(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(plain(manifest), sort_keys=True).encode())
+
+
+def _open(path: Path, manifest: dict[str, Any]) -> list[Segment]:
+    return open_segments(path, manifest["dim"], manifest["dtype"], manifest["segments"])
+
+
+def _next_name(manifest: dict[str, Any]) -> str:
+    return f"{max((int(entry['name']) for entry in manifest['segments']), default=0) + 1:06d}"
+
+
+# --- changes --------------------------------------------------------------------------------------
+
+
+def _change(path: Path, manifest: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    """Replaces the segments of the manifest, then merges those that have become too many or too empty.
+
+    Merging comes after the change, in a second step of its own: each step leaves a whole index.
+    """
+    changed = {**manifest, "segments": entries}
+    _write_manifest(path, changed)
+    first = _first_to_merge(entries)
+    if first == len(entries):
+        return
+    segments = _open(path, {**changed, "segments": entries[first:]})
+    living = (video for segment in segments for video in segment.living())
+    merged = write_segment(path, _next_name(changed), living)
+    kept = [merged] if merged["videos"] else []
+    _write_manifest(path, {**changed, "segments": [*entries[:first], *kept]})
+
+
+def _first_to_merge(entries: Sequence[dict[str, Any]]) -> int:
+    """The segments from this one on become one; their number where nothing is to be merged.
+
+    All of them where more videos are removed than are left. Where there are too many, the last ones, as long as
+    the one before is not larger than they are together: so a moment is copied few times, however many additions
+    come.
+    """
+    count, removed = (
+        sum(entry["videos"] for entry in entries),
+        sum(len(entry["removed"]) for entry in entries),
     )
-
-
-def _read_videos(path: Path, entry: dict[str, Any]) -> list[str]:
-    return (path / f"{entry['name']}.videos").read_text(encoding="utf-8").splitlines()
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-def _write_segment(
-    path: Path, name: str, manifest: dict[str, Any], videos: Iterable[EncodedVideo]
-) -> dict[str, Any]:
-    """Writes the files of a segment, on disk before it returns; its entry in the manifest."""
-    files = {part: path / f"{name}.{part}" for part in _PARTS}
-    offsets: list[int] = [0]
-    ids: dict[str, int] = {}
-    try:
-        with contextlib.ExitStack() as stack:
-            out = {part: stack.enter_context(file.open("wb")) for part, file in files.items()}
-            for video in videos:
-                check_video(video, manifest["dim"], ids)
-                rows, scales = quantized(video.vectors, manifest["dtype"])
-                out["vectors"].write(rows.tobytes())
-                out["scales"].write(b"" if scales is None else scales.tobytes())
-                out["spans"].write(np.asarray(video.spans, np.float32).tobytes())
-                out["videos"].write((video.id + "\n").encode())
-                ids[video.id] = len(ids)
-                offsets.append(offsets[-1] + len(rows))
-            out["offsets"].write(np.asarray(offsets, np.int64).tobytes())
-            for file in out.values():
-                file.flush()
-                os.fsync(file.fileno())
-    except OSError as error:
-        raise disk_error(path, error) from None
-    return {
-        "name": name,
-        "rows": offsets[-1],
-        "videos": len(ids),
-        "bytes": {part: file.stat().st_size for part, file in files.items()},
-        "removed": [],
-    }
-
-
-def check_video(video: EncodedVideo, dim: int, seen: Container[str]) -> None:
-    """UserError for a video whose id is no line or was `seen`, or whose vectors are not finite [M,E]."""
-    if video.id in seen:
-        raise UserError(f'The video "{video.id}" comes twice. Give every video once.')
-    if video.id.splitlines() != [video.id]:
-        raise UserError(f"A video id must be one line of text, not {video.id!r}.")
-    if video.vectors.shape != (len(video.spans), dim):
-        raise UserError(
-            f'The video "{video.id}" has vectors {list(video.vectors.shape)} and spans '
-            f"{list(np.shape(video.spans))}; expected [n,{dim}] and [n,2]."
-        )
-    if not np.isfinite(video.vectors).all():
-        raise UserError(f'The video "{video.id}" has a vector that is not finite. Look at its features.')
-
-
-def quantized(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows [M,E] float32 as they are stored, and the scales [M] of int8: the largest of a row is 127."""
-    if dtype != "int8":
-        return vectors.astype(DTYPES[dtype]), None
-    scales = np.maximum(np.abs(vectors).max(axis=1), 1e-30).astype(np.float32) / 127
-    return np.rint(vectors / scales[:, None]).astype(np.int8), scales
+    if 2 * removed > count:
+        return 0
+    if len(entries) <= _SEGMENTS:
+        return len(entries)
+    first = len(entries) - 2
+    rows = sum(entry["rows"] for entry in entries[first:])
+    while first and entries[first - 1]["rows"] <= rows:
+        first -= 1
+        rows += entries[first]["rows"]
+    return first
 
 
 def _without(path: Path, entry: dict[str, Any], gone: set[str]) -> dict[str, Any]:
     """The entry of a segment with the videos of `gone` removed."""
-    found = [v for v, video in enumerate(_read_videos(path, entry)) if video in gone]
+    found = [v for v, video in enumerate(read_ids(path, entry)) if video in gone]
     return {**entry, "removed": sorted({*entry["removed"], *found})}
 
 
 @contextlib.contextmanager
 def _one_writer(path: Path) -> Iterator[None]:
-    """Holds the folder for a change, and clears what a change that died has left."""
+    """Holds the folder for a change, and clears what it, or one that died before, has left."""
     import fcntl  # not on Windows
 
     with (path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = {entry["name"] for entry in _read_manifest(path)["segments"]}
-        for file in path.iterdir():
-            if file.suffix[1:] in _PARTS and file.stem not in known:
-                file.unlink()
+        _clear(path)
         yield
+        _clear(path)
+
+
+def _clear(path: Path) -> None:
+    """Deletes the files that no segment has; who has mapped them keeps them."""
+    known = {entry["name"] for entry in _read_manifest(path)["segments"]}
+    for file in path.iterdir():
+        if file.suffix[1:] in PARTS and file.stem not in known:
+            file.unlink()

@@ -32,10 +32,14 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import printable
 from vmr_jax.input.queries import check_sentence
+from vmr_jax.retrieval.access import TokenGate
+from vmr_jax.retrieval.connections import Seldom
 from vmr_jax.retrieval.index import Found
 
 log = logging.getLogger("vmr_jax")
+seldom = Seldom()
 
 MAX_MOMENTS = 50
 MAX_BODY = 1 << 14  # bytes: a query of 1000 characters takes at most 12,000 in JSON
@@ -48,6 +52,8 @@ HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("X-Frame-Options", "DENY"),
 )
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
@@ -79,7 +85,7 @@ class VideoFolder:
                 self._by_name[path.name] = path
                 self._by_stem.setdefault(path.stem, path)
             else:
-                log.warning("%s is not served: it is no file, or a link that leaves the folder.", path)
+                log.warning("%s is not served: no file, or a link out of the folder.", printable(str(path)))
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -286,35 +292,41 @@ class Service:
 
 
 async def _bounded_body(request: Request) -> bytes:
+    too_large = HTTPException(413, f"The request has more than {MAX_BODY:,} bytes.", {"Connection": "close"})
+    if int(request.headers.get("content-length", 0)) > MAX_BODY:  # h11 has seen that it is a number
+        raise too_large
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY:
-                raise HTTPException(
-                    413, f"The request has more than {MAX_BODY:,} bytes.", {"Connection": "close"}
-                )
+                raise too_large
     except ClientDisconnect:
         raise HTTPException(400, "The request was not sent to its end.") from None
     return bytes(body)
 
 
-def make_app(service: Service, hosts: Sequence[str]) -> Starlette:
+def make_app(service: Service, hosts: Sequence[str], token: str | None = None) -> Starlette:
     """The application.
 
     Args:
       service: answers to the requests.
       hosts: names under which it may be asked for, '*' for any: a page elsewhere that lets its own name lead
         here (DNS rebinding) gets 400.
+      token: who asks must know it; None asks for none.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette):
+        asyncio.get_running_loop().set_exception_handler(seldom.on_loop)
         searching = asyncio.create_task(service.queue.run())
         yield
         searching.cancel()
         await asyncio.gather(searching, return_exceptions=True)
 
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)]
+    if token:
+        middleware.append(Middleware(TokenGate, token=token))
     handlers: dict[Any, Any] = {HTTPException: _refused, UserError: _impossible, Exception: _failed}
     return Starlette(
         routes=[
@@ -323,7 +335,7 @@ def make_app(service: Service, hosts: Sequence[str]) -> Starlette:
             Route("/videos", service.videos),
             Route("/video/{video:path}", service.video),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        middleware=middleware,
         exception_handlers=handlers,
         lifespan=lifespan,
     )
@@ -338,5 +350,5 @@ async def _impossible(request: Request, error: UserError) -> JSONResponse:
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    seldom.error("%s %s failed", request.method, printable(request.url.path), exc_info=error)
     return JSONResponse({"message": "The server failed here; what it printed says why."}, 500)
