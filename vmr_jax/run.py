@@ -329,7 +329,7 @@ class Run:
           dtype: of the vectors on disk: 'float32', 'bfloat16' or 'int8'; None is `config.retrieval.dtype`.
           uri: in place of the folder a Milvus server, or a file of Milvus Lite.
           collection: a new name there.
-          owner: mark that the collection gets, without which `milvus.drop` leaves it alone.
+          owner: mark that the collection gets, without which `retrieval.pointer.drop` leaves it alone.
 
         Raises:
           UserError: for an architecture whose score is no dot product.

@@ -133,7 +133,7 @@ class MomentIndex:
           path: the folder, new or empty.
           uri: in place of `path`: a Milvus server ('http://HOST:19530') or file of Milvus Lite ('FILE.db').
           collection: a new name there.
-          owner: mark that the collection gets, without which `milvus.drop` leaves it alone.
+          owner: mark that the collection gets, without which `retrieval.pointer.drop` leaves it alone.
           encode: sentences -> vectors [Q,E], as `query_encoder` makes it.
           parallel: the devices.
           dtype: number format of the rows: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
