@@ -3,7 +3,7 @@
 From: Lei, Yu, Berg, Bansal, "TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval", ECCV 2020.
 """
 
-from vmr_jax.data.tvr import annotations
+from vmr_jax.data.tvr import annotations, submission
 from vmr_jax.input import records
 
 # Of the official files: every video has five queries.
@@ -19,4 +19,6 @@ SOURCE = records.Source(
     files=annotations.files,
     read=annotations.read,
 )
+WITHOUT_VIDEO = {submission.PUBLIC_TEST: submission.public_test}  # splits of queries whose video is not told
+video_numbers = submission.video_numbers
 prepare, features, word_vectors = records.entry_points(SOURCE)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vmr_jax.errors import unknown
-from vmr_jax.evaluation.protocols import Corpus, Predictions, make_protocol
+from vmr_jax.evaluation.protocols import Collected, Corpus, Predictions, make_protocol
 from vmr_jax.evaluation.rows import SANITY
 from vmr_jax.input.loader import Loader, filled_batches
 from vmr_jax.models.base import GroundingModel
@@ -58,7 +58,21 @@ class Evaluator:
     def run(self, variables: Any, loader: Loader) -> Predictions:
         """Predicts for every query of the loader's split exactly once."""
         self.protocol.prepare(self.model, loader.split)
-        corpus = self._corpus(variables, loader) if isinstance(self.protocol, Corpus) else None
+        return self.protocol.finish(loader.split, self.collected(variables, loader))
+
+    def written(self, variables: Any, loader: Loader, videos: Loader | None = None) -> Collected:
+        """The moments of every query of a split, as predictions.jsonl holds them; none need be annotated.
+
+        Args:
+          variables: of the model.
+          loader: of the split.
+          videos: serves the corpus, a query of each video; None where each video of the split has a query.
+        """
+        return self.protocol.as_written(loader.split, self.collected(variables, loader, videos))
+
+    def collected(self, variables: Any, loader: Loader, videos: Loader | None = None) -> Collected:
+        """What the protocol collects of every query exactly once; arguments as of `written`."""
+        corpus = self._corpus(variables, videos or loader) if isinstance(self.protocol, Corpus) else None
         collected = []
         said = time.monotonic()
         for batch in loader.evaluation_batches(self.batch_size):
@@ -71,7 +85,7 @@ class Evaluator:
                 said = time.monotonic()
                 done = min(len(collected) * self.batch_size, len(loader))
                 log.info("%s: %d of %d queries", loader.split.name, done, len(loader))
-        return self.protocol.finish(loader.split, _joined(collected, len(loader)))
+        return _joined(collected, len(loader))
 
     def _corpus(self, variables: Any, loader: Loader) -> Any:
         """The encoded videos of the split, C of them, on every device."""

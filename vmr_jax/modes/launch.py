@@ -39,7 +39,7 @@ class Mode(NamedTuple):
 MODES = {
     "train": Mode("trains, or resumes; evaluates and reports at the end (the default)", "train.train"),
     "evaluate": Mode("the numbers of a run, from its best checkpoint", "evaluate.evaluate"),
-    "predict": Mode("the moments of a video for a sentence", "predict.predict", ("video", "query", "top")),
+    "predict": Mode("moments of a video, or a submission", "predict.predict", ("video", "query", "top", "split")),
     "inspect": Mode("parameters, FLOPs and memory; needs no data", "inspect.inspect"),
     "import": Mode("an official PyTorch checkpoint as a run", "importing.import_checkpoint", ("checkpoint",)),
     "check": Mode("annotations and features, before training", "check.check"),
@@ -64,6 +64,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME_DATASET where none is given.")
 flags.DEFINE_string("mode", "train", "Which of the modes above.")
 flags.DEFINE_string("video", None, "Id of a video of the dataset.")
+flags.DEFINE_string("split", None, "Splits to predict as a submission, such as val,test.")
 flags.DEFINE_string("query", None, "The sentence.")
 flags.DEFINE_integer("top", 5, "How many moments to print.")
 flags.DEFINE_string("checkpoint", None, "Official PyTorch checkpoint.")

@@ -1,4 +1,4 @@
-"""`--mode=predict`: the moments of one video for one sentence."""
+"""`--mode=predict`: the moments of one video for one sentence; with `--split` those of whole splits."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,22 @@ from rich.table import Table
 from vmr_jax.errors import UserError, printable
 from vmr_jax.input.dataset import Dataset
 from vmr_jax.input.queries import check_sentence
+from vmr_jax.modes.submit import submit
 from vmr_jax.run import Run
 
 
-def predict(config: Any, workdir: Path, video: str | None, query: str | None, top: int) -> None:
-    """Prints the `top` moments of `video` for `query`, best first, from the run's best checkpoint."""
+def predict(
+    config: Any, workdir: Path, video: str | None, query: str | None, top: int, split: str | None = None
+) -> None:
+    """Prints the `top` moments of `video` for `query`, best first, from the run's best checkpoint.
+
+    With `split` in their place every query of the splits that it names is predicted (`submit`).
+    """
+    if split is not None:
+        if video or query:
+            raise UserError("Give --split=NAME for a whole split, or --video=ID and --query; not both.")
+        submit(config, workdir, split)
+        return
     query = check_query("predict", query, top)
     if not video:
         raise UserError('--mode=predict needs --video=ID, beside --query="a sentence".')

@@ -15,6 +15,7 @@ from typing import Any
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation import metrics
 from vmr_jax.evaluation.protocols.base import (
+    Collected,
     Predictions,
     Protocol,
     annotated_windows,
@@ -24,12 +25,13 @@ from vmr_jax.evaluation.protocols.base import (
 )
 from vmr_jax.evaluation.protocols.consensus import Consensus
 from vmr_jax.evaluation.protocols.corpus import Corpus
-from vmr_jax.evaluation.protocols.highlights import Highlights
+from vmr_jax.evaluation.protocols.highlights import SALIENCY, Highlights
 from vmr_jax.evaluation.protocols.moment_retrieval import MomentRetrieval
 
 __all__ = [
-    "DEFAULT", "OFFICIAL", "PROTOCOLS", "Consensus", "Corpus", "Highlights", "MomentRetrieval", "Predictions",
-    "Protocol", "annotated_windows", "check_selection", "make_protocol", "means", "milliseconds", "nearest_iou",
+    "DEFAULT", "OFFICIAL", "PROTOCOLS", "SALIENCY", "Collected", "Consensus", "Corpus", "Highlights",
+    "MomentRetrieval", "Predictions", "Protocol", "annotated_windows", "check_selection", "make_protocol",
+    "means", "milliseconds", "nearest_iou",
 ]  # fmt: skip
 
 PROTOCOLS: dict[str, type[Protocol]] = {

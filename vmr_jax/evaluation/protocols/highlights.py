@@ -23,7 +23,7 @@ log = logging.getLogger("vmr_jax")
 
 _LEVEL = "VeryGood"  # of the highlights that a run reports
 _DETECTION = ("mAP", "mAP,IoU=0.5", "mAP,IoU=0.75")  # that a run reports
-_SALIENCY = "pred_saliency_scores"  # of a line of predictions.jsonl, and of what `counted` takes
+SALIENCY = "pred_saliency_scores"  # of a line of predictions.jsonl, and of what `counted` takes
 
 
 class Highlights(MomentRetrieval):
@@ -80,18 +80,18 @@ class Highlights(MomentRetrieval):
         rows = files.of_task(found, split, "SVMR")
         without = [p.qid for p in rows if p.saliency is None]
         if len(without) == len(rows):
-            log.info("%s: no %s, so no highlight metrics", found.path, _SALIENCY)
+            log.info("%s: no %s, so no highlight metrics", found.path, SALIENCY)
             return collected
         if without:
             raise UserError(
-                f"{found.path}: {len(without)} of {len(rows)} queries have no {_SALIENCY}, such as "
+                f"{found.path}: {len(without)} of {len(rows)} queries have no {SALIENCY}, such as "
                 f"{without[0]}. Give them for every query or for none."
             )
         if any(q.saliency is None for q in split.queries):
             raise UserError(
                 f"The split {split.name} has no annotated saliency, which the protocol highlights needs."
             )
-        return {**collected, _SALIENCY: [np.asarray(p.saliency).tolist() for p in rows]}
+        return {**collected, SALIENCY: [np.asarray(p.saliency).tolist() for p in rows]}
 
     def as_written(self, split: Split, collected: Collected) -> Collected:
         """Saliency is read at the centre of each annotated clip, as the shortest decimals of its float32."""
@@ -101,16 +101,16 @@ class Highlights(MomentRetrieval):
             centres = (np.arange(count) + 0.5) * schema.SALIENCY_SECONDS / split.durations[i]
             read = np.minimum(centres * collected["clips"][i], collected["clips"][i] - 1).astype(int)
             rows.append(saliency[i, read].astype(str).astype(np.float64).tolist())
-        return {**super().as_written(split, collected), _SALIENCY: rows}
+        return {**super().as_written(split, collected), SALIENCY: rows}
 
     def counted(self, split: Split, collected: Collected) -> Predictions:
         """Also the average precision of the moments, and the highlights where there is saliency."""
         found = super().counted(split, collected)
         values = metrics.detection_values(found.spans, found.scores, annotated_windows(split))
         found.values |= {name: values[name] for name in _DETECTION}
-        if _SALIENCY in collected:
-            found.extra[_SALIENCY] = collected[_SALIENCY]
-            highlights = metrics.highlight_values(*_of_clips(split, collected[_SALIENCY]))[_LEVEL]
+        if SALIENCY in collected:
+            found.extra[SALIENCY] = collected[SALIENCY]
+            highlights = metrics.highlight_values(*_of_clips(split, collected[SALIENCY]))[_LEVEL]
             found.values |= {f"{name},{_LEVEL}": column for name, column in highlights.items()}
         return found
 
@@ -122,8 +122,8 @@ class Highlights(MomentRetrieval):
         groups = metrics.detection_metrics(found.spans, found.scores, annotated_windows(split))
         retrieval = {name: v for name, v in found.metrics().items() if not name.startswith(("mAP", "HL-"))}
         groups["full"] = {**retrieval, **groups["full"]}
-        if _SALIENCY in found.extra:
-            groups |= metrics.highlight_metrics(*_of_clips(split, found.extra[_SALIENCY]))
+        if SALIENCY in found.extra:
+            groups |= metrics.highlight_metrics(*_of_clips(split, found.extra[SALIENCY]))
         return groups
 
     def rule(self) -> str:

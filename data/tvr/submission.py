@@ -1,0 +1,40 @@
+"""What TVR's server asks for: the numbers of the videos, and its public test, whose videos are not told."""
+
+import numpy as np
+
+from vmr_jax.data.tvr.annotations import INDEX_FILE, durations_of
+from vmr_jax.errors import unknown
+from vmr_jax.input.annotations import Sentence, field, json_of, jsonl_of, query_id, require_files, sentence
+from vmr_jax.input.dataset import Split, Video
+from vmr_jax.input.records import manual_dir, query_of
+
+PUBLIC_TEST = "test_public"
+_FILE = "tvr_test_public_release.jsonl"
+_SOURCE = "It is in the repository TVRetrieval of Lei et al., folder data (TVR, ECCV 2020)."
+
+
+def video_numbers(options, split: str) -> dict[str, int]:
+    """Video -> number, of the videos of a split of the index; UserError where it has no such split."""
+    (path,) = require_files(manual_dir(options), [INDEX_FILE], "tvr", _SOURCE)
+    durations_of(path)  # says what is wrong with it
+    index = json_of(path)
+    if split not in index:
+        raise unknown(f"{path} has no split", split, index)
+    return {video: int(number) for video, (_, number) in index[split].items()}
+
+
+def public_test(options) -> Split:
+    """The queries of the public test with all of its videos: the moment and the video are to be found.
+
+    A query is given the first video, as nobody has told its own.
+    """
+    queries_path, index = require_files(manual_dir(options), [_FILE, INDEX_FILE], "tvr", _SOURCE)
+    durations, places = durations_of(index), {}
+    videos = [Video(name, durations[name], {}) for name in video_numbers(options, PUBLIC_TEST)]
+    queries = []
+    for line, row in jsonl_of(queries_path):
+        where = f"{queries_path}, line {line}"
+        qid = query_id(field(row, "desc_id", where), places, where)
+        text = sentence(field(row, "desc", where), where)
+        queries.append(query_of(Sentence(qid, text, (0.0, videos[0].duration))))
+    return Split(PUBLIC_TEST, videos, queries, np.zeros(len(queries), np.int32))
