@@ -39,7 +39,7 @@ class Mode(NamedTuple):
 MODES = {
     "train": Mode("trains, or resumes; evaluates and reports at the end (the default)", "train.train"),
     "evaluate": Mode("the numbers of a run, from its best checkpoint", "evaluate.evaluate"),
-    "predict": Mode("moments of a video, or a submission", "predict.predict", ("video", "query", "top", "split")),
+    "predict": Mode("moments of a video; submissions", "predict.predict", ("video", "query", "top", "split")),
     "inspect": Mode("parameters, FLOPs and memory; needs no data", "inspect.inspect"),
     "import": Mode("an official PyTorch checkpoint as a run", "importing.import_checkpoint", ("checkpoint",)),
     "check": Mode("annotations and features, before training", "check.check"),
