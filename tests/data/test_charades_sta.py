@@ -378,6 +378,7 @@ def test_a_killed_preparation_is_not_trusted(folder, tmp_path):
     assert list((tmp_path / "data").rglob("*incomplete*"))  # it was killed in the middle
     builder = charades_sta.prepare(options)
     assert [len(read_records(builder, split)) for split in ("train", "test")] == [3, 1]
+    assert not list((tmp_path / "data").rglob("*incomplete*"))
 
 
 def test_features_are_found_relative_to_manual_dir(folder, tmp_path):

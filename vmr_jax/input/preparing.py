@@ -1,7 +1,9 @@
 """How every builder is prepared: once, quietly, and never trusted half done."""
 
 import contextlib
+import fcntl
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +14,8 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
     """Returns a prepared TFDS builder; writes its records first unless they are there.
 
     TFDS writes to a folder of a random name and renames it when it is complete, so what a killed
-    preparation leaves behind is never read, and of two at the same time the first to finish stays.
+    preparation leaves behind is never read, and of two at the same time the first to finish stays. The next one
+    that is alone in `data_dir` deletes what was left.
 
     Args:
       make_builder: makes the builder; called again after a preparation, to read what it left.
@@ -25,7 +28,8 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
             builder = make_builder()
             if builder.data_path.exists():
                 return builder
-            _prepare(builder, manual_dir, beam)
+            with _preparing(data_dir, builder.data_path.parent):
+                _prepare(builder, manual_dir, beam)
         except OSError as error:
             # The rename fails where another process has put the same folder there meanwhile.
             if not make_builder().data_path.exists():
@@ -34,6 +38,23 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
                     "or set config.dataset.data_dir to another folder."
                 ) from None
         return make_builder()
+
+
+@contextlib.contextmanager
+def _preparing(data_dir: Path, folder: Path) -> Iterator[None]:
+    """Is known as one who prepares in `data_dir`; alone there, deletes what killed ones left in `folder`.
+
+    The locks end with the process, however it ends. Where the system has none, nothing is deleted.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / ".preparing").open("w") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another prepares
+            for left in folder.glob("incomplete.*"):
+                shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def _prepare(builder, manual_dir: Path | None, beam: str) -> None:
