@@ -24,8 +24,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
-from rich.console import Console
-from rich.table import Table
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("only", "", "Attacks whose name has this word.")
@@ -43,6 +41,7 @@ def search(sentences, k, video):
 service = web.Service("attacked", search, {"a": 60.0}, web.VideoFolder(Path(sys.argv[1])))
 serve.run(service, serve.listening("127.0.0.1", 0))
 """
+_ROW = "{:<40} {:>6} {:>6} {:>10} {:>11} {:>11}"
 _QUESTION = b'{"query": "a person", "k": 3}'
 _POST = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 _GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -261,9 +260,10 @@ def _is_closed(held: socket.socket) -> bool:
 
 
 def main(argv: list[str]) -> None:
-    """Prints a row for each attack."""
+    """Prints a row for each attack, when it is over."""
     del argv
-    table = Table("attack", "held", "closed", "answered", "slowest (s)", "log (bytes)")
+    print(f"{FLAGS.files:,} files, {os.cpu_count()} cores, {FLAGS.seconds} s")
+    print(_ROW.format("attack", "held", "closed", "answered", "slowest (s)", "log (bytes)"))
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         (folder / "videos").mkdir()
@@ -272,19 +272,10 @@ def main(argv: list[str]) -> None:
         for name, attack in ATTACKS.items():
             if FLAGS.only not in name:
                 continue
-            print(f"{name} ...", file=sys.stderr, flush=True)
             o = outcome(attack, folder)
-            row = (
-                name,
-                f"{o.held:,}",
-                f"{o.closed:,}",
-                f"{o.answered} of {o.asked}",
-                f"{o.slowest:.2f}",
-                f"{o.log:,}",
-            )
-            table.add_row(*row)
-    print(f"{FLAGS.files:,} files, {os.cpu_count()} cores")
-    Console(width=110).print(table)
+            answered = f"{o.answered} of {o.asked}"
+            cells = name, f"{o.held:,}", f"{o.closed:,}", answered, f"{o.slowest:.2f}", f"{o.log:,}"
+            print(_ROW.format(*cells), flush=True)
 
 
 if __name__ == "__main__":
