@@ -161,10 +161,8 @@ class MomentIndex:
 
     def __repr__(self) -> str:
         store = self.store
-        videos = len(store.videos)
-        return (
-            f"MomentIndex({len(store):,} moments of {videos:,} videos, {store.dim} numbers each, {store.where})"
-        )
+        counts = f"{len(store):,} moments, {len(store.videos):,} videos"
+        return f"MomentIndex({counts}, {store.dim} numbers a moment, {store.where})"
 
     def search(self, sentences: Sequence[str], k: int = 10, video: str | None = None) -> list[list[Found]]:
         """The k best moments for each sentence, best first, after temporal NMS within each video.
