@@ -2,6 +2,7 @@
 
 import collections
 import fnmatch
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -25,6 +26,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
+from commands import Commands
 from xdist.scheduler import LoadFileScheduling
 
 from vmr_jax.kernels import kernels_in_use, use_kernels
@@ -109,11 +111,20 @@ def pytest_sessionstart(session):
                 file.unlink()
 
 
+def pytest_collection_finish():
+    """What is there by now stays: garbage is sought among what tests make, which tracing makes much of."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    """Frees compiled programs after each file: a process can map only so many."""
+    """Frees compiled programs after a file where they are many: a process can map only 65,530 areas."""
     yield
-    jax.clear_caches()
+    maps = pathlib.Path("/proc/self/maps")
+    if not maps.exists() or len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +140,11 @@ def plain_layers():
 def data_dir(tmp_path_factory):
     """Where prepared data are kept for the whole test session."""
     return tmp_path_factory.mktemp("data_dir")
+
+
+@pytest.fixture(scope="session")
+def commands():
+    """Runs the command in processes of its own; see commands.py."""
+    found = Commands()
+    yield found
+    found.close()

@@ -260,7 +260,7 @@ def get_config(arg=None):
 
 
 @pytest.mark.slow
-def test_a_users_config_outside_the_repository(data_dir, tmp_path):
+def test_a_users_config_outside_the_repository(commands, data_dir, tmp_path):
     """The command with a config, a class and folders of the user's own, also those named data and configs."""
     shutil.copy(ROOT / "tests" / "users_model.py", tmp_path)
     (tmp_path / "mine.py").write_text(CONFIG)
@@ -268,19 +268,15 @@ def test_a_users_config_outside_the_repository(data_dir, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('of the user')\n")
     settings = [f"--config.{k}={v}" for k, v in SMALL.items()] + [f"--config.dataset.data_dir={data_dir}"]
-    done = launch(tmp_path, "--config=mine.py", "--workdir=run", "--config.model.features=5", *settings)
+    done = commands.run(
+        "--config=mine.py", "--workdir=run", "--config.model.features=5", *settings, folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "users_model:Mine" in done.stdout
-    done = launch(tmp_path, "--mode=evaluate", "--workdir=run")
+    done = commands.run("--mode=evaluate", "--workdir=run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = launch(tmp_path, "--config=mine.py", "--config.model.fetures=5", *settings)
+    done = commands.run("--config=mine.py", "--config.model.fetures=5", *settings, folder=tmp_path)
     assert done.returncode == 2 and 'Did you mean "' in done.stderr and 'features"' in done.stderr
-
-
-def launch(folder, *arguments):
-    command = [sys.executable, "-c", "from vmr_jax.modes.launch import cli; cli()", *arguments]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=570)
 
 
 # --- without a dataset, without TensorFlow ---------------------------------------------------------

@@ -1,4 +1,8 @@
-"""The command as a user gives it, in processes of their own."""
+"""The command as a user gives it, in processes of their own.
+
+Two are started by Python from `launch.py`; the others are forked from one that has imported everything, see
+commands.py.
+"""
 
 import json
 import os
@@ -29,17 +33,13 @@ TINY = (
 )
 
 
-def command(*arguments, devices=1):
+def by_python(*arguments):
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
         "JAX_PLATFORMS": "cpu",
     }
-    return [sys.executable, "launch.py", *map(str, arguments)], environment
-
-
-def launch(*arguments, devices=1):
-    line, environment = command(*arguments, devices=devices)
+    line = [sys.executable, "launch.py", *map(str, arguments)]
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=570)
 
 
@@ -47,7 +47,7 @@ def launch(*arguments, devices=1):
 def trained(data_dir, tmp_path_factory):
     """An uninterrupted tiny run."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    done = launch(*TINY, f"--config.dataset.data_dir={data_dir}", f"--workdir={workdir}")
+    done = by_python(*TINY, f"--config.dataset.data_dir={data_dir}", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir, done.stdout
 
@@ -71,20 +71,22 @@ def test_train_ends_with_a_table_and_its_files(trained):
 
 
 @pytest.mark.slow
-def test_evaluate_reproduces_the_numbers_from_the_checkpoint(trained):
+def test_evaluate_reproduces_the_numbers_from_the_checkpoint(trained, commands):
     workdir, _ = trained
     before = {name: (workdir / name).read_bytes() for name in ("results.json", "predictions.jsonl")}
     for name in before:
         (workdir / name).unlink()
-    done = launch("--mode=evaluate", f"--workdir={workdir}")
+    done = commands.run("--mode=evaluate", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert {name: (workdir / name).read_bytes() for name in before} == before
 
 
 @pytest.mark.slow
-def test_score_gives_the_numbers_of_the_run(trained):
+def test_score_gives_the_numbers_of_the_run(trained, commands):
     workdir, _ = trained
-    done = launch("--mode=score", f"--workdir={workdir}", f"--predictions={workdir / 'predictions.jsonl'}")
+    done = commands.run(
+        "--mode=score", f"--workdir={workdir}", f"--predictions={workdir / 'predictions.jsonl'}"
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((workdir / "results.json").read_text())["splits"]
     split, found = None, {name: {} for name in results}
@@ -97,17 +99,17 @@ def test_score_gives_the_numbers_of_the_run(trained):
 
 
 @pytest.mark.slow
-def test_predict_prints_moments_best_first(trained):
+def test_predict_prints_moments_best_first(trained, commands):
     workdir, _ = trained
     row = json.loads((workdir / "predictions.jsonl").read_text().splitlines()[0])
-    done = launch(
+    done = commands.run(
         "--mode=predict", f"--workdir={workdir}", f"--video={row['vid']}", f"--query={row['query']}", "--top=3"
     )
     assert done.returncode == 0, done.stderr
     start, end, score = row["pred_relevant_windows"][0]
     first = next(line for line in done.stdout.splitlines() if line.split()[1:2] == ["1"])
     assert f"{start:.2f}" in first and f"{end:.2f}" in first
-    wrong = launch("--mode=predict", f"--workdir={workdir}", "--video=nothing", "--query=a man runs")
+    wrong = commands.run("--mode=predict", f"--workdir={workdir}", "--video=nothing", "--query=a man runs")
     assert wrong.returncode == 2
     assert 'has no video "nothing"' in wrong.stderr and "Traceback" not in wrong.stderr
 
@@ -132,7 +134,7 @@ def test_predict_writes_whole_splits(trained, capsys):
 
 
 @pytest.mark.slow
-def test_killed_five_times_and_resumed_ends_with_the_same_bytes(trained, data_dir, tmp_path):
+def test_killed_five_times_and_resumed_ends_with_the_same_bytes(trained, commands, data_dir, tmp_path):
     workdir, _ = trained
     arguments = (*TINY, f"--config.dataset.data_dir={data_dir}", f"--workdir={tmp_path / 'run'}")
     rng = np.random.default_rng()
@@ -140,10 +142,7 @@ def test_killed_five_times_and_resumed_ends_with_the_same_bytes(trained, data_di
     print("seconds between a new line of metrics.jsonl and the kill:", delays)
     log = tmp_path / "run" / "metrics.jsonl"
     for delay in delays:
-        line, environment = command(*arguments)
-        process = subprocess.Popen(
-            line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = commands.start(*arguments)
         size = log.stat().st_size if log.exists() else 0
         deadline = time.monotonic() + 120
         # A resumed run first shortens the log to its checkpoint: wait for any change, then a little.
@@ -153,8 +152,7 @@ def test_killed_five_times_and_resumed_ends_with_the_same_bytes(trained, data_di
             time.sleep(0.01)
         time.sleep(delay)
         process.kill()
-        process.wait()
-    done = launch(*arguments)
+    done = commands.run(*arguments)
     if done.returncode:  # the last kill came after the end
         assert "already at its last step" in done.stderr, done.stderr
     for name in ("metrics.jsonl", "results.json", "predictions.jsonl"):
@@ -163,24 +161,21 @@ def test_killed_five_times_and_resumed_ends_with_the_same_bytes(trained, data_di
 
 
 @pytest.mark.slow
-def test_killed_in_its_last_evaluation_evaluates_when_it_is_started_again(trained, data_dir, tmp_path):
+def test_killed_in_its_last_evaluation_evaluates_when_started_again(trained, commands, data_dir, tmp_path):
     workdir, _ = trained
     run = tmp_path / "run"
     arguments = (*TINY, f"--config.dataset.data_dir={data_dir}", f"--workdir={run}")
-    line, environment = command(*arguments)
-    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    for told in process.stderr:
-        if told.startswith("val: "):  # the last checkpoint is saved, and the evaluation of all splits begins
-            break
+    process = commands.start(*arguments)
+    # Said when the last checkpoint is saved, and the evaluation of all splits begins.
+    while process.poll() is None and "\nval: " not in process.stderr:
+        time.sleep(0.01)
     process.kill()
-    process.wait()
-    process.stderr.close()
     assert (run / "checkpoints" / "24").is_dir() and not (run / "results.json").exists()
-    done = launch(*arguments)
+    done = commands.run(*arguments)
     assert done.returncode == 0, done.stderr
     for name in ("metrics.jsonl", "results.json", "predictions.jsonl"):
         assert (run / name).read_bytes() == (workdir / name).read_bytes(), name
-    again = launch(*arguments)
+    again = commands.run(*arguments)
     assert again.returncode == 2 and "already at its last step (24 of 24) and evaluated" in again.stderr
 
 
@@ -191,13 +186,13 @@ def final_parameters(workdir):
 
 
 @pytest.mark.slow
-def test_saved_on_eight_devices_resumed_on_one(data_dir, tmp_path):
+def test_saved_on_eight_devices_resumed_on_one(commands, data_dir, tmp_path):
     shared = (*TINY, f"--config.dataset.data_dir={data_dir}", "--config.evaluate_every=12 steps")
     first = (*shared, f"--workdir={tmp_path / 'eight'}")
-    assert launch(*first, "--config.train_for=12 steps", devices=8).returncode == 0
+    assert commands.run(*first, "--config.train_for=12 steps", devices=8).returncode == 0
     shutil.copytree(tmp_path / "eight", tmp_path / "mixed")
-    assert launch(*first, devices=8).returncode == 0
-    assert launch(*shared, f"--workdir={tmp_path / 'mixed'}", devices=1).returncode == 0
+    assert commands.run(*first, devices=8).returncode == 0
+    assert commands.run(*shared, f"--workdir={tmp_path / 'mixed'}", devices=1).returncode == 0
     rows = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("eight", "mixed")
@@ -208,8 +203,8 @@ def test_saved_on_eight_devices_resumed_on_one(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_inspect_needs_no_data(tmp_path):
-    done = launch(
+def test_inspect_needs_no_data(commands, tmp_path):
+    done = commands.run(
         "--mode=inspect", "--config=configs/two_d_tan.py", "--config.batch_size=8",
         f"--config.dataset.data_dir={tmp_path / 'absent'}",
     )  # fmt: skip
@@ -238,8 +233,15 @@ def test_inspect_needs_no_data(tmp_path):
         (("--config=configs/fvmr.py", "--workdir=/dev/null/run"), "cannot be written"),
     ],
 )
-def test_bad_command_is_one_paragraph(arguments, message):
-    done = launch(*arguments)
+def test_bad_command_is_one_paragraph(commands, arguments, message):
+    is_one_paragraph(commands.run(*arguments), message)
+
+
+def test_bad_command_by_python():
+    is_one_paragraph(by_python("--config=configs/fvmr.py:storybord"), 'Did you mean "storyboard"?')
+
+
+def is_one_paragraph(done, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,7 +3,7 @@
 from cases import manual_variants
 from vmr_jax.configs.cmin import DATASETS
 
-SMALL = dict(features=8, heads=2, widths=(3, 5), band=2)
+SMALL = dict(features=8, heads=2, widths=(3, 5), band=2, attention_layers=1, graph_layers=1)
 
 # Official code, ActivityNet Captions C3D: 8.23 M. By layer, F = 512, D = 500, W = 300, A = 7:
 #   attention    2 (4 D^2 + 4 D)                                   2,004,000

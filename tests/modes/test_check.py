@@ -2,11 +2,8 @@
 
 import io
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -441,17 +438,10 @@ def test_status_and_an_untouched_workdir(folder, data_dir, tmp_path, capsys):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def launch(*arguments):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, "launch.py", "--mode=check", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
-def test_the_command_on_storyboard(data_dir):
-    done = launch(
+def test_the_command_on_storyboard(commands, data_dir):
+    done = commands.run(
+        "--mode=check",
         "--config=configs/fvmr.py",
         f"--config.dataset.data_dir={data_dir}",
         "--config.dataset.train_videos=20",
@@ -464,18 +454,19 @@ def test_the_command_on_storyboard(data_dir):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real files are not here")
-def test_the_command_on_real_charades_features(data_dir):
+def test_the_command_on_real_charades_features(commands, data_dir):
     arguments = (
+        "--mode=check",
         "--config=configs/fvmr.py:charades_sta,clip",
         f"--config.dataset.manual_dir={SHARED / 'charades_sta'}",
         f"--config.text.vectors={SHARED / 'word_vectors/glove_6B_300d_charades.npz'}",
         f"--config.dataset.data_dir={data_dir}",
     )
-    done = launch(*arguments, "--config.dataset.split_file=clip_subset_splits.json")
+    done = commands.run(*arguments, "--config.dataset.split_file=clip_subset_splits.json")
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("ok: training would start")
     assert "0 of 1,334 annotated videos" in done.stdout and "512 (1,334 videos)" in done.stdout
-    done = launch(*arguments)
+    done = commands.run(*arguments)
     assert done.returncode == 1
     # 6,670 annotated videos (5,336 of train and 1,334 of test), of which those of test have features.
     assert "5,336 of 6,670 annotated videos without features" in done.stdout
