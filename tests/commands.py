@@ -45,7 +45,8 @@ class Started:
     def poll(self) -> int | None:
         """The exit status, negative where a signal ended it; None while it runs."""
         if self.returncode is None:
-            self.returncode = self._ask({"poll": self._pid})
+            self.returncode, seconds = self._ask({"poll": self._pid})
+            Commands.seconds += seconds
         return self.returncode
 
     def wait(self, timeout: float = 570) -> int:
@@ -66,7 +67,13 @@ class Started:
 
 
 class Commands:
-    """Runs `launch.py`, or `vmr_jax` in a folder of the user's, in a process of its own."""
+    """Runs `launch.py`, or `vmr_jax` in a folder of the user's, in a process of its own.
+
+    Attributes:
+      seconds: CPU seconds of those that have ended, which the system does not tell before `close`.
+    """
+
+    seconds = 0.0
 
     def __init__(self):
         self._folder, self._process, self._number = tempfile.TemporaryDirectory(), None, 0
@@ -106,15 +113,16 @@ class Commands:
             self._process.stdin.close()
             self._process.wait()
             self._process.stdout.close()
+            Commands.seconds = 0.0
         self._folder.cleanup()
 
 
 # --- the process that the others are forked from --------------------------------------------------
 
 
-def poll(pid: int) -> int | None:
-    ended, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if ended else None
+def poll(pid: int) -> tuple[int | None, float]:
+    ended, status, used = os.wait4(pid, os.WNOHANG)
+    return (os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime) if ended else (None, 0.0)
 
 
 def become(request) -> None:

@@ -24,6 +24,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{pathlib.Path(__file__).parents[1]}/.pytest_cache/d/jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import cases
 import jax
 import pytest
 from commands import Commands
@@ -66,13 +67,17 @@ SMOKE = (
 )
 
 
+def first_parameter(test: str) -> str:
+    """The architecture of a test of the contract."""
+    return test.partition("[")[2].rstrip("]").split("-")[0]
+
+
 class Scheduling(LoadFileScheduling):
     """Every file in one worker, but the contract one architecture at a time."""
 
     def _split_scope(self, nodeid):
         file, _, test = nodeid.partition("::")
-        architecture = test.partition("[")[2].rstrip("]").split("-")[0]
-        return f"{file}[{architecture}]" if file.startswith("tests/contract/") else file
+        return f"{file}[{first_parameter(test)}]" if file.startswith("tests/contract/") else file
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -91,16 +96,45 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.smoke)
 
 
+def cpu_seconds() -> float:
+    """Of this process, of those that it has started and that have ended, and of commands.py."""
+    return sum(os.times()[:4]) + Commands.seconds
+
+
+_clock = [0.0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Notes what was used since the report before; what waited for others took none."""
+    report = yield
+    before, _clock[0] = _clock[0], cpu_seconds()
+    report.cpu_seconds = _clock[0] - before
+    return report
+
+
 def pytest_terminal_summary(terminalreporter):
-    """Prints the ten test files that took longest, if there were more."""
-    seconds = collections.Counter()
+    """Prints the CPU seconds of the ten dearest files, and of each architecture if contract and models ran."""
+    files, contract, own = (collections.Counter() for _ in range(3))
     for report in (report for reports in terminalreporter.stats.values() for report in reports):
-        if hasattr(report, "duration"):
-            seconds[report.nodeid.split("::")[0]] += report.duration
-    if len(seconds) > 10:
-        terminalreporter.section("ten dearest test files")
-        for file, duration in seconds.most_common(10):
-            terminalreporter.write_line(f"{duration:7.1f}s {file}")
+        if hasattr(report, "cpu_seconds"):
+            file, _, test = report.nodeid.partition("::")
+            files[file] += report.cpu_seconds
+            if file.startswith("tests/contract/"):
+                contract[first_parameter(test)] += report.cpu_seconds
+            if file.startswith("tests/models/test_"):
+                found = [name for name in cases.ALL if file.startswith(f"tests/models/test_{name}")]
+                own[max(found, key=len)] += report.cpu_seconds
+    if len(files) > 10:
+        terminalreporter.section("ten dearest test files, CPU seconds")
+        for file, seconds in files.most_common(10):
+            terminalreporter.write_line(f"{seconds:7.1f} {file}")
+    if set(cases.ALL) == set(own) <= set(contract):
+        terminalreporter.section("CPU seconds of each architecture: contract, tests of its own")
+        for name in cases.ALL:
+            terminalreporter.write_line(f"{contract[name]:7.1f} {own[name]:7.1f} {name}")
+        means = (sum(found[name] for name in cases.ALL) / len(cases.ALL) for found in (contract, own))
+        terminalreporter.write_line("{:7.1f} {:7.1f} on average".format(*means))
 
 
 def pytest_sessionstart(session):
@@ -116,6 +150,7 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    _clock[0] = cpu_seconds()
 
 
 @pytest.fixture(scope="module", autouse=True)
