@@ -15,10 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmr_jax.config import load_config
-from vmr_jax.errors import UserError
-from vmr_jax.modes.submit import submit
-
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "--config=configs/fvmr.py",
@@ -112,25 +108,6 @@ def test_predict_prints_moments_best_first(trained, commands):
     wrong = commands.run("--mode=predict", f"--workdir={workdir}", "--video=nothing", "--query=a man runs")
     assert wrong.returncode == 2
     assert 'has no video "nothing"' in wrong.stderr and "Traceback" not in wrong.stderr
-
-
-@pytest.mark.slow
-def test_predict_writes_whole_splits(trained, capsys):
-    """In the form of a submission, the moments of which are those of the run's own predictions.jsonl."""
-    workdir, _ = trained
-    submit(load_config(workdir), workdir, "val,test")
-    assert "test_submission.jsonl" in capsys.readouterr().out
-    own = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
-    for name in ("val", "test"):
-        lines = (workdir / "submission" / f"storyboard_{name}_submission.jsonl").read_text().splitlines()
-        rows = [(row["qid"], row["pred_relevant_windows"]) for row in map(json.loads, lines)]
-        expected = [(row["qid"], row["pred_relevant_windows"]) for row in own if row["split"] == name]
-        assert [qid for qid, _ in rows] == [qid for qid, _ in expected]
-        # Another process compiles for other devices: times are as written, scores to rounding.
-        for (_, ours), (_, theirs) in zip(rows, expected):
-            np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    with pytest.raises(UserError, match='has no split "tset". Did you mean "test"'):
-        submit(load_config(workdir), workdir, "tset")
 
 
 @pytest.mark.slow
