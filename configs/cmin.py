@@ -37,6 +37,7 @@ def get_config(arg=None):
     config = common.base("cmin")
     config.input.num_clips, config.model.widths = _ANCHORS.get(dataset, _ACTIVITYNET)
     config.input.normalize = False
+    config.input.resample = "spread"
     config.batch_size = 64 if tacos else 128
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 4e-4 if tacos else 8e-4

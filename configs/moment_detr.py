@@ -40,7 +40,7 @@ def get_config(arg=None):
     config.model.all_windows = dataset in ("qvhighlights", "jsonl")
     config.model.annotated_saliency = dataset == "qvhighlights"
     config.model.round_to = 0.0
-    config.input.resample = "pad"
+    config.input.resample = "cut" if dataset == "qvhighlights" else "pad"
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 0.1

@@ -33,7 +33,8 @@ def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -
         query_chars=_random_chars(rng, query_mask),
         **_random_modalities(np.random.default_rng([seed, 1]), video_mask, query_mask, span),
     )
-    return Batch(**fields, **_others(np.random.default_rng([seed, 2]), fields))
+    # Every clip is a row of the features, so that there is nothing to say of them.
+    return Batch(**fields, **_others(np.random.default_rng([seed, 2]), fields), clip_rows=None)
 
 
 def _others(rng, fields) -> dict[str, np.ndarray]:
@@ -45,7 +46,7 @@ def _others(rng, fields) -> dict[str, np.ndarray]:
     return {
         name: rng.integers(0, 2, [lengths[letter] for letter in info.axes]).astype(info.dtype)
         for name, info in fields_of(Batch).items()
-        if name not in fields
+        if name not in (*fields, "clip_rows")
     }
 
 

@@ -19,6 +19,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.input.features import (
     Concatenated,
     average_rows,
+    first_rows,
     fit_rows,
     missing,
     normalize_rows,
@@ -342,13 +343,49 @@ def test_padded_rows_have_a_mask():
     assert mask.all() and rows.shape == (5, 2)
 
 
-@pytest.mark.parametrize("resample", ["average", "pad"])
+@pytest.mark.parametrize("resample", ["average", "pad", "cut", "spread"])
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 40])
 def test_fitting_what_was_kept_is_fitting_all_rows(n, resample):
-    rows, kept = rows_of(n, 33), shorten(rows_of(n, 33), 8)
-    assert len(kept) == min(n, 8)
+    rows, kept = rows_of(n, 33), shorten(rows_of(n, 33), 8, resample)
+    assert len(kept) == (n if resample == "spread" else min(n, 8))
     for ours, expected in zip(fit_rows(kept, 8, resample), fit_rows(rows, 8, resample)):
         assert ours.dtype == expected.dtype and ours.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    "n,expected",
+    [
+        (5, [0, 0, 1, 1, 2, 2, 3, 4]),
+        (23, [1, 4, 7, 10, 13, 16, 19.5, 22]),
+        (97, [6, 19.5, 33.5, 47, 60.5, 74.5, 88.5, 96]),
+    ],
+)
+def test_spread_rows_are_those_of_the_official_cmin(n, expected):
+    """Rows 0..n-1 in 8 clips, from a run of ikuinen/CMIN@4f965604d09f (`ClipDataset2.__getitem__`)."""
+    rows = np.arange(n, dtype=np.float32)[:, None]
+    found, mask = fit_rows(rows, 8, "spread")
+    np.testing.assert_array_equal(found[:, 0], expected)
+    assert mask.all()
+
+
+def test_cut_keeps_the_first_rows():
+    rows, mask = fit_rows(np.arange(9, dtype=np.float32)[:, None], 4, "cut")
+    np.testing.assert_array_equal(rows[:, 0], [0, 1, 2, 3])
+    rows, shorter = fit_rows(np.ones((3, 1), np.float32), 4, "cut")
+    np.testing.assert_array_equal(rows[:, 0], [1, 1, 1, 0])
+    assert mask.all() and shorter.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("resample", ["average", "pad", "cut", "spread"])
+@pytest.mark.parametrize("n", [1, 3, 8, 9, 40])
+def test_clips_begin_at_their_first_rows(n, resample):
+    """Rows that are numbered: no clip is less than its first row, and where it is one row, equal to it."""
+    rows = np.arange(n, dtype=np.float32)[:, None]
+    first, (clips, mask) = first_rows(n, 8, resample), fit_rows(rows, 8, resample)
+    assert first.dtype == np.int32 and (first[~mask] == 0).all() and (np.diff(first[mask]) >= 0).all()
+    assert (first[mask] <= clips[mask, 0]).all() and first.max() < n
+    if n <= 9:
+        np.testing.assert_array_equal(first[mask][:6], np.floor(clips[mask, 0])[:6])
 
 
 def test_features_shorter_than_their_video_are_stretched_over_it():

@@ -7,7 +7,6 @@ import pytest
 
 from vmr_jax.layers.anchors import (
     AnchorHead,
-    clip_span,
     frame_anchors,
     inclusive_iou,
     legal_anchors,
@@ -35,14 +34,6 @@ def test_an_anchor_is_legal_within_the_real_clips():
     three = [[False, False], [True, True], [True, False], [False, False]]
     legal = legal_anchors(anchors, jnp.array([[True] * 4, [True] * 3 + [False]]))
     np.testing.assert_array_equal(legal.reshape(2, 4, 2), [four, three])
-
-
-def test_the_clips_that_hold_a_moment():
-    mask = jnp.array([[True] * 4 + [False] * 4] * 4)
-    # Four real clips of 2 s: second 3 is in clip 1, 5 in clip 2; the end of the video is in the last clip.
-    span = jnp.float32([[3, 5], [3, 8], [0, 0.5], [7.9, 8]])
-    found = clip_span(span, jnp.full(4, 8.0), mask)
-    np.testing.assert_array_equal(found, [[1, 2], [1, 3], [0, 0], [3, 3]])
 
 
 def test_iou_counts_the_last_clip():

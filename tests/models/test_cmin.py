@@ -10,8 +10,9 @@ from applied import outputs_of
 from batches import random_batch
 
 from vmr_jax.errors import UserError
+from vmr_jax.input.features import first_rows
 from vmr_jax.models import create
-from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv
+from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv, moment_in_clips
 
 SMALL = dict(features=8, heads=2, widths=(1, 3))
 OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
@@ -105,6 +106,58 @@ def test_prediction_is_the_refined_anchor_in_seconds():
     # Anchor 4 is clip 2: [2 - .5, 2 + .25 + 1] s. Anchor 1, the best score of all, is not legal.
     np.testing.assert_allclose(moments.spans[0, 0], [1.5, 3.25])
     assert np.isfinite(moments.scores[0]).sum() == 6
+
+
+# (rows of the features, seconds of the video, moment) -> its first and last of 8 clips, from a run of the
+# official code (ikuinen/CMIN@4f965604d09f, `ClipDataset2` with max_num_frames=8).
+OFFICIAL_MOMENTS = {
+    (5, 10.0, (0.0, 10.0)): [0, 7],
+    (5, 10.0, (3.99, 6.0)): [2, 6],
+    (23, 31.3, (4.2, 4.3)): [1, 1],
+    (23, 31.3, (30.9, 31.3)): [7, 7],
+    (40, 55.0, (10.1, 33.3)): [2, 4],
+    (97, 120.7, (0.7, 1.9)): [0, 0],
+    (97, 120.7, (50.0, 119.9)): [3, 7],
+    (300, 180.5, (60.6, 61.0)): [2, 2],
+    (300, 180.5, (17.3, 99.5)): [1, 3],
+    (41, 77.7, (12.34, 76.9)): [2, 7],
+}
+
+
+def test_moments_are_in_the_clips_of_the_official_code():
+    rows, duration, span = zip(*OFFICIAL_MOMENTS)
+    batch = jax.tree.map(lambda x: x[:1].repeat(len(rows), 0), random_batch(clips=8)).replace(
+        video_mask=np.ones((len(rows), 8), bool),
+        duration=np.float32(duration),
+        span=np.float32(span),
+        clip_rows=np.stack([first_rows(n, 8, "spread") for n in rows]),
+    )
+    np.testing.assert_array_equal(moment_in_clips(batch), list(OFFICIAL_MOMENTS.values()))
+
+
+def test_where_every_row_is_a_clip_a_moment_is_the_clips_that_hold_its_ends():
+    batch = jax.tree.map(lambda x: x[:1].repeat(4, 0), random_batch(clips=8)).replace(
+        video_mask=np.arange(8) < np.full((4, 1), 4), duration=np.full(4, 8, np.float32)
+    )
+    # Four real clips of 2 s: second 3 is in clip 1, 5 in clip 2; the end of the video is in the last clip.
+    batch = batch.replace(span=np.float32([[3, 5], [3, 8], [0, 0.5], [7.9, 8]]))
+    for rows in (None, np.arange(8) * batch.video_mask):
+        found = moment_in_clips(batch.replace(clip_rows=rows))
+        np.testing.assert_array_equal(found, [[1, 2], [1, 3], [0, 0], [3, 3]])
+
+
+def test_anchors_of_even_width_are_refined_from_half_a_clip_earlier():
+    """In loss and prediction, as in the official code; labels are of the anchors as they are."""
+    model, batch = create("cmin", features=8, heads=2, widths=(2,)), one_video()
+    batch = batch.replace(span=np.float32([[1.2, 2.5]]))  # clips 1..2
+    # Anchors [-.5, .5], [.5, 1.5], [1.5, 2.5], [2.5, 3.5]; the first is not legal. IoUs 1.5 / 2.5 twice (the
+    # second and third share 1.5 clips with the moment), so that the second is learned, from [0, 1].
+    offsets = jnp.full((1, 4, 2), 99.0).at[0, 1].set(jnp.float32([0.5, 0.75]))
+    outputs = Outputs(jnp.zeros((1, 4)).at[0, 1].set(1.0), offsets)
+    regression = model.loss(outputs, batch, epoch=jnp.int32(0))["regression"].value()
+    # [.5, 1.75] is .5 and .25 off: smooth L1 .125 and .03125.
+    np.testing.assert_allclose(regression, 1e-3 * (0.125 + 0.03125) / 2, rtol=1e-6)
+    np.testing.assert_allclose(model.predict(outputs, batch).spans[0, 0], [0.5, 2.75])
 
 
 def test_a_video_without_a_legal_anchor_costs_nothing():

@@ -45,7 +45,9 @@ def terms_of(model, outputs, batch):
 
 def bare_batch():
     """Without the fields of other architectures that have an axis of clips."""
-    others = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask"))
+    others = dict.fromkeys(
+        ("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "clip_rows")
+    )
     return dataclasses.replace(random_batch(), **others)
 
 
@@ -147,6 +149,19 @@ def test_annotated_pairs_are_a_hard_and_an_easy_one():
     # Second: all real clips are relevant, so the hard pair 1 over 0 comes twice. Third: nothing is relevant.
     assert high[:2].tolist() == [[2, 3], [1, 1]] and low[:2].tolist() == [[3, 0], [0, 0]]
     assert real.tolist() == [[True, True], [True, True], [False, False]]
+
+
+def test_of_equally_salient_clips_the_last_is_the_best_and_the_first_the_worst():
+    """As `get_saliency_labels` of jayleicn/moment_detr@b7e553ac3b0c answers, run with these scores."""
+    relevant = np.array([[False, True, True, True, True, True, False, False]])
+    for scores, best, worst in (
+        ([0, 4, 9, 9, 4, 9, 0, 0], 5, 1),
+        ([0, 6, 6, 6, 6, 6, 0, 0], 5, 1),
+        ([0, 7, 3, 7, 3, 5, 0, 0], 3, 2),
+    ):
+        everywhere, draws = np.ones((1, 8), bool), np.zeros((1, 8))
+        high, low, _ = annotated_pairs(relevant, np.float32([scores]), everywhere, draws)
+        assert (high[0, 0], low[0, 0]) == (best, worst)
 
 
 def test_random_pairs_are_of_a_relevant_and_another_clip():

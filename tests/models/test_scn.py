@@ -18,6 +18,7 @@ from vmr_jax.models.scn import (
     clip_iou,
     completion_loss,
     hide,
+    known_words,
     proposals,
     rewards_of,
     sample,
@@ -136,9 +137,10 @@ def test_updates_are_counted(pair):
 
 
 def test_completion_loss_by_hand():
-    # One word of two; V = 3. The word has id 2, then the end, id 0. Position 2 is padding.
-    p = np.array([[0.2, 0.3, 0.5], [0.6, 0.2, 0.2], [1 / 3, 1 / 3, 1 / 3]])
-    logits = jnp.log(jnp.float32(p))[None, None] + 7
+    # One word of two; three classes, and at 1 the unknown word, which is none. The word has id 2, then the end,
+    # id 0. Position 2 is padding.
+    p = np.array([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2], [1 / 3, 1 / 3, 1 / 3]])
+    logits = jnp.insert(jnp.log(jnp.float32(p)), 1, 5.0, axis=1)[None, None] + 7
     query, mask = jnp.array([[2, 0]]), jnp.array([[True, False]])
     nll = [-np.log([0.5, 0.6][j]) for j in range(2)]
     uniform = [-np.log(p[j]).mean() for j in range(2)]
@@ -146,9 +148,39 @@ def test_completion_loss_by_hand():
     found = completion_loss(logits, query, mask, 0.1, True)
     np.testing.assert_allclose(found, [[np.mean(smoothed)]], rtol=1e-5)
     np.testing.assert_allclose(completion_loss(logits, query, mask, 0.1, False), [[smoothed[0]]], rtol=1e-5)
-    # A word beyond the V known ones is the unknown one, id 1.
-    found = completion_loss(logits, jnp.array([[8, 0]]), mask, 0.0, False)
-    np.testing.assert_allclose(found, [[-np.log(0.3)]], rtol=1e-5)
+
+
+def test_words_that_the_vocabulary_lacks_are_left_out():
+    """Whether it has no id for them (1) or the model has fewer classes than it has words (8)."""
+    batch = jax.tree.map(lambda x: x[:1], random_batch(words=5)).replace(
+        query=np.array([[1, 4, 8, 2, 3]]),
+        query_mask=np.array([[True, True, True, True, False]]),
+        query_vectors=np.arange(5.0, dtype=np.float32)[None, :, None],
+        content_words=np.array([[True, False, True, True, True]]),
+    )
+    found = known_words(batch, 5)
+    np.testing.assert_array_equal(found.query, [[4, 2, 0, 0, 0]])
+    np.testing.assert_array_equal(found.query_mask, [[True, True, False, False, False]])
+    np.testing.assert_array_equal(found.query_vectors[..., 0], [[1, 3, 0, 0, 0]])
+    np.testing.assert_array_equal(found.content_words, [[False, True, False, False, False]])
+
+
+def test_unknown_words_change_nothing(pair):
+    model, variables = pair
+    batch = random_batch(words=7)
+    batch = batch.replace(query=np.where(batch.query_mask, np.maximum(batch.query, 2), 0))
+    more = batch.pad(L=1)
+    # An unknown word is put in front of each sentence.
+    rolled = {name: np.roll(getattr(more, name), 1, axis=1) for name in ("query_mask", "content_words")}
+    query, vectors = np.roll(more.query, 1, axis=1), np.roll(more.query_vectors, 1, axis=1)
+    query[:, 0], vectors[:, 0], rolled["query_mask"][:, 0] = 1, 9.0, True
+    more = more.replace(query=query, query_vectors=vectors, **rolled)
+    model = model.clone(candidates=3)
+    (found, _), (expected, _) = outputs_of(model, variables, more), outputs_of(model, variables, batch)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict(found, more).scores, model.predict(expected, batch).scores, atol=1e-6
+    )
 
 
 def test_rewards_follow_the_ranks():
@@ -159,14 +191,17 @@ def test_rewards_follow_the_ranks():
 def test_loss_by_hand():
     model = create("scn", rank_weight=2.0, smoothing=0.0, vocab_size=4)
     batch = dataclasses.replace(
-        random_batch(),
+        jax.tree.map(lambda x: x[:2], random_batch().cut(L=1)),
         query=np.array([[2], [3]]),
         query_mask=np.ones((2, 1), bool),
         example_mask=np.array([True, False]),
     )
     # The word, id 2, has probability 1/2, 1/4 and 1/8 in the three completions, the end, id 0, 1/2 in all.
-    word = np.log([[1 / 8, 1 / 4, 1 / 2, 1 / 8], [1 / 4, 1 / 4, 1 / 4, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8]])
-    end = np.log([1 / 2, 1 / 4, 1 / 8, 1 / 8])
+    # The unknown word, id 1, is no class: its logit of 9 does not matter.
+    word = np.insert(
+        np.log([[3 / 8, 1 / 2, 1 / 8], [1 / 2, 1 / 4, 1 / 4], [3 / 4, 1 / 8, 1 / 8]]), 1, 9.0, axis=1
+    )
+    end = np.insert(np.log([1 / 2, 1 / 4, 1 / 4]), 1, 9.0)
     logits = np.stack([word, np.tile(end, (3, 1))], axis=1)[None].repeat(2, 0)
     scores = jnp.log(jnp.float32([[1, 5, 2, 1]] * 2))
     outputs = Outputs(scores=scores, chosen=jnp.array([[0, 2, 3]] * 2), word_logits=jnp.float32(logits))

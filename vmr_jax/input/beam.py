@@ -31,6 +31,7 @@ def clips(
     feature_dim: int,
     num_clips: int,
     normalize: bool,
+    resample: str,
     on_progress: Callable[[int, int], None] | None,
     beam: str,
     folder: Path,
@@ -41,8 +42,9 @@ def clips(
       reader: where the features are; each worker opens it anew.
       video_ids: in the order wanted.
       feature_dim: D that every video must have.
-      num_clips: longer videos are averaged to so many rows.
+      num_clips: longer videos are shortened to so many rows.
       normalize: whether native rows are L2-normalised.
+      resample: `config.input.resample`, which says how.
       on_progress: called with (videos done, videos) after each.
       beam: the pipeline's options.
       folder: for the records in between, which take as much room as what is kept; deleted at the end.
@@ -50,9 +52,8 @@ def clips(
     Raises:
       UserError: for the first video that `read_rows` refuses, as without Beam; for a pipeline that fails.
     """
-    read = functools.partial(
-        _example, reader=reader, feature_dim=feature_dim, num_clips=num_clips, normalize=normalize
-    )
+    settings = dict(feature_dim=feature_dim, num_clips=num_clips, normalize=normalize, resample=resample)
+    read = functools.partial(_example, reader=reader, **settings)
     shutil.rmtree(folder, ignore_errors=True)  # of a preparation that was killed
     try:
         log.info("Features of %d videos are read over Apache Beam: %s", len(video_ids), beam)

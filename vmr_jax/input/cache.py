@@ -68,13 +68,15 @@ def build_feature_store(
     normalize: bool,
     on_progress: Callable[[int, int], None] | None = None,
     beam: str = "",
+    resample: str = "average",
 ) -> FeatureStore:
     """Writes the clips of the listed videos to one memory-mapped file, or opens it where that was done.
 
     A video of n rows takes min(n, num_clips) * feature_dim * 4 bytes: at most 4 MiB for 256 clips of 4096
     dimensions (0.5 GiB for the 127 videos of TACoS; 18 GiB for the 6,672 of Charades-STA with about 180 rows
     each). One video at a time is in memory. What a shorter video repeats or pads is added when it is read
-    (`fit_rows`), so the file is the same for both values of config.input.resample.
+    (`fit_rows`), so the file is the same for config.input.resample 'average' and 'pad'; with 'spread' it holds
+    all rows.
 
     The file is cache_dir/<settings>.clips, where the settings are path and key of the reader, the ids and the
     other arguments. It holds a fingerprint of the source: name, size, modification time and samples of every
@@ -87,11 +89,12 @@ def build_feature_store(
       video_ids: the videos wanted, each in the reader; duplicates count once.
       feature_dim: D that every video must have.
       cache_dir: folder of all caches; made if absent.
-      num_clips: longer videos are averaged to so many rows.
+      num_clips: longer videos are shortened to so many rows, see `shorten`.
       normalize: whether native rows are L2-normalised, before they are averaged; see `read_rows`.
       on_progress: called with (videos done, videos) after each.
       beam: options of an Apache Beam pipeline whose workers read the features, `config.dataset.beam`; '' reads
         them in this process.
+      resample: `config.input.resample`.
 
     Raises:
       UserError: for a video that `read_rows` refuses; where the disk is full or cache_dir cannot be written.
@@ -104,7 +107,8 @@ def build_feature_store(
             f"{reader.spelling(absent[0])}"
         )
     cache_dir = Path(cache_dir).expanduser()
-    settings = _digest([_FORMAT, *reader.identity, feature_dim, num_clips, normalize, *video_ids])
+    kept = [f"resample {resample}"] if resample in ("cut", "spread") else []  # the others keep the same rows
+    settings = _digest([_FORMAT, *reader.identity, feature_dim, num_clips, normalize, *kept, *video_ids])
     path = cache_dir / f"{settings}.clips"
     source = _source(reader, video_ids)
     try:
@@ -116,7 +120,7 @@ def build_feature_store(
             store = _opened(path, source)  # another process may have written it meanwhile
             if store is None:
                 make = _maker_of_clips(beam, path.with_suffix(".beam"))
-                clips = make(reader, video_ids, feature_dim, num_clips, normalize, on_progress)
+                clips = make(reader, video_ids, feature_dim, num_clips, normalize, resample, on_progress)
                 with contextlib.closing(clips), _renamed_when_done(path) as file:
                     _write(file, source, clips)
                 store = FeatureStore(path)
@@ -212,11 +216,12 @@ def _clips(
     feature_dim: int,
     num_clips: int,
     normalize: bool,
+    resample: str,
     on_progress: Callable[[int, int], None] | None,
 ) -> Generator[tuple[str, np.ndarray], None, None]:
     """Yields (id, rows as they are kept) of each video."""
     for done, video_id in enumerate(video_ids, 1):
-        yield video_id, kept_rows(reader, video_id, feature_dim, num_clips, normalize)
+        yield video_id, kept_rows(reader, video_id, feature_dim, num_clips, normalize, resample)
         if on_progress is not None:
             on_progress(done, len(video_ids))
 

@@ -111,6 +111,7 @@ class Dataset:
                     self._settings.normalize,
                     on_progress,
                     getattr(self.options, "beam", ""),
+                    self._settings.resample,
                 )
 
     def _open_reader(self, stream: str) -> FeatureReader:
@@ -207,7 +208,7 @@ class Dataset:
         raise unknown(f"The dataset {self.options.name} has no video", video, known)
 
     def clips(self, video: Video, stream: str = "video") -> np.ndarray:
-        """Returns the rows [n,...] float32 of a stream for `fit_rows`: averaged where the video has many."""
+        """Returns the rows [n,...] float32 of a stream for `fit_rows`, as `shorten` has left them."""
         if not self._stores:
             return self.features(video, stream)
         if stream not in self._stores:

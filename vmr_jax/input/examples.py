@@ -7,7 +7,7 @@ import numpy as np
 
 from vmr_jax.input import schema
 from vmr_jax.input.dataset import Video
-from vmr_jax.input.features import fit_rows
+from vmr_jax.input.features import first_rows, fit_rows
 from vmr_jax.input.queries import QueryReader
 from vmr_jax.text.tokenize import Token
 from vmr_jax.types import Batch, fields_from, fields_of
@@ -45,7 +45,10 @@ class Examples:
     ) -> Batch:
         """Builds one example, a `Batch` without the axis B; `tokens` are those of the query."""
         clips, clip_mask = self._clips(video, "video")
-        optional = {}
+        optional: dict[str, Any] = {}
+        if "clip_rows" in self._fields:
+            rows = len(self._rows(video, "video"))
+            optional["clip_rows"] = first_rows(rows, self._input.num_clips, self._input.resample)
         for name in self._streams:
             optional[name] = self._clips(video, name)[0]
             mask = fields_of(Batch)[name].mask

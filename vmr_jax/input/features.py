@@ -25,7 +25,7 @@ log = logging.getLogger("vmr_jax")
 # Names of the array within an .npz file, an HDF5 group or a video's own HDF5 file, where the user gives none.
 KEYS = ("features", "image_embeddings", "feature", "c3d_features")
 _HDF5 = (".h5", ".hdf5", ".hdf")
-RESAMPLE = ("average", "pad")  # what becomes of a video with fewer rows than clips; see `fit_rows`
+RESAMPLE = ("average", "pad", "cut", "spread")  # how the rows of a video become clips; see `fit_rows`
 _VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
 _MOST_APART = 2  # rows by which sources of one video may differ, as the field's extractors round differently
 
@@ -348,8 +348,7 @@ def average_rows(rows: np.ndarray, length: int) -> np.ndarray:
     n > length.
     """
     n, rows = rows.shape[0], np.asarray(rows, np.float32)
-    edges = np.round(np.arange(length + 1, dtype=np.float32) / np.float32(length) * np.float32(n))
-    edges = np.minimum(edges, n - 1).astype(np.int64)
+    edges = _edges(n, length)
     if n <= length:  # no bucket has more than one row
         return rows[edges[:-1]]
     counts = np.maximum(edges[1:] - edges[:-1], 1).astype(np.float32)
@@ -359,15 +358,47 @@ def average_rows(rows: np.ndarray, length: int) -> np.ndarray:
     return sums / counts.reshape(-1, *([1] * (rows.ndim - 1)))
 
 
+def _edges(n: int, length: int) -> np.ndarray:
+    """[length+1] where the buckets of `average_rows` begin and end."""
+    edges = np.round(np.arange(length + 1, dtype=np.float32) / np.float32(length) * np.float32(n))
+    return np.minimum(edges, n - 1).astype(np.int64)
+
+
+def spread_rows(rows: np.ndarray, length: int) -> np.ndarray:
+    """Resamples [n,...] to [length,...] float32: the mean from one of `first_rows` to the next.
+
+    The last clip is the last row alone; where rows repeat, so do clips (CMIN, official code: `ClipDataset1`).
+    """
+    rows = np.asarray(rows, np.float32)
+    first = first_rows(rows.shape[0], length, "spread")
+    counts = np.append(np.maximum(np.diff(first), 1), 1).astype(np.float32)
+    sums = np.add.reduceat(rows, first, axis=0)
+    return sums / counts.reshape(-1, *([1] * (rows.ndim - 1)))
+
+
+def first_rows(n: int, length: int, resample: str) -> np.ndarray:
+    """Returns [length] int32, the first of the n rows that `fit_rows` makes each clip of; 0 at padding."""
+    if resample == "spread":
+        return np.linspace(0, n - 1, length).astype(np.int32)
+    if resample == "average" or (n > length and resample == "pad"):
+        return _edges(n, length)[:-1].astype(np.int32)
+    return np.where(np.arange(length) < n, np.arange(length), 0).astype(np.int32)
+
+
 def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, np.ndarray]:
     """Brings [n,...] to [length,...] float32 and its mask [length]; rows already so are not copied.
 
-    'average' resamples every video to `length`; 'pad' keeps the rows of a shorter one and pads. Both average
-    the rows of a longer one, so fitting what `shorten` left is fitting the native rows.
+    'average' resamples every video to `length`, and so does 'spread', see `spread_rows`; 'pad' and 'cut' keep
+    the rows of a shorter one and pad. Of a longer one 'cut' keeps the first `length` (Moment-DETR, official
+    code: max_v_l); 'pad' averages. Fitting what `shorten` left is fitting the native rows.
     """
     n, rows = rows.shape[0], np.asarray(rows, np.float32)
     if n == length:
         return rows, np.ones(length, bool)
+    if resample == "spread":
+        return spread_rows(rows, length), np.ones(length, bool)
+    if resample == "cut" and n > length:
+        return rows[:length], np.ones(length, bool)
     if resample == "average" or n > length:
         return average_rows(rows, length), np.ones(length, bool)
     fitted = np.zeros((length, *rows.shape[1:]), np.float32)
@@ -375,9 +406,11 @@ def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, 
     return fitted, np.arange(length) < n
 
 
-def shorten(rows: np.ndarray, num_clips: int) -> np.ndarray:
-    """Averages [n,D] to [num_clips,D] where n is larger."""
-    return average_rows(rows, num_clips) if rows.shape[0] > num_clips else rows
+def shorten(rows: np.ndarray, num_clips: int, resample: str = "average") -> np.ndarray:
+    """What is kept of [n,D] for `fit_rows`: [num_clips,D] where n is larger, but with 'spread' all rows."""
+    if rows.shape[0] <= num_clips or resample == "spread":
+        return rows
+    return rows[:num_clips] if resample == "cut" else average_rows(rows, num_clips)
 
 
 def read_rows(
@@ -413,10 +446,10 @@ def joined_rows(parts: Sequence[np.ndarray], normalize: bool) -> np.ndarray:
 
 
 def kept_rows(
-    reader: FeatureReader, video_id: str, feature_dim: int, num_clips: int, normalize: bool
+    reader: FeatureReader, video_id: str, feature_dim: int, num_clips: int, normalize: bool, resample: str
 ) -> np.ndarray:
     """Returns the rows [n,D] of a video as a `FeatureStore` keeps them; raises what `read_rows` raises."""
-    return shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips)
+    return shorten(read_rows(reader, video_id, feature_dim, normalize), num_clips, resample)
 
 
 def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str, do: str = "") -> Sequence[np.ndarray]:

@@ -74,7 +74,7 @@ def check_fields(config, fields: Sequence[str]) -> None:
     """Raises UserError where the architecture requires what the dataset lacks."""
     available = _widths(config)
     for name in fields:
-        if name not in available and name not in fields_from("sentence", "annotation"):
+        if name not in available and name not in fields_from("sentence", "annotation", "features"):
             raise UserError(
                 f'The architecture {config.model.name} needs "{name}", which the dataset '
                 f"{config.dataset.name} does not have (it has: {', '.join(available) or 'none'}). Choose "

@@ -72,14 +72,6 @@ def legal_anchors(anchors: np.ndarray, video_mask: jax.Array) -> jax.Array:
     return jnp.logical_and(anchors[None, :, 0] >= 0, anchors[None, :, 1] < clips)
 
 
-def clip_span(span: jax.Array, duration: jax.Array, video_mask: jax.Array) -> jax.Array:
-    """Returns [B,2] float32, first and last clip of moments [B,2] in seconds: those that hold the ends."""
-    clips = video_mask.sum(-1)
-    position = jnp.floor(span * (clips / duration)[:, None])
-    position = jnp.clip(position, 0, jnp.maximum(clips - 1, 0)[:, None])
-    return position.astype(jnp.float32)
-
-
 def inclusive_iou(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> jax.Array:
     """Returns the IoU of [...,2] with [...,2] clips, the last one included; leading axes broadcast."""
     return iou(half_open(a), half_open(b))
