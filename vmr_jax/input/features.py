@@ -407,7 +407,7 @@ def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, 
 
 
 def shorten(rows: np.ndarray, num_clips: int, resample: str = "average") -> np.ndarray:
-    """What is kept of [n,D] for `fit_rows`: [num_clips,D] where n is larger, but with 'spread' all rows."""
+    """The rows that are kept of [n,D] for `fit_rows`: num_clips where n is larger, but with 'spread' all."""
     if rows.shape[0] <= num_clips or resample == "spread":
         return rows
     return rows[:num_clips] if resample == "cut" else average_rows(rows, num_clips)
