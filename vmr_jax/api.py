@@ -233,6 +233,7 @@ def fit(
       settings: further fields of the config by their path, such as {'optimizer.learning_rate': 1e-3}.
 
     Raises:
+      KeyboardInterrupt: after Ctrl-C, when the step is finished and saved; the same call goes on from there.
       UserError: for whatever would stop the run, before it starts.
     """
     if not isinstance(data, Dataset):

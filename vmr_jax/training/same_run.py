@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def check_evaluated_run(config: ml_collections.ConfigDict, workdir: Path) -> Non
         )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [k for k in sorted(old | new) if old.get(k) != new.get(k)]
 
 
