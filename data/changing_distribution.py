@@ -24,12 +24,18 @@ def source(name: str, title: str, folder: str, prefix: str, duration: str) -> re
       duration: field of a video's duration in seconds.
     """
     files = functools.partial(_files, name, folder, prefix)
-    return records.Source(name=name, title=title, files=files, read=functools.partial(_read, files, duration))
+    return records.Source(
+        name=name,
+        title=title,
+        files=files,
+        read=functools.partial(_read, files, duration),
+        splits=lambda options: SPLITS,
+    )
 
 
-def _files(name: str, folder: str, prefix: str, options) -> list[Path]:
+def _files(name: str, folder: str, prefix: str, options, only: str = "") -> list[Path]:
     manual_dir = annotations.published_folder(records.manual_dir(options), folder)
-    needed = [f"{prefix}_{split}.json" for split in SPLITS]
+    needed = [f"{prefix}_{split}.json" for split in SPLITS if only in ("", split)]
     return annotations.require_files(
         manual_dir,
         needed,
@@ -39,14 +45,13 @@ def _files(name: str, folder: str, prefix: str, options) -> list[Path]:
     )
 
 
-def _read(files, duration: str, options) -> annotations.Annotations:
-    """Reads the four files; UserError for malformed ones, and where a video is in two of them."""
-    paths = files(options)
-    seconds_of = functools.partial(annotations.seconds, duration=duration)
-    dropped: list[str] = []
-    splits, clipped = {}, 0
-    for split, path in zip(SPLITS, paths):
-        splits[split], cut = annotations.video_table(path, dropped, seconds_of)
-        clipped += cut
-    annotations.refuse_shared_videos(splits, str(paths[0].parent), apart=SPLITS)
-    return annotations.Annotations(splits, dropped, clipped)
+def _read(files, duration: str, options, only: str = "") -> annotations.Annotations:
+    """Reads the four files, or that of `only`; UserError for malformed ones, and for a video in two of them."""
+    paths = files(options, only)
+    length_of = functools.partial(annotations.duration_of, name=duration)
+    found = annotations.Annotations({})
+    for split, path in zip([only] if only else SPLITS, paths):
+        found.splits[split] = annotations.video_table(path, found, length_of)
+    found.complete()
+    annotations.refuse_shared_videos(found.splits, str(paths[0].parent), apart=SPLITS)
+    return found

@@ -32,36 +32,49 @@ def source(name: str, title: str, folder: str) -> records.Source:
     """
     files = functools.partial(_files, name, folder)
     return records.Source(
-        name=name, title=title, files=files, read=functools.partial(_read, files), fields=("val_fraction",)
+        name=name,
+        title=title,
+        files=files,
+        read=functools.partial(_read, files),
+        splits=lambda options: ("train", "val", *tuple(FILES)[1:]),
+        fields=("val_fraction",),
     )
 
 
-def _files(name: str, folder: str, options) -> list[Path]:
+def _wanted(only: str) -> dict[str, str]:
+    """Split -> file, of those that are read for `only`."""
+    return annotations.chosen(FILES, annotations.training_for_val(only))
+
+
+def _files(name: str, folder: str, options, only: str = "") -> list[Path]:
     manual_dir = annotations.published_folder(records.manual_dir(options), folder)
     return annotations.require_files(
         manual_dir,
-        FILES.values(),
+        _wanted(only).values(),
         name,
         f"The files are those of Li et al. (CVPR 2022), published in the folder {folder} of their repository "
         "Compositional-Temporal-Grounding; keep that folder, or put its files into manual_dir.",
     )
 
 
-def _read(files, options) -> annotations.Annotations:
-    """Reads the four files; UserError for malformed ones, and where a training video is in a test file.
+def _read(files, options, only: str = "") -> annotations.Annotations:
+    """Reads the four files, or that of the split `only`.
+
+    UserError for malformed ones, and where a training video is in a test file.
 
     The test files share videos, so every qid starts with the name of its file: "novel_word/VIDEO-k".
     """
-    paths = files(options)
-    dropped: list[str] = []
-    official, clipped = {}, 0
-    for split, path in zip(FILES, paths):
+    paths = files(options, only)
+    found = annotations.Annotations({})
+    for split, path in zip(_wanted(only), paths):
         tags_of = functools.partial(_tags, *TAGS[split]) if split in TAGS else None
-        official[split], cut = annotations.video_table(path, dropped, tags_of=tags_of, prefix=f"{path.stem}/")
-        clipped += cut
-    annotations.refuse_shared_videos(official, str(paths[0].parent))
-    splits = annotations.with_val(official.pop("train"), options.val_fraction)
-    return annotations.Annotations(splits | official, dropped, clipped)
+        found.splits[split] = annotations.video_table(path, found, tags_of=tags_of, prefix=f"{path.stem}/")
+    found.complete()
+    annotations.refuse_shared_videos(found.splits, str(paths[0].parent))
+    if "train" in found.splits:
+        training = annotations.with_val(found.splits.pop("train"), options.val_fraction)
+        found.splits = training | found.splits
+    return found
 
 
 def _tags(name: str, kind: str, entry: Mapping[str, Any], k: int, where: str) -> tuple[str, ...]:

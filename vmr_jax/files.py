@@ -34,6 +34,26 @@ def write_whole(path: Path, text: str) -> None:
         raise disk_error(path, error) from None
 
 
+def saved_instead(head: bytes) -> str:
+    """What a file is, and what to do, where it is not what was asked for but what came in its place; '' else.
+
+    Args:
+      head: the first bytes of the file, 1,000 are enough.
+    """
+    start = head[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"version https://git-lfs"):
+        return (
+            "is a pointer of Git LFS and not the file itself. Install git-lfs, and give the command git lfs "
+            "pull in the clone that it is from."
+        )
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml")) or b"<html" in start:
+        return (
+            "is a web page that was saved in place of the file, such as a question to confirm a download. Get "
+            "the file again with a browser, and compare its size with that of the source."
+        )
+    return ""
+
+
 def disk_error(path: Path, error: OSError) -> UserError:
     """The message for a file that could not be written."""
     return UserError(

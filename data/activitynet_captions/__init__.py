@@ -19,6 +19,7 @@ SOURCE = records.Source(
     title="ActivityNet Captions (Krishna et al., ICCV 2017)",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
     fields=("convention", "val_fraction"),
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

@@ -8,8 +8,10 @@ from vmr_jax.input.annotations import (
     Annotations,
     Video,
     choice,
+    chosen,
     refuse_shared_videos,
     require_files,
+    training_for_val,
     video_table,
     with_val,
 )
@@ -30,8 +32,15 @@ _SOURCE = (
 )
 
 
-def files(options) -> list[Path]:
-    """Returns the files of the splits of `FILES`, in that order.
+def splits(options) -> list[str]:
+    """The names of the splits that the convention can have."""
+    if choice(options.convention, CONVENTIONS, "convention") == "lgi":
+        return ["train", "val", TOGETHER]
+    return list(FILES)
+
+
+def files(options, only: str = "") -> list[Path]:
+    """Returns the files of the splits of `FILES`, in that order; of the split `only`, where one is named.
 
     Raises:
       UserError: listing all that are missing, for a file that is there under both of its names, or for an
@@ -39,8 +48,15 @@ def files(options) -> list[Path]:
     """
     choice(options.convention, CONVENTIONS, "convention")
     folder = manual_dir(options)
-    names = [_present_name(folder, known) for known in FILES.values()]
+    names = [_present_name(folder, known) for known in _wanted(options, only).values()]
     return require_files(folder, names, "activitynet_captions", _SOURCE)
+
+
+def _wanted(options, only: str) -> dict[str, tuple[str, ...]]:
+    """Split of `FILES` -> the names of its file, of those that are read for `only`."""
+    if only == TOGETHER and options.convention == "lgi":
+        return {split: names for split, names in FILES.items() if split != "train"}
+    return chosen(FILES, training_for_val(only) if options.convention == "lgi" else only)
 
 
 def _present_name(folder: Path, names: Sequence[str]) -> str:
@@ -54,8 +70,8 @@ def _present_name(folder: Path, names: Sequence[str]) -> str:
     return (present or names)[0]
 
 
-def read(options) -> Annotations:
-    """Reads the three files in `options.manual_dir`.
+def read(options, only: str = "") -> Annotations:
+    """Reads the three files in `options.manual_dir`, or those of the split `only`.
 
     A query is named "VIDEO-k" in train, "anet_val_1/VIDEO-k" and "anet_val_2/VIDEO-k" in the other two, which
     annotate the same videos.
@@ -66,40 +82,43 @@ def read(options) -> Annotations:
           one split, `TOGETHER`, its queries tagged with the file they are from;
         val_fraction: with "lgi", the share of the training videos that become the split val: those whose ids
           have the smallest SHA-256.
+      only: a split, whose files alone are read; '' for all.
 
     Raises:
       UserError: for missing or malformed files, naming file, video and row.
     """
-    paths = files(options)
-    folder, together = paths[0].parent, options.convention == "lgi"
-    dropped: list[str] = []
-    splits, clipped = {}, 0
-    for split, path in zip(FILES, paths):
+    paths = dict(zip(_wanted(options, only), files(options, only)))
+    folder, together = str(next(iter(paths.values())).parent), options.convention == "lgi"
+    found = Annotations({})
+    for split, path in paths.items():
         training = split == "train"
         tags = (split,) if together and not training else ()
-        splits[split], cut = video_table(
-            path, dropped, tags_of=lambda *_, tags=tags: tags, prefix="" if training else f"{split}/"
+        found.splits[split] = video_table(
+            path, found, tags_of=lambda *_, tags=tags: tags, prefix="" if training else f"{split}/"
         )
-        clipped += cut
-    refuse_shared_videos(splits, str(folder))
-    _refuse_swapped(splits["anet_val_1"], splits["anet_val_2"], paths)
+    found.complete()
+    refuse_shared_videos(found.splits, folder)
+    if {"anet_val_1", "anet_val_2"} <= found.splits.keys():
+        _refuse_swapped(found.splits["anet_val_1"], found.splits["anet_val_2"], list(paths.values()))
     if together:
-        splits = _lgi(splits, options.val_fraction, str(folder))
-    return Annotations(splits, dropped, clipped)
+        found.splits = _lgi(found.splits, options.val_fraction, folder)
+    return found
 
 
 def _refuse_swapped(val_1: Sequence[Video], val_2: Sequence[Video], paths: Sequence[Path]) -> None:
     """Official val_2 annotates some of the videos of val_1; the other way round, the files are swapped."""
     if {video.id for video in val_1} < {video.id for video in val_2}:
         raise UserError(
-            f"{paths[1]} has {len(val_1)} videos, all of them among the {len(val_2)} of {paths[2].name}. The "
+            f"{paths[-2]} has {len(val_1)} videos, all of them among the {len(val_2)} of {paths[-1].name}. The "
             "two seem to be swapped: the official val_1 has 4,917 videos, val_2 has 4,885 of them. Rename them."
         )
 
 
 def _lgi(splits: Mapping[str, Sequence[Video]], val_fraction: float, where: str) -> dict[str, list[Video]]:
-    """Both validation files as one test split, and a part of train for validation."""
-    found = with_val(splits["train"], val_fraction)
+    """Both validation files as one test split, and a part of train for validation; of those that were read."""
+    found = with_val(splits["train"], val_fraction) if "train" in splits else {}
+    if "anet_val_1" not in splits:
+        return found
     merged: dict[str, Video] = {}
     for video in (*splits["anet_val_1"], *splits["anet_val_2"]):
         first = merged.setdefault(video.id, Video(video.id, video.duration, "val_1 and val_2"))

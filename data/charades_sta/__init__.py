@@ -18,6 +18,7 @@ SOURCE = records.Source(
     title="Charades-STA (Gao et al., TALL, ICCV 2017)",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
     fields=("split_file", "val_fraction", "extra_queries"),
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

@@ -20,5 +20,6 @@ SOURCE = records.Source(
     title="DiDeMo (Hendricks et al., ICCV 2017)",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

@@ -14,8 +14,8 @@ from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
+    chosen,
     field,
-    json_of,
     name_of,
     query_id,
     read_splits,
@@ -25,6 +25,7 @@ from vmr_jax.input.annotations import (
 from vmr_jax.input.records import manual_dir
 from vmr_jax.input.schema import CHUNK_SECONDS
 from vmr_jax.input.schema import CHUNKS as MOST_CHUNKS
+from vmr_jax.input.text_files import json_of
 
 QUERY_FILES = {"train": "train_data.json", "val": "val_data.json", "test": "test_data.json"}
 CHUNKS = (MOST_CHUNKS - 1, MOST_CHUNKS)  # that a video can have
@@ -36,19 +37,24 @@ _DISAGREE = "videos whose rows differ in num_segments, taken as the longer"
 _UNTOLD = "videos without num_segments, taken as six chunks"
 
 
-def files(options) -> list[Path]:
+def splits(options) -> list[str]:
+    """The names of the splits."""
+    return list(QUERY_FILES)
+
+
+def files(options, only: str = "") -> list[Path]:
     """Returns the files that `read` reads; raises one UserError that lists all that are missing."""
-    return require_files(manual_dir(options), QUERY_FILES.values(), "didemo", _SOURCE)
+    return require_files(manual_dir(options), chosen(QUERY_FILES, only).values(), "didemo", _SOURCE)
 
 
-def read(options) -> Annotations:
-    """Reads the three files in `options.manual_dir`.
+def read(options, only: str = "") -> Annotations:
+    """Reads the three files in `options.manual_dir`, or that of the split `only`.
 
     Raises:
       UserError: for missing or malformed files, naming file and row; for an id that two rows have; for a
         training video in another split.
     """
-    return read_splits(dict(zip(QUERY_FILES, files(options))), read_file)
+    return read_splits(dict(zip(chosen(QUERY_FILES, only), files(options, only))), read_file)
 
 
 def read_file(
@@ -77,22 +83,19 @@ def read_file(
     chunks = _chunks(rows, found, chunks_untold)
     videos: dict[str, Video] = {}
     for where, row in rows:
-        name = row["video"]
-        video = videos.setdefault(name, Video(name, CHUNK_SECONDS * max(CHUNKS), path.name))
-        qid = query_id(field(row, "annotation_id", where), places, where)
-        windows = _moments(row, "times", chunks[name], where)
-        if not windows:
-            raise UserError(f'{where}: "times" is empty; expected a moment of each annotator. Correct it.')
-        voted = windows if learn == "times" else _moments(row, learn, chunks[name], where) or windows
-        video.queries.append(
-            Sentence(
-                qid,
-                sentence(field(row, "description", where), where),
-                most_chosen(voted),
-                windows=windows,
-                tags=tags_of(qid, where) if tags_of else (),
-            )
-        )
+        if row.get("video") not in chunks:
+            continue  # a row that `_chunks` has refused
+        with found.row():
+            name = row["video"]
+            qid = query_id(field(row, "annotation_id", where), places, where)
+            windows = _moments(row, "times", chunks[name], where)
+            if not windows:
+                raise UserError(f'{where}: "times" is empty; expected a moment of each annotator. Correct it.')
+            voted = windows if learn == "times" else _moments(row, learn, chunks[name], where) or windows
+            text = sentence(field(row, "description", where), where)
+            tags = tags_of(qid, where) if tags_of else ()
+            video = videos.setdefault(name, Video(name, CHUNK_SECONDS * max(CHUNKS), path.name))
+            video.queries.append(Sentence(qid, text, most_chosen(voted), windows=windows, tags=tags))
     return list(videos.values())
 
 
@@ -111,15 +114,16 @@ def _rows(path: Path) -> list[tuple[str, dict]]:
 
 
 def _chunks(rows: list[tuple[str, dict]], found: Annotations, untold: bool) -> dict[str, int]:
-    """The number of chunks of each video."""
+    """The number of chunks of each video; rows that do not say are refused in `found`."""
     told: dict[str, set[int]] = {}
     for where, row in rows:
-        numbers = told.setdefault(name_of(row, "video", where), set())
-        if "num_segments" in row or not untold:
-            number = field(row, "num_segments", where)
-            if number not in CHUNKS:
-                raise UserError(f'{where}: "num_segments" is {number!r}; expected 5 or 6. Correct it.')
-            numbers.add(number)
+        with found.row():
+            numbers = told.setdefault(name_of(row, "video", where), set())
+            if "num_segments" in row or not untold:
+                number = field(row, "num_segments", where)
+                if number not in CHUNKS:
+                    raise UserError(f'{where}: "num_segments" is {number!r}; expected 5 or 6. Correct it.')
+                numbers.add(number)
     found.count(_DISAGREE, sum(len(numbers) > 1 for numbers in told.values()))
     if untold:
         found.count(_UNTOLD, sum(not numbers for numbers in told.values()))

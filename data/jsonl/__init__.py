@@ -10,6 +10,7 @@ SOURCE = records.Source(
     title="A user's own data",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
     fields=("val_fraction",),
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

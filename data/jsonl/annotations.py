@@ -10,32 +10,51 @@ from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
-    clip,
+    duration_in,
     field,
-    jsonl_of,
-    moments,
     name_of,
-    positive,
+    no_moment,
     query_id,
     read_splits,
     require_files,
     sentence,
+    training_for_val,
+    unlabelled,
+    windows_of,
     with_val,
 )
 from vmr_jax.input.records import manual_dir
+from vmr_jax.input.text_files import jsonl_of
 
 _SPLIT = re.compile(r"train|val|test|test_\w+", re.ASCII)
 _SOURCE = "Each split is a file: train.jsonl is needed; val.jsonl, test.jsonl and test_NAME.jsonl are read too."
 _OTHER_NAMES = {"video": "vid", "windows": "relevant_windows"}  # of Moment-DETR and its line
 
 
-def files(options) -> list[Path]:
+def splits(options) -> list[str]:
+    """The names of the splits whose files are there, and val where it can be held out of train."""
+    there = {path.stem for path in manual_dir(options).glob("*.jsonl") if _SPLIT.fullmatch(path.stem)}
+    if "train" in there and options.val_fraction:
+        there.add("val")
+    return [name for name in ("train", "val", "test") if name in there] + sorted(
+        name for name in there if name.startswith("test_")
+    )
+
+
+def files(options, only: str = "") -> list[Path]:
     """Returns the files that `read` reads: train, then val and test where they are there, then test_*.
 
+    Args:
+      options: has `manual_dir`.
+      only: a split, whose file alone is read; '' for all.
+
     Raises:
-      UserError: there is no train.jsonl; a name cannot be that of a split.
+      UserError: there is no train.jsonl, or none of the split; a name cannot be that of a split.
     """
     folder = manual_dir(options)
+    if only:
+        own = only if (folder / f"{only}.jsonl").is_file() else training_for_val(only)
+        return require_files(folder, [f"{own}.jsonl"], "jsonl", _SOURCE)
     there = sorted(path.name for path in folder.glob("*.jsonl"))
     has = f"The folder has {', '.join(there) or 'no jsonl file'}."
     require_files(folder, ["train.jsonl"], "jsonl", f"{_SOURCE} {has}")
@@ -48,25 +67,26 @@ def files(options) -> list[Path]:
     return [folder / name for name in (*first, *(n for n in there if n.startswith("test_")))]
 
 
-def read(options) -> Annotations:
-    """Reads the files in `options.manual_dir`.
+def read(options, only: str = "") -> Annotations:
+    """Reads the files in `options.manual_dir`, or that of the split `only`.
 
     Args:
       options: has `manual_dir`, and `val_fraction`, the share of the videos of train.jsonl that become the
         split val where there is no val.jsonl: those whose ids have the smallest SHA-256; 0 for no such split.
+      only: a split; '' for all.
 
     Raises:
       UserError: for missing or malformed files, naming file and line; for a video of two durations, a query id
         that two lines have, a training video in another split.
     """
-    paths = {path.stem: path for path in files(options)}
+    paths = {path.stem: path for path in files(options, only)}
     durations: dict[str, tuple[float, str]] = {}
 
     def read_file(path: Path, places: dict[str, str], found: Annotations) -> list[Video]:
         return _videos(path, places, durations, found)
 
     found = read_splits(paths, read_file)
-    if "val" not in found.splits:
+    if "train" in found.splits and "val" not in found.splits:
         found.splits = _with_val(found.splits, options.val_fraction)
     unread = [path.name for path in manual_dir(options).glob("*.jsonl") if not _SPLIT.fullmatch(path.stem)]
     if unread:
@@ -97,16 +117,21 @@ def _videos(
       found: gets the dropped windows and the clipped rows.
     """
     videos: dict[str, Video] = {}
-    for line, row in jsonl_of(path):
-        where = f"{path}, line {line}"
-        name = name_of(row, _name(row, "video"), where)
-        duration = _duration(row, name, durations, where)
-        qid = query_id(row.get("qid", f"{path.stem}-{line}"), places, where)
-        text = sentence(field(row, "query", where), where)
-        windows = _windows(row, duration, path, line, found)
-        if windows:
-            video = videos.setdefault(name, Video(name, duration, path.name))
-            video.queries.append(Sentence(qid, text, windows[0], windows=windows))
+    for line, row in jsonl_of(path, found.row):
+        with found.row():
+            where = f"{path}, line {line}"
+            name = name_of(row, _name(row, "video"), where)
+            duration = _duration(row, name, durations, where)
+            qid = query_id(row.get("qid", f"{path.stem}-{line}"), places, where)
+            text = sentence(field(row, "query", where), where)
+            if no_moment(row, _name(row, "windows"), path.stem):
+                query = unlabelled(qid, text, duration)
+            else:
+                windows = windows_of(row, _name(row, "windows"), duration, path, line, found)
+                if not windows:
+                    continue
+                query = Sentence(qid, text, windows[0], windows=windows)
+            videos.setdefault(name, Video(name, duration, path.name)).queries.append(query)
     return list(videos.values())
 
 
@@ -117,7 +142,7 @@ def _name(row: Mapping[str, Any], name: str) -> str:
 
 
 def _duration(row: Mapping[str, Any], video: str, durations: dict[str, tuple[float, str]], where: str) -> float:
-    duration = positive(field(row, "duration", where), f'{where}: "duration"')
+    duration = duration_in(field(row, "duration", where), f'{where}: "duration"')
     known, place = durations.setdefault(video, (duration, where))
     if known != duration:
         raise UserError(
@@ -125,24 +150,3 @@ def _duration(row: Mapping[str, Any], video: str, durations: dict[str, tuple[flo
             "one of the two."
         )
     return duration
-
-
-def _windows(
-    row: Mapping[str, Any], duration: float, path: Path, line: int, found: Annotations
-) -> list[tuple[float, float]]:
-    """The windows within the video; what was put right is noted in `found`."""
-    where, name = f"{path}, line {line}", _name(row, "windows")
-    annotated = moments(field(row, name, where), where, name)
-    if not annotated:
-        raise UserError(f'{where}: "{name}" is empty; expected [[start, end], ...]. Correct or delete the row.')
-    cut = [clip(*window, duration) for window in annotated]
-    empty = [k for k, window in enumerate(cut) if window is None]
-    if empty and path.stem != "train":
-        start, end = annotated[empty[0]]
-        raise UserError(
-            f"{where}: nothing of the window [{start:g}, {end:g}] lies within the video, which lasts "
-            f"{duration:g} s. Times are seconds, the start before the end. Correct or delete it."
-        )
-    found.dropped += [f"{path.name}:{line}, window {k}" for k in empty]
-    found.clipped += any(window and window != whole for window, whole in zip(cut, annotated))
-    return [window for window in cut if window]

@@ -20,6 +20,7 @@ SOURCE = records.Source(
     title="QVHighlights (Lei et al., NeurIPS 2021)",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
     saliency_clips=annotations.CLIPS,
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

@@ -11,25 +11,28 @@ from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
-    clip,
+    chosen,
+    duration_in,
     field,
-    jsonl_of,
-    moments,
     name_of,
-    positive,
+    no_moment,
     query_id,
     read_splits,
     require_files,
     sentence,
+    unlabelled,
+    windows_of,
 )
 from vmr_jax.input.records import manual_dir
 from vmr_jax.input.schema import ANNOTATORS, SALIENCY_SECONDS
+from vmr_jax.input.text_files import jsonl_of
 
 QUERY_FILES = {
     "train": "highlight_train_release.jsonl",
     "val": "highlight_val_release.jsonl",
     "test": "highlight_test_with_gt.jsonl",
 }
+UNLABELLED_TEST = "highlight_test_release.jsonl"  # without moments: it can be predicted
 CLIP_SECONDS = int(SALIENCY_SECONDS)
 CLIPS = 75  # of the longest video, 150 s
 BEST_SCORE = 4  # "very good"; 0 is "very bad"
@@ -37,32 +40,46 @@ BEST_SCORE = 4  # "very good"; 0 is "very bad"
 _SOURCE = "They are in the repository moment_detr of Lei et al., folder data (QVHighlights, NeurIPS 2021)."
 _OFF_GRID = f"windows that are not on the grid of {CLIP_SECONDS} s"
 _NO_TEST = (
-    f"queries in the split test, as {QUERY_FILES['test']} is not there (get it from where the others are; "
-    "highlight_test_release.jsonl has no moments)"
+    f"queries with moments in the split test, as {QUERY_FILES['test']} is not there (get it from where the "
+    f"others are; {UNLABELLED_TEST} has no moments)"
 )
 
 
-def files(options) -> list[Path]:
-    """Returns the files that `read` reads: train and val, and test where it is there.
+def splits(options) -> list[str]:
+    """The names of the splits."""
+    return list(QUERY_FILES)
+
+
+def files(options, only: str = "") -> list[Path]:
+    """Returns the files that `read` reads: train and val, and test where it is there, if unlabelled.
+
+    Args:
+      options: has `manual_dir`.
+      only: a split, whose file alone is read; '' for all.
 
     Raises:
       UserError: one that lists all files that are missing.
     """
     folder = manual_dir(options)
-    needed = require_files(folder, [QUERY_FILES["train"], QUERY_FILES["val"]], "qvhighlights", _SOURCE)
-    test = folder / QUERY_FILES["test"]
-    return [*needed, test] if test.is_file() else needed
+    tests = [name for name in (QUERY_FILES["test"], UNLABELLED_TEST) if (folder / name).is_file()]
+    if only == "test":
+        return require_files(folder, tests[:1] or [QUERY_FILES["test"]], "qvhighlights", _SOURCE)
+    names = chosen({split: QUERY_FILES[split] for split in ("train", "val")}, only).values()
+    return require_files(folder, [*names, *([] if only else tests[:1])], "qvhighlights", _SOURCE)
 
 
-def read(options) -> Annotations:
-    """Reads the files in `options.manual_dir`; without the ground truth of test there is no such split.
+def read(options, only: str = "") -> Annotations:
+    """Reads the files in `options.manual_dir`, or that of the split `only`.
+
+    Without the ground truth of test that split is unlabelled, or is not there.
 
     Raises:
       UserError: for missing or malformed files, naming file and line; for an id that two rows have; for a
         training video in another split.
     """
-    found = read_splits(dict(zip(QUERY_FILES, files(options))), read_file)
-    if "test" not in found.splits:
+    paths = dict(zip(chosen(QUERY_FILES, only), files(options, only)))
+    found = read_splits(paths, read_file)
+    if not only and ("test" not in paths or paths["test"].name == UNLABELLED_TEST):
         found.count(_NO_TEST, 0)
     return found
 
@@ -80,22 +97,30 @@ def read_file(path: Path, places: dict[str, str], found: Annotations) -> list[Vi
       [CLIPS, ANNOTATORS], -1 where a clip is in no window.
     """
     videos: dict[str, Video] = {}
-    for line, row in jsonl_of(path):
-        where = f"{path}, line {line}"
-        name, duration = name_of(row, "vid", where), _duration(row, where)
-        qid = query_id(field(row, "qid", where), places, where)
-        text = sentence(field(row, "query", where), where)
-        saliency = _saliency(row, duration, where)
-        windows = _windows(row, duration, where, f"{path.name}:{line}", found)
-        if not windows:
-            continue
-        video = videos.setdefault(name, Video(name, duration, path.name))
-        if video.duration != duration:
-            raise UserError(
-                f'{where}: the video "{name}" lasts {duration:g} s here, {video.duration:g} s in a row above. '
-                "Correct one of the two."
-            )
-        video.queries.append(Sentence(qid, text, longest(windows), windows=windows, saliency=saliency))
+    split = "train" if path.name == QUERY_FILES["train"] else ""
+    for line, row in jsonl_of(path, found.row):
+        with found.row():
+            where = f"{path}, line {line}"
+            name, duration = name_of(row, "vid", where), _duration(row, where)
+            qid = query_id(field(row, "qid", where), places, where)
+            text = sentence(field(row, "query", where), where)
+            if no_moment(row, "relevant_windows", split):
+                query = unlabelled(qid, text, duration)
+            else:
+                saliency = _saliency(row, duration, where)
+                windows = windows_of(row, "relevant_windows", duration, path, line, found)
+                off_grid = sum(any(t % CLIP_SECONDS for t in window) for window in row["relevant_windows"])
+                found.count(_OFF_GRID, off_grid)
+                if not windows:
+                    continue
+                query = Sentence(qid, text, longest(windows), windows=windows, saliency=saliency)
+            video = videos.setdefault(name, Video(name, duration, path.name))
+            if video.duration != duration:
+                raise UserError(
+                    f'{where}: the video "{name}" lasts {duration:g} s here, {video.duration:g} s in a row '
+                    "above. Correct one of the two."
+                )
+            video.queries.append(query)
     return list(videos.values())
 
 
@@ -105,27 +130,13 @@ def longest(windows: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _duration(row: dict[str, Any], where: str) -> float:
-    duration = positive(field(row, "duration", where), f'{where}: "duration"')
+    duration = duration_in(field(row, "duration", where), f'{where}: "duration"')
     if duration > CLIPS * CLIP_SECONDS:
         raise UserError(
             f'{where}: "duration" is {duration:g} s; videos of QVHighlights last {CLIPS * CLIP_SECONDS} s at '
             "most. Correct it."
         )
     return duration
-
-
-def _windows(
-    row: dict[str, Any], duration: float, where: str, place: str, found: Annotations
-) -> list[tuple[float, float]]:
-    """The windows within the video; what was put right is noted in `found`."""
-    annotated = moments(field(row, "relevant_windows", where), where, "relevant_windows")
-    if not annotated:
-        raise UserError(f'{where}: "relevant_windows" is empty; expected [[start, end], ...]. Correct it.')
-    found.count(_OFF_GRID, sum(any(t % CLIP_SECONDS for t in window) for window in annotated))
-    cut = [clip(*window, duration) for window in annotated]
-    found.dropped += [f"{place}, window {k}" for k, window in enumerate(cut) if window is None]
-    found.clipped += any(window and window != whole for window, whole in zip(cut, annotated))
-    return [window for window in cut if window]
 
 
 def _saliency(row: dict[str, Any], duration: float, where: str) -> np.ndarray:

@@ -19,6 +19,7 @@ SOURCE = records.Source(
     title="TACoS (Regneri et al., TACL 2013)",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
     fields=("version",),
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

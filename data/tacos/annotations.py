@@ -12,11 +12,10 @@ from vmr_jax.input.annotations import (
     Sentence,
     Video,
     choice,
-    clip,
+    chosen,
+    duration_in,
     entries_of,
     field,
-    lines_of,
-    moments,
     number,
     positive,
     refuse_shared_videos,
@@ -26,6 +25,7 @@ from vmr_jax.input.annotations import (
 )
 from vmr_jax.input.features import plain_id
 from vmr_jax.input.records import manual_dir
+from vmr_jax.input.text_files import lines_of
 
 VERSIONS = ("2d_tan", "tall")
 TABLES = {"train": "train.json", "val": "val.json", "test": "test.json"}
@@ -42,93 +42,88 @@ _SOURCE = (
 )
 
 
-def files(options) -> list[Path]:
+def splits(options) -> list[str]:
+    """The names of the splits."""
+    return list(TABLES)
+
+
+def files(options, only: str = "") -> list[Path]:
     """Returns the files that `read` reads; UserError lists all that are missing."""
     version = choice(options.version, VERSIONS, "version")
-    names = [*TABLES.values(), *(TALL_FILES.values() if version == "tall" else ())]
-    return require_files(manual_dir(options), names, "tacos", _SOURCE)
+    tall = chosen(TALL_FILES, only).values() if version == "tall" else ()
+    return require_files(manual_dir(options), [*chosen(TABLES, only).values(), *tall], "tacos", _SOURCE)
 
 
-def read(options) -> Annotations:
-    """Reads the files in `options.manual_dir`. The k-th sentence of a video, from 0, is named "VIDEO-k".
+def read(options, only: str = "") -> Annotations:
+    """Reads the files in `options.manual_dir`, or those of the split `only`.
+
+    The k-th sentence of a video, from 0, is named "VIDEO-k".
 
     Args:
       options: has `manual_dir`; and
         version: "2d_tan" reads `TABLES`; "tall" reads `TALL_FILES`, and from `TABLES` the videos' lengths.
+      only: a split; '' for all.
 
     Raises:
       UserError: for missing or malformed files, naming file and video or line; where a video is in two splits.
     """
-    paths = files(options)
-    dropped: list[str] = []
-    splits, clipped = {}, 0
+    names, paths = chosen(TABLES, only), files(options, only)
+    found = Annotations({})
     if options.version == "tall":
-        lengths = _lengths(paths[: len(TABLES)])
-        paths = paths[len(TABLES) :]
-    for split, path in zip(TABLES, paths):
-        if options.version == "tall":
-            splits[split], cut = _tall(path, lengths, dropped)
-        else:
-            splits[split], cut = video_table(path, dropped, _seconds)
-        clipped += cut
-    refuse_shared_videos(splits, str(paths[0].parent), apart=tuple(splits))
-    queries = sum(len(video.queries) for videos in splits.values() for video in videos)
-    return Annotations(splits, dropped, clipped, {f'queries of the version "{options.version}"': queries})
-
-
-def _seconds(entry: Mapping[str, Any], where: str) -> tuple[float, list[tuple[float, float]]]:
-    """Duration and timestamps of an entry of `TABLES`, whose times are frames."""
-    fps, duration = _length(entry, where)
-    times = moments(field(entry, "timestamps", where), where)
-    return duration, [(start / fps, end / fps) for start, end in times]
+        lengths = _lengths(paths[: len(names)], found)
+        paths = paths[len(names) :]
+    for split, path in zip(names, paths):
+        tall = options.version == "tall"
+        found.splits[split] = _tall(path, lengths, found) if tall else video_table(path, found, _length)
+    found.complete()
+    refuse_shared_videos(found.splits, str(paths[0].parent), apart=tuple(found.splits))
+    queries = sum(len(video.queries) for videos in found.splits.values() for video in videos)
+    found.count(f'queries of the version "{options.version}"', queries)
+    return found
 
 
 def _length(entry: Mapping[str, Any], where: str) -> tuple[float, float]:
-    """Frames a second, and duration in seconds."""
+    """Duration in seconds of an entry of `TABLES`, and frames a second: its timestamps are frames."""
     fps, frames = (positive(field(entry, name, where), f'{where}: "{name}"') for name in ("fps", "num_frames"))
-    return fps, frames / fps
+    return duration_in(frames / fps, f"{where}: the duration"), fps
 
 
 # --- the version of TALL --------------------------------------------------------------------------
 
 
-def _lengths(paths: Sequence[Path]) -> dict[str, tuple[float, float]]:
-    """Video without extension -> frames a second and duration, which TALL's text files do not have."""
-    return {
-        plain_id(video_id): _length(entry, f"{path}, video {video_id}")
-        for path in paths
-        for video_id, entry in entries_of(path).items()
-    }
+def _lengths(paths: Sequence[Path], found: Annotations) -> dict[str, tuple[float, float]]:
+    """Video without extension -> duration and frames a second, which TALL's text files do not have."""
+    lengths = {}
+    for path in paths:
+        for video_id, entry in entries_of(path).items():
+            with found.row():
+                lengths[plain_id(video_id)] = _length(entry, f"{path}, video {video_id}")
+    found.complete()
+    return lengths
 
 
-def _tall(
-    path: Path, lengths: Mapping[str, tuple[float, float]], dropped: list[str]
-) -> tuple[list[Video], int]:
-    """Videos of a text file and the number of clipped rows; `dropped` gets those that are empty."""
+def _tall(path: Path, lengths: Mapping[str, tuple[float, float]], found: Annotations) -> list[Video]:
+    """Videos of a text file; `found` gets what is put right and what is wrong."""
     videos: dict[str, Video] = {}
     position: Counter[str] = Counter()  # sentences of each video so far, the dropped ones too
-    clipped = 0
     for row, line in lines_of(path):
-        where = f"{path}, line {row}"
-        video_id, start, end, texts = _moment(line, where)
-        if plain_id(video_id) not in lengths:
-            raise UserError(
-                f'{where}: the video "{video_id}" is in none of {", ".join(TABLES.values())}, so its length is '
-                f"unknown.{nearest(plain_id(video_id), lengths)} Correct the line or get the files again."
-            )
-        fps, duration = lengths[plain_id(video_id)]
-        video = videos.setdefault(video_id, Video(video_id, duration, path.name))
-        times = (start / fps, end / fps)
-        span = clip(*times, duration)
-        for text in texts:
-            k = position[video_id]
-            position[video_id] += 1
-            if span is None:
-                dropped.append(f"{path.name}:{row}, {video_id}-{k}")
-                continue
-            clipped += span != times
-            video.queries.append(Sentence(f"{video_id}-{k}", text, span))
-    return [video for video in videos.values() if video.queries], clipped
+        with found.row():
+            where = f"{path}, line {row}"
+            video_id, start, end, texts = _moment(line, where)
+            if plain_id(video_id) not in lengths:
+                raise UserError(
+                    f'{where}: the video "{video_id}" is in none of {", ".join(TABLES.values())}, so its '
+                    f"length is unknown.{nearest(plain_id(video_id), lengths)} Correct the line or get the "
+                    "files again."
+                )
+            duration, fps = lengths[plain_id(video_id)]
+            video = videos.setdefault(video_id, Video(video_id, duration, path.name))
+            for text in texts:
+                qid = f"{video_id}-{position[video_id]}"
+                position[video_id] += 1
+                spans = found.within([(start / fps, end / fps)], duration, [f"{path.name}:{row}, {qid}"])
+                video.queries += [Sentence(qid, text, span) for span in spans]
+    return [video for video in videos.values() if video.queries]
 
 
 def _moment(line: str, where: str) -> tuple[str, float, float, list[str]]:

@@ -15,6 +15,7 @@ SOURCE = records.Source(
     title="TEMPO (Hendricks et al., EMNLP 2018)",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
     fields=("version",),
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vmr_jax.data import didemo
 from vmr_jax.errors import unknown
-from vmr_jax.input.annotations import Annotations, Video, choice, read_splits, require_files
+from vmr_jax.input.annotations import Annotations, Video, choice, chosen, read_splits, require_files
 from vmr_jax.input.records import manual_dir
 
 SPLITS = ("train", "val", "test")
@@ -19,25 +19,31 @@ _SOURCE = (
 )
 
 
-def files(options) -> list[Path]:
+def splits(options) -> tuple[str, ...]:
+    """The names of the splits."""
+    return SPLITS
+
+
+def files(options, only: str = "") -> list[Path]:
     """Returns the files that `read` reads, of the version in `options.version`.
 
     Raises:
       UserError: for an unknown version; one that lists all files that are missing.
     """
     version = choice(options.version, tuple(TYPES), "version")
-    names = [f"tempo{version.upper()}+didemo_{split}.json" for split in SPLITS]
-    return require_files(manual_dir(options), names, "tempo", _SOURCE)
+    names = {split: f"tempo{version.upper()}+didemo_{split}.json" for split in SPLITS}
+    return require_files(manual_dir(options), chosen(names, only).values(), "tempo", _SOURCE)
 
 
-def read(options) -> Annotations:
-    """Reads the three files of `options.version` in `options.manual_dir`.
+def read(options, only: str = "") -> Annotations:
+    """Reads the three files of `options.version` in `options.manual_dir`, or that of the split `only`.
 
     Raises:
       UserError: for missing or malformed files, naming file and row; for an id of unknown type or one that
         two rows have; for a training video in another split.
     """
-    return read_splits(dict(zip(SPLITS, files(options))), functools.partial(read_file, version=options.version))
+    paths = zip([only] if only in SPLITS else SPLITS, files(options, only))
+    return read_splits(dict(paths), functools.partial(read_file, version=options.version))
 
 
 def read_file(path: Path, places: dict[str, str], found: Annotations, version: str) -> list[Video]:

@@ -18,6 +18,7 @@ SOURCE = records.Source(
     title="TVR (Lei et al., ECCV 2020)",
     files=annotations.files,
     read=annotations.read,
+    splits=annotations.splits,
 )
 WITHOUT_VIDEO = {submission.PUBLIC_TEST: submission.public_test}  # splits of queries whose video is not told
 video_numbers = submission.video_numbers

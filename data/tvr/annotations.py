@@ -10,19 +10,18 @@ from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
     Video,
-    clip,
+    chosen,
+    duration_in,
     field,
-    json_of,
-    jsonl_of,
     moment,
     name_of,
-    positive,
     query_id,
     read_splits,
     require_files,
     sentence,
 )
 from vmr_jax.input.records import manual_dir
+from vmr_jax.input.text_files import json_of, jsonl_of
 
 QUERY_FILES = {"train": "tvr_train_release.jsonl", "val": "tvr_val_release.jsonl"}
 INDEX_FILE = "tvr_video2dur_idx.json"
@@ -32,21 +31,28 @@ _SOURCE = "All three are in the repository TVRetrieval of Lei et al., folder dat
 _DIFFER = "rows whose duration is not that of the index, which is taken"
 
 
-def files(options) -> list[Path]:
+def splits(options) -> list[str]:
+    """The names of the splits."""
+    return list(QUERY_FILES)
+
+
+def files(options, only: str = "") -> list[Path]:
     """Returns the files that `read` reads; raises one UserError that lists all that are missing."""
-    return require_files(manual_dir(options), [*QUERY_FILES.values(), INDEX_FILE], "tvr", _SOURCE)
+    names = [*chosen(QUERY_FILES, only).values(), INDEX_FILE]
+    return require_files(manual_dir(options), names, "tvr", _SOURCE)
 
 
-def read(options) -> Annotations:
-    """Reads the three files in `options.manual_dir`.
+def read(options, only: str = "") -> Annotations:
+    """Reads the three files in `options.manual_dir`, or those of the split `only`.
 
     Raises:
       UserError: for missing or malformed files, naming file and line; for an id that two rows have; for a
         training video in another split.
     """
-    *queries, index = files(options)
+    *queries, index = files(options, only)
     return read_splits(
-        dict(zip(QUERY_FILES, queries)), functools.partial(read_file, durations=durations_of(index))
+        dict(zip(chosen(QUERY_FILES, only), queries)),
+        functools.partial(read_file, durations=durations_of(index)),
     )
 
 
@@ -64,7 +70,7 @@ def durations_of(path: Path) -> dict[str, float]:
 def _duration(entry: Any, where: str) -> float:
     if not isinstance(entry, list) or len(entry) != 2:
         raise UserError(f"{where}: found {entry!r}; expected [duration, number]. Correct it.")
-    return positive(entry[0], f"{where}: the duration")
+    return duration_in(entry[0], f"{where}: the duration")
 
 
 def read_file(
@@ -82,26 +88,23 @@ def read_file(
       The videos that have a query; the type of the query is its tag.
     """
     videos: dict[str, Video] = {}
-    for line, row in jsonl_of(path):
-        where = f"{path}, line {line}"
-        name = name_of(row, "vid_name", where)
-        if name not in durations:
-            raise unknown(
-                f"{where}: {INDEX_FILE} has no video", name, durations, "Correct the row or the index."
-            )
-        told = positive(field(row, "duration", where), f'{where}: "duration"')
-        found.count(_DIFFER, round(told, 2) != round(durations[name], 2))  # the files have two decimals
-        qid = query_id(field(row, "desc_id", where), places, where)
-        text = sentence(field(row, "desc", where), where)
-        tags = (_type(field(row, "type", where), where),)
-        start, end = moment(field(row, "ts", where), where)
-        span = clip(start, end, durations[name])
-        if span is None:
-            found.dropped.append(f"{path.name}:{line}")
-            continue
-        found.clipped += span != (start, end)
-        video = videos.setdefault(name, Video(name, durations[name], path.name))
-        video.queries.append(Sentence(qid, text, span, tags=tags))
+    for line, row in jsonl_of(path, found.row):
+        with found.row():
+            where = f"{path}, line {line}"
+            name = name_of(row, "vid_name", where)
+            if name not in durations:
+                raise unknown(
+                    f"{where}: {INDEX_FILE} has no video", name, durations, "Correct the row or the index."
+                )
+            told = duration_in(field(row, "duration", where), f'{where}: "duration"')
+            found.count(_DIFFER, round(told, 2) != round(durations[name], 2))  # the files have two decimals
+            qid = query_id(field(row, "desc_id", where), places, where)
+            text = sentence(field(row, "desc", where), where)
+            tags = (_type(field(row, "type", where), where),)
+            annotated = moment(field(row, "ts", where), where)
+            for span in found.within([annotated], durations[name], [f"{path.name}:{line}"]):
+                video = videos.setdefault(name, Video(name, durations[name], path.name))
+                video.queries.append(Sentence(qid, text, span, tags=tags))
     return list(videos.values())
 
 

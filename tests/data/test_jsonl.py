@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import re
 
 import ml_collections
 import numpy as np
@@ -12,6 +13,7 @@ from vmr_jax.configs import two_d_tan
 from vmr_jax.data import jsonl
 from vmr_jax.data.jsonl import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input.annotated import AnnotatedSplits
 from vmr_jax.input.annotations import hold_out
 from vmr_jax.training.experiment import Experiment
 
@@ -139,8 +141,90 @@ def test_moments_are_cut_to_the_video_and_counted(folder):
     assert "train-3" not in queries
     assert found.dropped == ["train.jsonl:2, window 0", "train.jsonl:3, window 0"]
     assert found.clipped == 2  # train-1 and val-1
-    write(folder, "test", row("x"), row("d", windows=[[25, 30]]))
-    with pytest.raises(UserError, match=r"test\.jsonl, line 2: nothing of the window \[25, 30\] lies within"):
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("empty", [[25, 30], [7.25, 7.25], [9, 8], [-3, 0], [5, 5 + 1e-9]])
+def test_a_moment_of_which_nothing_is_left_is_dropped_in_every_split(folder, split, empty):
+    """Beyond its video, of no length (5 + 1e-9 is 5 in float32), inverted: the other moments stay."""
+    video = {"train": "a", "val": "c", "test": "d"}[split]
+    write(folder, split, row(video, windows=[empty, [1, 2]]), row(video, query="gone", windows=[empty]))
+    found = read(folder)
+    assert [(query.text, query.windows) for v in found.splits[split] for query in v.queries] == [
+        ("a man opens the door", [(1, 2)])
+    ]
+    assert found.dropped == [f"{split}.jsonl:1, window 0", f"{split}.jsonl:2, window 0"]
+
+
+def test_all_wrong_rows_are_named_at_once(folder):
+    write(folder, "train", row("a"), "{", row("b", duration=8e8), row("b", query=""))
+    write(folder, "test", row("d", windows=[[1]]), row("d", query="half \ud83d"), row("d", query="x" * 10_001))
+    with pytest.raises(UserError) as error:
+        read(folder)
+    message = str(error.value)
+    assert message.startswith("6 rows cannot be read: (1) ")
+    for place, what in (
+        ("train.jsonl, line 2", "no valid JSON"),
+        ("train.jsonl, line 3", "more than a week"),
+        ("train.jsonl, line 4", "the sentence is empty"),
+        ("test.jsonl, line 1", "the moment is [1]"),
+        ("test.jsonl, line 2", "U+D83D, one half of a character"),
+        ("test.jsonl, line 3", "has 10,001 characters; at most 10,000"),
+    ):
+        assert re.search(rf"{re.escape(place)}[:,][^(]*{re.escape(what)}", message)
+    write(folder, "train", *["{"] * 25)
+    write(folder, "test", row("d"))
+    with pytest.raises(UserError, match=r"^25 rows .*\(10\) .*line 10: .* And 15 more") as error:
+        read(folder)
+    assert "line 11:" not in str(error.value)
+
+
+@pytest.mark.parametrize("none", [None, [], "absent"])
+def test_rows_without_a_moment(folder, none):
+    """Left out and named among others; where a split other than train has no moment at all it is unlabelled."""
+
+    def unlabelled(video):
+        fields = json.loads(row(video))
+        del fields["windows"]
+        return json.dumps(fields if none == "absent" else {**fields, "windows": none})
+
+    write(folder, "val", row("c"), unlabelled("x"))
+    write(folder, "test", unlabelled("d"), unlabelled("e"))
+    if none != "absent":
+        write(folder, "train", row("a"), unlabelled("b"))
+    found = read(folder)
+    assert [place.rpartition("/")[2] for place in found.unlabelled] == [
+        *(["train.jsonl, line 2"] if none != "absent" else []),
+        "val.jsonl, line 2",
+    ]
+    assert [[video.id for video in found.splits[split]] for split in ("val", "test")] == [["c"], ["d", "e"]]
+    queries = [query for video in found.splits["test"] for query in video.queries]
+    assert [(query.labelled, query.span, query.windows) for query in queries] == [(False, (0, 20), ())] * 2
+
+
+def test_rows_that_repeat_another_are_named_and_kept(folder):
+    write(folder, "val", row("c", qid="x"), row("c", qid="y"), row("c", qid="z", windows=[[2, 6]]))
+    found = read(folder)
+    assert found.repeated == ['val.jsonl: "y" repeats "x"']
+    assert len(found.splits["val"][0].queries) == 3
+
+
+def test_one_split_is_read_from_its_own_file(folder):
+    (folder / "train.jsonl").write_text("{")
+    splits = AnnotatedSplits(jsonl.SOURCE, options(folder))
+    assert splits.split_names == ("train", "val", "test")
+    assert [query.qid for query in splits.split("test").queries] == ["test-1", "test-2"]
+    (folder / "val.jsonl").unlink()  # val is held out of train then
+    with pytest.raises(UserError, match=r"train\.jsonl, line 1"):
+        AnnotatedSplits(jsonl.SOURCE, options(folder)).split("val")
+
+
+def test_a_pointer_of_git_lfs_and_a_web_page_are_named(folder):
+    (folder / "val.jsonl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(UserError, match=r"val\.jsonl is a pointer of Git LFS"):
+        read(folder)
+    (folder / "val.jsonl").write_text("<!DOCTYPE html><html><title>Virus scan warning</title></html>")
+    with pytest.raises(UserError, match=r"val\.jsonl is a web page that was saved in place"):
         read(folder)
 
 
@@ -159,7 +243,6 @@ def test_moments_are_cut_to_the_video_and_counted(folder):
         (row(duration=float("nan")), r'"duration" is nan; expected a positive number'),
         (row(query=" ... "), r"the sentence is empty"),
         (row(query=5), r"the sentence is empty"),
-        (row(windows=[]), r'"windows" is empty; expected \[\[start, end\], \.\.\.\]'),
         (row(windows=[1, 2]), r"row 0: the moment is 1; expected \[start, end\]"),
         (row(windows=[[1, 2], [3]]), r"row 1: the moment is \[3\]; expected \[start, end\]"),
         (row(windows=[[1, None]]), r"row 0: the moment is \[1, None\]"),

@@ -12,6 +12,7 @@ from vmr_jax.data import qvhighlights
 from vmr_jax.data.qvhighlights import annotations
 from vmr_jax.errors import UserError
 from vmr_jax.input import records
+from vmr_jax.input.annotated import AnnotatedSplits
 from vmr_jax.input.annotations import Annotations
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -124,12 +125,44 @@ def test_windows_off_the_grid_or_the_video_are_counted(folder):
     assert list(found.counts.values()) == [3 + 1 + 1]  # 9 to 8 s is off the grid too
 
 
-def test_without_the_ground_truth_of_test_there_is_no_such_split(folder):
-    (folder / TEST_FILE).rename(folder / "highlight_test_release.jsonl")
+def test_without_the_ground_truth_test_is_unlabelled(folder):
+    """Its file is then the one without moments; without that one there is no such split."""
+    (folder / TEST_FILE).unlink()
+    told = ("qid", "query", "vid", "duration")
+    unlabelled = folder / "highlight_test_release.jsonl"
+    _write(unlabelled, [{name: row[name] for name in told} for row in TEST])
     found = _read(folder)
-    assert list(found.splits) == ["train", "val"]
+    queries = [query for video in found.splits["test"] for query in video.queries]
+    assert [query.qid for query in queries] == [str(row["qid"]) for row in TEST]
+    assert not any(query.labelled or query.windows for query in queries) and not found.unlabelled
     (message,) = [what for what in found.counts if "split test" in what]
     assert TEST_FILE in message and "highlight_test_release.jsonl has no moments" in message
+    unlabelled.unlink()
+    assert list(_read(folder).splits) == ["train", "val"]
+
+
+@pytest.mark.parametrize("none", [None, []])
+def test_a_row_without_a_moment_among_others_is_left_out_and_named(folder, none):
+    extra = {**_row(21, "e", [[0, 2]], [0], [[1, 2, 3]]), "relevant_windows": none}
+    for name, rows in ((TRAIN_FILE, TRAIN), (VAL_FILE, VAL)):
+        _write(folder / name, [*rows, {**extra, "qid": f"new in {name}", "vid": name}])
+    found = _read(folder)
+    assert [place.split("/")[-1] for place in found.unlabelled] == [
+        f"{TRAIN_FILE}, line {len(TRAIN) + 1}",
+        f"{VAL_FILE}, line {len(VAL) + 1}",
+    ]
+    assert all(query.labelled for videos in found.splits.values() for v in videos for query in v.queries)
+
+
+def test_the_test_split_is_read_alone(folder):
+    for name in (TRAIN_FILE, VAL_FILE):
+        (folder / name).unlink()
+    options = _options(folder)
+    assert list(records.read(qvhighlights.SOURCE, options, "test").splits) == ["test"]
+    splits = AnnotatedSplits(qvhighlights.SOURCE, options)
+    assert splits.split_names == ("test",) and len(splits.split("test").queries) == len(TEST)
+    with pytest.raises(UserError, match=rf"{TRAIN_FILE} missing"):
+        splits.split("train")
 
 
 def test_windows_line_ends_and_byte_order_marks(folder):
@@ -173,7 +206,6 @@ def test_damaged_files(folder, name, damage, message):
         ({"duration": 152}, '"duration" is 152 s; videos of QVHighlights last 150 s at most'),
         ({"vid": None}, '"vid" is None'),
         ({"query": "?"}, "the sentence is empty"),
-        ({"relevant_windows": []}, '"relevant_windows" is empty'),
         ({"relevant_windows": 4}, '"relevant_windows" is int'),
         ({"relevant_windows": [[0, 2], [4]]}, r"row 1: the moment is \[4\]"),
         ({"relevant_clip_ids": [0, 1, 2]}, "not two lists of one length"),
@@ -258,7 +290,7 @@ def test_prepared_records(folder, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "vmr_jax"):
         without = qvhighlights.prepare(options)
     assert without.data_path != builder.data_path and set(without.info.splits) == {"train", "val"}
-    assert f"0 queries in the split test, as {TEST_FILE} is not there" in caplog.text
+    assert f"0 queries with moments in the split test, as {TEST_FILE} is not there" in caplog.text
 
 
 def test_features_by_the_names_of_the_videos(folder):
@@ -335,8 +367,9 @@ def test_official_saliency_equals_the_raw_scores_and_lies_in_the_windows(officia
 @needs_shared
 def test_the_published_test_file_has_no_moments():
     path = SHARED / "highlight_test_release.jsonl"
-    with pytest.raises(UserError, match='line 1: no "relevant_clip_ids"'):
-        annotations.read_file(path, {}, Annotations({}))
+    videos = annotations.read_file(path, {}, Annotations({}))
+    queries = [query for video in videos for query in video.queries]
+    assert len(queries) == 1542 and not any(query.labelled for query in queries)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     truth = [json.loads(line) for line in (SHARED / TEST_FILE).read_text().splitlines()]
     keys = ("qid", "query", "vid", "duration")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vmr_jax.errors import unknown
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.input import records
 from vmr_jax.input.annotations import Sentence
 from vmr_jax.input.annotations import Video as AnnotatedVideo
@@ -30,29 +30,49 @@ class Splits(Protocol):
 
 
 class AnnotatedSplits:
-    """The splits of a dataset that is read from the user's annotation files.
+    """The splits of a dataset that is read from the user's annotation files, each when it is asked for.
+
+    The files of the other splits need not be there.
 
     Args:
       source: of the dataset.
       options: `config.dataset`.
 
     Raises:
-      UserError: for missing or wrong annotation files, naming file and row.
+      UserError: where there are no files of any split.
     """
 
     def __init__(self, source: records.Source, options: Any):
-        self._name, self._found = source.name, records.read(source, options).splits
+        self._source, self._options = source, options
+        self._found: dict[str, list[AnnotatedVideo]] = {}
+        self._names = tuple(name for name in source.splits(options) if self._is_there(name))
+        if not self._names:
+            source.files(options)  # says which are missing
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            return bool(self._source.files(self._options, name))
+        except UserError:
+            return False
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Names of the splits that hold queries."""
-        return tuple(self._found)
+        """Names of the splits whose files are there."""
+        return self._names
 
     def split(self, name: str) -> Split:
-        """The videos and queries of a split; UserError for an unknown one."""
+        """The videos and queries of a split.
+
+        Raises:
+          UserError: for an unknown one; for missing or wrong annotation files, naming file and row.
+        """
+        if name not in self._source.splits(self._options):
+            raise unknown(f"The dataset {self._source.name} has no split", name, self._names)
         if name not in self._found:
-            raise unknown(f"The dataset {self._name} has no split", name, self._found)
-        videos: list[AnnotatedVideo] = self._found[name]
+            self._found |= records.read(self._source, self._options, name).splits
+        if name not in self._found:  # as val, where nothing is held out
+            raise unknown(f"The dataset {self._source.name} has no split", name, self._names)
+        videos = self._found[name]
         return Split(
             name,
             [Video(video.id, float(np.float32(video.duration)), {}) for video in videos],
@@ -70,6 +90,7 @@ def annotated_splits(options: Any) -> Splits:
 def _query(sentence: Sentence) -> Query:
     """A query without roles and noun chunks."""
     fields = {field.name: getattr(sentence, field.name) for field in dataclasses.fields(sentence)}
-    windows = np.asarray(sentence.windows or [sentence.span], np.float32).tolist()
+    known = (sentence.windows or [sentence.span]) if sentence.labelled else []
+    windows = np.asarray(known, np.float32).tolist()
     span = tuple(np.asarray(sentence.span, np.float32).tolist())
     return Query(**{**fields, "span": span, "windows": [tuple(window) for window in windows]})

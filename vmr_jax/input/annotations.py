@@ -1,14 +1,19 @@
 """Annotation files: what every dataset reads into, and the reading that they share.
 
 A dataset's own `annotations.py` turns its files into `Annotations`; `input/records.py` makes records of those.
-Rules that all of them follow: times are seconds; a moment is cut to its video and counted; one that is empty
-then is dropped, counted and named; everything else that is wrong is a UserError that names file and row. Files
-are UTF-8, with or without a byte order mark, with either kind of line ends.
+Rules that all of them follow, in every split:
+
+- Times are seconds. A moment is cut to its video and counted; one that is empty then, or was before, is dropped
+  and named, and the other moments of its row stay. A row of which nothing is left is dropped.
+- A row without a moment (null, [], or, but in train, no such field) is left out and named; where a split other
+  than train has no moment at all it is unlabelled: its queries can be predicted, not evaluated.
+- Everything else that is wrong with a row is refused; all such rows are named at once, with file and row.
+- Rows that repeat video, sentence and moments of another are kept and named.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +23,29 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest, unknown
-from vmr_jax.input.packed import read_packed
+from vmr_jax.input.text_files import json_of
+from vmr_jax.input.text_files import jsonl_of as jsonl_of  # as prediction files are read
 
 SPLITS = ("train", "val", "test")  # that a user's split file can name
+MOST_SECONDS = 7 * 24 * 3600  # of a video: a week
+MOST_CHARACTERS = 10_000  # of a sentence; 1,000 of an id
+
+_NAMED = 10  # rows that a message names
+# The other fields of the rows of jsonl files, which are no misspelt name of the moments.
+_FIELDS = {
+    "video",
+    "vid",
+    "duration",
+    "query",
+    "qid",
+    "relevant_clip_ids",
+    "saliency_scores",
+    "label",
+    "domain",
+}
 
 _WORD = re.compile(r"[^\W_]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +58,7 @@ class Sentence:
     windows: Sequence[tuple[float, float]] = ()
     tags: Sequence[str] = ()
     saliency: np.ndarray | None = None
+    labelled: bool = True
 
 
 @dataclasses.dataclass
@@ -53,44 +77,114 @@ class Annotations:
 
     Attributes:
       splits: split -> its videos in file order, those without a query left out.
-      dropped: 'file:line' or 'file, video, row' of the rows that are empty after clipping.
+      dropped: 'file:line' or 'file, video, row' of the moments that are empty within their video.
       clipped: number of kept rows whose start or end was cut.
       counts: other defects and choices, such as {'extra training queries used': 8580}, for the log.
+      unlabelled: the places of rows that were left out as they have no moment.
+      repeated: 'file: "qid" repeats "qid"' of the rows that say what another says.
+      wrong: what is wrong with the rows that are refused; `complete` raises it.
     """
 
     splits: dict[str, list[Video]]
     dropped: list[str] = dataclasses.field(default_factory=list)
     clipped: int = 0
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    unlabelled: list[str] = dataclasses.field(default_factory=list)
+    repeated: list[str] = dataclasses.field(default_factory=list)
+    wrong: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, what: str, number: int) -> None:
         """Adds to `counts`; 0 says that it was looked for."""
         self.counts[what] = self.counts.get(what, 0) + number
+
+    @contextlib.contextmanager
+    def row(self) -> Iterator[None]:
+        """Reads a row: what is wrong with it is kept in `wrong`, and the next one is read."""
+        try:
+            yield
+        except UserError as error:
+            self.wrong.append(str(error))
+
+    def within(
+        self, moments: Sequence[tuple[float, float]], duration: float, places: Sequence[str]
+    ) -> list[tuple[float, float]]:
+        """The moments of a row within their video; those of which nothing is left are dropped.
+
+        Args:
+          moments: (start, end) in seconds.
+          duration: of the video.
+          places: of each moment, to name those that are dropped.
+        """
+        cut = [clip(start, end, duration) for start, end in moments]
+        self.dropped += [place for place, moment in zip(places, cut) if moment is None]
+        self.clipped += any(moment and moment != whole for moment, whole in zip(cut, moments))
+        return [moment for moment in cut if moment]
+
+    def complete(self) -> "Annotations":
+        """These annotations, with `repeated`; UserError that names all rows that are refused."""
+        if len(self.wrong) == 1:
+            raise UserError(self.wrong[0])
+        if self.wrong:
+            named = " ".join(f"({k}) {text}" for k, text in enumerate(self.wrong[:_NAMED], 1))
+            more = len(self.wrong) - _NAMED
+            raise UserError(
+                f"{len(self.wrong):,} rows cannot be read: {named}"
+                + (f" And {more:,} more, which are named when these are put right." if more > 0 else "")
+            )
+        self.repeated = [text for videos in self.splits.values() for text in _repeated(videos)]
+        return self
+
+
+def _repeated(videos: Iterable[Video]) -> Iterator[str]:
+    for video in videos:
+        first: dict[Any, str] = {}
+        for query in video.queries:
+            said = (query.text, tuple(query.windows or [query.span]) if query.labelled else ())
+            if (qid := first.setdefault(said, query.qid)) != query.qid:
+                yield f'{video.source}: "{query.qid}" repeats "{qid}"'
 
 
 # --- values ---------------------------------------------------------------------------------------
 
 
 def sentence(text: Any, where: str) -> str:
-    """The sentence without blanks around it; UserError where it has no word."""
+    """The sentence without blanks around it; UserError where it has no word, or is no text that can be kept."""
     if not isinstance(text, str) or not _WORD.search(text):
         raise UserError(f"{where}: the sentence is empty. Write one or delete the row.")
-    return text.strip()
+    return characters(text.strip(), MOST_CHARACTERS, f"{where}: the sentence")
+
+
+def characters(text: str, most: int, what: str) -> str:
+    """The text; UserError naming `what` where it is longer than `most`, or holds half a character."""
+    if len(text) > most:
+        raise UserError(f"{what} has {len(text):,} characters; at most {most:,} are read. Correct it.")
+    if half := _SURROGATE.search(text):
+        raise UserError(
+            f"{what} holds U+{ord(half[0]):04X}, one half of a character that was cut in two. Write the whole "
+            "character, or delete it."
+        )
+    return text
 
 
 def number(value: Any) -> float | None:
     """A finite number, or None."""
     try:
         value = float(value if value is not None else "")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 
 
 def clip(start: float, end: float, duration: float) -> tuple[float, float] | None:
-    """The moment within the video, None where nothing of it is left."""
+    """The moment within the video, None where nothing of it is left in float32, as records hold it."""
     start, end = max(start, 0.0), min(end, duration)
-    return (start, end) if start < end else None
+    return (start, end) if np.float32(start) < np.float32(end) else None
+
+
+def no_moment(entry: Mapping[str, Any], name: str, split: str) -> bool:
+    """Whether a row says that it has no moment: the field `name` is null or [], or, but in train, not there."""
+    absent = name not in entry and split != "train" and not nearest(name, set(entry) - _FIELDS)
+    return absent or (name in entry and entry[name] in (None, []))
 
 
 def choice(value: Any, known: Sequence[str], option: str) -> str:
@@ -127,104 +221,54 @@ def published_folder(manual_dir: Path, name: str) -> Path:
     return manual_dir / name if (manual_dir / name).is_dir() else manual_dir
 
 
-def text_of(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark; .gz and .zip are opened (`read_packed`)."""
-    raw = read_packed(path)
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from None
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (number from 1, line without blanks around it) of the lines that are not blank."""
-    for i, line in enumerate(text_of(path).split("\n"), 1):
-        if line.strip():
-            yield i, line.strip()
-
-
-def json_of(path: Path) -> Any:
-    """The content of a JSON file; UserError for an empty or damaged one, and for a key that stands twice."""
-    text = text_of(path)
-    if not text.strip():
-        raise UserError(f"{path} is empty. Get it again.")
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}: no valid JSON ({error.msg}). The file is damaged or cut short; get "
-            "it again."
-        ) from None
-
-
-def _unique(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise UserError(f'{path}: the key "{key}" stands twice. Remove one of the two entries.')
-        found[key] = value
-    return found
-
-
-def jsonl_of(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yields (line from 1, object) of a file with one JSON object a line; UserError where there is none."""
-    found = False
-    for i, line in lines_of(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{path}, line {i}: no valid JSON ({error.msg}): "{line[:80]}".') from None
-        if not isinstance(row, dict):
-            raise UserError(f'{path}, line {i}: expected an object {{...}}, found "{line[:80]}".')
-        found = True
-        yield i, row
-    if not found:
-        raise UserError(f"{path} is empty. Get it again.")
-
-
-def video_table(
-    path: Path, dropped: list[str], seconds_of=None, tags_of=None, prefix: str = ""
-) -> tuple[list[Video], int]:
+def video_table(path: Path, found: Annotations, length_of=None, tags_of=None, prefix: str = "") -> list[Video]:
     """Reads {"VIDEO": {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}.
 
-    The layout of ActivityNet Captions, TACoS and most out-of-distribution splits. The k-th sentence of a video
-    gets the qid "VIDEO-k", counted from 0 over all of its rows, after `prefix`.
+    The layout of ActivityNet Captions, TACoS, MMN and most out-of-distribution splits. The k-th sentence of a
+    video gets the qid "VIDEO-k", counted from 0 over all of its rows, after `prefix`.
 
     Args:
       path: the file.
-      dropped: gets the place of every row that is empty after clipping.
-      seconds_of: (entry, where) -> (duration, timestamps) in seconds, where the layout differs.
+      found: gets what is put right and what is wrong.
+      length_of: (entry, where) -> duration in seconds, units of the timestamps in a second; `duration_of` where
+        it is None.
       tags_of: (entry, k, where) -> tags of the k-th sentence.
       prefix: starts every qid, where several files have queries of the same videos.
 
     Returns:
-      The videos that have a query, and the number of clipped rows.
+      The videos that have a query.
     """
-    videos, clipped = [], 0
+    videos = []
     for video_id, entry in entries_of(path).items():
-        where = f"{path}, video {video_id}"
-        duration, times = (seconds_of or seconds)(entry, where)
-        texts = field(entry, "sentences", where)
-        if not isinstance(texts, list) or len(texts) != len(times):
-            raise UserError(
-                f'{where}: {len(times)} "timestamps" and {len(texts) if isinstance(texts, list) else "no"} '
-                '"sentences"; expected one sentence for each moment. Correct the entry.'
-            )
-        video = Video(video_id, duration, path.name)
-        for k, ((start, end), text) in enumerate(zip(times, texts)):
-            span = clip(start, end, duration)
-            if span is None:
-                dropped.append(f"{path.name}, {video_id}, row {k}")
-                continue
-            clipped += span != (start, end)
-            tags = tags_of(entry, k, where) if tags_of else ()
-            video.queries.append(
-                Sentence(f"{prefix}{video_id}-{k}", sentence(text, f"{where}, row {k}"), span, tags=tags)
-            )
-        if video.queries:
-            videos.append(video)
-    return videos, clipped
+        with found.row():
+            where = f"{path}, video {video_id}"
+            characters(video_id, MOST_CHARACTERS // 10, f"{where}: the name")
+            duration, units = (length_of or duration_of)(entry, where)
+            video = Video(video_id, duration, path.name)
+            for k, (moment_, text) in enumerate(_rows(entry, where)):
+                with found.row():
+                    start, end = moment(moment_, f"{where}, row {k}")
+                    place = f"{path.name}, {video_id}, row {k}"
+                    spans = found.within([(start / units, end / units)], duration, [place])
+                    said = sentence(text, f"{where}, row {k}")
+                    tags = tags_of(entry, k, where) if tags_of else ()
+                    qid = f"{prefix}{video_id}-{k}"
+                    qid = f"{prefix}{video_id}-{k}"
+                    video.queries += [Sentence(qid, said, span, tags=tags) for span in spans]
+            if video.queries:
+                videos.append(video)
+    return videos
+
+
+def _rows(entry: Mapping[str, Any], where: str) -> Iterable[tuple[Any, Any]]:
+    """(moment, sentence) of an entry."""
+    times, texts = list_of(field(entry, "timestamps", where), where), field(entry, "sentences", where)
+    if not isinstance(texts, list) or len(texts) != len(times):
+        raise UserError(
+            f'{where}: {len(times)} "timestamps" and {len(texts) if isinstance(texts, list) else "no"} '
+            '"sentences"; expected one sentence for each moment. Correct the entry.'
+        )
+    return zip(times, texts)
 
 
 def entries_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -235,12 +279,9 @@ def entries_of(path: Path) -> dict[str, dict[str, Any]]:
     return table
 
 
-def seconds(
-    entry: Mapping[str, Any], where: str, duration: str = "duration"
-) -> tuple[float, list[tuple[float, float]]]:
-    """Duration and timestamps of an entry that has both in seconds; `duration` names its field."""
-    length = positive(field(entry, duration, where), f'{where}: "{duration}"')
-    return length, moments(field(entry, "timestamps", where), where)
+def duration_of(entry: Mapping[str, Any], where: str, name: str = "duration") -> tuple[float, float]:
+    """Duration of an entry in seconds, and 1.0, as its timestamps are seconds too; `name` is its field."""
+    return duration_in(field(entry, name, where), f'{where}: "{name}"'), 1.0
 
 
 def field(entry: Mapping[str, Any], name: str, where: str) -> Any:
@@ -258,11 +299,27 @@ def positive(value: Any, what: str) -> float:
     return found
 
 
-def moments(value: Any, where: str, name: str = "timestamps") -> list[tuple[float, float]]:
-    """Pairs of finite numbers from [[start, end], ...], the field `name`; UserError otherwise."""
+def duration_in(value: Any, what: str) -> float:
+    """The seconds of a video, at most a week; UserError naming `what` otherwise."""
+    found = positive(value, what)
+    if found > MOST_SECONDS:
+        raise UserError(
+            f"{what} is {value!r} s, more than a week. Durations are seconds, no milliseconds and no frames; "
+            "correct the entry."
+        )
+    return found
+
+
+def list_of(value: Any, where: str, name: str = "timestamps") -> list[Any]:
+    """The list in the field `name` of moments; UserError otherwise."""
     if not isinstance(value, list):
         raise UserError(f'{where}: "{name}" is {type(value).__name__}; expected [[start, end], ...].')
-    return [moment(pair, f"{where}, row {k}") for k, pair in enumerate(value)]
+    return value
+
+
+def moments(value: Any, where: str, name: str = "timestamps") -> list[tuple[float, float]]:
+    """Pairs of finite numbers from [[start, end], ...], the field `name`; UserError otherwise."""
+    return [moment(pair, f"{where}, row {k}") for k, pair in enumerate(list_of(value, where, name))]
 
 
 def moment(pair: Any, where: str) -> tuple[float, float]:
@@ -273,12 +330,26 @@ def moment(pair: Any, where: str) -> tuple[float, float]:
     return start, end
 
 
+def windows_of(
+    row: Mapping[str, Any], name: str, duration: float, path: Path, line: int, found: Annotations
+) -> list[tuple[float, float]]:
+    """The moments in the field `name` of a line that are within the video (`Annotations.within`)."""
+    where = f"{path}, line {line}"
+    annotated = moments(field(row, name, where), where, name)
+    return found.within(annotated, duration, [f"{path.name}:{line}, window {k}" for k in range(len(annotated))])
+
+
+def unlabelled(qid: str, text: str, duration: float) -> Sentence:
+    """A query whose moment nobody has told; the whole video stands in its place."""
+    return Sentence(qid, text, (0.0, duration), labelled=False)
+
+
 def name_of(entry: Mapping[str, Any], name: str, where: str) -> str:
     """The field of an entry that names a video; UserError where it is no text or blank."""
     found = field(entry, name, where)
     if not isinstance(found, str) or not found.strip():
         raise UserError(f'{where}: "{name}" is {found!r}; expected the name of a video. Correct it.')
-    return found
+    return characters(found, MOST_CHARACTERS // 10, f'{where}: "{name}"')
 
 
 def query_id(value: Any, places: dict[str, str], where: str) -> str:
@@ -294,7 +365,7 @@ def query_id(value: Any, places: dict[str, str], where: str) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise UserError(f"{where}: the id is {value!r}; expected a whole number or a text. Correct it.")
-    found = str(value).strip()
+    found = characters(str(value).strip(), MOST_CHARACTERS // 10, f"{where}: the id")
     if found in places:
         raise UserError(
             f'{where}: the id "{found}" is also that of {places[found]}; ids are unique within a dataset. '
@@ -305,6 +376,16 @@ def query_id(value: Any, places: dict[str, str], where: str) -> str:
 
 
 # --- splits ---------------------------------------------------------------------------------------
+
+
+def chosen(files: Mapping[str, Any], only: str) -> dict[str, Any]:
+    """The files by split; with the split `only` its own alone, all where it has none of its own."""
+    return {only: files[only]} if only in files else dict(files)
+
+
+def training_for_val(only: str) -> str:
+    """The split whose file is read for `only`, of a dataset that holds val out of its training videos."""
+    return "train" if only == "val" else only
 
 
 def hold_out(ids: Iterable[str], fraction: float) -> set[str]:
@@ -341,9 +422,21 @@ def read_splits(
     found = Annotations({})
     places: dict[str, str] = {}
     for split, path in paths.items():
-        found.splits[split] = read_file(path, places, found)
+        found.splits[split] = _settled(read_file(path, places, found), split, places, found)
+    found.complete()
     refuse_shared_videos(found.splits, ", ".join(map(str, paths.values())))
     return found
+
+
+def _settled(videos: Sequence[Video], split: str, places: Mapping[str, str], found: Annotations) -> list[Video]:
+    """The videos with the queries that have a moment; with all where none has one, but in train."""
+    queries = [query for video in videos for query in video.queries]
+    if split != "train" and not any(query.labelled for query in queries):
+        return list(videos)
+    found.unlabelled += [places[query.qid] for query in queries if not query.labelled]
+    for video in videos:
+        video.queries = [query for query in video.queries if query.labelled]
+    return [video for video in videos if video.queries]
 
 
 def refuse_shared_videos(

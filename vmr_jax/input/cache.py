@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -17,7 +18,7 @@ from vmr_jax.input.features import FeatureReader, kept_rows, missing
 
 log = logging.getLogger("vmr_jax")
 
-_FORMAT = 2  # of the cache
+_FORMAT = 3  # of the cache
 _BLOCK, _BLOCKS = 4096, 8  # bytes and number of the samples by which the content of a source file is known
 _MAGIC = b"vmrclips"  # the last bytes of a cache
 _ALIGNMENT = 64  # bytes; each video starts at a multiple
@@ -26,7 +27,8 @@ _ALIGNMENT = 64  # bytes; each video starts at a multiple
 class FeatureStore(Mapping):
     """Clips of a dataset's videos in one memory-mapped file: `store[video_id]` is a view [n,D] float32.
 
-    The file: the rows of each video, then an index as JSON, its size in 8 bytes, and `_MAGIC`.
+    The file: the rows of each video, then an index as JSON, its CRC-32, its size in 8 bytes, and `_MAGIC`. The
+    index has the CRC-32 of the rows of each video, which are compared when a video is read first.
     """
 
     def __init__(self, path: Path):
@@ -37,20 +39,32 @@ class FeatureStore(Mapping):
         """
         self.path = path
         self._bytes = np.memmap(path, np.uint8, "r")
-        head = len(self._bytes) - 16
-        if head < 0 or self._bytes[head + 8 :].tobytes() != _MAGIC:
+        head = len(self._bytes) - 24
+        if head < 0 or self._bytes[head + 16 :].tobytes() != _MAGIC:
             raise ValueError(f"{path} does not end as a cache")
-        start = head - int.from_bytes(self._bytes[head : head + 8].tobytes(), "little")
-        index = json.loads(self._bytes[max(start, 0) : head].tobytes())
+        crc, size = (int.from_bytes(self._bytes[k : k + 8].tobytes(), "little") for k in (head, head + 8))
+        start = head - size
+        written = self._bytes[max(start, 0) : head].tobytes()
+        if zlib.crc32(written) != crc:
+            raise ValueError(f"the index of {path} is not what was written")
+        index = json.loads(written)
         if index["start"] != start:
             raise ValueError(f"{path} has another size than was written")
         self.source: str = index["source"]  # what the content of the source files was
         self._videos = index["videos"]
+        self._checked: set[str] = set()
 
     def __getitem__(self, video_id: str) -> np.ndarray:
-        offset, shape = self._videos[video_id]
-        size = int(np.prod(shape)) * 4
-        return self._bytes[offset : offset + size].view(np.float32).reshape(shape)
+        offset, shape, crc = self._videos[video_id]
+        rows = self._bytes[offset : offset + int(np.prod(shape)) * 4]
+        if video_id not in self._checked:
+            if zlib.crc32(rows) != crc:
+                raise UserError(
+                    f'{self.path}: the features of the video "{video_id}" are not what was written: the disk '
+                    "has changed them. Delete the file, which is written anew then, and check the disk."
+                )
+            self._checked.add(video_id)
+        return rows.view(np.float32).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._videos)
@@ -239,8 +253,9 @@ def _write(file: IO, source: str, clips: Iterable[tuple[str, np.ndarray]]) -> No
     """Writes the file that `FeatureStore` reads."""
     videos = {}
     for video_id, rows in clips:
-        videos[video_id] = (file.tell(), rows.shape)
-        file.write(np.ascontiguousarray(rows).data)
+        rows = np.ascontiguousarray(rows)
+        videos[video_id] = (file.tell(), rows.shape, zlib.crc32(rows))
+        file.write(rows.data)
         file.write(bytes(-rows.nbytes % _ALIGNMENT))
     index = json.dumps({"start": file.tell(), "source": source, "videos": videos}).encode()
-    file.write(index + len(index).to_bytes(8, "little") + _MAGIC)
+    file.write(index + b"".join(n.to_bytes(8, "little") for n in (zlib.crc32(index), len(index))) + _MAGIC)

@@ -49,6 +49,19 @@ class Split:
     owner: np.ndarray  # [Q] int32
 
     @property
+    def labelled(self) -> bool:
+        """Whether its moments are known; a split where none is can be predicted, not evaluated."""
+        return all(query.labelled for query in self.queries)
+
+    def require_moments(self) -> None:
+        """Raises UserError where no moments are known."""
+        if not self.labelled:
+            raise UserError(
+                f"The split {self.name} has no moments in its annotation file, so it can be predicted and not "
+                "evaluated. Leave it out of config.evaluation.splits and select_split, or bring its moments."
+            )
+
+    @property
     def spans(self) -> np.ndarray:
         """[Q,2] float32 seconds."""
         return np.asarray([q.span for q in self.queries], np.float32).reshape(-1, 2)
@@ -87,6 +100,11 @@ class Dataset:
     def split_names(self) -> tuple[str, ...]:
         """Names of the splits that hold queries."""
         return tuple(self._builder.info.splits)
+
+    @property
+    def labelled_splits(self) -> tuple[str, ...]:
+        """Names of the splits whose moments are known."""
+        return tuple(name for name in self.split_names if self._records(name).labelled)
 
     def _open_features(self) -> None:
         """Opens the features, and the further streams of `config.dataset.streams`."""
@@ -255,11 +273,13 @@ def _query(row: dict[str, Any]) -> schema.Query:
     def spans(rows, number=int):
         return [(number(a), number(b)) for a, b in rows if a >= 0]
 
+    windows = spans(row["windows"], float)
     return schema.Query(
         qid=row["qid"].decode(),
         text=row["text"].decode(),
         span=(float(row["span"][0]), float(row["span"][1])),
-        windows=spans(row["windows"], float),
+        windows=windows,
+        labelled=bool(windows),  # records hold at least the span of a query whose moment is known
         tags=row["tags"].decode().split(),
         saliency=row.get("saliency"),
         verbs=spans(row["verbs"]),

@@ -12,21 +12,29 @@ before the moment that is asked for, are stretched over it; `launch.py --mode=ch
 import abc
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.input.feature_files import (
+    HDF5,
+    READ_FILE,
+    array_of,
+    group_of_videos,
+    open_hdf5,
+    refuse_other_downloads,
+)
 
 log = logging.getLogger("vmr_jax")
 
-# Names of the array within an .npz file, an HDF5 group or a video's own HDF5 file, where the user gives none.
-KEYS = ("features", "image_embeddings", "feature", "c3d_features")
-_HDF5 = (".h5", ".hdf5", ".hdf")
+# What to do with features that were saved as [dimensions,clips].
+TURN = "Save each matrix transposed (array.T), as [clips,dimensions]."
 RESAMPLE = ("average", "pad", "cut", "spread")  # how the rows of a video become clips; see `fit_rows`
 _VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
+MOST = 1e6  # of a feature, either sign; the largest of the field's are some thousands
 _MOST_APART = 2  # rows by which sources of one video may differ, as the field's extractors round differently
 
 
@@ -122,11 +130,12 @@ class FeatureReader(abc.ABC):
 
 
 class Hdf5File(FeatureReader):
-    """One HDF5 file: an array `[id]`, or an array `[id][key]`."""
+    """One HDF5 file: an array `[id]`, or an array `[id][key]`; a group may stand around them all."""
 
     def __init__(self, path: Path, key: str):
-        self._file = _open_hdf5(path)
-        super().__init__(path, key, self._file.keys())
+        self._file = open_hdf5(path)
+        self._prefix = group_of_videos(self._file, key)
+        super().__init__(path, key, self._file[self._prefix or "/"].keys())
 
     def __reduce__(self):
         return Hdf5File, (self.path, self.key)  # an open file stays here; a worker opens its own
@@ -138,20 +147,20 @@ class Hdf5File(FeatureReader):
         return [Path(self.path)]
 
     def _read(self, name: str, where: str) -> np.ndarray:
-        return _array_of(self._file[name], self.key, where)
+        return array_of(self._file, self._prefix + name, self.key, where)
 
 
 class Folder(FeatureReader):
-    """A folder with one .npy, .npz or HDF5 file per video, named by its id."""
+    """A folder with one .npy, .npz, .pt, .pth or HDF5 file per video, named by its id."""
 
     def __init__(self, path: Path, key: str):
-        files = [f for f in path.iterdir() if f.suffix in _READ_FILE and not f.name.startswith(".")]
+        files = [f for f in path.iterdir() if f.suffix in READ_FILE and not f.name.startswith(".")]
         suffixes = sorted({f.suffix for f in files})
         if len(suffixes) != 1:
             found = f"files of several kinds ({', '.join(suffixes)})" if suffixes else "no feature files"
             raise UserError(
                 f"{path} holds {found}; expected one file per video, its id and one of "
-                f"{', '.join(_READ_FILE)}. Set config.dataset.features to the folder that holds them."
+                f"{', '.join(READ_FILE)}. Set config.dataset.features to the folder that holds them."
             )
         self._suffix = suffixes[0]
         super().__init__(path, key, (f.stem for f in files))
@@ -166,7 +175,7 @@ class Folder(FeatureReader):
         return Path(self.path) / (name + self._suffix)
 
     def _read(self, name: str, where: str) -> np.ndarray:
-        return _READ_FILE[self._suffix](self._file_of(name), self.key, where)
+        return READ_FILE[self._suffix](self._file_of(name), self.key, where)
 
 
 class Concatenated(FeatureReader):
@@ -217,7 +226,7 @@ def open_features(path: str | Path, key: str = "") -> FeatureReader:
 
     Args:
       path: an HDF5 file with one entry per video (2D-TAN, MS-2D-TAN, CPL), or a folder of one .npy (LGI,
-        VSLNet), .npz (Moment-DETR's family) or HDF5 file (SCN, RTBPN) per video.
+        VSLNet), .npz (Moment-DETR's family), .pt (DRN, Ego4D) or HDF5 file (SCN, RTBPN) per video.
       key: name of the array within a video's HDF5 group or file; '' takes the first of `KEYS` that is there.
 
     Raises:
@@ -231,11 +240,12 @@ def open_features(path: str | Path, key: str = "") -> FeatureReader:
             f"There are no features at {path}. Set config.dataset.features to an HDF5 file or a folder with "
             "one file per video; the README of the dataset says where to get them."
         )
-    if path.suffix in _HDF5 or h5py.is_hdf5(path):
+    refuse_other_downloads(path)
+    if path.suffix in HDF5 or h5py.is_hdf5(path):
         return Hdf5File(path, key)
     raise UserError(
-        f"{path} is no feature file of a known kind. Expected an HDF5 file ({', '.join(_HDF5)}) with one entry "
-        f"per video, or a folder with one file ({', '.join(_READ_FILE)}) per video."
+        f"{path} is no feature file of a known kind. Expected an HDF5 file ({', '.join(HDF5)}) with one entry "
+        f"per video, or a folder with one file ({', '.join(READ_FILE)}) per video."
     )
 
 
@@ -244,79 +254,26 @@ def missing(reader: FeatureReader, video_ids: Iterable[str]) -> list[str]:
     return [video_id for video_id in video_ids if video_id not in reader]
 
 
-def _open_hdf5(path: Path) -> h5py.File:
-    try:
-        # Reading needs no lock, and network file systems often have none.
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be opened as HDF5 ({error}). The file is damaged or cut short; compare its size "
-            "with that of the source and get it again."
-        ) from None
-
-
-def _array_of(entry: h5py.Dataset | h5py.Group, key: str, where: str) -> np.ndarray:
-    """The array of an HDF5 entry: the entry itself, or an array within the group."""
-    if isinstance(entry, h5py.Dataset):
-        if key:
-            raise UserError(
-                f'{where} is an array, not a group with the array "{key}". Set config.dataset.feature_key '
-                'to "".'
-            )
-        return entry[()]
-    return entry[_key(list(entry), key, where)][()]
-
-
-def _key(names: Sequence[str], key: str, where: str) -> str:
-    """The array to read among those that are there."""
-    wanted = (key,) if key else KEYS
-    found = next((k for k in wanted if k in names), None)
-    if found is None:
-        raise UserError(
-            f"{where} has no array {' or '.join(repr(k) for k in wanted)}; it has: "
-            f"{', '.join(sorted(names)) or 'none'}. Set config.dataset.feature_key to the one that holds the "
-            "features."
-        )
-    return found
-
-
-def _read_npy(path: Path, key: str, where: str) -> np.ndarray:
-    if key:
-        raise UserError(f'{where} is a single array without keys. Set config.dataset.feature_key to "".')
-    return np.load(path, allow_pickle=False)
-
-
-def _read_npz(path: Path, key: str, where: str) -> np.ndarray:
-    # NumPy leaves a damaged file open that it opened itself.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return arrays[_key(arrays.files, key, where)]
-
-
-def _read_hdf5(path: Path, key: str, where: str) -> np.ndarray:
-    with _open_hdf5(path) as file:
-        return _array_of(file, key, where)
-
-
-_READ_FILE: Mapping[str, Callable[[Path, str, str], np.ndarray]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    **{suffix: _read_hdf5 for suffix in _HDF5},
-}
-
-
 def _matrix(rows: np.ndarray, where: str) -> np.ndarray:
-    """Squeezes to [n,D] and converts to float16 or float32."""
+    """Squeezes to [n,D] and converts to float16 or float32.
+
+    A matrix stays as it is. Of more axes all but two must have length 1, wherever they stand: [1,n,D], [n,1,D]
+    and [n,D,1,1] are [n,D].
+    """
     if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.dtype.kind != "f":
         kind = getattr(rows, "dtype", type(rows).__name__)
         raise UserError(
             f"{where} holds {kind} of shape {list(np.shape(rows))}; expected floating-point features "
             "[clips,dimensions]. Check config.dataset.features and config.dataset.feature_key."
         )
-    if sum(n != 1 for n in rows.shape[:-1]) > 1:
-        raise UserError(
-            f"{where} has shape {list(rows.shape)}; expected [clips,dimensions]. Pool the other axes first."
-        )
-    rows = rows.reshape(int(np.prod(rows.shape[:-1])), rows.shape[-1])
+    if rows.ndim > 2:
+        long = [n for n in rows.shape if n != 1]
+        if len(long) > 2:
+            raise UserError(
+                f"{where} has shape {list(rows.shape)}; expected [clips,dimensions]. Pool the other axes first."
+            )
+        one_dimension = len(long) == 1 and rows.shape[0] != 1
+        rows = rows.reshape(long if len(long) == 2 else (-1, 1) if one_dimension else (1, -1))
     return rows.astype(np.float32) if rows.dtype not in (np.float16, np.float32) else rows
 
 
@@ -465,6 +422,9 @@ def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str, do: st
         )
     widths = [part.shape[1] for part in parts]
     if sum(widths) != feature_dim:
+        turned = len(parts) == 1 and parts[0].shape[0] == feature_dim
+        if turned:
+            do = f"They are [dimensions,clips], turned around. {TURN}"
         raise UserError(
             f"{where} has features of dimension {' + '.join(map(str, widths))}; config.dataset.feature_dim is "
             f"{feature_dim}. "
@@ -479,6 +439,12 @@ def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str, do: st
         raise UserError(
             f"{where} holds NaN or infinity, first in row {int(finite.argmin())} of {len(finite)} (from 0). "
             "Extract the video again or leave it out."
+        )
+    largest = max(max(float(part.max()), -float(part.min())) for part in parts)
+    if largest > MOST:
+        raise UserError(
+            f"{where} holds {largest:.3g}, which no extractor gives (at most {MOST:.0e} is read). Extract the "
+            "video again or leave it out."
         )
     return parts
 

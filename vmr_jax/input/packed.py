@@ -8,7 +8,7 @@ from typing import IO
 
 from vmr_jax.errors import UserError
 
-MOST_BYTES = 2**30  # of what a packed file holds: a small one can claim terabytes
+MOST_BYTES = 2**30  # of what a file holds: a small packed one can claim terabytes
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"  # first bytes
 
 
@@ -24,7 +24,9 @@ def read_packed(path: Path) -> bytes:
         try:
             if start == _ZIP:
                 return _only_member(path, file)
-            return _bounded(path, gzip.GzipFile(fileobj=file)) if start.startswith(_GZIP) else file.read()
+            return (
+                _bounded(path, gzip.GzipFile(fileobj=file)) if start.startswith(_GZIP) else _bounded(path, file)
+            )
         except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise UserError(f"{path} is packed and damaged ({error}). Get it again.") from None
 
@@ -46,7 +48,7 @@ def _bounded(path: Path, file: IO[bytes]) -> bytes:
     found = file.read(MOST_BYTES + 1)
     if len(found) > MOST_BYTES:
         raise UserError(
-            f"{path} holds more than {MOST_BYTES / 2**30:g} GiB when it is unpacked, which no file of "
-            "predictions is. Unpack it and look at it."
+            f"{path} holds more than {MOST_BYTES / 2**30:g} GiB, unpacked, which no file of annotations or "
+            "predictions has. Look what is in it."
         )
     return found

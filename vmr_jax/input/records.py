@@ -17,7 +17,7 @@ from vmr_jax.text.parse import parse, parser_name
 
 log = logging.getLogger("vmr_jax")
 
-VERSION = "1.1.0"  # of the records; a change of content needs a new one
+VERSION = "1.2.0"  # of the records; a change of content needs a new one
 
 # The optional fields of `Batch` that parsed sentences fill, with their shape in one query.
 TEXT_MODALITIES = {"tree": (), "static_words": (), "dynamic_words": ()}
@@ -30,8 +30,9 @@ class Source:
     Attributes:
       name: folder of `data/`.
       title: what it is, and where it was published.
-      files: options -> the annotation files that `read` will read; UserError lists the missing ones.
-      read: options -> `Annotations`.
+      files: (options, only='') -> the annotation files that `read` reads; UserError lists the missing ones.
+      read: (options, only='') -> `Annotations`; of a split `only`, its file is enough.
+      splits: options -> the names of the splits that there can be.
       fields: names of the options on which the records depend, apart from the files' content.
       saliency_clips: most clips with saliency scores, 0 where there are none.
     """
@@ -40,6 +41,7 @@ class Source:
     title: str
     files: Callable[..., Sequence[Path]]
     read: Callable[..., annotations.Annotations]
+    splits: Callable[..., Sequence[str]]
     fields: tuple[str, ...] = ()
     saliency_clips: int = 0
 
@@ -100,9 +102,9 @@ def entry_points(source: Source) -> tuple[Callable, Callable, Callable]:
     return functools.partial(prepare, source), open_manual_features, lambda options: None
 
 
-def read(source: Source, options) -> annotations.Annotations:
-    """Reads the annotations; UserError also for a split without queries."""
-    found = source.read(options)
+def read(source: Source, options, only: str = "") -> annotations.Annotations:
+    """Reads the annotations, of the split `only` or of all; UserError also for a split without queries."""
+    found = source.read(options, only)
     for name, videos in found.splits.items():
         if not videos:
             raise UserError(
@@ -126,13 +128,23 @@ def _report(source: Source, metadata) -> None:
     """Says in the log what was put right in the annotations, and who parsed them."""
     dropped = metadata["dropped"]
     parts = [
-        f"{len(dropped)} rows dropped, empty after clipping to the video"
-        + (f" ({', '.join(dropped[:10])}{', ...' if len(dropped) > 10 else ''})" if dropped else ""),
+        f"{len(dropped)} rows dropped, empty after clipping to the video{_named(dropped)}",
         f"{metadata['clipped']} clipped",
+        *_some(metadata["unlabelled"], "rows without a moment left out"),
+        *_some(metadata["repeated"], "rows that say what another says"),
         *(f"{count} {what}" for what, count in metadata["counts"].items()),
         f"parser: {metadata['parser']}",
     ]
     log.info("%s: %s", source.name, "; ".join(parts))
+
+
+def _some(places: Sequence[str], what: str) -> list[str]:
+    """Their number and the first of them; nothing where there is none."""
+    return [f"{len(places)} {what}{_named(places)}"] if places else []
+
+
+def _named(places: Sequence[str]) -> str:
+    return f" ({', '.join(places[:10])}{', ...' if len(places) > 10 else ''})" if places else ""
 
 
 def query_of(found: annotations.Sentence) -> schema.Query:
@@ -198,7 +210,12 @@ def _builder_class():
             del dl_manager
             found = read(self._source, self._options)
             self.info.metadata.update(
-                dropped=found.dropped, clipped=found.clipped, counts=found.counts, parser=parser_name()
+                dropped=found.dropped,
+                clipped=found.clipped,
+                counts=found.counts,
+                unlabelled=found.unlabelled,
+                repeated=found.repeated,
+                parser=parser_name(),
             )
             return {name: self._generate_examples(videos) for name, videos in found.splits.items()}
 

@@ -41,6 +41,7 @@ class Query:
       edges: (verb, noun) index pairs: noun is an argument of verb.
       static: character spans of the noun chunks (the static query); the other words are dynamic.
       sentence: one vector for the whole sentence, or None.
+      labelled: False where nobody has told the moment; `span` is the whole video then and there are no windows.
     """
 
     qid: str
@@ -54,6 +55,7 @@ class Query:
     edges: Sequence[tuple[int, int]] = ()
     static: Sequence[tuple[int, int]] = ()
     sentence: np.ndarray | None = None
+    labelled: bool = True
 
 
 def check_query(query: Query, duration: float, where: str) -> None:
@@ -147,7 +149,7 @@ def _query_record(query: Query) -> dict:
         "qid": query.qid,
         "text": query.text,
         "span": np.asarray(query.span, np.float32),
-        "windows": _padded(query.windows or (query.span,), MAX_WINDOWS, np.float32),
+        "windows": _padded((query.windows or (query.span,)) if query.labelled else (), MAX_WINDOWS, np.float32),
         "tags": " ".join(query.tags),
         "verbs": _padded(query.verbs, MAX_VERBS),
         "nouns": _padded(query.nouns, MAX_NOUNS),
