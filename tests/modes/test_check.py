@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 from tiny import tiny_config
 
-from vmr_jax.configs import fvmr
+from vmr_jax.configs import fvmr, mmn
 from vmr_jax.errors import UserError
-from vmr_jax.input.dataset import Split, Video
+from vmr_jax.input.dataset import Dataset, Split, Video
 from vmr_jax.input.schema import Query
 from vmr_jax.modes import check, check_annotations, check_features, check_problems
+from vmr_jax.training.advice import advice
 from vmr_jax.training.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -85,10 +86,10 @@ def report_of(config):
 
 
 def problems_of(config):
-    """The fatal problems, and the warnings but one: four videos are never the official files."""
+    """The fatal problems, and the warnings but those that four videos always have."""
     problems = check.find_problems(config, Console(file=io.StringIO()))
-    official = "The counts are not those of the official files"
-    return problems.fatal, [text for text in problems.warnings if not text.startswith(official)]
+    always = ("The counts are not those of the official", "Training takes", "config.batch_size is ")
+    return problems.fatal, [text for text in problems.warnings if not text.startswith(always)]
 
 
 # --- nothing wrong --------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def problems_of(config):
 
 def test_a_sound_folder_has_no_problem(folder, data_dir):
     count, text = report_of(config_of(folder, data_dir))
-    assert count == 0 and "ok: training would start (1 warning)" in text
+    assert count == 0 and "ok: training would start (3 warnings)" in text
     # Lengths: 5 - 0 and 9 - 2 s; "a person opens the door" and "person sits".
     assert "train 2 2 5.0 to 7.0 2 to 5 0" in text
     # 5 + 2 + 2 + 3 words, of which "eats" has no vector; a, person, opens, the, door, sits, eats are different.
@@ -152,7 +153,7 @@ def test_counts_are_not_compared_where_the_user_chose(folder, data_dir, monkeypa
     monkeypatch.setattr(module, "PUBLISHED_COUNTS", {"train": {"queries": 2, "videos": 2}})
     _, text = report_of(config_of(folder, data_dir, dataset__extra_queries="more.jsonl"))
     assert "train: 2 videos, 2 queries; the same here; queries of more.jsonl come on top" in text
-    assert "extra training queries used 1" in text and text.endswith("ok: training would start")
+    assert "extra training queries used 1" in text and text.endswith("ok: training would start (2 warnings)")
 
 
 def test_features_beyond_the_annotated_are_named_and_left_alone(folder, data_dir):
@@ -223,9 +224,86 @@ def test_a_defect_of_the_features_is_the_one_problem(folder, data_dir, defect):
 
 
 def test_large_values_are_not_infinite(folder, data_dir):
-    # 1e30 squared is beyond float32, so the norm is infinite and the row is not.
+    # 1e30 squared is beyond float32, so the norm is infinite and the row is not; no extractor gives it.
     features(folder, "CCCCC", with_row(3, 1e30))
+    (problem,), _ = problems_of(config_of(folder, data_dir))
+    assert problem.startswith("1 video with numbers that no extractor gives, beyond 1e+06: CCCCC (1e+30).")
+    with pytest.raises(UserError, match=r"CCCCC\.npz holds 1e\+30, which no extractor gives"):
+        Dataset(config_of(folder, data_dir).dataset, config_of(folder, data_dir).input)
+    features(folder, "CCCCC", with_row(3, 1e5))
     assert problems_of(config_of(folder, data_dir)) == ([], [])
+
+
+def test_what_training_refuses_check_refuses_too(folder, data_dir):
+    """Rows of one video in a batch are a setting of the model and of the input: they must be the same."""
+    config = mmn.get_config("charades_sta,vgg,glove")
+    small = config_of(folder, data_dir)
+    with config.unlocked():
+        config.dataset.update({k: v for k, v in small.dataset.items() if k in config.dataset})
+        config.text.vectors, config.text.dim = small.text.vectors, 5
+        config.evaluation.select_split = ""
+        config.input.queries_per_video = config.model.queries_per_video + 1
+    (problem, *_), _ = problems_of(config.lock())
+    with pytest.raises(UserError) as error:
+        Experiment(config, dataset=Dataset(config.dataset, annotations_only=True))
+    assert str(error.value) in problems_of(config)[0]
+
+
+def test_unlabelled_and_repeated_rows_are_said(tmp_path, data_dir):
+    """A test split without moments is read and not evaluated; what is evaluated by name is refused."""
+    row = {"duration": 10.0, "query": "a person sits", "windows": [[1, 2]]}
+    rows = [{"video": name, **row} for name in ("a", "a", "b")]
+    write(tmp_path, "train.jsonl", *map(json.dumps, rows), json.dumps({**rows[0], "windows": None}))
+    write(tmp_path, "val.jsonl", json.dumps({**rows[0], "video": "c"}))
+    write(tmp_path, "test.jsonl", json.dumps({**rows[0], "video": "d", "windows": []}))
+    (tmp_path / "features").mkdir()
+    for name in "abcd":
+        np.save(tmp_path / "features" / f"{name}.npy", np.ones((10, 3), np.float32))
+    config = fvmr.get_config("jsonl")
+    config.dataset.update(manual_dir=str(tmp_path), data_dir=str(data_dir), feature_dim=3)
+    config.text.vectors, config.text.dim = "none", 5
+    count, text = report_of(config)
+    assert count == 0 and "moment_retrieval on val; best by" in text
+    assert "test 1 1 not known" in text and "without a moment 1 row, left out:" in text
+    assert 'said twice 1 row: train.jsonl: "train-2" repeats "train-1"' in text
+    config.evaluation.splits = ("test",)
+    assert any(
+        "The split test has no moments in its annotation file" in text for text in problems_of(config)[0]
+    )
+
+
+def test_the_length_of_a_run_and_the_size_of_its_batches(folder, data_dir):
+    """40 videos of one query in batches of 16 are three steps an epoch; 100 epochs are 300 steps."""
+    config = config_of(folder, data_dir)
+    with config.unlocked():
+        config.batch_size, config.train_for = 16, "3 epochs"
+    (few,) = advice(config, 40, 9)
+    assert few.startswith("Training takes 9 steps in all (3 epochs of 40 queries, batches of 16)")
+    assert "smaller config.batch_size" in few and "longer config.train_for" in few
+    assert advice(config, 40, 300) == []
+    (large,) = advice(config, 15, 300)
+    assert "config.batch_size is 16 and the split train has 15 queries" in large
+    with config.unlocked():
+        config.batch_size = 8192
+    (large,) = advice(config, 10**6, 10**5)
+    assert "config.batch_size is 8,192; the field trains with 4 to 1,024" in large
+
+
+def test_rows_of_few_videos_prove_nothing_without_a_stride(folder, data_dir):
+    """Eight rows for every video, however long: no frame rate is known, so none is truncated."""
+    for video in DURATIONS:
+        features(folder, video, np.ones((8, 3), np.float32))
+    config = config_of(folder, data_dir, dataset__feature_stride=0.0)
+    assert problems_of(config) == ([], [])
+
+
+def test_transposed_features_are_named(folder, data_dir):
+    for video, seconds in DURATIONS.items():
+        features(folder, video, np.ones((3, seconds), np.float32))
+    fatal, _ = problems_of(config_of(folder, data_dir))
+    assert len(fatal) == 1 and "[dimensions,clips], turned around. Save each matrix" in fatal[0]
+    with pytest.raises(UserError, match=r"AAAAA\.npz has features of dimension 10; .* turned around\."):
+        Dataset(config_of(folder, data_dir).dataset, config_of(folder, data_dir).input)
 
 
 def test_truncated_features(folder, data_dir):
@@ -448,7 +526,7 @@ def test_the_command_on_storyboard(commands, data_dir):
     )
     assert done.returncode == 0, done.stderr
     assert "published counts       none" in done.stdout and done.stdout.rstrip().endswith(
-        "ok: training would start"
+        "ok: training would start (1 warning)"
     )
 
 

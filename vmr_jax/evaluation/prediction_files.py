@@ -29,8 +29,8 @@ import numpy as np
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.evaluation.metrics import TASKS
 from vmr_jax.files import write_whole
-from vmr_jax.input.annotations import json_of, jsonl_of, text_of
 from vmr_jax.input.dataset import Split
+from vmr_jax.input.text_files import json_of, jsonl_of, text_of
 
 log = logging.getLogger("vmr_jax")
 

@@ -24,7 +24,6 @@ import numpy as np
 
 from vmr_jax.errors import UserError, nearest, unknown
 from vmr_jax.input.text_files import json_of
-from vmr_jax.input.text_files import jsonl_of as jsonl_of  # as prediction files are read
 
 SPLITS = ("train", "val", "test")  # that a user's split file can name
 MOST_SECONDS = 7 * 24 * 3600  # of a video: a week

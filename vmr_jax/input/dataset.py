@@ -26,6 +26,7 @@ from vmr_jax.errors import UserError, unknown
 from vmr_jax.input import schema
 from vmr_jax.input.cache import FeatureStore, build_feature_store
 from vmr_jax.input.features import RESAMPLE, FeatureReader, missing, normalize_rows, read_rows, shorten
+from vmr_jax.input.preparing import whole_records
 
 log = logging.getLogger("vmr_jax")
 
@@ -162,6 +163,14 @@ class Dataset:
         return self._read[name]
 
     def _read_records(self, name: str) -> Split:
+        with whole_records(self._builder):
+            split = self._parsed_records(name)
+            expected = self._builder.info.splits[name].num_examples
+            if len(split.videos) != expected:
+                raise ValueError(f"{len(split.videos)} of {expected} videos of the split {name}")
+        return split
+
+    def _parsed_records(self, name: str) -> Split:
         import tensorflow_datasets as tfds
 
         videos: list[Video] = []

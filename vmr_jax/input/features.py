@@ -175,6 +175,7 @@ class Folder(FeatureReader):
         return Path(self.path) / (name + self._suffix)
 
     def _read(self, name: str, where: str) -> np.ndarray:
+        refuse_other_downloads(self._file_of(name))
         return READ_FILE[self._suffix](self._file_of(name), self.key, where)
 
 

@@ -48,7 +48,7 @@ def _bounded(path: Path, file: IO[bytes]) -> bytes:
     found = file.read(MOST_BYTES + 1)
     if len(found) > MOST_BYTES:
         raise UserError(
-            f"{path} holds more than {MOST_BYTES / 2**30:g} GiB, unpacked, which no file of annotations or "
-            "predictions has. Look what is in it."
+            f"{path} holds more than {MOST_BYTES / 2**30:g} GiB when it is unpacked, which no file of "
+            "annotations or predictions is. Unpack it and look at it."
         )
     return found

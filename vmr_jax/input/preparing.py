@@ -25,7 +25,7 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
     """
     with _quiet():
         try:
-            builder = make_builder()
+            builder = _opened(make_builder, data_dir)
             if builder.data_path.exists():
                 return builder
             with _preparing(data_dir, builder.data_path.parent):
@@ -37,7 +37,35 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
                     f"The records of the dataset cannot be written to {data_dir} ({error}). Make room there, "
                     "or set config.dataset.data_dir to another folder."
                 ) from None
+        return _opened(make_builder, data_dir)
+
+
+def _opened(make_builder: Callable, data_dir: Path):
+    """The builder, which reads what is told of its records where there are any."""
+    try:
         return make_builder()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, and of what is made of it
+        raise UserError(
+            f"A description of records in {data_dir} is damaged ({str(error).splitlines()[0][:200]}). Delete "
+            "the folder of the dataset in it; the records are made anew."
+        ) from error
+
+
+@contextlib.contextmanager
+def whole_records(builder) -> Iterator[None]:
+    """Reads records: UserError that says what to delete where they are not what was written.
+
+    Each record has a checksum, which TensorFlow compares.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.OpError, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The records in {builder.data_path} are damaged ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]}). Delete the folder; they are made anew. Check the disk."
+        ) from None
 
 
 @contextlib.contextmanager

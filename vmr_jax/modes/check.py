@@ -25,7 +25,8 @@ from vmr_jax.modes.check_problems import Problems, counted, facts_table
 from vmr_jax.modes.inspect import abstract_variables, parameter_count
 from vmr_jax.parallel import Parallel
 from vmr_jax.training import optimizer as optimizer_lib
-from vmr_jax.training.experiment import make_model
+from vmr_jax.training.advice import advice
+from vmr_jax.training.experiment import Experiment, make_model
 from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.training.preflight import check_config
 from vmr_jax.training.selection import check_evaluation
@@ -70,13 +71,25 @@ def _run(config, dataset: Dataset | None, problems: Problems) -> list:
     with problems.caught():
         input_lib.check_resample(config.input.resample)
     with problems.caught():
-        facts.append(("training", _training(config, dataset)))
+        facts.append(("training", _training(config, dataset, problems)))
     if parallel is not None and model is not None:
         with problems.caught():
             facts.append(("evaluation", _evaluation(config, Evaluator(config, model, parallel), dataset)))
     with problems.caught():
         check_config(config)  # what training asks first
+    if dataset is not None:
+        with problems.caught():
+            _open(config, dataset)
     return [facts_table(facts)]
+
+
+def _open(config, dataset: Dataset) -> None:
+    """Opens what training opens, but the features, which have their own section; raises what it raises."""
+    experiment = Experiment(config, dataset=dataset)
+    asked = ("train", config.evaluation.select_split, *(config.evaluation.splits or dataset.labelled_splits))
+    for name in dict.fromkeys(asked):
+        if name in dataset.split_names:  # or it was named above
+            experiment.loader(name)
 
 
 def _architecture(config, model: GroundingModel) -> str:
@@ -88,7 +101,7 @@ def _architecture(config, model: GroundingModel) -> str:
     return f"{config.model.name}, {parameter_count(variables):,} parameters{needs}"
 
 
-def _training(config, dataset: Dataset | None) -> str:
+def _training(config, dataset: Dataset | None, problems: Problems) -> str:
     """How long it takes, in steps; UserError for a duration that cannot be read."""
     rows = max(config.input.queries_per_video, 1)
     size = max(config.batch_size, rows)  # a wrong one was named above
@@ -96,6 +109,8 @@ def _training(config, dataset: Dataset | None) -> str:
     for field in ("evaluate_every", "log_every"):
         optimizer_lib.duration(config[field], steps, f"config.{field}")
     total = optimizer_lib.duration(config.train_for, steps, "config.train_for")
+    if dataset:
+        problems.warnings += advice(config, len(dataset.split("train").queries), total)
     length = f": {counted(steps, 'step')} an epoch, {total:,} in all" if dataset else ""
     return f"{config.train_for}, batches of {config.batch_size}{length}"
 

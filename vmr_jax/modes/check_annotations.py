@@ -54,7 +54,7 @@ def _split_table(config, splits: Mapping[str, Split], tokens: Mapping[str, list[
             Text(name),
             f"{len(split.videos):,}",
             f"{len(split.queries):,}",
-            f"{min(lengths):.1f} to {max(lengths):.1f}",
+            f"{min(lengths):.1f} to {max(lengths):.1f}" if split.labelled else "not known",
             f"{min(words)} to {max(words)}" if words else "",
             f"{sum(n > limit for n in words):,}" if words else "",
         )
@@ -141,9 +141,18 @@ def _repairs(options, problems: Problems) -> list[tuple[str, str]]:
         return [
             ("dropped", dropped + (f": {listed(found.dropped)}" if found.dropped else "")),
             ("clipped", f"{counted(found.clipped, 'row')}, cut to the length of the video"),
+            *_named("without a moment", found.unlabelled, "row, left out"),
+            *_named("said twice", found.repeated, "row"),
             *((what, f"{count:,}") for what, count in found.counts.items()),
         ]
     return []
+
+
+def _named(what: str, places: Sequence[str], one: str) -> list[tuple[str, str]]:
+    """A fact on rows that there are; nothing where there are none."""
+    noun, _, state = one.partition(", ")
+    text = f"{counted(len(places), noun)}{state and ', '}{state}: {listed(places)}"
+    return [(what, text)] if places else []
 
 
 def _tokens(config, splits: Mapping[str, Split], problems: Problems) -> dict[str, list[list[str]]]:

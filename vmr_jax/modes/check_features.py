@@ -1,10 +1,11 @@
 """The section 'Features' of `--mode=check`: every feature file read once and measured."""
 
 import dataclasses
+import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from rich.text import Text
 
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.input.dataset import Split, dataset_module
-from vmr_jax.input.features import FeatureReader, missing, plain_id
+from vmr_jax.input.features import MOST, TURN, FeatureReader, missing, plain_id, read_rows
 from vmr_jax.modes.check_problems import Problems, counted, facts_table, listed, option
 
 _WORST = 10  # videos, or moments, that rows do not reach
 _KINDS = 4  # of damage that are told apart
 _TOLERANCE = 0.1  # of seconds per row, relative
+_MANY, _MOST_AGREE = 20, 0.8  # videos, and the share of them that must agree on a stride nobody states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Measured:
       bad_rows: rows with NaN or infinity.
       first_bad: the first of them, from 0; -1 where there is none.
       zero_rows: rows of zeros.
+      largest: the largest magnitude of a finite number.
       norms: of each source, the mean L2 norm of its rows without NaN or infinity; NaN where it has none.
     """
 
@@ -45,6 +48,7 @@ class Measured:
     first_bad: int
     zero_rows: int
     norms: tuple[float, ...]
+    largest: float = 0.0
 
     @property
     def seconds_per_row(self) -> float:
@@ -67,7 +71,14 @@ def measure(video: str, duration: float, parts: Sequence[np.ndarray]) -> Measure
         first_bad=int(bad[0]) if len(bad) else -1,
         zero_rows=int((norms == 0).all(0).sum()),
         norms=tuple(_mean(source[np.isfinite(source)]) for source in norms),
+        largest=_largest(parts, norms, bad),
     )
+
+
+def _largest(parts: Sequence[np.ndarray], norms: np.ndarray, bad: np.ndarray) -> float:
+    """A number is at most as large as the norm of its row, so only rows of large norms are looked at."""
+    rows = np.setdiff1d(np.flatnonzero(~(norms <= MOST).all(0)), bad)
+    return max((float(np.abs(part[rows]).max()) for part in parts if len(rows)), default=0.0)
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:
@@ -128,7 +139,26 @@ def _of_reader(
     facts += _measured_facts(config, measured, config.dataset.feature_stride, problems)
     _coverage_problems(config, splits, measured, problems)
     facts += room(config, measured, problems)
+    for name in config.dataset.streams:
+        with problems.caught():
+            facts.append((f"stream {name}", _stream(config, name, durations, problems, console)))
     return [facts_table(facts)]
+
+
+def _stream(config, name: str, videos: Iterable[str], problems: Problems, console: Console) -> str:
+    """Reads a further stream of these videos."""
+    reader = dataset_module(config.dataset.name).features(config.dataset, name)
+    size = math.prod(config.dataset.streams[name][1:])
+    absent = missing(reader, videos)
+    if absent and config.dataset.on_missing != "drop":
+        problems.fatal.append(
+            f"{counted(len(absent), 'video')} without features in {reader.path}: {listed(absent)}. Bring them, "
+            "or set config.dataset.on_missing='drop' to go on without."
+        )
+    there = {video: float("nan") for video in videos if video in reader}
+    _, errors, speed = _scan(there, lambda video: [read_rows(reader, video, size, False)], console)
+    _unreadable_problems(errors, problems)
+    return f"{reader.path}: {speed}"
 
 
 def _missing_problems(
@@ -238,11 +268,12 @@ def _dimensions(config, measured: Sequence[Measured], problems: Problems) -> str
     text = ", ".join(f"{dim} ({counted(n, 'video')})" for dim, n in counts.most_common())
     if set(counts) != {expected}:
         others = [found.video for found in measured if found.dim != expected]
-        advice = (
-            f"Set it to {measured[0].dim}, or bring the features that the config means."
-            if len(counts) == 1
-            else f"All must have one dimension; extract these again: {listed(others)}."
-        )
+        if {found.rows for found in measured} == {expected}:
+            advice = f"They are [dimensions,clips], turned around. {TURN}"
+        elif len(counts) == 1:
+            advice = f"Set it to {measured[0].dim}, or bring the features that the config means."
+        else:
+            advice = f"All must have one dimension; extract these again: {listed(others)}."
         problems.fatal.append(
             f"{counted(len(others), 'video')} of {len(measured):,} with features of another dimension than "
             f"config.dataset.feature_dim, {expected}: there are {text}. {advice}"
@@ -257,6 +288,12 @@ def _value_facts(config, measured: Sequence[Measured], problems: Problems) -> li
         problems.fatal.append(
             f"{counted(len(bad), 'video')} with NaN or infinity; first in, rows from 0: {listed(places)}. "
             "Extract them again or leave them out."
+        )
+    huge = [f"{found.video} ({found.largest:.3g})" for found in measured if found.largest > MOST]
+    if huge:
+        problems.fatal.append(
+            f"{counted(len(huge), 'video')} with numbers that no extractor gives, beyond {MOST:.0e}: "
+            f"{listed(huge)}. Extract them again or leave them out."
         )
     blank = [found.video for found in measured if found.rows and found.zero_rows == found.rows]
     if blank:
@@ -289,6 +326,15 @@ def _agree(seconds: float, expected: float) -> bool:
     return abs(seconds / expected - 1) <= _TOLERANCE
 
 
+def _tells(timed: Sequence[Measured], off: Sequence[Measured], stride: float | None) -> bool:
+    """Whether rows that are few or many for the duration say that something is wrong.
+
+    Without a stride that the source states, they do only where most of many videos agree on one; features may
+    also have the same number of rows for every video, however long it is.
+    """
+    return bool(stride) or (len(timed) >= _MANY and len(off) <= (1 - _MOST_AGREE) * len(timed))
+
+
 def _seconds_per_row(measured: Sequence[Measured], stride: float | None, problems: Problems) -> str:
     """Compares rows with durations; a row more or less is rounding, not a mismatch."""
     typical = _typical_seconds(measured)
@@ -300,7 +346,7 @@ def _seconds_per_row(measured: Sequence[Measured], stride: float | None, problem
         for found in timed
         if not _agree(found.seconds_per_row, typical) and abs(found.rows - found.duration / typical) > 1
     ]
-    if off:
+    if off and _tells(timed, off, stride):
         off.sort(key=lambda found: -abs(np.log(found.seconds_per_row / typical)))
         worst = [f"{found.video} ({found.rows:,} rows, {found.duration:.1f} s)" for found in off]
         problems.warnings.append(
@@ -325,6 +371,9 @@ def _coverage_problems(
 ) -> None:
     """Moments that begin after the last row of their video's features; a stride that is wrong is not used."""
     stride, seconds = config.dataset.feature_stride, _typical_seconds(measured)
+    timed = [found for found in measured if found.rows]
+    if not _tells(timed, [found for found in timed if not _agree(found.seconds_per_row, seconds)], stride):
+        return
     if stride and _agree(seconds, stride):
         seconds = stride
     end = {found.video: found.rows * seconds for found in measured if found.rows}

@@ -129,7 +129,7 @@ def splits_of(found: PredictionFile, dataset: Splits, asked: Sequence[str]) -> l
                 f"{found.path} has predictions for {', '.join(named)}; config.evaluation.splits asks for "
                 f"{', '.join(asked)}. Set --config.evaluation.splits to splits of the file."
             )
-        return [dataset.split(name) for name in chosen]
+        return [_with_moments(dataset, name) for name in chosen]
     ids = {p.qid for p in rows}
     best, most = [], -1.0
     for name in asked or dataset.split_names:
@@ -140,6 +140,13 @@ def splits_of(found: PredictionFile, dataset: Splits, asked: Sequence[str]) -> l
         if agreement > most:
             best, most = [split], agreement
     return best
+
+
+def _with_moments(dataset: Splits, name: str) -> Split:
+    """A split; UserError where its moments are not known."""
+    split = dataset.split(name)
+    split.require_moments()
+    return split
 
 
 def _agreement(ids: set[str], of_split: set[str]) -> float:

@@ -191,11 +191,11 @@ class Experiment:
         return self._loaders[split]
 
     def evaluation_splits(self) -> list[str]:
-        """The splits of `config.evaluation.splits`, all but train where that is empty."""
+        """The splits of `config.evaluation.splits`, all with moments but train where that is empty."""
         named = list(self.config.evaluation.splits)
         for name in named:
             self.dataset.split(name)
-        return named or [name for name in self.dataset.split_names if name != "train"]
+        return named or [name for name in self.dataset.labelled_splits if name != "train"]
 
     def initial_variables(self) -> dict[str, Any]:
         """Initial variables from the shapes of a batch and the seed, and a published text encoder."""

@@ -27,6 +27,7 @@ from vmr_jax.files import write_json
 from vmr_jax.parallel import is_lead_host, several_hosts, wait_for_hosts
 from vmr_jax.training import finite
 from vmr_jax.training import optimizer as optimizer_lib
+from vmr_jax.training.advice import advice
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.clock import Profiler
 from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
@@ -82,6 +83,8 @@ class Trainer:
             for field in ("train_for", "evaluate_every", "log_every")
         )
         self.pace = Pace(self.config.checkpoint_every, self.log_every, self.signals)
+        for text in advice(self.config, len(self.loader), self.total_steps):
+            log.warning("%s", text)
         self.evaluator = Evaluator(self.config, experiment.model, self.parallel)
         splits = check_evaluation(self.config, experiment.model, experiment.dataset, self.evaluator.protocol)
         trained = [name for name in ("train", self.config.evaluation.select_split) if name]

@@ -34,7 +34,7 @@ def check_evaluation(
             f"config.patience is {config.patience}, which counts evaluations on a validation split, and "
             "config.evaluation.select_split names none. Set config.patience to 0, or name a split."
         )
-    splits = list(options.splits) or [name for name in dataset.split_names if name != "train"]
+    splits = list(options.splits) or [name for name in dataset.labelled_splits if name != "train"]
     for name in dict.fromkeys((*splits, *filter(None, [options.select_split]))):
         protocol.prepare(model, dataset.split(name))
     return splits

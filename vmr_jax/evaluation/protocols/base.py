@@ -82,6 +82,7 @@ class Protocol:
             raise UserError(f"{type(model).__module__} predicts no moments; choose another protocol.")
         if not len(split.queries):
             raise UserError(f"The split {split.name} holds no query to evaluate on.")
+        split.require_moments()
 
     def metric_names(self) -> list[str]:
         """The metrics by which a checkpoint can be selected."""
