@@ -4,9 +4,10 @@ import numpy as np
 
 from vmr_jax.data.tvr.annotations import INDEX_FILE, durations_of
 from vmr_jax.errors import unknown
-from vmr_jax.input.annotations import Sentence, field, json_of, jsonl_of, query_id, require_files, sentence
+from vmr_jax.input.annotations import Sentence, field, query_id, require_files, sentence
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.records import manual_dir, query_of
+from vmr_jax.input.text_files import json_of, jsonl_of
 
 PUBLIC_TEST = "test_public"
 _FILE = "tvr_test_public_release.jsonl"

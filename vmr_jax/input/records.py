@@ -104,7 +104,7 @@ def entry_points(source: Source) -> tuple[Callable, Callable, Callable]:
 
 def read(source: Source, options, only: str = "") -> annotations.Annotations:
     """Reads the annotations, of the split `only` or of all; UserError also for a split without queries."""
-    found = source.read(options, only)
+    found = source.read(options, only) if only else source.read(options)
     for name, videos in found.splits.items():
         if not videos:
             raise UserError(
