@@ -228,7 +228,8 @@ def open_features(path: str | Path, key: str = "") -> FeatureReader:
     Args:
       path: an HDF5 file with one entry per video (2D-TAN, MS-2D-TAN, CPL), or a folder of one .npy (LGI,
         VSLNet), .npz (Moment-DETR's family), .pt (DRN, Ego4D) or HDF5 file (SCN, RTBPN) per video.
-      key: name of the array within a video's HDF5 group or file; '' takes the first of `feature_files.KEYS` that is there.
+      key: name of the array within a video's HDF5 group or file; '' takes the first of
+        `feature_files.KEYS` that is there.
 
     Raises:
       UserError: for a missing path, an unknown kind, a damaged file.
