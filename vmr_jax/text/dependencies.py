@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vmr_jax.text.frames import is_governed, is_predicate, noun_chunks, subject_chunk
+from vmr_jax.text.lexicon import PREPOSITIONS
 from vmr_jax.text.parse import SPACY_MODELS
-from vmr_jax.text.tagging import BE, PREPOSITIONS, PUNCTUATION, tagged_tokens, textblob_tagger
+from vmr_jax.text.tagging import BE, PUNCTUATION, tagged_tokens, textblob_tagger
 from vmr_jax.text.tokenize import Token
 
 # id - 1 -> name; 0 is no relation. 1 is a word to itself. The official code of CMIN reads its 40 ids from a

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from vmr_jax.text.lexicon import PEOPLE, PREPOSITIONS
 from vmr_jax.text.roles import Roles, Span, is_content, roles_of_chunks
-from vmr_jax.text.tagging import AUXILIARY, PEOPLE, PREPOSITIONS, PRONOUN_LIKE, Tagged, tagged_tokens
+from vmr_jax.text.tagging import AUXILIARY, OBJECT_PRONOUNS, PRONOUN_LIKE, Tagged, tagged_tokens
 
 
 def content_of_caption(text: str, tag: Callable[..., str]) -> tuple[Span, ...]:
@@ -102,7 +103,7 @@ def subject_chunk(t: Tagged, verb: int, chunks: list[tuple[int, int]]) -> int | 
         before -= 1
     for c, (start, end) in enumerate(chunks):
         if end == before:
-            person = t.word(end - 1) in PEOPLE
+            person = t.word(end - 1) in PEOPLE | OBJECT_PRONOUNS
             prepositional = t.word(start - 1) in PREPOSITIONS
             return c if not is_governed(t, start) or (person and not prepositional) else None
     return None

@@ -5,21 +5,15 @@ import re
 import warnings
 from collections.abc import Callable
 
+from vmr_jax.text.lexicon import PEOPLE, PREPOSITIONS, is_form_of
+from vmr_jax.text.likeliest_verb import likeliest_verb
 from vmr_jax.text.tokenize import Token, tokenize
 
 PUNCTUATION = re.compile(r"[.,;:!?()]")
 
-PEOPLE = frozenset(
-    "person persons people man men woman women guy guys girl girls boy boys lady ladies child children "
-    "kid kids someone somebody individual individuals".split()
-)
 _PRONOUNS = frozenset("i you he she we they who".split())
+OBJECT_PRONOUNS = frozenset("me him her us them".split())  # of someone who can act: "sees him jumping"
 PRONOUN_LIKE = frozenset("another one other others that this these those which all both each some".split())
-PREPOSITIONS = frozenset(
-    "about above across against along among around at behind below beneath beside besides between "
-    "beyond by down for from in inside into like near of off on onto out outside over past through to "
-    "toward towards under underneath up upon with within without".split()
-)
 _ASPECT = frozenset(
     "about appear appears begin begins began beginning continue continues continued decide decides "
     "decided go goes going proceed proceeds proceeded start starts started starting stop stops stopped "
@@ -66,14 +60,7 @@ class Tagged(list):
 
 
 def _is_action(word: str) -> bool:
-    """Whether a word is a form of one of `_ACTIONS` (base, -s, -ed)."""
-    stems = [word]
-    for ending in ("s", "es", "d", "ed"):
-        if word.endswith(ending):
-            stems.append(word[: -len(ending)])
-    if word.endswith(("ies", "ied")):
-        stems.append(word[:-3] + "y")
-    return any(stem in _ACTIONS for stem in stems)
+    return is_form_of(word, _ACTIONS)
 
 
 def _is_ing(word: str) -> bool:
@@ -95,6 +82,38 @@ def _relative_that(t: Tagged, i: int) -> str | None:
     if t.word(i) == "that" and (t.at(i + 1).startswith(("VB", "MD")) or t.word(i + 1) in _PRONOUNS):
         return "WDT"
     return None
+
+
+def _pronoun(t: Tagged, i: int) -> str | None:
+    """A "her" or "his" that nothing is owned of stands for someone, a last "that" for something: "hugs her"."""
+    if t.word(i) == "that" and t.at(i) in ("IN", "WDT") and t.at(i + 1) in ("", ".", ",", "CC", "IN"):
+        return "DT"
+    if t.word(i) not in ("her", "his"):
+        return None
+    after = i + 1
+    while t.at(after).startswith("RB"):
+        after += 1
+    owned = t.at(after).startswith(("NN", "JJ", "CD", "VB", "FW")) and (
+        after == i + 1 or t.at(after)[:2] != "NN"
+    )
+    return None if owned or t.at(i) != "PRP$" else "PRP"
+
+
+def _verb_of_subject(t: Tagged, i: int) -> str | None:
+    """A "plural" after a singular at the start of a clause, before what only a verb has beside it.
+
+    "The wrestler approaches the other", "the wrestler approaches and leaves".
+    """
+    if t.at(i) != "NNS" or not t.word(i).endswith("s") or t.at(i - 1) not in ("NN", "NNP"):
+        return None
+    has_object = t.at(i + 1) in ("DT", "PRP$", "PRP")
+    if not (has_object or (t.at(i + 1) == "CC" and t.at(i + 2) == "VBZ")):
+        return None
+    start = i - 1
+    while t.at(start - 1).startswith(("NN", "JJ", "CD", "DT", "PRP$", "POS", "RB")):
+        start -= 1
+    # An object or the rest of a prepositional phrase is no subject: "opens the kitchen cabinets and takes".
+    return None if t.at(start - 1).startswith("VB") or t.word(start - 1) in PREPOSITIONS else "VBZ"
 
 
 def _compound_modifier(t: Tagged, i: int) -> str | None:
@@ -209,6 +228,7 @@ def _action(t: Tagged, i: int) -> str | None:
 _RULES = (
     _clitic_s,
     _relative_that,
+    _pronoun,
     _compound_modifier,
     _after_determiner,
     _noun_like_adjective,
@@ -218,6 +238,7 @@ _RULES = (
     _infinitive,
     _modal,
     _action,
+    _verb_of_subject,
 )
 
 
@@ -227,6 +248,9 @@ def _tags(words: list[str], tag: Callable[..., str]) -> Tagged:
     tags = Tagged([w.lower() for w in words], [piece.split("/")[1] for piece in parsed.split()])
     for i in range(len(tags)):
         tags[i] = next((new for rule in _RULES if (new := rule(tags, i))), tags[i])
+    verb = None if any(tag.startswith("VB") for tag in tags) else likeliest_verb(tags.words, tags)
+    if verb is not None:
+        tags[verb] = "VBP"
     return tags
 
 
