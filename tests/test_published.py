@@ -27,11 +27,16 @@ def values(name, arg, split, **fields):
 
 def test_every_number_has_a_source_and_names_that_the_library_knows():
     for number in published.numbers():
-        assert number.source and number.architecture in architectures()
-        assert number.dataset in datasets.DATASETS
-        assert number.metric.removeprefix("VCMR-") == canonical_name(number.metric).removeprefix("VCMR-")
-        assert 0 < number.value < 100
-    assert {number.architecture for number in published.numbers()} == set(architectures())
+        assert number.source and number.dataset in datasets.DATASETS
+        # A method that the library does not have is named as the field writes it, and stands beside no run.
+        ours = number.architecture in architectures()
+        assert ours or (number.architecture[0].isupper() and not number.settings)
+        if number.metric in published.TIMES:
+            assert number.value > 0 and number.source.endswith("table 1")
+        else:
+            assert number.metric.removeprefix("VCMR-") == canonical_name(number.metric).removeprefix("VCMR-")
+            assert 0 < number.value < 100
+    assert set(architectures()) <= {number.architecture for number in published.numbers()}
 
 
 def test_a_number_stands_once():
@@ -41,6 +46,8 @@ def test_a_number_stands_once():
 
 def test_settings_name_fields_of_the_config():
     for number in published.numbers():
+        if number.architecture not in architectures():
+            continue
         config = get_config(number.architecture, None)
         for setting in number.settings.split():
             path, _, value = setting.partition("=")
@@ -135,7 +142,7 @@ def test_activitynet_has_the_convention_of_the_paper_unless_another_is_named(nam
 def test_every_number_with_features_can_stand_beside_a_run():
     """A config with the options of its dataset, version and features, and the settings of its variant."""
     for number in published.numbers():
-        if not number.features:
+        if not number.features or number.architecture not in architectures():
             continue
         features = "fused" if number.features == "vgg+flow" else number.features
         config = get_config(

@@ -1,8 +1,9 @@
 """The numbers that papers report: one store, `published.csv`, in which every number has its source.
 
-A number belongs to an architecture, a dataset, its version or convention, features and a split. Where sources
-disagree, each has its row. `source` is the paper, or the authors' repository, that states the number; `note`
-says through which other paper it came, or what makes it hard to compare.
+A number belongs to an architecture, or to a method that the library does not have, to a dataset, its version or
+convention, features and a split. Where sources disagree, each has its row. `source` is the paper, or the
+repository of its authors, that states the number; `note` says through which other paper it came, or what makes
+it hard to compare.
 """
 
 import csv
@@ -12,13 +13,15 @@ import importlib.resources
 from collections.abc import Iterable
 from typing import Any
 
+TIMES = ("text encoding, ms", "matching, ms", "total, ms")  # metrics that are no percentages
+
 
 @dataclasses.dataclass(frozen=True)
 class Number:
     """One published number.
 
     Attributes:
-      architecture: file name of the architecture.
+      architecture: file name of the architecture; of another method its name, as the field writes it.
       variant: what the source calls the variant, '' for its main one.
       settings: fields of the config with the values of that variant: 'model.proposal=conv ...'.
       dataset: folder of the dataset.
@@ -26,7 +29,7 @@ class Number:
       features: option of the config, '' where the source does not state them.
       split: evaluated split.
       metric: name of the metric.
-      value: in percent.
+      value: in percent; milliseconds of a query where the metric is one of `TIMES`.
       source: who states it.
       note: what a reader must know, or ''.
     """
@@ -72,6 +75,7 @@ def comparable(config: Any, split: str, store: Iterable[Number] | None = None) -
         for number in (numbers() if store is None else store)
         if (number.architecture, number.dataset, number.version, number.features, number.split) == key
         and number.features
+        and number.metric not in TIMES
         and all(_is_set(config, setting) for setting in number.settings.split())
     ]
 

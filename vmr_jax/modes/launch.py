@@ -53,6 +53,9 @@ MODES = {
     "models": Mode(
         "the architectures", "models.models", ("family", "supervision", "dataset", "imports"), ()
     ),
+    "survey": Mode(
+        "what papers report, beside what was measured", "survey.survey", ("dataset", "feature", "output"), ()
+    ),
 }  # fmt: skip
 
 _FLAG = re.compile("--?[A-Za-z]")
@@ -76,7 +79,9 @@ flags.DEFINE_integer("port", 8000, "The port.")
 flags.DEFINE_string("token", None, "What who asks must know; VMR_JAX_TOKEN where not given.")
 flags.DEFINE_string("family", None, "Only of this family, such as ranking.")
 flags.DEFINE_string("supervision", None, "Only full or weak.")
-flags.DEFINE_string("dataset", None, "Only those whose config has this dataset.")
+flags.DEFINE_string("dataset", None, "Only those whose config has this dataset; only the rows of it.")
+flags.DEFINE_string("feature", None, "Only rows with these features, such as c3d; unknown: not stated.")
+flags.DEFINE_string("output", None, "File to write: .txt, .csv or .html.")
 flags.DEFINE_boolean("imports", None, "Only those whose official checkpoints can be imported, or not.")
 flags.DEFINE_string("videos", None, "Folder of video files named by video id, which the page plays.")
 
@@ -96,7 +101,7 @@ def main(argv: list[str]) -> None:
     parallel.initialise_hosts(FLAGS.mode)
     module, function = mode.place.split(".")
     values: dict[str, Any] = {name: FLAGS[name].value for name in mode.flags}
-    if FLAGS.mode == "models":
+    if FLAGS.mode in ("models", "survey"):
         return _function(module, function)(**values)
     if FLAGS.mode == "compare":
         return _function(module, function)(rest, FLAGS.workdir and Path(FLAGS.workdir).expanduser())

@@ -8,8 +8,8 @@ around the verbs (vmr_jax/text/frames.py).
 
 The rules, measured: of the 9,959 different sentences of Charades-STA 17 get no verb, and nearly all of those
 have none; of the 18,227 sentences of TACoS 0.15%, of the 71,957 of ActivityNet Captions 0.23%. Of 2,055
-verb-noun pairs that Charades-CG lists, the verb is found in 99.7%, the noun in 98.4%, and the noun as an argument
-of the verb in 95.7%; many of the misses are errors of that list (it came from a parser too).
+verb-noun pairs that Charades-CG lists, the verb is found in 99.7%, the noun in 98.4%, and the noun as an
+argument of the verb in 95.7%; many of the misses are errors of that list (it came from a parser too).
 """
 
 import functools
