@@ -4,6 +4,13 @@ python launch.py --config=configs/fvmr.py
 python launch.py --mode=evaluate --workdir=runs/fvmr_storyboard
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until the command listens, Ctrl-C ends it without a traceback
+
 from vmr_jax.modes.launch import cli
 
 if __name__ == "__main__":

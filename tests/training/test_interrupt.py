@@ -192,10 +192,11 @@ def run():
             print("started", flush=True)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
     print("started", flush=True)
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt as error:
-        raise ValueError("a library's own") from error
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:  # as some libraries do while they are imported
+            pass
 launch._run = run
 launch.cli()
 """

@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 from vmr_jax import configs
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import printable
-from vmr_jax.training.interrupt import Terminated, signals_of_command
+from vmr_jax.training.interrupt import Interrupted, Terminated, signals_of_command
 
 # What imports JAX is imported inside functions: it takes seconds, in which the command speaks and listens.
 log = logging.getLogger("vmr_jax")
@@ -216,11 +216,8 @@ def cli() -> None:
     with signals_of_command() as signals:
         try:
             _run()
-        except BaseException as error:
-            # Some libraries turn the interruption into errors of their own.
-            if not signals.received or (isinstance(error, SystemExit) and not isinstance(error, Terminated)):
-                raise
-            if not getattr(error, "told", False):
+        except (Interrupted, Terminated) as error:  # of a run that has saved; all else ends at once
+            if not error.told:
                 print(signals.line(signals.received), file=sys.stderr)
             sys.exit(128 + signals.received)
 

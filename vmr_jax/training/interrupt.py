@@ -57,8 +57,7 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received = self.received or number
-        second = not self._watched and self._is_second(number)
-        if second or not self.saves:
+        if not self._watched and (self._is_second(number) or not self.saves):
             raise error_of(number)
 
     def _is_second(self, number: int) -> bool:
@@ -87,7 +86,11 @@ class Signals:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """A second signal ends the process inside, also while compiled code keeps Python from noticing it."""
+        """Signals are acted on at once inside, also while Python would not notice them.
+
+        It does not while compiled code runs, and an exception amid the import of a library is swallowed or ends
+        in a crash. The process ends as if it had been killed, which every file on disk bears.
+        """
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -103,7 +106,7 @@ class Signals:
     def _watch(self, ours: socket.socket) -> None:
         with ours:
             while numbers := ours.recv(1):
-                if numbers[0] in NAMES and self._is_second(numbers[0]):
+                if numbers[0] in NAMES and (self._is_second(numbers[0]) or not self.saves):
                     _say(self.line(numbers[0]))
                     os._exit(128 + numbers[0])
 

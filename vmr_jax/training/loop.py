@@ -146,6 +146,7 @@ class Trainer:
             f"All {self.position['step']} steps are saved in {self.workdir}: give the same command again, and "
             "it evaluates them."
         )
+        self.signals.end()  # for one that came after the last save
         return finish(self.experiment, self.evaluator, self.workdir)
 
     def _warn_of_few_steps(self) -> None:
