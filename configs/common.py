@@ -51,6 +51,8 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     config.text.dim = 300  # W
     config.text.tokenizer = "words"
     config.text.max_words = 20  # L
+    config.text.max_verbs = 4  # V, of a semantic role tree; FVMR's
+    config.text.max_nouns = 6  # N
     config.text.characters = tokenize.CHARACTERS  # with ids from 2 on, for architectures that read them
     config.text.trainable = False
     config.text.vocabulary = ""  # JSON of words, such as an official checkpoint was trained with; '': of train

@@ -1,5 +1,6 @@
 """The jsonl files of a user's own data: each line is a sentence and its moments in a video."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from vmr_jax.input.annotations import (
 )
 from vmr_jax.input.records import manual_dir
 from vmr_jax.input.text_files import jsonl_of
+from vmr_jax.input.trees import user_tree
 
 _SPLIT = re.compile(r"train|val|test|test_\w+", re.ASCII)
 _SOURCE = "Each split is a file: train.jsonl is needed; val.jsonl, test.jsonl and test_NAME.jsonl are read too."
@@ -131,6 +133,8 @@ def _videos(
                 if not windows:
                     continue
                 query = Sentence(qid, text, windows[0], windows=windows)
+            if "tree" in row:
+                query = dataclasses.replace(query, roles=user_tree(row["tree"], text, where))
             videos.setdefault(name, Video(name, duration, path.name)).queries.append(query)
     return list(videos.values())
 

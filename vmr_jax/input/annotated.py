@@ -4,7 +4,6 @@ Nothing is parsed, prepared or written, and TensorFlow is not imported. Times ar
 so that a split is the one that a run was evaluated on.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -89,7 +88,7 @@ def annotated_splits(options: Any) -> Splits:
 
 def _query(sentence: Sentence) -> Query:
     """A query without roles and noun chunks."""
-    fields = {field.name: getattr(sentence, field.name) for field in dataclasses.fields(sentence)}
+    fields = sentence.fields()
     known = (sentence.windows or [sentence.span]) if sentence.labelled else []
     windows = np.asarray(known, np.float32).tolist()
     span = tuple(np.asarray(sentence.span, np.float32).tolist())

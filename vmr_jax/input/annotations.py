@@ -24,6 +24,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError, nearest, unknown
 from vmr_jax.input.text_files import json_of
+from vmr_jax.text.roles import Roles
 
 SPLITS = ("train", "val", "test")  # that a user's split file can name
 MOST_SECONDS = 7 * 24 * 3600  # of a video: a week
@@ -41,6 +42,7 @@ _FIELDS = {
     "saliency_scores",
     "label",
     "domain",
+    "tree",
 }
 
 _WORD = re.compile(r"[^\W_]")
@@ -49,7 +51,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A query before it is parsed; the fields are those of `schema.Query`."""
+    """A query before it is parsed; the fields but the last are those of `schema.Query`."""
 
     qid: str
     text: str
@@ -58,6 +60,11 @@ class Sentence:
     tags: Sequence[str] = ()
     saliency: np.ndarray | None = None
     labelled: bool = True
+    roles: Roles | None = None  # of the user's own tree; None: the sentence is parsed
+
+    def fields(self) -> dict[str, Any]:
+        """Those that `schema.Query` has too."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "roles"}
 
 
 @dataclasses.dataclass

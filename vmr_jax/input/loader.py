@@ -95,6 +95,11 @@ class Loader:
         cut = sum(len(tokens) > limit for tokens in self._tokens)
         if cut and self.shown == "real":
             log.info("%s: %d of %d queries cut to %d words", self.split.name, cut, len(self), limit)
+        for part in ("verbs", "nouns") if "tree" in self.fields and self.shown == "real" else ():
+            most = self.config.text[f"max_{part}"]
+            cut = sum(len(getattr(query, part)) > most for query in self.split.queries)
+            if cut:
+                log.info("%s: %d of %d role trees cut to %d %s", self.split.name, cut, len(self), most, part)
 
     @property
     def group(self) -> int:

@@ -97,7 +97,7 @@ class QueryReader:
         if name == "sentence":
             return self._sentence(query)
         if name == "tree":
-            return _tree(query, tokens, limit)
+            return _tree(query, tokens, limit, self.options.max_verbs, self.options.max_nouns)
         if name == "static_words":
             return word_mask(query.static, tokens, limit)
         if name == "dynamic_words":
@@ -145,6 +145,9 @@ def check_text(config, fields: Sequence[str]) -> None:
                 f"{', '.join(aligned)}, which follow the words. Set config.text.features to '' and bring word "
                 "vectors."
             )
+    for name, most in (("max_verbs", schema.MAX_VERBS), ("max_nouns", schema.MAX_NOUNS)):
+        if not 0 < options[name] <= most:
+            raise UserError(f"config.text.{name} is {options[name]}; trees are kept with 1 to {most}.")
     if "subwords" in fields and not (options.encoder and options.encoder_dir):
         raise UserError(
             f"{config.model.name} reads the subwords of a text encoder. Set config.text.encoder to "
@@ -178,18 +181,20 @@ def word_mask(spans: Sequence[tuple[int, int]], tokens: Sequence[Token], limit: 
     return mask
 
 
-def _tree(query: schema.Query, tokens: Sequence[Token], limit: int) -> Tree:
-    """The unbatched semantic role tree over the words of one tokeniser."""
+def _tree(query: schema.Query, tokens: Sequence[Token], limit: int, max_verbs: int, max_nouns: int) -> Tree:
+    """The unbatched semantic role tree over the words of one tokeniser, of the first verbs and nouns."""
 
     def nodes(spans, size):
         masks = np.zeros((size, limit), bool)
-        for i, span in enumerate(spans):
+        for i, span in enumerate(spans[:size]):
             masks[i] = word_mask([span], tokens, limit)
         return masks
 
-    verbs, nouns = nodes(query.verbs, schema.MAX_VERBS), nodes(query.nouns, schema.MAX_NOUNS)
-    edges: Any = np.zeros((schema.MAX_VERBS, schema.MAX_NOUNS), bool)
+    verbs, nouns = nodes(query.verbs, max_verbs), nodes(query.nouns, max_nouns)
+    edges: Any = np.zeros((max_verbs, max_nouns), bool)
     for verb, noun in query.edges:
+        if verb >= max_verbs or noun >= max_nouns:
+            continue
         edges[verb, noun] = verbs[verb].any() and nouns[noun].any()
     return Tree(verb_words=verbs, noun_words=nouns, edges=edges)
 

@@ -17,7 +17,7 @@ from vmr_jax.text.parse import parse, parser_name
 
 log = logging.getLogger("vmr_jax")
 
-VERSION = "1.2.0"  # of the records; a change of content needs a new one
+VERSION = "1.3.0"  # of the records; a change of content needs a new one
 
 # The optional fields of `Batch` that parsed sentences fill, with their shape in one query.
 TEXT_MODALITIES = {"tree": (), "static_words": (), "dynamic_words": ()}
@@ -149,13 +149,14 @@ def _named(places: Sequence[str]) -> str:
 
 def query_of(found: annotations.Sentence) -> schema.Query:
     """A sentence with its roles and noun chunks."""
-    roles = _parsed(found.text)
+    parsed = _parsed(found.text)
+    roles = parsed if found.roles is None else found.roles
     return schema.Query(
-        **{field.name: getattr(found, field.name) for field in dataclasses.fields(found)},
+        **found.fields(),
         verbs=roles.verbs,
         nouns=roles.nouns,
         edges=roles.edges,
-        static=roles.chunks,
+        static=parsed.chunks,
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 
-MAX_VERBS = 4  # V, of the FVMR paper
-MAX_NOUNS = 6  # N, of the FVMR paper
+MAX_VERBS = 12  # of a sentence that are kept; `config.text.max_verbs` of them are read
+MAX_NOUNS = 16  # likewise
 MAX_SPANS = 12  # spans of the static query
 MAX_WINDOWS = 32  # annotated moments of one query; QVHighlights has up to 25
 ANNOTATORS = 3  # of saliency, in QVHighlights

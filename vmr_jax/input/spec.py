@@ -54,8 +54,8 @@ def _lengths(config, batch_size: int) -> dict[str, int]:
         "S": config.text.max_subwords,
         "C": MAX_CHARACTERS,
         "O": objects[0],
-        "V": schema.MAX_VERBS,
-        "N": schema.MAX_NOUNS,
+        "V": config.text.max_verbs,
+        "N": config.text.max_nouns,
         "A": schema.MAX_WINDOWS,
         "2": 2,
     }

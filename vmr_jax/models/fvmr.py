@@ -16,6 +16,11 @@ product. At test the teacher is gone.
   p          [B,G,G]    student scores, phi_m(m)^T phi_s(s)                       p_i, Eq. 6
   q          [B,G,G]    teacher scores, phi_fuse(phi_m(m) * phi_u(u))             q_i, Eq. 7
 
+The tree is that of the library's own parser (`vmr_jax.text.parse`: spaCy where an English model is installed,
+rules otherwise), the paper's that of a toolkit for semantic role labelling; a user's own trees are read
+(data/jsonl). phi_m learns by all losses, phi_s by L_ce(p, y) and the distillation, phi_u and phi_fuse by
+L_ce(q, y) alone, since q is fixed where it is imitated.
+
 G is `num_clips`; M of the G x G cells are candidates (the paper's N). F is `features` (D_v = D_s = D_f), E is
 `common` (D).
 

@@ -28,7 +28,8 @@ RULES_VERSION = 2  # raise it when a rule changes, so that prepared datasets are
 def parse(text: str) -> Roles:
     """Returns the predicates, arguments and noun chunks of a sentence.
 
-    Their number is not limited here; a record keeps the first `vmr_jax.input.schema.MAX_VERBS` and so on.
+    Their number is not limited here; a record keeps the first `vmr_jax.input.schema.MAX_VERBS` and so on, of
+    which `config.text.max_verbs` and `max_nouns` are read.
     """
     return _backend().parse(text)
 
