@@ -113,7 +113,8 @@ class Batch:
     example_index: Array = _array("B", np.int32, "row")  # position of the pair in its split
     video_index: Array = _array("B", np.int32, "row")  # position of the video in its split
     tree: Tree | None = _array("B", bool, "query", source="records")
-    # The first row of the features that a clip is made of (`vmr_jax.input.features.first_rows`).
+    # The first row of the features that a clip is made of (`vmr_jax.input.features.first_rows`); None: every
+    # clip is a row.
     clip_rows: Array | None = _array("BT", np.int32, "video", mask="video_mask", source="features")
     # A second visual stream on the same clips, sound, and objects in the clips.
     flow: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")

@@ -5,8 +5,11 @@ That outputs are those of the official networks is tested in the file of each ar
 
 import doctest
 
+import cases
+import jax
 import numpy as np
 import pytest
+from batches import random_batch
 
 from vmr_jax import torch_import
 from vmr_jax.errors import UserError
@@ -94,6 +97,8 @@ def test_what_contradicts_the_shapes_is_refused():
         UserError, match=r"params/word_vectors/offset is absent in it and \(9, 8\) in the model"
     ):
         load_model("moment_detr", state, vocab_size=9)
+    with pytest.raises(UserError, match="keeps its word vectors fixed.*leave vocab_size out"):
+        load_model("moment_detr", state, vocab_size=9)
 
 
 def test_numbers_that_are_not_finite_are_counted():
@@ -104,6 +109,26 @@ def test_numbers_that_are_not_finite_are_counted():
     for read in (load, load_model):
         with pytest.raises(UserError, match=f"two_d_tan holds numbers that are not finite .*: {message}"):
             read("two_d_tan", state)
+
+
+def test_an_architecture_without_official_checkpoints_is_told_from_a_wrong_name():
+    state = checkpoint("two_d_tan")
+    with pytest.raises(UserError, match="no official checkpoints of fvmr to import.*cmin, lgi"):
+        load("fvmr", state)
+    with pytest.raises(UserError, match='architecture "2d_tan". Did you mean "two_d_tan"'):
+        load("2d_tan", state)
+
+
+@pytest.mark.parametrize("name,path", [("scn", ("counters", "updates")), ("tsp_prl", ("schedule", "step"))])
+def test_updates_that_no_checkpoint_counts_are_those_of_the_model(name, path):
+    """What `load` adds at zero is what the model's initialisation has beside parameters."""
+    file = torch_import._file_of(name)
+    batch = random_batch()
+    model = create(name, **cases.ALL[name].SMALL)
+    wanted = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
+    assert file.COUNTERS == ("/".join(path),)
+    assert set(wanted) == {"params", path[0]} and set(wanted[path[0]]) == {path[1]}
+    assert wanted[path[0]][path[1]].dtype == np.int32 and wanted[path[0]][path[1]].shape == ()
 
 
 @pytest.mark.parametrize("of", ["two_d_tan", "vslnet", "moment_detr"])

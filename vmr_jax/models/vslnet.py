@@ -53,6 +53,8 @@ CARD = Card(
     ),
     verified=(
         "786,271 parameters with a table of ten words, as the official code.",
+        "Against the official PyTorch port at this commit, running, with small random weights and each example "
+        "without padding (predictor 'rnn'): rows, logits to 2e-5 of their size, and the best moment.",
         "Outputs equal those of a PyTorch reference to 1e-4.",
         "Checkpoints of the official PyTorch port are imported, with both span predictors.",
     ),

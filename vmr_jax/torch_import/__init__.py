@@ -262,6 +262,12 @@ def _check_complete(
     other = first_difference(wanted, variables)
     if other is not None:
         path, ours, theirs = other
+        if theirs == "absent" and "word_vectors" in path:
+            raise UserError(
+                f"The checkpoint does not fit {name} with this vocab_size: {path} is absent in it and {ours} "
+                "in the model. The official program keeps its word vectors fixed, and they are no part of what "
+                "is imported: leave vocab_size out, and give the vectors as config.text.vectors."
+            )
         others = [field for field in models.model_fields(models.model_class(name)) if field not in read]
         raise UserError(
             f"The checkpoint does not fit {name} with these hyper-parameters: {path} is {theirs} in it and "
@@ -297,6 +303,11 @@ def _likeliest(shapes: Shapes) -> str:
 
 def _file_of(name: str) -> ModuleType:
     """The file of this folder that reads an architecture; UserError where there is none."""
+    if name in set(models.architectures()) - set(architectures()):
+        raise UserError(
+            f"There are no official checkpoints of {name} to import: its authors published none that can be "
+            f"read. Those of {', '.join(architectures())} can."
+        )
     if name not in architectures():
         raise unknown("There is no import of official checkpoints of the architecture", name, architectures())
     return importlib.import_module(f"{__name__}.{name}")

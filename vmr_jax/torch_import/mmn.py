@@ -15,7 +15,8 @@ _CLIPS, _CONVS, _DISTILBERT = "featpool.conv", "proposal_conv.convs", "text_enco
 def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
     """Fields of the model that the shapes determine.
 
-    They do not tell num_clips and scale_layers of the map, text_heads and keep.
+    They do not tell num_clips and scale_layers of the map, text_heads and keep. The official POOLING_COUNTS
+    leave out the moments of one clip, which scale_layers count: [15, 8, 8] is (16, 8, 8).
     """
     text = distilbert_sizes(shapes, _DISTILBERT)
     return {

@@ -19,7 +19,8 @@ def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
     """Fields of the model that the shapes determine.
 
     They do not tell heads, clip_seconds, shortest, longest, video_scale and keep, nor, of one stream,
-    cross_attention.
+    cross_attention. The official min_pred_l counts the clips behind the first, so that 2 is shortest=3; its
+    max_pred_l counts all, as longest does.
     """
     streams = _streams(shapes)
     fields = {
