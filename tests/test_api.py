@@ -22,7 +22,7 @@ from vmr_jax.torch_import import load_model
 from vmr_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {"dataset.train_videos": 20, "evaluation.splits": ("val",), "evaluation.batch_size": 64}
+SMALL = {"dataset.train_videos": 20, "evaluation.splits": ("val",), "evaluation.batch_size": 200}
 
 
 @pytest.fixture(scope="module")

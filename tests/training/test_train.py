@@ -1,11 +1,12 @@
 """The trainer: resuming, refusing, stopping, choosing; in one process."""
 
+import functools
 import json
 
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import tiny_config as with_sanity_checks
 
 from vmr_jax.errors import UserError
 from vmr_jax.modes.train import train
@@ -13,6 +14,8 @@ from vmr_jax.training import loop as train_lib
 from vmr_jax.training.fit import fit
 from vmr_jax.training.loop import Trainer
 
+# Two more passes over the test split of each run, which tests/evaluation has.
+tiny_config = functools.partial(with_sanity_checks, evaluation__sanity=())
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
 
 
