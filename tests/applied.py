@@ -26,6 +26,11 @@ def random_variables(model, batch, seed=0):
     return jax.tree.map_with_path(draw, abstract_variables(model, batch))
 
 
+def initial_variables(module, seed, *arguments):
+    """The initial variables of a layer, as one program; by themselves its operations would be one each."""
+    return jax.jit(lambda: module.init(jax.random.key(seed), *arguments))()
+
+
 def outputs_of(model, variables, batch, train=False, key=0):
     """Outputs of the model, compiled once for all variables, batches of one shape and keys."""
     return _compiled(model, train)(variables, batch, jax.random.key(key))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import initial_variables
 
 from vmr_jax.kernels import use_kernels
 from vmr_jax.layers.depthwise import depthwise_conv
@@ -18,7 +19,7 @@ def kernels_at_the_end():
 def run(kernel_size, x):
     """Parameters, result, and gradients with respect to both."""
     module = depthwise_conv(x.shape[-1], kernel_size, jnp.float32, "conv")
-    variables = module.init(jax.random.key(0), x)
+    variables = initial_variables(module, 0, x)
     y, pull = jax.vjp(module.apply, variables, x)
     return variables, y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 

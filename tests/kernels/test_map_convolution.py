@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import initial_variables
 
 from vmr_jax.kernels import map_convolution, use_kernels
 from vmr_jax.kernels.map_convolution import Band, band_height, bands, cropped, map_regions
@@ -52,12 +53,12 @@ def test_equal_to_the_plain_form(num_clips, scale_layers, kernel, layers, normed
     mask, real = candidate_mask(num_clips, scale_layers), jnp.array([True, True, False])
     x = normal(0, 3, num_clips, num_clips, 3)
     module = MapConvs(4, kernel, layers, norm=normed)
-    variables = module.init(jax.random.key(1), x, mask, real)
+    variables = initial_variables(module, 1, x, mask, real)
     # A large bias fills cells outside the map, the ones that a wrong margin would lose.
     variables = jax.tree.map(lambda p: p + 0.5 * (p.ndim == 1), variables)
     found = run(module, variables, x, mask, real, train)
     use_kernels(False)
-    plain = module.init(jax.random.key(1), x, mask, real)
+    plain = initial_variables(module, 1, x, mask, real)
     jax.tree.map(
         np.testing.assert_array_equal, jax.tree.map(lambda p: p + 0.5 * (p.ndim == 1), plain), variables
     )
@@ -68,7 +69,7 @@ def test_the_plain_form_convolves_every_cell():
     """The switch is real: the maps of the plain form have the official sides."""
     mask, x = candidate_mask(8, (8,)), normal(0, 1, 8, 8, 2)
     module = MapConvs(3, 3, 4)
-    variables = module.init(jax.random.key(0), x, mask)
+    variables = initial_variables(module, 0, x, mask)
 
     def sides():
         _, captured = module.apply(variables, x, mask, capture_intermediates=True, mutable=["intermediates"])
@@ -86,7 +87,7 @@ def test_bands_change_nothing(normed, monkeypatch):
     mask, real = candidate_mask(14, (6, 2, 1)), jnp.array([True, True, False])
     x = normal(0, 3, 14, 14, 3)
     module = MapConvs(4, 5, 3, norm=normed)
-    variables = module.init(jax.random.key(1), x, mask, real)
+    variables = initial_variables(module, 1, x, mask, real)
 
     def run_in_bands(height):
         monkeypatch.setattr(map_convolution, "band_height", lambda: height)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from applied import initial_variables
 
 from vmr_jax.layers.additive_attention import AdditiveAttention
 from vmr_jax.layers.attention import MultiHeadAttention
@@ -12,7 +13,7 @@ def test_additive_attention_against_loops():
     queries, keys = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 5, 6))
     mask = np.array([[True] * 5, [True] * 3 + [False] * 2])
     module = AdditiveAttention(7)
-    variables = module.init(jax.random.key(0), queries, keys, mask)
+    variables = initial_variables(module, 0, queries, keys, mask)
     found = module.apply(variables, queries, keys, mask)
     p = jax.tree.map(np.float64, variables["params"])
     for b in range(2):
@@ -32,7 +33,7 @@ def test_a_band_hides_far_keys():
     mask = np.array([[True] * 5 + [False]])
     index = np.zeros(1, np.int32)
     module = MultiHeadAttention(4, 2, band=1)
-    variables = module.init(jax.random.key(0), x, x, mask, index, False)
+    variables = initial_variables(module, 0, x, x, mask, index, False)
     found = module.apply(variables, x, x, mask, index, False)
     # Place t sees t - 1, t, t + 1 alone, as if the others were padding.
     everywhere = MultiHeadAttention(4, 2)

@@ -1,9 +1,9 @@
 """Anchors around every clip: table, legality, labels and ranking by hand."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import initial_variables
 
 from vmr_jax.layers.anchors import (
     AnchorHead,
@@ -68,7 +68,7 @@ def test_head_is_two_linear_layers_in_the_order_of_the_anchors(regress):
     rng = np.random.default_rng(0)
     clips = rng.normal(size=(2, 3, 5)).astype(np.float32)
     head = AnchorHead(2, regress=regress)
-    params = head.init(jax.random.key(0), clips)["params"]
+    params = initial_variables(head, 0, clips)["params"]
     scored = head.apply({"params": params}, clips)
     # Anchor n is width n % 2 of clip n // 2.
     for n in range(6):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import initial_variables
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.map2d import (
@@ -20,7 +21,7 @@ from vmr_jax.layers.map2d import (
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_max_pool_map(num_clips, scale_layers):
     def weighted(pool):
         return jax.jit(jax.value_and_grad(lambda clips: (pool(clips) * weights).sum()))
 
-    np.testing.assert_array_equal(max_pool_map(clips, mask), by_definition(clips))
+    np.testing.assert_array_equal(max_pool_map(clips, mask), jax.jit(by_definition)(clips))
     _, expected = weighted(by_definition)(clips)
     _, gradient = weighted(lambda clips: max_pool_map(clips, mask))(clips)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
@@ -119,21 +120,21 @@ def test_max_pool_map_checks_shapes():
 def test_stacked_convs_reach_from_the_first_to_the_last_clip(tap):
     """With kernels that pass on one end of their window alone, a cell is its first (last) clip."""
     module, clips = StackedConvMap(1, (4, 3, 2)), normal(0, 2, 18, 1)  # offsets 0..3, 5, 7, 9, 13, 17
-    variables = module.init(jax.random.key(1), clips)
+    variables = initial_variables(module, 1, clips)
 
     def one_tap(leaf):
         if leaf.ndim == 1:
             return jnp.zeros_like(leaf)
         return jnp.zeros_like(leaf).at[0 if tap == "first" else -1].set(1.0)
 
-    result = module.apply(jax.tree.map(one_tap, variables), clips)[..., 0]
+    result = jax.jit(module.apply)(jax.tree.map(one_tap, variables), clips)[..., 0]
     mask = candidate_mask(18, (4, 3, 2))
     ends = clips[:, :, None, 0] if tap == "first" else clips[:, None, :, 0]
     np.testing.assert_array_equal(result, jnp.where(mask[None], ends, 0.0))
 
 
 def test_stacked_convs_have_the_official_kernels():
-    variables = StackedConvMap(4, (3, 2)).init(jax.random.key(0), normal(0, 1, 7, 6))
+    variables = initial_variables(StackedConvMap(4, (3, 2)), 0, normal(0, 1, 7, 6))
     shapes = {name: leaf["kernel"].shape for name, leaf in variables["params"].items()}
     assert shapes == {
         "layer_0": (1, 6, 4),
@@ -161,7 +162,7 @@ def test_map_convs_average_over_candidates():
     module, x = MapConvs(1, kernel=3, layers=4), jnp.asarray(mask, jnp.float32)[None, :, :, None]
     variables = jax.eval_shape(lambda key: module.init(key, x, mask), jax.random.key(0))
     ones = jax.tree.map(lambda p: jnp.full(p.shape, float(p.ndim > 1)), variables)
-    result = module.apply(ones, x, mask)[0, :, :, 0]
+    result = jax.jit(lambda v: module.apply(v, x, mask))(ones)[0, :, :, 0]
     np.testing.assert_allclose(result[mask], 1.0, rtol=1e-5)
 
 
@@ -193,7 +194,7 @@ def test_map_convs_equal_the_official_definition(num_clips, scale_layers, kernel
     mask = candidate_mask(num_clips, scale_layers)
     x, cells = normal(0, 2, num_clips, num_clips, 3), mask[None, :, :, None]
     module = MapConvs(3, kernel, layers)
-    variables = module.init(jax.random.key(1), x, mask)
+    variables = initial_variables(module, 1, x, mask)
     # A large bias fills cells outside the map, the ones that a wrong margin would lose.
     params = jax.tree.map(lambda p: p + 0.5 * (p.ndim == 1), variables["params"])
 
@@ -218,7 +219,7 @@ def test_normed_map_convs_equal_the_official_definition(train):
     mask, layers, real = candidate_mask(12, (4, 4)), 4, jnp.array([True, False, True])
     x = normal(0, 3, 12, 12, 3) * mask[None, :, :, None]
     module = MapConvs(5, 3, layers, norm=True)
-    variables = jax.tree.map(lambda p: p + 0.5 * (p.ndim == 1), module.init(jax.random.key(1), x, mask, real))
+    variables = jax.tree.map(lambda p: p + 0.5 * (p.ndim == 1), initial_variables(module, 1, x, mask, real))
     params, running = variables["params"], variables["batch_stats"]  # running: mean 0.5, variance 1.5
 
     def normalized(x, layer):
@@ -229,7 +230,7 @@ def test_normed_map_convs_equal_the_official_definition(train):
         factor = p["scale"] / jnp.sqrt(var + 1e-5)
         return (x - mean[None, None, None]) * factor[None, None, None] + p["bias"][None, None, None]
 
-    expected = literal_map_convs(params, x, mask, 3, layers, normalized)
+    expected = jax.jit(lambda x: literal_map_convs(params, x, mask, 3, layers, normalized))(x)
     found, changed = jax.jit(lambda v: module.apply(v, x, mask, real, train, mutable=["batch_stats"]))(
         variables
     )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import initial_variables
 
 from vmr_jax.layers.recurrent import GRU, LSTM, GRUCell, first_state, last_state, mean_state
 
@@ -49,7 +50,7 @@ def test_equals_pytorch(torch, kind, layers, bidirectional):
 
 @pytest.mark.parametrize("kind, gates", [(LSTM, 4), (GRU, 3)])
 def test_parameters(kind, gates):
-    variables = kind(9, 2, True).init(jax.random.key(0), X, MASK)
+    variables = initial_variables(kind(9, 2, True), 0, X, MASK)
     leaves = jax.tree.leaves(variables)
     # Layer 0 reads 4 features, layer 1 the 18 of both directions: kernels and two biases, per direction.
     per_direction = sum(gates * 9 * (inputs + 9 + 2) for inputs in (4, 18))
@@ -62,7 +63,7 @@ def test_parameters(kind, gates):
 @pytest.mark.parametrize("kind", [LSTM, GRU])
 def test_padding_does_not_matter(kind):
     module = kind(3, 2, True)
-    variables = module.init(jax.random.key(0), X, MASK)
+    variables = initial_variables(module, 0, X, MASK)
     expected = module.apply(variables, X, MASK)
     longer = np.concatenate([np.where(MASK[..., None], X, 1e3), np.full_like(X, -1e3)], axis=1)
     result = module.apply(variables, longer, np.pad(MASK, ((0, 0), (0, 5))))
@@ -74,7 +75,7 @@ def test_padding_does_not_matter(kind):
 
 def test_nothing_but_padding_is_zero_with_finite_gradients():
     module, nothing = LSTM(3, 1, True), np.zeros((3, 5), bool)
-    variables = module.init(jax.random.key(0), X, nothing)
+    variables = initial_variables(module, 0, X, nothing)
 
     def total(x):
         return last_state(module.apply(variables, x, nothing), nothing).sum()
@@ -93,7 +94,7 @@ def test_first_and_last_state():
 
 @pytest.mark.parametrize("kind", [LSTM, GRU])
 def test_bfloat16_is_near_float32(kind):
-    variables = kind(6, 2).init(jax.random.key(0), X, MASK)
+    variables = initial_variables(kind(6, 2), 0, X, MASK)
     exact, rounded = (kind(6, 2, dtype=d).apply(variables, X, MASK) for d in (jnp.float32, jnp.bfloat16))
     assert rounded.dtype == jnp.bfloat16
     np.testing.assert_allclose(rounded.astype(np.float32), exact, atol=0.02)
@@ -112,7 +113,7 @@ def test_shapes_are_checked(function):
 def test_initialisers_and_one_bias(kind, gates):
     ones, twos = jax.nn.initializers.constant(1.0), jax.nn.initializers.constant(2.0)
     module = kind(2, 1, True, kernel_init=ones, bias_init=twos, recurrent_bias=False)
-    variables = module.init(jax.random.key(0), X, MASK)
+    variables = initial_variables(module, 0, X, MASK)
     for params in variables["params"].values():  # both directions
         found = {name: (value.shape, set(value.ravel().tolist())) for name, value in params.items()}
         assert found == {

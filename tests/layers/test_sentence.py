@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import initial_variables
 from batches import random_batch
 
 from vmr_jax.errors import UserError
@@ -29,7 +30,7 @@ def test_mean_of_real_words():
 
 def test_lstm_at_the_last_real_word():
     module = SentenceVector("lstm", 3)
-    variables = module.init(jax.random.key(0), BATCH)
+    variables = initial_variables(module, 0, BATCH)
     states = LSTM(3).apply(
         {"params": variables["params"]["lstm"]}, BATCH.query_vectors, np.ones_like(BATCH.query_mask)
     )
