@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from applied import initial_variables, outputs_of
+from applied import outputs_of
 from batches import random_batch
 from cases.fian import count
 
@@ -87,7 +87,7 @@ def test_a_window_is_scored_by_all_its_clips_and_no_other():
     rng = np.random.default_rng(0)
     clips = rng.normal(size=(1, 7, 3)).astype(np.float32)
     head = ContentHead((2, 4, 9), "k/2")  # 9 is longer than the video
-    params = initial_variables(head, 0, clips)["params"]
+    params = head.init(jax.random.key(0), clips)["params"]
     assert set(params) == {"score_2", "offset_2", "score_4", "offset_4"}
     found = head.apply({"params": params}, clips)
     for n, (first, last) in enumerate(content_windows(7, (2, 4, 9), "k/2").astype(int)):
@@ -137,7 +137,7 @@ def test_encoder_against_numpy(attention):
     queries, values = rng.normal(size=(1, 3, 4)), rng.normal(size=(1, 5, 4))
     mask = np.array([[True] * 4 + [False]])
     encoder = Encoder(2, 6, attention, jnp.float32)
-    variables = initial_variables(encoder, 0, queries, values, mask)
+    variables = encoder.init(jax.random.key(0), queries, values, mask)
     found = encoder.apply(variables, queries, values, mask)
     p = jax.tree.map(np.float64, variables["params"])
     q, v = queries[0], values[0, :4]
@@ -290,7 +290,7 @@ def test_every_row_of_table_6_runs():
     """Windows 8 and 16 of 32 clips, (32 - k) / stride + 1 of each."""
     expected = {"stride_1": 25 + 17, "stride_8": 25 + 9, "stride_4": 13 + 5, "stride_2": 7 + 3}
     clips = np.random.default_rng(0).normal(size=(1, 32, 3)).astype(np.float32)
-    params = initial_variables(ContentHead((8, 16), "1"), 0, clips)
+    params = ContentHead((8, 16), "1").init(jax.random.key(0), clips)
     dense = ContentHead((8, 16), "1").apply(params, clips).logits
     every = content_windows(32, (8, 16), "1").tolist()
     assert set(STRIDES) == set(expected)
