@@ -150,7 +150,10 @@ def opened(config) -> tuple[Stages, Any, Any, Any]:
         {name: getattr(batch, name) for name in names if getattr(batch, name) is not None}
         for names in (VIDEO, QUERY)
     )
-    if isinstance(model, models.DualEncoder):
+    # With FVMR's score 'p+q' the teacher compares query and moments, so that they are no dual encoder.
+    if isinstance(model, models.DualEncoder) and "score" in config.model and config.model.score != "p":
+        stages = split(functools.partial(predict, model, batch), variables, video, query)
+    elif isinstance(model, models.DualEncoder):
         stages = dual_stages(model, batch, config.evaluation.keep)
     else:
         stages = split(functools.partial(predict, model, batch), variables, video, query)
