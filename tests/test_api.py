@@ -274,6 +274,10 @@ def test_a_users_config_outside_the_repository(commands, data_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "users_model:Mine" in done.stdout
     done = commands.run("--mode=evaluate", "--workdir=run", folder=tmp_path)
+    assert done.returncode == 2 and "give --config.model.name=users_model:Mine" in done.stderr
+    done = commands.run(
+        "--mode=evaluate", "--workdir=run", "--config.model.name=users_model:Mine", folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     done = commands.run("--config=mine.py", "--config.model.fetures=5", *settings, folder=tmp_path)
     assert done.returncode == 2 and 'Did you mean "' in done.stderr and 'features"' in done.stderr

@@ -1,10 +1,12 @@
 """Configs from a file of the user's and from Python: what is wrong with them is one line."""
 
+import json
+
 import ml_collections
 import pytest
 
-from vmr_jax.config import override, read_config
-from vmr_jax.configs import fvmr
+from vmr_jax.config import CONFIG, config_as_dict, load_config, override, read_config
+from vmr_jax.configs import fvmr, vslnet
 from vmr_jax.errors import UserError
 
 
@@ -21,7 +23,7 @@ from vmr_jax.errors import UserError
         (
             "import ml_collections\nget_config = lambda: ml_collections.ConfigDict({'seed': 0})\n",
             None,
-            "mine.py lacks the fields batch_size, dataset.data_dir, dataset.name, dtype, evaluate_every and ",
+            "mine.py lacks the fields batch_size, checkpoint_every, dataset.data_dir, dataset.name, dtype and ",
         ),
     ],
 )
@@ -69,3 +71,63 @@ def test_streams_have_the_names_that_one_gives():
     config = fvmr.get_config("charades_sta").unlock()
     override(config, {"dataset.streams": {"flow": ("flow.h5", 1024)}})
     assert config.dataset.streams == ml_collections.ConfigDict({"flow": ("flow.h5", 1024)})
+
+
+# --- a folder that comes from someone else --------------------------------------------------------
+
+
+def folder_of(tmp_path, **fields):
+    config = fvmr.get_config()
+    (tmp_path / CONFIG).write_text(json.dumps(config_as_dict(config)))
+    stored = json.loads((tmp_path / CONFIG).read_text())
+    for path, value in fields.items():
+        part, _, name = path.partition("__")
+        if name:
+            stored[part][name] = value
+        else:
+            stored[part] = value
+    (tmp_path / CONFIG).write_text(json.dumps(stored))
+    return tmp_path
+
+
+def test_a_class_that_a_folder_names_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "strange_module.py").write_text("raise SystemExit('its program runs')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = folder_of(tmp_path, model__name="strange_module:Mine")
+    with pytest.raises(UserError, match="names the class strange_module:Mine.*give --config.model.name="):
+        load_config(folder)
+    with pytest.raises(SystemExit, match="its program runs"):
+        load_config(folder, trusted=["strange_module:Mine"])
+    for name, message in (
+        ("os:system", "is no architecture"),
+        (":x", "names no module"),
+        ("antigravity:X", "names"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_config(folder_of(tmp_path, model__name=name))
+
+
+def test_a_pipeline_that_a_folder_asks_for_is_not_started(tmp_path):
+    config = vslnet.get_config("jsonl")
+    config.dataset.beam = "--runner=PortableRunner --environment_type=PROCESS"
+    (tmp_path / CONFIG).write_text(json.dumps(config_as_dict(config)))
+    assert load_config(tmp_path).dataset.beam == ""
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"num_devices": 1e400}, "num_devices is 'inf'; it must be a whole number, such as 0"),
+        (
+            {"dataset__data_dir": None},
+            "dataset.data_dir is 'None'; it must be text, such as '~/.cache/",
+        ),
+        ({"dataset__name": ["a"]}, "dataset.name is .*; it must be text"),
+        ({"evaluation__thresholds": "0.5"}, "evaluation.thresholds is '0.5'; it must be a tuple"),
+        ({"optimizer": []}, "a part of it is no JSON object"),
+        ({"model__features": "64"}, "model.features is '64'; it must be a whole number, such as"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path, fields, message):
+    with pytest.raises(UserError, match=rf"config\.json, the config of the run, is damaged: {message}"):
+        load_config(folder_of(tmp_path, **fields))

@@ -2,9 +2,9 @@
 
 import importlib.util
 import inspect
-import json
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 
 from vmr_jax import models
-from vmr_jax.configs import common
+from vmr_jax.configs import common, datasets
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import plain
+from vmr_jax.files import plain, read_json
 from vmr_jax.models.base import GroundingModel
 
 CONFIG = "config.json"  # of a run, beside its checkpoints
@@ -109,15 +109,21 @@ def default_workdir(config: ml_collections.ConfigDict) -> Path:
     return Path("runs") / f"{config.model.name.replace(':', '.')}_{config.dataset.name}"
 
 
-def load_config(workdir: Path, *, model: bool = True) -> ml_collections.ConfigDict:
+def load_config(
+    workdir: Path, *, model: bool = True, trusted: Collection[str] = ()
+) -> ml_collections.ConfigDict:
     """Reads the resolved config of a run; UserError where the folder holds none.
 
     Hyper-parameters that the architecture has got since have the defaults of its class, other fields those of
     every config.
 
+    A folder may come from someone else, and to import a class is to run its module. So a class that is not of
+    this package is taken only where its module is imported already, or the user names it.
+
     Args:
       workdir: folder of the run.
       model: False leaves `config.model` as it was stored, so that the class need not be at hand.
+      trusted: classes that the user names, 'my_project.models:Mine', whose modules may be imported.
     """
     path = workdir / CONFIG
     if not path.is_file():
@@ -127,19 +133,63 @@ def load_config(workdir: Path, *, model: bool = True) -> ml_collections.ConfigDi
         )
     stored = _stored(path)
     stored.pop("published", None)  # of a run of version 0.1
+    if "beam" in stored["dataset"]:
+        stored["dataset"]["beam"] = ""  # a pipeline can run programs: only the user of the moment asks for one
+    if model:
+        _check_trusted(path, stored["model"]["name"], trusted)
     defaults = common.base(stored["model"]["name"] if model else GroundingModel).to_dict()
     if not model:
         del defaults["model"]
     for part, default in defaults.items():
         own = stored.get(part, default)
+        _check_kinds(path, part, own, default)
         stored[part] = {**default, **own} if isinstance(default, dict) else own
+    _check_kinds(path, "dataset", stored["dataset"], _dataset_defaults(stored["dataset"].get("name")))
     return ml_collections.ConfigDict(stored).lock()
+
+
+def _check_trusted(path: Path, name: str, trusted: Collection[str]) -> None:
+    """Refuses a class of a module that is not imported and that the user has not named."""
+    module = name.partition(":")[0] if ":" in name else name.rpartition(".")[0]
+    if module and module not in sys.modules and name not in trusted:
+        raise UserError(
+            f"{path} names the class {name}, and to import it is to run its module. A folder may come from "
+            "someone else, so only a class that you name is imported. If it is yours, give "
+            f"--config.model.name={name} or the --config of the run; in Python, import {module} first."
+        )
+
+
+def _dataset_defaults(name: Any) -> dict[str, Any]:
+    """`config.dataset` of a dataset of this package where nothing is chosen; {} for another."""
+    config = common.base(GroundingModel)
+    if name == "storyboard":
+        datasets.storyboard(config)
+    elif isinstance(name, str) and name in datasets.FEATURES:
+        datasets.manual_dataset(config, name)
+    else:
+        return {"name": "", "data_dir": ""}
+    return config.dataset.to_dict()
+
+
+def _check_kinds(path: Path, field: str, value: Any, default: Any) -> None:
+    """Refuses a value of another kind than that of the field, which would fail far from here or not at all."""
+    if isinstance(default, dict) and isinstance(value, dict):
+        for name in value.keys() & default.keys():
+            _check_kinds(path, f"{field}.{name}", value[name], default[name])
+        return
+    fits = type(value) is type(default) or (type(value) is int and type(default) is float)
+    named = field == "dataset.features" and type(value) in (str, tuple)  # one file, or several
+    if not (default is None or fits or named):
+        raise UserError(
+            f"{path}, the config of the run, is damaged: {field} is {str(value)[:80]!r}; it must be "
+            f"{kind(type(default), default)}. Restore it from a copy."
+        )
 
 
 def _stored(path: Path) -> dict[str, Any]:
     """The content of a config.json; UserError where it is damaged."""
     try:
-        stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        stored = _tuples(read_json(path))
         parts = [stored[part] for part in ("model", "dataset", "input", "text", "optimizer", "evaluation")]
         if all(isinstance(part, dict) for part in parts) and isinstance(stored["model"]["name"], str):
             return stored

@@ -1,16 +1,19 @@
 """Small files, written whole or not at all, and the message where that fails."""
 
+import errno
 import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from vmr_jax.errors import UserError
 
 log = logging.getLogger("vmr_jax")
+
+MOST_BYTES = 2**30  # of a file that is read at once, packed or not: a small packed one can claim terabytes
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -25,13 +28,52 @@ def write_whole(path: Path, text: str) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        temporary.unlink(missing_ok=True)  # it may be a link, through which another file would be written
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise disk_error(path, error) from None
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file that is read at once; OSError for what is none, such as a pipe or a device.
+
+    Those would be waited for, or read, for ever; a folder that comes from someone else can hold them.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES / 2**30:g} GiB", str(path))
+    return content
+
+
+def require_file(path: Path) -> None:
+    """Raises UserError for what is there and no file: a folder, or a pipe or device, which would never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a folder, a pipe or a device; a file is expected. Give its path.")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in UTF-8, with or without a byte order mark; OSError and ValueError alone."""
+    return parsed(content_of(path).decode("utf-8-sig"))
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError for all that is none, thousands of brackets in each other too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it has more brackets within each other than can be read") from None
+
+
+def open_lock(path: Path) -> BinaryIO:
+    """Opens a file to be locked, empty or not; OSError for a link, through which another file would be held."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644), "r+b")
 
 
 def saved_instead(head: bytes) -> str:
@@ -89,11 +131,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     What follows the last line break is no line: a kill has torn it.
     """
-    *lines, _ = path.read_bytes().split(b"\n")
+    *lines, _ = content_of(path).split(b"\n")
     rows, damaged = [], []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line) if line.strip() else None
+            row = parsed(line) if line.strip() else None
         except ValueError:  # no JSON, or no UTF-8
             row = line
         if isinstance(row, dict):

@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.files import parsed
 from vmr_jax.input.annotations import (
     Annotations,
     Sentence,
@@ -267,7 +267,7 @@ def _add_extra(path: Path, training: Mapping[str, Video], found: Annotations) ->
 
 def _extra_row(line: str, where: str) -> tuple[str, str, list[tuple[float, float]]]:
     try:
-        row = json.loads(line)
+        row = parsed(line)
         video_id, text = row["video"], row["query"]
         windows = [(float(start), float(end)) for start, end in row["windows"]]
         if not isinstance(video_id, str) or not all(math.isfinite(t) for window in windows for t in window):

@@ -103,7 +103,7 @@ def test_a_default_that_is_changed_since_is_another_run(tmp_path):
     config = get_config("scdm")
     folder = old_folder(tmp_path, config, ("keep",))
     config.model.keep = 7
-    with pytest.raises(UserError, match=r"config\.model\.keep: 200 -> 7"):
+    with pytest.raises(UserError, match=r"config\.model\.keep: 0 -> 7"):
         check_same_run(config.lock(), folder)
 
 

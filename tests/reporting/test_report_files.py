@@ -1,6 +1,7 @@
 """A report of files that are absent, empty, broken or odd."""
 
 import json
+import os
 
 import pytest
 from page_reader import report_of, section_ids
@@ -79,6 +80,35 @@ def test_a_damaged_line_is_named_and_loses_nothing_after_it(run, caplog, damage)
     assert write_report(run).read_bytes() == without
     for name in ("predictions.jsonl", "metrics.jsonl"):
         assert f"{name}: 1 line is damaged, line 3, left out here; the others are read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("examples.npz", "PK", r"examples\.npz is damaged \("),
+        ("examples.json", "[" * 100_000, r"examples\.json: this is not JSON"),
+        ("config.json", "[1]", "cannot be shown .*one of its files is damaged"),
+        ("predictions.jsonl", None, r"predictions\.jsonl cannot be read \(it is no regular file\)"),
+    ],
+)
+def test_a_damaged_file_is_one_line(run, name, content, message):
+    (run / name).unlink()
+    if content is None:
+        os.mkfifo(run / name)
+    else:
+        (run / name).write_text(content)
+    with pytest.raises(UserError, match=message) as refused:
+        write_report(run)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_line_of_a_log_without_a_step_is_left_out(run):
+    """Infinity is what JSON makes of 1e400."""
+    before = report_of(run).one("section", id="training").text
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        text = (run / name).read_text()
+        (run / name).write_text('{"step": 1e400, "train/loss": 1}\n{"step": "x", "train/loss": 2}\n' + text)
+    assert report_of(run).one("section", id="training").text == before
 
 
 def test_a_record_without_a_field_is_named(run):

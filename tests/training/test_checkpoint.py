@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, and damage is noticed."""
 
 import logging
+import os
 import shutil
 
 import jax
@@ -68,9 +69,28 @@ def damage_by_removing(folder):
         path.unlink()
 
 
+def damage_of_the_position(folder):
+    path = folder / "position" / "metadata"
+    path.write_text(path.read_text().replace('"step": 2', '"step": 3'))
+
+
+def damage_by_a_pipe(folder):
+    (folder / "state" / "_METADATA").unlink()
+    os.mkfifo(folder / "state" / "_METADATA")
+
+
 # Where one of its readers fails, Orbax leaves the others' coroutines unfinished.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [damage_by_truncating, damage_by_flipping_bits, damage_by_removing])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_by_truncating,
+        damage_by_flipping_bits,
+        damage_by_removing,
+        damage_of_the_position,
+        damage_by_a_pipe,
+    ],
+)
 def test_damaged_checkpoint_falls_back_and_says_so(tmp_path, parallel, damage, caplog):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     for step in (1, 2):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import read_lines, write_json
+from vmr_jax.files import open_lock, read_lines, write_json
+from vmr_jax.training.owner import OWNER, owned
 from vmr_jax.training.writer import JsonLines, prepare_workdir, prepared_workdir
 
 
@@ -26,6 +27,31 @@ def test_damaged_line_in_the_middle_loses_nothing_after_it(tmp_path, caplog):
     assert "metrics.jsonl is damaged: line 2, 3, 4 is no JSON object" in caplog.text
     JsonLines(path, lambda row: True).close()
     assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+def test_a_link_in_the_folder_leads_to_no_other_file(tmp_path):
+    other, run = tmp_path / "other", tmp_path / "run"
+    other.write_text("mine")
+    run.mkdir()
+    for name in ("a.json.tmp", "metrics.jsonl", ".writable", OWNER):
+        (run / name).symlink_to(other)
+    write_json(run / "a.json", {})
+    prepare_workdir(run)
+    log = JsonLines(run / "metrics.jsonl", lambda row: True)
+    log.write({"step": 1})
+    log.close()
+    assert (run / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    with pytest.raises(UserError, match="run cannot be written"), owned(run, "train"):
+        pass
+    with pytest.raises(OSError):
+        open_lock(run / OWNER)
+    assert other.read_text() == "mine"
+
+
+def test_a_log_that_is_no_file_is_one_clear_error(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match="metrics.jsonl could not be written .it is no regular file"):
+        JsonLines(tmp_path / "metrics.jsonl", lambda row: True)
 
 
 def test_numpy_and_tuples_become_json(tmp_path):

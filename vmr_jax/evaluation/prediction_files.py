@@ -28,7 +28,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError, nearest
 from vmr_jax.evaluation.metrics import TASKS
-from vmr_jax.files import write_whole
+from vmr_jax.files import parsed, write_whole
 from vmr_jax.input.dataset import Split
 from vmr_jax.input.text_files import json_of, jsonl_of, text_of
 
@@ -107,8 +107,8 @@ def _is_jsonl(path: Path) -> bool:
         return False
     line, _, rest = start.partition("\n")
     try:
-        first = json.loads(line)
-    except json.JSONDecodeError:
+        first = parsed(line)
+    except ValueError:
         return len(line.strip()) > 1  # '{' alone begins a document over several lines
     if not isinstance(first, dict) or first.keys() & {"qid", "query", "pred_relevant_windows"}:
         return True

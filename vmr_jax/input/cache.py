@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import open_lock, parsed
 from vmr_jax.input.features import FeatureReader, kept_rows, missing
 
 log = logging.getLogger("vmr_jax")
@@ -47,7 +48,7 @@ class FeatureStore(Mapping):
         written = self._bytes[max(start, 0) : head].tobytes()
         if zlib.crc32(written) != crc:
             raise ValueError(f"the index of {path} is not what was written")
-        index = json.loads(written)
+        index = parsed(written)
         if index["start"] != start:
             raise ValueError(f"{path} has another size than was written")
         self.source: str = index["source"]  # what the content of the source files was
@@ -200,7 +201,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Holds a lock file; the system frees it when the process ends, however it ends."""
     import fcntl  # not on Windows
 
-    with path.open("w") as file:
+    with open_lock(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -214,7 +215,8 @@ def _renamed_when_done(path: Path) -> Iterator[IO]:
     """A file to write, which gets its name at the end and is removed after an error."""
     unfinished = path.with_suffix(".unfinished")
     try:
-        with unfinished.open("wb") as file:  # also over that of a process that was killed
+        unfinished.unlink(missing_ok=True)  # of a process that was killed
+        with unfinished.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # what has the name must survive a power cut

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import saved_instead
+from vmr_jax.files import require_file, saved_instead
 
 # Names of the array within an .npz file, an HDF5 group or a video's own HDF5 file, where the user gives none.
 KEYS = ("features", "image_embeddings", "feature", "c3d_features")
@@ -26,6 +26,7 @@ _MOST_BYTES = 2**34  # of the array of one video
 
 def refuse_other_downloads(path: Path) -> None:
     """Raises UserError for a pointer of Git LFS and for a web page, whatever the name of the file."""
+    require_file(path)
     with path.open("rb") as file:
         if wrong := saved_instead(file.read(1000)):
             raise UserError(f"{path} {wrong}")

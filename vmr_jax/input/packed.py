@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import MOST_BYTES, require_file
 
-MOST_BYTES = 2**30  # of what a file holds: a small packed one can claim terabytes
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"  # first bytes
 
 
@@ -18,6 +18,7 @@ def read_packed(path: Path) -> bytes:
     Raises:
       UserError: for a damaged or encrypted file, a zip of no or several files, and more than `MOST_BYTES`.
     """
+    require_file(path)
     with path.open("rb") as file:
         start = file.read(4)
         file.seek(0)

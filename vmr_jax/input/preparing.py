@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import open_lock
 
 
 def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None = None, beam: str = ""):
@@ -75,7 +76,7 @@ def _preparing(data_dir: Path, folder: Path) -> Iterator[None]:
     The locks end with the process, however it ends. Where the system has none, nothing is deleted.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / ".preparing").open("w") as lock:
+    with open_lock(data_dir / ".preparing") as lock:
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another prepares
             for left in folder.glob("incomplete.*"):

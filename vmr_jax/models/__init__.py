@@ -54,6 +54,8 @@ def model_class(name: str | type[GroundingModel]) -> type[GroundingModel]:
 
 def _users_class(place: str) -> type[GroundingModel]:
     module, _, path = place.partition(":") if ":" in place else place.rpartition(".")
+    if not module or module.startswith("."):
+        raise UserError(f'The architecture "{place}" names no module. Give it as "my_project.models:Mine".')
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:

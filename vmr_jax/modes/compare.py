@@ -8,6 +8,7 @@ from vmr_jax.errors import printable
 from vmr_jax.files import write_json
 from vmr_jax.reporting import tables
 from vmr_jax.reporting.compare import comparison, read_runs
+from vmr_jax.reporting.run_files import whole_files
 from vmr_jax.training.writer import prepare_workdir
 
 
@@ -21,7 +22,8 @@ def compare(dirs: Sequence[str], workdir: Path | None) -> None:
     Raises:
       UserError: files are missing, or the runs did not answer the same queries.
     """
-    document = comparison(read_runs(dirs))
+    with whole_files(" and ".join(dirs)):
+        document = comparison(read_runs(dirs))
     print(tables.results_table(document))
     for name, split in document["splits"].items():
         print(tables.differences_table(name, split))

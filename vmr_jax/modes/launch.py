@@ -58,6 +58,7 @@ MODES = {
     ),
 }  # fmt: skip
 
+_MODEL = "-config.model.name"
 _FLAG = re.compile("--?[A-Za-z]")
 
 FLAGS = flags.FLAGS
@@ -110,7 +111,8 @@ def main(argv: list[str]) -> None:
             "Give --config=configs/NAME.py to train, or --workdir=DIR of a run; --help lists the modes."
         )
     if FLAGS.config is None:
-        config = load_config(Path(FLAGS.workdir).expanduser(), model=FLAGS.mode != "score")
+        named = [value for flag, _, value in (a.partition("=") for a in rest) if flag.endswith(_MODEL)]
+        config = load_config(Path(FLAGS.workdir).expanduser(), model=FLAGS.mode != "score", trusted=named)
     else:
         config = read_config(*config_file(FLAGS.config))
     config, given, _ = overridden(config, rest)
@@ -230,6 +232,10 @@ def _run() -> None:
     sys.path.append(str(Path.cwd()))  # a config may name a class of the project that it stands in
     try:
         app.run(main, flags_parser=parse)
+    except MemoryError as error:
+        line = f"The memory of this machine does not suffice ({error or 'all is in use'}). Use smaller sizes."
+        print(f"error: {printable(line)}", file=sys.stderr)
+        sys.exit(2)
     except (UserError, RuntimeError) as error:
         from vmr_jax.parallel import backend_error
 

@@ -9,11 +9,12 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from vmr_jax.files import write_whole
 from vmr_jax.reporting.charts import bar_table
 from vmr_jax.reporting.examples_section import examples
 from vmr_jax.reporting.markup import Markup, tag
 from vmr_jax.reporting.results_section import protocol, results
-from vmr_jax.reporting.run_files import FILES, Run, read_run
+from vmr_jax.reporting.run_files import FILES, Run, read_run, whole_files
 from vmr_jax.reporting.summary import architecture, headline_metric, headline_split, named, note, summary
 from vmr_jax.reporting.training_section import training
 
@@ -35,7 +36,9 @@ def write_report(workdir: pathlib.Path, content: Mapping | None = None) -> pathl
     """
     run = read_run(workdir, content)
     path = workdir / "report.html"
-    path.write_bytes(_page(run).encode())
+    with whole_files(f"{workdir}"):
+        page = _page(run)
+    write_whole(path, page)
     return path
 
 

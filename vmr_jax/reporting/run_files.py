@@ -1,18 +1,23 @@
 """The files of a run's working directory, read and checked."""
 
+import contextlib
 import dataclasses
-import json
+import io
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import MOST_BYTES, content_of, parsed
 
 log = logging.getLogger("vmr_jax")
 
 _TRAIN = "python launch.py --config=configs/<architecture>.py --workdir=DIR"
+DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # by content of another form
 EVALUATE = "python launch.py --mode=evaluate --workdir=DIR"
 FILES = {
     "config.json": "the configuration, resolved",
@@ -56,25 +61,52 @@ def read_run(workdir: pathlib.Path, content: Mapping | None = None) -> Run:
     """
     results = read_results(workdir) if content is None else content
     present = {name for name in FILES if (workdir / name).exists()} | {"results.json"}
-    metrics = read_file(workdir / "metrics.jsonl", _TRAIN)
+    metrics = _of_steps(read_file(workdir / "metrics.jsonl", _TRAIN))
     _check_rows(workdir / "metrics.jsonl", metrics, ("step",))
     predictions = read_predictions(workdir) if (workdir / "predictions.jsonl").exists() else []
     examples = _optional(workdir / "examples.json", [])
     _check_rows(workdir / "examples.json", examples, ("split", "qid", "kind"))
-    pictures = {}
-    if (workdir / "examples.npz").exists():
-        with np.load(workdir / "examples.npz", allow_pickle=False) as stored:
-            pictures = {name: stored[name] for name in stored.files}
     return Run(
         results=results,
         metrics=metrics,
         config=_optional(workdir / "config.json", {}),
         predictions=predictions,
         examples=examples,
-        pictures=pictures,
-        timing=_optional(workdir / "timing.jsonl", []),
+        pictures=_pictures(workdir / "examples.npz"),
+        timing=_of_steps(_optional(workdir / "timing.jsonl", [])),
         files=[name for name in FILES if name in present],
     )
+
+
+def _of_steps(rows: Sequence) -> list:
+    """Rows of a log whose step is a whole number, and those that are no row at all, which are then named."""
+    return [row for row in rows if not (isinstance(row, dict) and type(row.get("step", 0)) is not int)]
+
+
+def _pictures(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of examples.npz; UserError where they are damaged or claim more than there can be."""
+    if not path.exists():
+        return {}
+    try:
+        with io.BytesIO(content_of(path)) as file, np.load(file, allow_pickle=False) as stored:
+            if sum(member.file_size for member in stored.zip.infolist()) > MOST_BYTES:
+                raise ValueError("it claims more than a file of pictures can hold")
+            return {name: stored[name] for name in stored.files}
+    except (*DAMAGED, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}). Write the file again with: {EVALUATE}") from None
+
+
+@contextlib.contextmanager
+def whole_files(where: str) -> Iterator[None]:
+    """Shows what files of a run hold: UserError where it is nothing that the writers of their names make."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise UserError(
+            f"What {where} holds cannot be shown ({type(error).__name__}: {error}): one of its files is "
+            "damaged. Restore metrics.jsonl and timing.jsonl from a copy, and write the others again with: "
+            f"{EVALUATE}"
+        ) from error
 
 
 def read_results(workdir: pathlib.Path) -> dict:
@@ -108,7 +140,12 @@ def _parse(path: pathlib.Path):
 
     A damaged line of the latter is left out and named in the log; the last one, torn by a kill, is left out.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = content_of(path).decode("utf-8", "replace").removeprefix("\ufeff")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}). Restore it from a copy, or delete it."
+        ) from None
     if path.suffix == ".json":
         return _value(text, f"{path}")
     rows, damaged = [], []
@@ -116,7 +153,7 @@ def _parse(path: pathlib.Path):
     for i, line in enumerate([*whole, torn], 1):
         try:
             if line.strip():
-                rows.append(json.loads(line))
+                rows.append(parsed(line))
         except ValueError:
             damaged += [i] if i <= len(whole) else []
     if damaged:
@@ -132,8 +169,8 @@ def _parse(path: pathlib.Path):
 
 def _value(text: str, where: str):
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parsed(text)
+    except ValueError as error:
         raise UserError(
             f"{where}: this is not JSON ({error}). Delete it and write the file again with: {EVALUATE}"
         ) from error

@@ -5,14 +5,13 @@ address, by --uri or the environment variable MILVUS_URI, and a collection is dr
 of the folder.
 """
 
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import printable, write_json
+from vmr_jax.files import printable, read_json, write_json
 from vmr_jax.retrieval.milvus import (
     FORMAT,
     UNFINISHED,
@@ -110,8 +109,8 @@ def _is_given(pointer: dict[str, Any], uri: str | None) -> bool:
 def _read_pointer(folder: Path) -> dict[str, Any]:
     path = folder / POINTER
     try:
-        pointer = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        pointer = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}). Build the index again.") from None
     if not isinstance(pointer, dict) or (pointer.get("format"), pointer.get("version")) != (FORMAT, VERSION):
         raise UserError(f"{path} is not of a moment index of version {VERSION}. Build the index again.")

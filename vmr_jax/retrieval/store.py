@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import plain, write_json
+from vmr_jax.files import open_lock, plain, read_json, write_json
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.search import Searcher
 from vmr_jax.retrieval.segments import (
@@ -210,12 +210,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     again = f"Delete {path} and build the index again."
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = read_json(file)
     except FileNotFoundError:
         raise UserError(
             f"{path} holds no moment index (no {MANIFEST}). Build one with: python launch.py --mode=index"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}). {again}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{file} is not of a moment index. Give the folder of an index.")
@@ -303,7 +303,7 @@ def _one_writer(path: Path) -> Iterator[None]:
     """Holds the folder for a change, and clears what it, or one that died before, has left."""
     import fcntl  # not on Windows
 
-    with (path / "lock").open("w") as lock:
+    with open_lock(path / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _clear(path)
         yield

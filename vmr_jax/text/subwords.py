@@ -8,7 +8,6 @@ spans) fit the subwords. Names of special tokens in a sentence ("[SEP]") are ord
 import abc
 import gzip
 import itertools
-import json
 import os
 import unicodedata
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vmr_jax.errors import UserError, unknown
+from vmr_jax.files import parsed
 
 Span = tuple[int, int]
 NO_SPAN = (0, 0)  # of the special tokens
@@ -330,7 +330,7 @@ def _merges(text: str, file: Path) -> list[tuple[str, str]]:
 
 def _json_vocabulary(file: Path) -> dict[str, int]:
     try:
-        vocabulary = json.loads(_text(file, "clip"))
+        vocabulary = parsed(_text(file, "clip"))
     except ValueError:
         vocabulary = None
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else None

@@ -11,7 +11,6 @@ config.text.vectors with config.text.trainable=False:
     python -m vmr_jax.torch_import.lgi CHECKPOINT VOCABULARY.json WORDS.npz
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import read_json
 from vmr_jax.torch_import import Entry, Shapes, count, kernel, linear, lstm, read_checkpoint, size
 
 SPECIAL = ("<PAD>", "<UNK>", "<S>", "<E>")  # the first rows; the last two occur in no query
@@ -176,12 +176,12 @@ def word_vectors(checkpoint: str | Path, vocabulary: str | Path) -> tuple[list[s
 def _ids(path: Path) -> dict[str, int]:
     """Word -> row, from the json of the official preprocessing."""
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))["wtoi"]
+        ids = read_json(path)["wtoi"]
         in_order = sorted(ids, key=ids.__getitem__)
         whole = sorted(ids.values()) == list(range(len(ids))) and tuple(in_order[: len(SPECIAL)]) == SPECIAL
     except FileNotFoundError:
         raise UserError(f"There is no vocabulary at {path}. Check the path.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise UserError(

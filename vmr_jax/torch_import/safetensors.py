@@ -3,7 +3,6 @@
 Format: github.com/huggingface/safetensors, README, "Format".
 """
 
-import json
 import math
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import parsed
 
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
 _DTYPES = {
@@ -58,7 +58,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         if size < 8 or length > min(size - 8, MAX_HEADER):
             raise _damaged(path, "it is shorter than its header, or has none")
         try:
-            header = json.loads(file.read(length))
+            header = parsed(file.read(length))
         except ValueError:
             raise _damaged(path, "its header is not JSON") from None
     if not isinstance(header, dict):

@@ -5,7 +5,6 @@ or OpenAI's own file, under its own names. The same entries serve a checkpoint o
 such an encoder under a prefix.
 """
 
-import json
 import os
 import re
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError, unknown
+from vmr_jax.files import read_json
 from vmr_jax.torch_import import Entry, Shapes, convert, count, kernel, linear, norm, read_checkpoint, size
 from vmr_jax.torch_import.safetensors import read_safetensors
 from vmr_jax.torch_import.transformer import joint_projection
@@ -236,11 +236,11 @@ def _check_activation(kind: str, file: Path) -> None:
     if not file.is_file():
         return
     try:
-        settings = json.loads(file.read_bytes())
+        settings = read_json(file)
         settings = settings.get("text_config", settings)
         name, expected = _ACTIVATIONS[kind]
         found = settings.get(name, expected)
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         raise UserError(
             f"{file} is not the JSON object that is published with a model. Get it again."
         ) from None

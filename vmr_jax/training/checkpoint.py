@@ -7,6 +7,7 @@ so a damaged one is noticed and passed over for the newest good one. Several hos
 them call each function, the lead host writes, every host reads.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import disk_error
+from vmr_jax.files import disk_error, plain
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.training.finite import named, not_finite, path_name
 
@@ -92,7 +93,9 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    position=ocp.args.JsonSave({**position, "checksums": _checksums(state)}),
+                    position=ocp.args.JsonSave(
+                        {**position, "checksums": _checksums(state), "crc32": _crc32(position)}
+                    ),
                 ),
             )
             manager.wait_until_finished()
@@ -154,20 +157,29 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        self._require_files(step)
         restored = self._open().restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()),
         )
         position = dict(restored["position"])
-        if _checksums(restored["state"]) != position.pop("checksums"):
+        sums, of_position = position.pop("checksums"), position.pop("crc32", None)  # None: of version 0.1
+        if _checksums(restored["state"]) != sums or of_position not in (None, _crc32(position)):
             raise ValueError("checksum mismatch")
         # A fresh copy: restored buffers may be shared with the reader, and the state is donated later.
         state = jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), restored["state"])
         return state, position
 
+    def _require_files(self, step: int) -> None:
+        """Raises ValueError where a checkpoint holds a pipe or a device: Orbax would read it for ever."""
+        for path in (self.folder / str(step)).rglob("*"):
+            if not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{path.name} is no file")
+
     def _refuse_other_model(self, step: int, abstract: Any) -> None:
         """Raises UserError for a checkpoint of other shapes (another architecture or size)."""
         try:
+            self._require_files(step)
             saved = self._open().item_metadata(step)["state"]
             shapes = {path_name(path): tuple(leaf.shape) for path, leaf in _leaves(saved.tree)}
         except Exception:
@@ -216,6 +228,10 @@ def _checksums(state: Any) -> dict[str, int]:
         path_name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1).data)
         for path, leaf in _leaves(state)
     }
+
+
+def _crc32(position: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(plain(position), sort_keys=True).encode())
 
 
 def _leaves(tree: Any) -> list:

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from vmr_jax import models
 from vmr_jax.config import CONFIG
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import write_json
+from vmr_jax.files import read_json, write_json
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input.loader import Loader, groups_of_batch
 from vmr_jax.input.queries import FIRST_WORD
@@ -87,7 +86,7 @@ def read_vocabulary(path: Path) -> list[str]:
     Of an object the ids 0 and 1 are padding and the unknown word and are left out.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} (config.text.vocabulary) cannot be read as JSON: {error}.") from None
     if isinstance(content, dict):
@@ -220,7 +219,7 @@ def read_run_vocabulary(workdir: Path) -> list[str]:
     path = workdir / VOCABULARY
     restore = "Restore it from a copy of the run, or delete it: training and --mode=evaluate make it anew."
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}, the words of the run, cannot be read ({error}). {restore}") from None
     if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
@@ -232,7 +231,7 @@ def read_run_vocabulary(workdir: Path) -> list[str]:
 def check_words(workdir: Path, words: Sequence[str]) -> None:
     """Raises UserError where a run has begun with other words than these."""
     try:
-        recorded = json.loads((workdir / DATA).read_text(encoding="utf-8"))["vocabulary"]
+        recorded = read_json(workdir / DATA)["vocabulary"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # of version 0.1, or damaged, which `identity.read_data` says
     if recorded != digest_of_words(words):

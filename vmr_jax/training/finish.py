@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.evaluation.results import (
     choose_examples,
@@ -19,7 +20,7 @@ from vmr_jax.evaluation.results import (
     selected_on_test,
     split_results,
 )
-from vmr_jax.files import plain, write_json, write_whole
+from vmr_jax.files import plain, read_json, write_json, write_whole
 from vmr_jax.input.dataset import Split
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.reporting.page import write_report
@@ -121,7 +122,7 @@ def set_results_aside(workdir: Path) -> None:
 def _read_results(workdir: Path) -> dict[str, Any]:
     """The content of results.json; {} where it is missing or damaged."""
     try:
-        results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+        results = read_json(workdir / RESULTS)
     except (OSError, ValueError):
         return {}
     return results if isinstance(results, dict) else {}
@@ -142,7 +143,10 @@ def _write(workdir: Path, results: dict[str, Any], lines: list[dict[str, Any]], 
     if drawn is not None:
         save_examples(workdir, *drawn)
     write_whole(workdir / PREDICTIONS, "".join(_json_line(line) for line in lines))
-    write_report(workdir, results)
+    try:
+        write_report(workdir, results)
+    except UserError as error:  # a damaged log must not cost the numbers
+        log.warning("The report is not written: %s", error)
     write_json(workdir / RESULTS, results)
 
 

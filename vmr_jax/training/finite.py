@@ -5,7 +5,6 @@ save, and a run that stops leaves `not_finite.json` in its folder. While that fi
 optimiser may change, and the run goes on from its last checkpoint, which is finite.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vmr_jax.files import write_json
+from vmr_jax.files import read_json, write_json
 
 NOT_FINITE = "not_finite.json"
 # Fields of config.optimizer that leave the arrays of the optimiser's state as they are.
@@ -81,7 +80,7 @@ def stop_message(workdir: Path, found: str, step: int, last_good: int) -> str:
 def read_record(workdir: Path) -> dict[str, Any]:
     """The content of `not_finite.json`: 'step', 'last_good', 'found', 'changes'; {} without the file."""
     try:
-        record = json.loads((workdir / NOT_FINITE).read_text(encoding="utf-8"))
+        record = read_json(workdir / NOT_FINITE)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -6,7 +6,6 @@ processor to another.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from vmr_jax.config import CONFIG
 from vmr_jax.errors import UserError
-from vmr_jax.files import write_json
+from vmr_jax.files import read_json, write_json
 from vmr_jax.input.dataset import Split
 from vmr_jax.input.loader import Loader
 from vmr_jax.training.experiment import DATA, Experiment, digest_of_words
@@ -69,7 +68,7 @@ def read_data(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         return {"name": record["name"], "splits": dict(record["splits"]), "vocabulary": record["vocabulary"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -110,7 +110,9 @@ def _lines(path: Path, first: int, evaluated: bool = True) -> JsonLines | NoLine
         return NoLines()
 
     def keep(row: Mapping[str, Any]) -> bool:
-        step = row.get("step", first + 1)
+        step = row.get("step")
+        if type(step) is not int:
+            return False
         return step < first or (step == first and (evaluated or "train/loss" in row))
 
     return JsonLines(path, keep)

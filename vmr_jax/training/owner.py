@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import read_json
 from vmr_jax.parallel import is_lead_host, lead_says
 
 log = logging.getLogger("vmr_jax")
@@ -63,7 +64,7 @@ def owned(workdir: Path, mode: str, read_only: bool = False) -> Iterator[bool]:
 def _locked(path: Path) -> int | None:
     """The descriptor of the locked file; None where another process has locked it."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -101,7 +102,7 @@ def _describe(owner: BinaryIO, mode: str) -> None:
 def _in_use(workdir: Path) -> str:
     """The message for those who come second."""
     try:
-        who = json.loads((workdir / OWNER).read_text(encoding="utf-8"))
+        who = read_json(workdir / OWNER)
         owner = f"process {who['pid']} on host {who['host']} (--mode={who['mode']}, since {who['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         owner = "another process"  # which has only just come, or is about to go

@@ -7,6 +7,7 @@ resumed run therefore leaves the same bytes as an uninterrupted one. Speed goes 
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ def prepare_workdir(workdir: Path) -> None:
     """Creates the folder; raises UserError where it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink(missing_ok=True)  # of several hosts another may have been faster
+        with tempfile.TemporaryFile(dir=workdir, buffering=0) as probe:
+            probe.write(b"x" * 4096)
     except OSError as error:
         raise UserError(
             f"The working directory {workdir} cannot be written ({error.strerror or error}). Choose another "
@@ -48,10 +48,13 @@ class JsonLines:
     def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] | None = None):
         """Opens for appending; rows that are not to be kept, and damaged lines, are removed first."""
         self.path = path
-        if keep is not None and path.exists():
-            rows = read_lines(path)
-            write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if keep(row)))
-        self._file = path.open("ab", buffering=0)  # unbuffered: a failed write leaves nothing pending
+        try:
+            if keep is not None:
+                rows = read_lines(path) if path.exists() else []
+                write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if keep(row)))
+            self._file = path.open("ab", buffering=0)  # unbuffered: a failed write leaves nothing pending
+        except OSError as error:
+            raise disk_error(path, error) from None
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one line; raises UserError where the disk is full."""
