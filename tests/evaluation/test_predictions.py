@@ -281,6 +281,11 @@ def test_saliency_that_is_none(tmp_path, saliency):
         predictions.read(written(tmp_path, pred_saliency_scores=saliency))
 
 
+def test_windows_by_threshold_that_are_none(tmp_path):
+    with pytest.raises(UserError, match='line 1: expected "pred_relevant_windows_at"'):
+        predictions.read(written(tmp_path, pred_relevant_windows_at=[1]))
+
+
 def test_the_order_of_the_file_is_kept_and_told(tmp_path, caplog):
     caplog.set_level("WARNING", "vmr_jax")
     windows = [[0.0, 1.0, 0.1], [1.0, 2.0, 0.9]]

@@ -1,6 +1,7 @@
 """Features in the layouts that are found in the field, and files that only claim to be features."""
 
 import io
+import os
 import zipfile
 
 import h5py
@@ -113,6 +114,25 @@ def test_sizes_are_bounded_by_the_file(tmp_path):
         file.create_dataset("a", (10**9, 1000), "f4", chunks=(1, 1000))  # no chunk is written
     with pytest.raises(UserError, match=r"claims 4,000,000,000,000 bytes of numbers in 0 bytes of file"):
         open_features(tmp_path / "f.h5").read("a")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    """64 MiB and a row of zeros, 4097 * 4096 * 4 bytes, in 64 KiB: no features are so uniform."""
+    path = tmp_path / "folder"
+    path.mkdir()
+    np.savez_compressed(path / "a.npz", features=np.zeros((2**12 + 1, 2**12), np.float32))
+    with pytest.raises(UserError, match=r"claims 67,125,248 bytes of numbers in \d\d,\d{3} bytes of file"):
+        open_features(path).read("a")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "folder" / "a.npy", tmp_path / "f.h5"):
+        os.mkfifo(place)
+    with pytest.raises(UserError, match=r"a\.npy is a folder, a pipe or a device"):
+        open_features(tmp_path / "folder").read("a")
+    with pytest.raises(UserError, match=r"f\.h5 is a folder, a pipe or a device"):
+        open_features(tmp_path / "f.h5")
 
 
 def test_packed_zeros_are_read(tmp_path):

@@ -1,7 +1,11 @@
 """What killed preparations of records leave is deleted by one that is alone."""
 
 import fcntl
+import types
 
+import pytest
+
+from vmr_jax.errors import UserError
 from vmr_jax.input import preparing
 
 
@@ -19,3 +23,18 @@ def test_what_was_left_goes_when_nobody_prepares(tmp_path):
         assert not left.parent.exists() and whole.exists()
         with preparing._preparing(tmp_path / "data", folder):  # a second one waits for nobody
             assert whole.exists()
+
+
+def test_a_damaged_description_of_records_is_named(tmp_path):
+    class ParseError(Exception):
+        """As that of protobuf, which is no ValueError."""
+
+    def damaged():
+        raise ParseError("Failed to load JSON\nmore")
+
+    for make in (damaged, lambda: types.SimpleNamespace(data_path=tmp_path)):  # a folder without one
+        with pytest.raises(
+            UserError, match=r"description of records in .* is damaged \(.*Delete the folder"
+        ) as said:
+            preparing._opened(make, tmp_path)
+        assert "\n" not in str(said.value)

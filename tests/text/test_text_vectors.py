@@ -87,6 +87,23 @@ def test_malformed_text_file_names_the_line(tmp_path, text, message):
         load_word_vectors(_file(tmp_path, text))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    vectors = load_word_vectors(_file(tmp_path, "\ufeffdoor 1 2\nopen 3 4\n"))
+    np.testing.assert_array_equal(vectors.lookup(["door"]), [[1, 2]])
+
+
+def test_numbers_that_no_word_has_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"glove\.txt, line 2: the vector holds 1e\+30, more than any word's"):
+        load_word_vectors(_file(tmp_path, "door 1 2\nopen 3 -1e30\n"))
+
+
+def test_packed_vectors_are_bounded_by_the_file(tmp_path):
+    """64 MiB and four numbers, all zero: deflate makes them a thousand times smaller."""
+    np.savez_compressed(tmp_path / "v.npz", words=["a"], vectors=np.zeros((1, 2**24 + 4), np.float32))
+    with pytest.raises(UserError, match=r"v\.npz claims 67,\d{3},\d{3} bytes, more than it can hold"):
+        load_word_vectors(tmp_path / "v.npz")
+
+
 def test_no_wanted_word(tmp_path):
     with pytest.raises(UserError, match="no vector of any word that is wanted"):
         load_word_vectors(_file(tmp_path, "the 1 2\n"), {"door"})

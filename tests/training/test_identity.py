@@ -120,7 +120,8 @@ def test_damaged_files_of_a_run_are_one_line(begun):
         read_run_vocabulary(workdir)
     (workdir / VOCABULARY).unlink()
     assert Experiment(config, workdir).vocabulary == words  # made anew
-    for damage in ("{", "[]", "{}"):
+    part = '{"name": "a", "vocabulary": "b", "splits": {"train": {"queries": 1e400}}}'
+    for damage in ("{", "[]", "{}", part, "[" * 100_000):
         (workdir / DATA).write_text(damage)
         with pytest.raises(UserError, match="data.json, .* is damaged .*Delete it if"):
             read_data(workdir)

@@ -128,6 +128,8 @@ def _moment_detr(path: Path, rows: Iterable[tuple[str, dict]]) -> PredictionFile
     for where, row in rows:
         saliency = row.get("pred_saliency_scores")
         at = row.get("pred_relevant_windows_at", {})
+        if not isinstance(at, dict):
+            raise UserError(f'{where}: expected "pred_relevant_windows_at": {{"m": [[...], ...]}}. Correct it.')
         prediction = Prediction(
             qid=_qid(row, "qid", where),
             windows=_numbers(row.get("pred_relevant_windows"), 3, "pred_relevant_windows", where),

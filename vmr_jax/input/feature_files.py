@@ -21,6 +21,7 @@ HDF5 = (".h5", ".hdf5", ".hdf")
 TORCH = (".pt", ".pth")
 _DEEPEST = 4  # groups within each other
 _MOST_PACKED = 1200  # times that deflate can make a file smaller: 1,032
+_LARGE, _MOST_PACKED_OF_LARGE = 2**26, 100  # of that many bytes only what would fill the memory is so uniform
 _MOST_BYTES = 2**34  # of the array of one video
 
 
@@ -41,7 +42,8 @@ def _bounded(size: int, stored: int, packed: bool, where: str) -> None:
       packed: whether they may be compressed.
       where: names it.
     """
-    if size > stored * (_MOST_PACKED if packed else 1) or size > _MOST_BYTES:
+    times = (_MOST_PACKED if size <= _LARGE else _MOST_PACKED_OF_LARGE) if packed else 1
+    if size > stored * times or size > _MOST_BYTES:
         raise UserError(
             f"{where} claims {size:,} bytes of numbers in {stored:,} bytes of file. The file is damaged, cut "
             "short or made to fill the memory; get it again."

@@ -96,8 +96,9 @@ class FeatureReader(abc.ABC):
         except UserError:
             raise
         except Exception as error:  # h5py, zipfile, zlib and numpy each raise their own for a damaged file
+            said = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{where} cannot be read ({error}). The file is damaged, cut short or holds pickled objects; "
+                f"{where} cannot be read ({said}). The file is damaged, cut short or holds pickled objects; "
                 "get or extract it again."
             ) from None
         return _matrix(rows, where)

@@ -44,8 +44,13 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
 def _opened(make_builder: Callable, data_dir: Path):
     """The builder, which reads what is told of its records where there are any."""
     try:
-        return make_builder()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, and of what is made of it
+        builder = make_builder()
+        if builder.data_path.exists() and not (builder.data_path / "dataset_info.json").is_file():
+            raise ValueError("dataset_info.json is missing")
+        return builder
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # protobuf, TFDS and JSON each raise their own
         raise UserError(
             f"A description of records in {data_dir} is damaged ({str(error).splitlines()[0][:200]}). Delete "
             "the folder of the dataset in it; the records are made anew."

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import require_file
 from vmr_jax.input import annotations, schema
 from vmr_jax.input.features import Concatenated, FeatureReader, open_features
 from vmr_jax.input.preparing import prepare_once
@@ -83,6 +84,8 @@ def prepare(source: Source, options):
     """
     data_dir = Path(options.data_dir).expanduser()
     name = _fingerprint(source, options)
+    for path in (data_dir / source.name / name / VERSION).glob("*"):
+        require_file(path)  # TensorFlow would read a pipe or a device for ever
     builder = prepare_once(
         lambda: _builder_class()(source, options, name=name, data_dir=data_dir),
         data_dir,
@@ -119,7 +122,12 @@ def _fingerprint(source: Source, options) -> str:
     digest = hashlib.sha256(parser_name().encode())
     for path in source.files(options):
         digest.update(f"{path.name}\0".encode())  # of a user's own data it is the split
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        require_file(path)
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror or error}). Get the file again.") from None
     digest.update(repr([(field, getattr(options, field)) for field in source.fields]).encode())
     return digest.hexdigest()[:16]
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 
+_SMALL, _MOST_PACKED = 2**26, 100  # bytes, and times that an .npz of vectors is smaller than its arrays
+_MOST = 1e6  # of a number of a vector, either sign; those of GloVe are below 10
 _WORD2VEC_HEADER = re.compile(r"\d+ \d+\s*$")
 
 
@@ -133,7 +135,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, line without its end)."""
     number = 0
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 yield number, line.rstrip("\r\n ")
     except UnicodeDecodeError:
@@ -156,6 +158,9 @@ def _numbers(text: str, dim: int, where: str) -> np.ndarray:
         )
     if not np.isfinite(row).all():
         raise UserError(f"{where}: the vector holds NaN or infinity. Get the file again; GloVe has none.")
+    if np.abs(row).max() > _MOST:
+        most = np.abs(row).max()
+        raise UserError(f"{where}: the vector holds {most:.3g}, more than any word's. Get the file again.")
     return row
 
 
@@ -170,6 +175,9 @@ def _read_npz(path: Path, vocabulary: Collection[str] | None) -> tuple[list[str]
                     f"{', '.join(arrays.files) or 'none'}). Save it with np.savez(path, words=..., "
                     "vectors=...)."
                 )
+            claimed = sum(member.file_size for member in arrays.zip.infolist())
+            if claimed > max(_SMALL, _MOST_PACKED * path.stat().st_size):
+                raise UserError(f"{path} claims {claimed:,} bytes, more than it can hold. Get it again.")
             words, vectors = [str(word) for word in arrays["words"]], arrays["vectors"]
     except UserError:
         raise

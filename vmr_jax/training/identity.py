@@ -69,8 +69,12 @@ def read_data(workdir: Path) -> dict[str, Any]:
         return {}
     try:
         record = read_json(path)
+        for split in record["splits"].values():
+            types = tuple(type(split[key]) for key in ("queries", "annotations", "features", "words"))
+            if types != (int, str, dict, dict):
+                raise ValueError("a split is described in another form")
         return {"name": record["name"], "splits": dict(record["splits"]), "vocabulary": record["vocabulary"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}, the record of the data of the run, is damaged ({error}). Delete it if you know that the "
             "data are those of its training."
