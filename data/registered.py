@@ -36,7 +36,7 @@ class VideosConfig(tfds.core.BuilderConfig):
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class AnnotatedVideos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class AnnotatedVideos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """One record per video: its id, duration, queries, and its features `rows` [n,D] as the user has them.
 
     Args:
@@ -89,7 +89,7 @@ class AnnotatedVideos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class Datasets:
-    """What TFDS asks for a builder by name; see `tfds.core.registered.DatasetBuilderProvider`."""
+    """The provider that TFDS asks for a builder by name; see `tfds.core.registered.DatasetBuilderProvider`."""
 
     def has_dataset(self, name: str) -> bool:
         """Whether the name is a dataset of this library."""
@@ -104,7 +104,7 @@ class Datasets:
 def _storyboard() -> type[tfds.core.GeneratorBasedBuilder]:
     from vmr_jax.data.storyboard.builder import Storyboard, StoryboardConfig
 
-    class Default(Storyboard, skip_registration=True):
+    class Default(Storyboard, skip_registration=True):  # type: ignore[call-arg]
         """With the seed and the size of the configs."""
 
         name = "storyboard"
@@ -141,7 +141,12 @@ def _configs(name: str) -> list[VideosConfig]:
 
 def _with_settings(config: VideosConfig, settings: Mapping[str, Any]) -> VideosConfig:
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:8]
-    return dataclasses.replace(config, name=f"{config.name}_{digest}", settings=settings)
+    return VideosConfig(
+        name=f"{config.name}_{digest}",
+        description=config.description,
+        options=config.options,
+        settings=settings,
+    )
 
 
 tfds.core.registered.add_dataset_builder_provider(Datasets(), index=0)

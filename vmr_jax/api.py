@@ -150,6 +150,9 @@ class Split:
     >>> split = Dataset("storyboard", train_videos=20).split("test")
     >>> len(split), split.queries[0].text
     (589, 'a girl is giving the phone to the man in the office.')
+    >>> video, query = split.pairs[0]
+    >>> 0 <= query.span[0] < query.span[1] <= video.duration
+    True
 
     Attributes:
       data: the dataset.
@@ -175,6 +178,11 @@ class Split:
     def videos(self) -> list[input_dataset.Video]:
         """The videos, see `vmr_jax.input.dataset.Video`."""
         return self._split.videos
+
+    @property
+    def pairs(self) -> list[tuple[input_dataset.Video, Any]]:
+        """Each query with its video, in order: (video, query)."""
+        return [(self.videos[owner], query) for owner, query in zip(self._split.owner, self.queries)]
 
     def __len__(self) -> int:
         """Number of queries."""

@@ -255,7 +255,7 @@ def _initials(name: str) -> str:
 
 
 def wanted(config: ml_collections.ConfigDict, path: str) -> str:
-    """What a field takes: 'a whole number, such as 32'."""
+    """The values that a field takes: 'a whole number, such as 32'."""
     *parents, last = path.split(".")
     node = config
     for parent in parents:

@@ -77,7 +77,7 @@ def open_lock(path: Path) -> BinaryIO:
 
 
 def saved_instead(head: bytes) -> str:
-    """What a file is, and what to do, where it is not what was asked for but what came in its place; '' else.
+    """The kind of a file, and what to do, where it is not what was asked for; '' elsewhere.
 
     Args:
       head: the first bytes of the file, 1,000 are enough.

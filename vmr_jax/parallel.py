@@ -122,6 +122,10 @@ class Parallel:
         """Copies a tree to the first device, for functions of `jax.jit` that only it runs."""
         return jax.device_put(tree, self.devices[0])
 
+    def as_replicated(self, tree: Any) -> Any:
+        """A state that a step returned, in the sharding `replicated`; pmap of JAX 0.7 has one of its own."""
+        return jax.device_put(tree, self.replicated)
+
     def abstract(self, tree: Any) -> Any:
         """Shapes, dtypes and replicated shardings of a tree: what a checkpoint is restored into."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree)

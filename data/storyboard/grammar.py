@@ -217,7 +217,7 @@ def choice(rng: np.random.Generator, options: Sequence | np.ndarray):
 
 @dataclasses.dataclass(frozen=True)
 class Clause:
-    """What a clause says of an event.
+    """The contents of a clause about an event.
 
     `agent` may be ANYONE; `recipient` is None unless the action is GIVE; `place` may be None (not said).
     """
@@ -231,7 +231,7 @@ class Clause:
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """What a sentence asks for: `main`, its place in time given by `relation` to `other`.
+    """The question of a sentence: `main`, its place in time given by `relation` to `other`.
 
     relation '' or 'again' has no `other`; 'again' is the second of two; 'then' is both, one after the
     other.

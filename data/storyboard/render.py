@@ -60,7 +60,7 @@ def _noisy(signal: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarra
 
 
 def _rgb(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
-    """What is there and what happens, times a gain, plus noise; an idle clip is its place."""
+    """The things there and their events, times a gain, plus noise; an idle clip is its place."""
     looks = world.appearance
     signal = np.zeros((scene.clips, RGB_DIM))
     place = scene.events[0].place

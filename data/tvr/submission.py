@@ -1,4 +1,4 @@
-"""What TVR's server asks for: the numbers of the videos, and its public test, whose videos are not told."""
+"""The form of TVR's server: the numbers of the videos, and its public test, whose videos are not told."""
 
 import numpy as np
 
@@ -30,7 +30,8 @@ def public_test(options) -> Split:
     A query is given the first video, as nobody has told its own.
     """
     queries_path, index = require_files(manual_dir(options), [_FILE, INDEX_FILE], "tvr", _SOURCE)
-    durations, places = durations_of(index), {}
+    durations = durations_of(index)
+    places: dict[str, str] = {}
     videos = [Video(name, durations[name], {}) for name in video_numbers(options, PUBLIC_TEST)]
     queries = []
     for line, row in jsonl_of(queries_path):

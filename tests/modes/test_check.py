@@ -1,6 +1,5 @@
 """`--mode=check`: each defect of annotations, features and config is named, alone and with all the others."""
 
-import io
 import json
 import pathlib
 import re
@@ -8,7 +7,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from rich.console import Console
+from checked import config_of, features, problems_of, report_of, spoiled, with_row, write
 from tiny import tiny_config
 
 from vmr_jax.configs import fvmr, mmn
@@ -46,50 +45,6 @@ def folder(tmp_path):
     words = ["a", "person", "opens", "the", "door", "sits"]
     np.savez(tmp_path / "vectors.npz", words=np.array(words), vectors=np.eye(6, 5, dtype=np.float32))
     return tmp_path
-
-
-def write(folder, name, *lines):
-    (folder / name).write_text("\n".join(lines) + "\n")
-
-
-def features(folder, video, rows):
-    np.savez(folder / "clip" / f"{video}.npz", features=rows)
-
-
-def config_of(folder, data_dir, **fields):
-    config = fvmr.get_config("charades_sta,clip")
-    config.dataset.manual_dir, config.dataset.data_dir = str(folder), str(data_dir)
-    config.dataset.feature_dim, config.dataset.features = 3, "clip"
-    config.dataset.val_fraction = 0.0
-    config.evaluation.select_split = ""
-    config.model.features = config.model.common = 8
-    config.text.vectors, config.text.dim = str(folder / "vectors.npz"), 5
-    for field, value in fields.items():
-        *parents, last = field.split("__")
-        node = config
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return config.lock()
-
-
-def report_of(config):
-    """The number of fatal problems, and what is printed with all blanks and line ends as one blank."""
-    file = io.StringIO()
-    problems = check.find_problems(config, Console(file=file, width=100, highlight=False))
-    assert max(map(len, file.getvalue().splitlines())) <= 100
-    text = " ".join(file.getvalue().split())
-    for problem in problems.fatal + problems.warnings:
-        # A path longer than the line is broken in the middle, so blanks do not count.
-        assert "".join(problem.split()) in text.replace(" ", "")
-    return len(problems.fatal), text
-
-
-def problems_of(config):
-    """The fatal problems, and the warnings but those that four videos always have."""
-    problems = check.find_problems(config, Console(file=io.StringIO()))
-    always = ("The counts are not those of the official", "Training takes", "config.batch_size is ")
-    return problems.fatal, [text for text in problems.warnings if not text.startswith(always)]
 
 
 # --- nothing wrong --------------------------------------------------------------------------------
@@ -177,17 +132,6 @@ def test_rows_beyond_the_clips_and_the_room_of_the_cache(folder, data_dir):
 
 
 # --- one defect at a time -------------------------------------------------------------------------
-
-
-def with_row(row, value):
-    rows = np.full((30, 3), 2, np.float32)
-    rows[row, 1] = value
-    return rows
-
-
-def spoiled(**arrays):
-    """Writes one array of that name as the features of CCCCC."""
-    return lambda folder: np.savez(folder / "clip" / "CCCCC.npz", **arrays)
 
 
 FATAL_FEATURES = {

@@ -71,7 +71,7 @@ class Evaluator:
         return self.protocol.as_written(loader.split, self.collected(variables, loader, videos))
 
     def collected(self, variables: Any, loader: Loader, videos: Loader | None = None) -> Collected:
-        """What the protocol collects of every query exactly once; arguments as of `written`."""
+        """The rows that the protocol collects, of every query exactly once; arguments as of `written`."""
         corpus = self._corpus(variables, videos or loader) if isinstance(self.protocol, Corpus) else None
         collected = []
         said = time.monotonic()

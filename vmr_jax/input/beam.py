@@ -52,8 +52,14 @@ def clips(
     Raises:
       UserError: for the first video that `read_rows` refuses, as without Beam; for a pipeline that fails.
     """
-    settings = dict(feature_dim=feature_dim, num_clips=num_clips, normalize=normalize, resample=resample)
-    read = functools.partial(_example, reader=reader, **settings)
+    read = functools.partial(
+        _example,
+        reader=reader,
+        feature_dim=feature_dim,
+        num_clips=num_clips,
+        normalize=normalize,
+        resample=resample,
+    )
     shutil.rmtree(folder, ignore_errors=True)  # of a preparation that was killed
     try:
         log.info("Features of %d videos are read over Apache Beam: %s", len(video_ids), beam)

@@ -59,7 +59,7 @@ class FeatureStore(Mapping):
         offset, shape, crc = self._videos[video_id]
         rows = self._bytes[offset : offset + int(np.prod(shape)) * 4]
         if video_id not in self._checked:
-            if zlib.crc32(rows) != crc:
+            if zlib.crc32(rows.data) != crc:
                 raise UserError(
                     f'{self.path}: the features of the video "{video_id}" are not what was written: the disk '
                     "has changed them. Delete the file, which is written anew then, and check the disk."
@@ -256,7 +256,7 @@ def _write(file: IO, source: str, clips: Iterable[tuple[str, np.ndarray]]) -> No
     videos = {}
     for video_id, rows in clips:
         rows = np.ascontiguousarray(rows)
-        videos[video_id] = (file.tell(), rows.shape, zlib.crc32(rows))
+        videos[video_id] = (file.tell(), rows.shape, zlib.crc32(rows.data))
         file.write(rows.data)
         file.write(bytes(-rows.nbytes % _ALIGNMENT))
     index = json.dumps({"start": file.tell(), "source": source, "videos": videos}).encode()

@@ -25,9 +25,10 @@ def read_packed(path: Path) -> bytes:
         try:
             if start == _ZIP:
                 return _only_member(path, file)
-            return (
-                _bounded(path, gzip.GzipFile(fileobj=file)) if start.startswith(_GZIP) else _bounded(path, file)
-            )
+            if start.startswith(_GZIP):
+                with gzip.open(file) as unpacked:
+                    return _bounded(path, unpacked)
+            return _bounded(path, file)
         except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise UserError(f"{path} is packed and damaged ({error}). Get it again.") from None
 
@@ -44,7 +45,7 @@ def _only_member(path: Path, file: IO[bytes]) -> bytes:
             return _bounded(path, member)
 
 
-def _bounded(path: Path, file: IO[bytes]) -> bytes:
+def _bounded(path: Path, file: IO[bytes] | gzip.GzipFile) -> bytes:
     """All of a stream: its claims about its size are not believed."""
     found = file.read(MOST_BYTES + 1)
     if len(found) > MOST_BYTES:

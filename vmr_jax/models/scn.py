@@ -28,6 +28,7 @@ The loss: the nll of all Z; and a ranking, the rewards 0, 0.5, 1 from the highes
 logarithm of the softmax over the Z scores.
 """
 
+import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
@@ -420,7 +421,8 @@ def known_words(batch: Batch, vocab_size: int) -> Batch:
         x = jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
         return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
 
-    return batch.replace(
+    return dataclasses.replace(
+        batch,
         query=words(batch.query),
         query_vectors=words(batch.query_vectors),
         query_mask=mask,

@@ -154,7 +154,7 @@ def _own_flags() -> list[flags.Flag]:
 
 
 def help_text(program: str) -> str:
-    """What --help prints: the modes with their flags, and the flags."""
+    """The text of --help: the modes with their flags, and the flags."""
     lines = [
         "Video Moment Retrieval: trains, evaluates, explains, searches.",
         "",

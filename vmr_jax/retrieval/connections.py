@@ -1,4 +1,4 @@
-"""What a connection to `--mode=serve` may take: time, memory, and a place among so many others.
+"""Limits of a connection to `--mode=serve`: time, memory, and a place among so many others.
 
 uvicorn reads HTTP with h11, and closes what rests between two requests. Here is what they leave open: a request
 that never ends, an answer that nobody reads, more connections than the process may have files, and a log that
@@ -25,7 +25,7 @@ _LOOK = 1.0  # seconds between two looks at a connection
 
 
 class Limits(NamedTuple):
-    """What all connections may take together, and how long a client may let the server wait.
+    """Limits of all connections together, and how long a client may let the server wait.
 
     Attributes:
       connections: number of them; of more, the one that has waited longest for its client is closed.

@@ -349,7 +349,7 @@ def asked(uri: str, what: str) -> Iterator[None]:
 
 
 def about_of(found: dict[str, Any]) -> dict[str, Any] | None:
-    """What a described collection says of the index in it; None where it is of something else."""
+    """The index that a described collection tells of; None where it is of something else."""
     types = {field["name"]: field["type"] for field in found["fields"]}
     try:
         about = json.loads(found["properties"][_PROPERTY])

@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -159,7 +159,7 @@ class _Archive:
         found = self.content[begin : begin + entry.file_size]
         if len(found) != entry.file_size:
             raise _Refused(f"the entry {name} is cut off")
-        if entry.CRC and zlib.crc32(found) != entry.CRC:  # 0: torch.save was told to leave the sums out
+        if entry.CRC and zlib.crc32(found.data) != entry.CRC:  # 0: torch.save was told to leave the sums out
             raise _Refused(f"the check sum of {name} is another than when the file was written")
         return found
 
@@ -237,10 +237,11 @@ class _NumpyType:
 
     def array(self, content: Any) -> np.ndarray | None:
         """The numbers in these bytes; None for types that hold objects."""
-        if not _NUMBERS.fullmatch(str(self.name)) or self.order not in ("<", ">", "=", "|"):
+        order: Any = self.order
+        if not _NUMBERS.fullmatch(str(self.name)) or order not in ("<", ">", "=", "|"):
             return None
         content = content.encode("latin1") if isinstance(content, str) else content
-        return np.frombuffer(content, np.dtype(self.name).newbyteorder(self.order))
+        return np.frombuffer(content, np.dtype(self.name).newbyteorder(order))
 
 
 class _NumpyArray(Unread):
@@ -287,8 +288,9 @@ class _Unpickler(pickle.Unpickler):
         match pid:
             case ("module", kind, *_):  # before 1.6 the program of a class stood beside its name
                 return kind
-            case ("storage", type() as kind, *_) if issubclass(kind, Unread):
-                raise _Refused(f"the numbers of its tensors are of a type that is not read, {kind.name}", _SAVE)
+            case ("storage", type() as unread, *_) if issubclass(unread, Unread):
+                path = getattr(unread, "name", "")
+                raise _Refused(f"the numbers of its tensors are of a type that is not read, {path}", _SAVE)
             case ("storage", str(kind), str(key), _, int(size), *view) if kind in _STORAGES and size >= 0:
                 found = self.storages.setdefault(key, _Storage(key, np.dtype(_STORAGES[kind]), size))
                 return dataclasses.replace(found, start=view[0][1]) if view and view[0] else found
@@ -313,11 +315,11 @@ class _Unpickler(pickle.Unpickler):
         return _NumpyArray()
 
 
-def _unpickled(file: io.BufferedIOBase) -> tuple[Any, dict[str, _Storage]]:
+def _unpickled(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
     """The next pickle of a file, tensors not yet arrays, and the storages that it names."""
     begin = file.tell()
     for steps, (step, argument, _) in enumerate(pickletools.genops(file)):
-        if step.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > steps:
+        if step.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > steps:
             raise _Refused("its pickle asks for memory that it does not use", _SAVE)
     end = file.tell()
     file.seek(begin)
@@ -334,11 +336,11 @@ def _resolved(x: Any, content_of: Any, done: dict[int, Any]) -> Any:
     elif isinstance(x, _NumpyArray):
         done[id(x)] = x if x.value is None else x.value
     elif isinstance(x, dict):
-        done[id(x)] = new = {}  # first, since it may hold itself
-        new.update((key, _resolved(value, content_of, done)) for key, value in x.items())
+        done[id(x)] = {}  # first, since it may hold itself
+        done[id(x)].update((key, _resolved(value, content_of, done)) for key, value in x.items())
     elif isinstance(x, list):
-        done[id(x)] = new = []
-        new.extend(_resolved(value, content_of, done) for value in x)
+        done[id(x)] = []
+        done[id(x)].extend(_resolved(value, content_of, done) for value in x)
     elif isinstance(x, tuple):
         done[id(x)] = tuple(_resolved(value, content_of, done) for value in x)
     else:

@@ -1,4 +1,4 @@
-"""What is said before training that will not fail, and will not lead far either."""
+"""Warnings before training that will not fail, and will not lead far either."""
 
 from typing import Any
 

@@ -51,7 +51,7 @@ def check_same_data(experiment: Experiment, workdir: Path, splits: Iterable[str]
 
 
 def changed_data(experiment: Experiment, workdir: Path, splits: Iterable[str]) -> list[str]:
-    """What is otherwise than recorded, by split; nothing of splits and datasets that no record has."""
+    """Differences from the record, by split; nothing of splits and datasets that no record has."""
     record = read_data(workdir)
     if record.get("name") != experiment.dataset.options.name:
         return []

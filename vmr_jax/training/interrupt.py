@@ -32,7 +32,7 @@ class Terminated(SystemExit):
 
 
 class Signals:
-    """What becomes of the signals of a process.
+    """The signals of a process, and their consequences.
 
     Attributes:
       received: the number of the first signal that came; 0 before.
@@ -112,7 +112,7 @@ class Signals:
 
 
 def error_of(number: int) -> Interrupted | Terminated:
-    """What a process raises that ends because of a signal."""
+    """The exception of a process that ends because of a signal."""
     return Interrupted() if number == signal.SIGINT else Terminated(128 + number)
 
 

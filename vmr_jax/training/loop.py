@@ -303,7 +303,7 @@ class Trainer:
             result += " (best)" if split else ""
             told: dict[str, Any] = {"step": step, "value": value}
             told |= {key: self.position[key] for key in ("changed", "losses") if key in self.position}
-            self.best.save(step, state.variables, told)
+            self.best.save(step, self.parallel.as_replicated(state.variables), told)
         self._save(step, state, self.position)
         journal.saved(step, result)
         journal.clock.resume()
@@ -327,7 +327,7 @@ class Trainer:
         self._save(step, state, {**self.position, "unevaluated": True} if due else self.position)
 
     def _save(self, step: int, state: TrainState, position: Mapping[str, Any]) -> None:
-        self.checkpoints.save(step, state, dict(position))
+        self.checkpoints.save(step, self.parallel.as_replicated(state), dict(position))
         self.pace.saved()
         if is_lead_host():
             finite.remove_record(self.workdir)

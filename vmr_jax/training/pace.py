@@ -29,7 +29,7 @@ class Pace:
         self._since = time.monotonic()
 
     def wish(self, step: int, evaluates: bool) -> int:
-        """What is to be done after a step: 0 nothing, 1 save it, else the signal by which the run is to end.
+        """The thing to do after a step: 0 nothing, 1 save it, else the signal by which the run is to end.
 
         Args:
           step: the number of steps done.

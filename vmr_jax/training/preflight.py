@@ -1,4 +1,4 @@
-"""What would stop a run, found from config and losses alone, before data are read or a folder is made.
+"""Causes that would stop a run, found from config and losses alone, before data are read or a folder is made.
 
 `fit` asks first, and `--mode=check` asks the same.
 """
@@ -123,7 +123,7 @@ def _check_step(
 
 
 def _described(name: str, own: bool, method: str, trace: Any) -> Any:
-    """What a trace gives; an error in a class of the user's as one that names the class."""
+    """The result of a trace; an error in a class of the user's as one that names the class."""
     try:
         return trace()
     except UserError:
