@@ -100,8 +100,12 @@ class Parallel:
     def check_batch_size(self, batch_size: int, field: str) -> None:
         """Raises UserError where `batch_size` rows cannot be shared equally among the devices."""
         n = len(self.devices)
-        if batch_size < 1 or batch_size % n:
-            lower, upper = batch_size // n * n, math.ceil(max(batch_size, 1) / n) * n
+        if batch_size < 1:
+            raise UserError(
+                f"{field} is {batch_size}; it must be a positive multiple of the number of devices, {n}."
+            )
+        if batch_size % n:
+            lower, upper = batch_size // n * n, math.ceil(batch_size / n) * n
             near = f"{lower} or {upper}" if lower else f"{upper}"
             raise UserError(
                 f"{field} is {batch_size}, which {n} devices cannot share equally. Use a multiple of "

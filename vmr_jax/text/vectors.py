@@ -69,7 +69,8 @@ def require_vectors(path: Path) -> None:
         raise UserError(
             f"There are no word vectors at {path}. The field uses GloVe 6B with 300 dimensions: "
             'glove.6B.zip from the Stanford "GloVe: Global Vectors for Word Representation" page. Unzip it '
-            "and set config.text.vectors to its glove.6B.300d.txt."
+            "and set config.text.vectors to its glove.6B.300d.txt; or have vectors of the training words "
+            "learnt, with config.text.vectors=none and config.text.trainable=True."
         )
 
 

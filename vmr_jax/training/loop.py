@@ -42,8 +42,6 @@ from vmr_jax.training.step import LossFunction, TrainState, initial_state, make_
 
 log = logging.getLogger("vmr_jax")
 
-_FEW_STEPS = 200  # a run of fewer is warned of
-
 
 class Trainer:
     """One run in one folder: everything between an opened experiment and the results.
@@ -136,7 +134,6 @@ class Trainer:
                 self.workdir / CONFIG, stored_config(self.config)
             )  # the last: where it is, the run has begun
         if not ended:
-            self._warn_of_few_steps()
             if is_lead_host():
                 set_results_aside(self.workdir)
             self._train(state, first, due)
@@ -148,18 +145,6 @@ class Trainer:
         )
         self.signals.end()  # for one that came after the last save
         return finish(self.experiment, self.evaluator, self.workdir)
-
-    def _warn_of_few_steps(self) -> None:
-        if self.total_steps < _FEW_STEPS:
-            log.warning(
-                "config.train_for='%s' is %d steps here (%d an epoch, batches of %d), and networks are seldom "
-                "trained by fewer than %d: raise it, or lower config.batch_size",
-                self.config.train_for,
-                self.total_steps,
-                self.steps_per_epoch,
-                self.config.batch_size,
-                _FEW_STEPS,
-            )
 
     def _restore_or_start(self) -> TrainState:
         restored = self.checkpoints.restore(self.parallel.abstract(self.abstract_state))

@@ -33,6 +33,9 @@ def learning_rate(options: ml_collections.ConfigDict, total_steps: int, steps_pe
     """
     if options.schedule not in _SCHEDULES:
         raise unknown("config.optimizer.schedule is", options.schedule, _SCHEDULES)
+    for field in ("learning_rate", "warmup_from", "weight_decay", "l2", "clip_norm", "clip_value"):
+        if options[field] < 0:
+            raise UserError(f"config.optimizer.{field} is {options[field]}; it must not be negative.")
     peak = options.learning_rate
     warmup = duration(options.warmup, steps_per_epoch, "config.optimizer.warmup")
     rest = max(total_steps - warmup, 1)
