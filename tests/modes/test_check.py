@@ -362,6 +362,13 @@ def test_many_words_without_vector_are_a_warning(folder, data_dir):
     assert len(warnings) == 1 and warnings[0].startswith("33% of the words have no vector")
 
 
+def test_words_whose_vectors_are_learnt_are_no_warning(folder, data_dir):
+    learnt = {"text__vectors": "none", "text__trainable": True, "text__dim": 16}
+    assert problems_of(config_of(folder, data_dir, **learnt)) == ([], [])
+    fixed = problems_of(config_of(folder, data_dir, **learnt | {"text__trainable": False}))[1]
+    assert len(fixed) == 1 and fixed[0].startswith("100% of the words have no vector")
+
+
 # --- annotations that cannot be read --------------------------------------------------------------
 
 

@@ -191,7 +191,8 @@ def _words(
             return []  # config.text.features takes their place
         unknown = Counter({word: n for word, n in counts.items() if not vectors.known(word)})
         share = unknown.total() / counts.total()
-        if share > _MANY_UNKNOWN:
+        learnt = config.text.vectors == "none" and config.text.trainable  # of the training words
+        if share > _MANY_UNKNOWN and not learnt:
             problems.warnings.append(
                 f"{share:.0%} of the words have no vector and become zeros. Check that config.text.vectors is "
                 f'a whole file in their language and that the tokeniser "{config.text.tokenizer}" splits off '
