@@ -61,7 +61,7 @@ def test_text_table_ends_with_the_protocol(run):
     ) in text
     assert text.endswith(results["note"])
     results["protocol"].update(selected_on_test=True, selection="test R@1,IoU=0.5")
-    assert "SELECTED ON TEST: test R@1,IoU=0.5." in " ".join(results_table(results).split())
+    assert "SELECTED ON THE SPLIT REPORTED: test R@1,IoU=0.5." in " ".join(results_table(results).split())
 
 
 def test_text_table_columns_are_aligned(run):

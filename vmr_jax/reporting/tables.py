@@ -231,7 +231,10 @@ def protocol_lines(protocol: Mapping) -> list[str]:
         ("NMS", protocol.get("nms_threshold")),
         ("kept", protocol.get("kept")),
         ("", ", ".join(f"{name} {count}" for name, count in splits.items())),
-        ("SELECTED ON TEST:" if protocol.get("selected_on_test") else "selected by", protocol.get("selection")),
+        (
+            "SELECTED ON THE SPLIT REPORTED:" if protocol.get("selected_on_test") else "selected by",
+            protocol.get("selection"),
+        ),
     )
     data = [(field.replace("_", " "), protocol.get(field)) for field in _DATA]
     lines = [
