@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import disk_error, plain
+from vmr_jax.files import disk_error, plain, require_file
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.training.finite import named, not_finite, path_name
 
@@ -45,6 +45,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            for path in self.folder.glob("*/_CHECKPOINT_METADATA"):  # Orbax reads them all at once
+                require_file(path)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
                 create=self._changes,
