@@ -65,7 +65,7 @@ def changed_data(experiment: Experiment, workdir: Path, splits: Iterable[str]) -
 def read_data(workdir: Path) -> dict[str, Any]:
     """The content of data.json; {} where there is none, as of version 0.1."""
     path = workdir / DATA
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
         record = read_json(path)
