@@ -1,5 +1,6 @@
 """What killed preparations of records leave is deleted by one that is alone."""
 
+import errno
 import fcntl
 import types
 
@@ -38,3 +39,7 @@ def test_a_damaged_description_of_records_is_named(tmp_path):
         ) as said:
             preparing._opened(make, tmp_path)
         assert "\n" not in str(said.value)
+    with pytest.raises(UserError, match=r"is damaged \('dropped'\)"), preparing.whole_description(tmp_path):
+        {}["dropped"]  # of metadata.json, which is read later
+    with pytest.raises(PermissionError), preparing.whole_description(tmp_path):
+        raise PermissionError(errno.EACCES, "not yours")

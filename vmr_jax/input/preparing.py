@@ -1,6 +1,7 @@
 """How every builder is prepared: once, quietly, and never trusted half done."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import shutil
@@ -43,16 +44,26 @@ def prepare_once(make_builder: Callable, data_dir: Path, manual_dir: Path | None
 
 def _opened(make_builder: Callable, data_dir: Path):
     """The builder, which reads what is told of its records where there are any."""
-    try:
+    with whole_description(data_dir):
         builder = make_builder()
         if builder.data_path.exists() and not (builder.data_path / "dataset_info.json").is_file():
             raise ValueError("dataset_info.json is missing")
         return builder
-    except (OSError, UserError):
+
+
+@contextlib.contextmanager
+def whole_description(data_dir: Path) -> Iterator[None]:
+    """Reads what is told of records: UserError that says what to delete where it is not what was written."""
+    try:
+        yield
+    except UserError:
         raise
     except Exception as error:  # protobuf, TFDS and JSON each raise their own
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC):
+            raise  # of the disk, not of what it holds
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"A description of records in {data_dir} is damaged ({str(error).splitlines()[0][:200]}). Delete "
+            f"A description of records in {data_dir} is damaged ({said[:200]}). Delete "
             "the folder of the dataset in it; the records are made anew."
         ) from error
 

@@ -13,7 +13,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.files import require_file
 from vmr_jax.input import annotations, schema
 from vmr_jax.input.features import Concatenated, FeatureReader, open_features
-from vmr_jax.input.preparing import prepare_once
+from vmr_jax.input.preparing import prepare_once, whole_description
 from vmr_jax.text.parse import parse, parser_name
 
 log = logging.getLogger("vmr_jax")
@@ -92,7 +92,8 @@ def prepare(source: Source, options):
         manual_dir(options),
         beam_of(options),
     )
-    _report(source, builder.info.metadata)
+    with whole_description(data_dir):
+        _report(source, builder.info.metadata)  # which reads a file of its own
     return builder
 
 
