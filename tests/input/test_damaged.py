@@ -1,5 +1,6 @@
 """A flipped bit in what was prepared is found, and said in one line with what to delete."""
 
+import os
 import types
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_a_flipped_bit_of_the_index_makes_the_cache_anew(tmp_path, caplog):
     again = build_feature_store(reader, VIDEOS, 4, tmp_path / "cache", 8, False)
     assert "The cache of features is damaged (the index of" in caplog.text
     np.testing.assert_array_equal(again["AAAAA"], VIDEOS["AAAAA"])
+
+
+def test_a_pipe_in_the_place_of_the_cache_is_named(tmp_path):
+    reader = open_features(npy_folder(tmp_path))
+    path = build_feature_store(reader, VIDEOS, 4, tmp_path / "cache", 8, False).path
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="clips is a folder, a pipe or a device"):
+        build_feature_store(reader, VIDEOS, 4, tmp_path / "cache", 8, False)
 
 
 def test_a_flipped_bit_of_a_record(tmp_path):

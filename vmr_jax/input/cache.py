@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import open_lock, parsed
+from vmr_jax.files import open_lock, parsed, require_file
 from vmr_jax.input.features import FeatureReader, kept_rows, missing
 
 log = logging.getLogger("vmr_jax")
@@ -186,6 +186,7 @@ def _samples(file: IO, size: int) -> bytes:
 
 def _opened(path: Path, source: str) -> FeatureStore | None:
     """The cache at `path` where it is whole and of this source."""
+    require_file(path)
     try:
         store = FeatureStore(path)
     except FileNotFoundError:
