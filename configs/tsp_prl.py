@@ -17,6 +17,7 @@ DATASETS = {
     dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))
     for dataset, options in datasets.DATASETS.items()
 }
+UNITS = 300  # that are kept of a video (official code: original_feats); a batch of them takes 157 MB
 PHASE = 200  # updates for which the leaves learn, then the root
 
 
@@ -53,5 +54,7 @@ def get_config(arg=None):
         config.text.sentence_features = "skip_thoughts.h5"
         config.text.sentence_dim = 4800
     if dataset.startswith("charades"):
-        config.input.num_clips = 64  # of 16 frames in a video of mean length
+        # A row of these is a unit of 16 frames, and all are kept. Rows of other features are averaged to units
+        # where there are more.
+        config.input.num_clips = UNITS if {"c3d", "two_stream"} & set(options) else 64
     return config

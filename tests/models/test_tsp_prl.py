@@ -146,6 +146,24 @@ def test_root_reward():
     np.testing.assert_allclose(got, [[1.3, -0.5]], atol=1e-6)
 
 
+def test_an_equal_iou_is_no_improvement():
+    # Of 53 units [5, 45] and three that it leads to hold [6, 9]: 3 of 40. In parts of the video, 6 / 52 and
+    # so on, float32 has 0.07500001 for one and 0.075 for another, which decides in the official code.
+    truth = jnp.float32([[6, 9]])
+    before = signed_iou(jnp.array([[5, 45]]), truth, 0)
+    reachable = signed_iou(jnp.array([[0, 40], [4, 44], [6, 46]]), truth, 0)[None]
+    np.testing.assert_array_equal(reachable, np.full((1, 3), np.float32(3 / 40)))
+    for after in reachable[0]:
+        np.testing.assert_array_equal(root_reward(before, after[None], reachable), [1.0])
+        np.testing.assert_array_equal(leaf_reward(before, after[None]), np.float32([-0.1]))
+
+
+@pytest.mark.parametrize("options,kept", [("two_stream", 300), ("c3d", 300), ("i3d", 64)])
+def test_every_unit_of_the_papers_features_is_kept(options, kept):
+    # The official loader has room for 300 units of 16 frames; the longest video, 194.4 s at 24 frames, has 291.
+    assert get_config(f"charades_sta,{options}").input.num_clips == kept
+
+
 # Loss and prediction.
 
 

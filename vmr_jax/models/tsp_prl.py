@@ -82,6 +82,9 @@ CARD = Card(
         "No window begins before the video (in the official code those of less than four units do).",
         "Moments come in seconds, not from a file that is not public: `whole_units` says how they become "
         "units.",
+        "Rewards compare IoUs of whole units, so that equal ones are equal. The official code divides by the "
+        "length of the video first, in float32: of 4,000 random moves 1.7% get another reward of the leaf, "
+        "and 5% of the root, each where several branches are best.",
         "All windows that the agent has seen are ranked by the estimate of their IoU; the paper has one "
         "prediction.",
         "The vectors 'mean' and 'lstm' of the query (`text`), and the narrower initial weights of "
@@ -89,6 +92,10 @@ CARD = Card(
     ),
     verified=(
         "There are 182,460,956 parameters, as in the official code.",
+        "Against the official code at this commit, running, with small random weights, videos of 6 to 64 "
+        "units and episodes of 12 steps, in both phases: rows, first windows, the ten units of runs of 1 to "
+        "399, 10,624 moves and all 32 answers are the same; logits of the IoU, values, "
+        "log-probabilities, entropies and rewards agree to 8e-7, loss terms to 4e-7, gradients to 1e-6.",
         "Episodes of 20 steps equal a PyTorch twin.",
         "Every action, reward and loss equals a computation by hand.",
     ),
