@@ -92,13 +92,13 @@ def test_tree_follows_the_tokeniser():
     # Characters: "a man" 0-5, "opens" 6-11, "the door." 12-21.
     text = "a man opens the door."
     query = Query("q", text, (0, 1), verbs=[(6, 11)], nouns=[(0, 5), (16, 20)], edges=[(0, 0), (0, 1)])
-    tree = query_input._tree(query, tokenize(text, "words"), 8)
+    tree = query_input._tree(query, tokenize(text, "words"), 8, 4, 6)
     np.testing.assert_array_equal(np.flatnonzero(tree.verb_words[0]), [2])
     np.testing.assert_array_equal(np.flatnonzero(tree.noun_words[0]), [0, 1])
     np.testing.assert_array_equal(np.flatnonzero(tree.noun_words[1]), [4])
     np.testing.assert_array_equal(np.argwhere(tree.edges), [[0, 0], [0, 1]])
     # Cut at four words, the door and its edge are gone.
-    cut = query_input._tree(query, tokenize(text, "words")[:4], 4)
+    cut = query_input._tree(query, tokenize(text, "words")[:4], 4, 4, 6)
     np.testing.assert_array_equal(np.argwhere(cut.edges), [[0, 0]])
 
 

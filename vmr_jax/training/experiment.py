@@ -53,7 +53,7 @@ def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
 def initial_variables(model, batch, seed: int) -> dict[str, Any]:
     """Initial variables from a batch or its spec, as host arrays; a function of (model, shapes, seed)."""
     batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
-    variables = jax.jit(lambda key: model.init(key, batch, train=True))(jax.random.key(seed))
+    variables = jax.jit(lambda key, batch: model.init(key, batch, train=True))(jax.random.key(seed), batch)
     return jax.tree.map(np.asarray, variables)
 
 
