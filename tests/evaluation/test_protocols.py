@@ -182,9 +182,9 @@ def test_corpus_by_hand(data_dir, devices):
 
 
 def test_corpus_by_chance(data_dir):
-    config = tiny_config(data_dir, evaluation__corpus_top_n=(1, 10))
-    experiment = Experiment(config)
-    protocol, split = Corpus(config.evaluation), experiment.dataset.split("val")
+    experiment = Experiment(tiny_config(data_dir))
+    options = tiny_config(data_dir, evaluation__corpus_top_n=(1, 10)).evaluation
+    protocol, split = Corpus(options), experiment.dataset.split("val")
     rows = trivial_rows(protocol, experiment.dataset.split("train"), split, 0)
     # A random order has the right video among the first ten with probability 10 / videos.
     chance, count = 10 / len(split.videos), len(split.queries)
