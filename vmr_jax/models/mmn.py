@@ -75,7 +75,7 @@ CARD = Card(
         "place.",
         "The official code's map of convolutions, which none of its configs uses, is left out.",
         "Ties: of equal overlaps the earlier candidate is the positive (official: torch.topk, any; 6e-4 of the "
-        "contrast), and one equal to NMS's threshold is kept (official: as rounded; one list of 9 differed).",
+        "contrast), and one equal to NMS's threshold is kept (official: as rounded; 3 lists of 9 differed).",
     ),
     verified=(
         "Checkpoints of the official code are imported.",
