@@ -36,11 +36,11 @@ class Started:
 
     @property
     def stdout(self) -> str:
-        return self._stdout.read_text()
+        return self._stdout.read_text() if self._stdout.exists() else ""  # it has only just been asked for
 
     @property
     def stderr(self) -> str:
-        return self._stderr.read_text()
+        return self._stderr.read_text() if self._stderr.exists() else ""
 
     def poll(self) -> int | None:
         """The exit status, negative where a signal ended it; None while it runs."""

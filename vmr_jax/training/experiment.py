@@ -47,7 +47,12 @@ def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
         vocab_size = 0
     if config.dtype not in DTYPES:
         raise unknown("config.dtype is", config.dtype, DTYPES)
-    return models.create(config.model.name, **fields, vocab_size=vocab_size, dtype=jnp.dtype(config.dtype))
+    dtype = jnp.dtype(config.dtype)
+    if vocab_size:  # a class of one's own needs these two fields only where they are not the usual ones
+        fields["vocab_size"] = vocab_size
+    if dtype != jnp.float32:
+        fields["dtype"] = dtype
+    return models.create(config.model.name, **fields)
 
 
 def initial_variables(model, batch, seed: int) -> dict[str, Any]:
