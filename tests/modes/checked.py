@@ -8,6 +8,9 @@ from rich.console import Console
 from vmr_jax.configs import fvmr
 from vmr_jax.modes import check
 
+# video -> seconds; every file of features has one row a second
+DURATIONS = {"AAAAA": 10, "BBBBB": 20, "CCCCC": 30, "DDDDD": 40}
+
 
 def write(folder, name, *lines):
     (folder / name).write_text("\n".join(lines) + "\n")

@@ -7,7 +7,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from checked import config_of, features, problems_of, report_of, spoiled, with_row, write
+from checked import DURATIONS, config_of, features, problems_of, report_of, spoiled, with_row, write
 from tiny import tiny_config
 
 from vmr_jax.configs import fvmr, mmn
@@ -20,9 +20,6 @@ from vmr_jax.training.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT / "../shared/data"
-
-# video -> seconds; every file of features has one row a second
-DURATIONS = {"AAAAA": 10, "BBBBB": 20, "CCCCC": 30, "DDDDD": 40}
 
 
 @pytest.fixture
