@@ -7,9 +7,8 @@ python launch.py --mode=evaluate --workdir=runs/fvmr_storyboard
 import signal
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until the command listens, Ctrl-C ends it without a traceback
+    # Until the command listens, Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from vmr_jax.modes.launch import cli
 

@@ -18,6 +18,11 @@ def tiny_config(data_dir, name="fvmr", **fields):
     config.train_for = "8 steps"
     config.evaluate_every = "4 steps"
     config.log_every = "2 steps"
+    return with_fields(config, fields)
+
+
+def with_fields(config, fields):
+    """The config, locked, with the fields set that keywords name: evaluation__splits is evaluation.splits."""
     for field, value in fields.items():
         *parents, last = field.split("__")
         node = config

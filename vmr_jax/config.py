@@ -212,10 +212,7 @@ def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> 
     """
     for path, value in settings.items():
         check_field(config, path)
-        *parents, last = path.split(".")
-        node = config
-        for parent in parents:
-            node = node[parent]
+        node, last = _holder(config, path)
         if path == _OPEN and isinstance(value, Mapping):
             node[last].update(value)
             continue
@@ -228,6 +225,15 @@ def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> 
             node[last] = value
         except (TypeError, ValueError):
             raise UserError(f"config.{path} is {value!r}; it must be {wanted(config, path)}.") from None
+
+
+def _holder(config: ml_collections.ConfigDict, path: str) -> tuple[Any, str]:
+    """The node that holds the field of a path, and its name there."""
+    *parents, last = path.split(".")
+    node: Any = config
+    for parent in parents:
+        node = node[parent]
+    return node, last
 
 
 def check_field(config: ml_collections.ConfigDict, path: str) -> None:
@@ -256,10 +262,7 @@ def _initials(name: str) -> str:
 
 def wanted(config: ml_collections.ConfigDict, path: str) -> str:
     """The values that a field takes: 'a whole number, such as 32'."""
-    *parents, last = path.split(".")
-    node = config
-    for parent in parents:
-        node = node[parent]
+    node, last = _holder(config, path)
     value = node[last]
     if isinstance(value, ml_collections.ConfigDict):
         return f"set by its fields, such as config.{path}.{next(iter(value), 'NAME')}"

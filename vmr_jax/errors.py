@@ -9,12 +9,6 @@ _SHOWN = 30  # known names that a message lists at most
 _ALIKE = 0.5  # of two names, from which on one may be meant by the other
 _NOT_READ = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NUMBER = re.compile(r"\d*\.\d+|\d+")
-# Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
-_POSITIVE = re.compile(
-    r"(.*_)?(features|hidden|heads|space|common|clips|words|kernels?|positions|vocab|chars|queries|phrases|rows|"
-    r"horizon|relations|per_video|temperature|lstm_layers|map_layers|"
-    r"decoder_layers|max_windows|candidates|hide_one_in|phase_steps)"
-)
 
 
 def printable(text: str) -> str:
@@ -23,7 +17,20 @@ def printable(text: str) -> str:
     Those are control characters (a terminal obeys some of them) but line break and tab, halves of surrogate
     pairs (which no file in UTF-8 can hold), and the marks that turn the direction of writing.
     """
-    return _NOT_READ.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _NOT_READ.sub(lambda found: _escape(found[0]), text)
+
+
+def printable_line(text: str) -> str:
+    """A name or a sentence as one line: line breaks, and what has no width or no picture, are escaped too.
+
+    >>> printable_line("a" + chr(10) + "b") == "a" + chr(92) + "nb"
+    True
+    """
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class UserError(Exception):
@@ -110,19 +117,3 @@ def check_choices(owner: str, fields: object, choices: Mapping[str, Sequence[str
         value = getattr(fields, field)
         if value not in allowed:
             raise unknown(f"config.model.{field} of {owner} is", value, allowed)
-
-
-def check_sizes(owner: str, fields: Mapping[str, object], positive: Collection[str] = ()) -> None:
-    """Raises UserError where a hyper-parameter of the architecture `owner` is no possible width, count or rate.
-
-    Widths, counts, lengths, temperatures and the fields of `positive` must be positive, rates of dropout in
-    [0,1); no count is negative.
-    """
-    for field, value in fields.items():
-        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) in (int, float)]
-        if (field in positive or _POSITIVE.fullmatch(field)) and any(number <= 0 for number in numbers):
-            raise UserError(f"config.model.{field} of {owner} is {value}; it must be positive.")
-        if any(type(number) is int and number < 0 for number in numbers):
-            raise UserError(f"config.model.{field} of {owner} is {value}; it must not be negative.")
-        if field.endswith("dropout") and not all(0 <= number < 1 for number in numbers):
-            raise UserError(f"config.model.{field} of {owner} is {value}; it must be in [0,1).")

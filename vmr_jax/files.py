@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,10 +64,15 @@ def read_json(path: Path) -> Any:
     return parsed(content_of(path).decode("utf-8-sig"))
 
 
-def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError for all that is none, thousands of brackets in each other too."""
+def parsed(text: str | bytes, object_of: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON text; ValueError for all that is none, thousands of brackets in each other too.
+
+    Args:
+      text: the JSON.
+      object_of: makes an object of its (key, value) pairs; None makes dictionaries.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=object_of)
     except RecursionError:
         raise ValueError("it has more brackets within each other than can be read") from None
 
@@ -102,15 +108,6 @@ def disk_error(path: Path, error: OSError) -> UserError:
         f"{path} could not be written ({error.strerror or error}). What was saved before is intact; free "
         "space or fix permissions and give the same command again to resume."
     )
-
-
-def printable(text: str) -> str:
-    """A stranger's text as a terminal can show it: what would move the cursor or is no character is escaped.
-
-    >>> printable("a" + chr(27) + "b") == "a" + chr(92) + "x1bb"
-    True
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def plain(value: Any) -> Any:

@@ -57,20 +57,26 @@ def read(options, only: str = "") -> Annotations:
 
 
 def durations_of(path: Path) -> dict[str, float]:
-    """Seconds of all videos, from the index {split: {video: [duration, number]}}."""
+    """Seconds of all videos of the index."""
+    return {name: seconds for videos in index_of(path).values() for name, (seconds, _) in videos.items()}
+
+
+def index_of(path: Path) -> dict[str, dict[str, tuple[float, Any]]]:
+    """Split -> video -> (seconds, number in the server's files), from {split: {video: [duration, number]}}."""
     index = json_of(path)
     splits: list[Any] = list(index.values()) if isinstance(index, dict) else [None]
     if not all(isinstance(videos, dict) for videos in splits):
         raise UserError(f'{path}: expected {{"train": {{"VIDEO": [duration, number], ...}}, ...}}.')
     return {
-        name: _duration(entry, f"{path}, video {name}") for videos in splits for name, entry in videos.items()
+        split: {name: _entry(entry, f"{path}, video {name}") for name, entry in videos.items()}
+        for split, videos in index.items()
     }
 
 
-def _duration(entry: Any, where: str) -> float:
+def _entry(entry: Any, where: str) -> tuple[float, Any]:
     if not isinstance(entry, list) or len(entry) != 2:
         raise UserError(f"{where}: found {entry!r}; expected [duration, number]. Correct it.")
-    return duration_in(entry[0], f"{where}: the duration")
+    return duration_in(entry[0], f"{where}: the duration"), entry[1]
 
 
 def read_file(

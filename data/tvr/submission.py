@@ -1,13 +1,16 @@
 """The form of TVR's server: the numbers of the videos, and its public test, whose videos are not told."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from vmr_jax.data.tvr.annotations import INDEX_FILE, durations_of
+from vmr_jax.data.tvr.annotations import INDEX_FILE, index_of
 from vmr_jax.errors import unknown
 from vmr_jax.input.annotations import Sentence, field, query_id, require_files, sentence
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.records import manual_dir, query_of
-from vmr_jax.input.text_files import json_of, jsonl_of
+from vmr_jax.input.text_files import jsonl_of
 
 PUBLIC_TEST = "test_public"
 _FILE = "tvr_test_public_release.jsonl"
@@ -17,11 +20,14 @@ _SOURCE = "It is in the repository TVRetrieval of Lei et al., folder data (TVR, 
 def video_numbers(options, split: str) -> dict[str, int]:
     """Video -> number, of the videos of a split of the index; UserError where it has no such split."""
     (path,) = require_files(manual_dir(options), [INDEX_FILE], "tvr", _SOURCE)
-    durations_of(path)  # says what is wrong with it
-    index = json_of(path)
+    return {video: int(number) for video, (_, number) in _videos_of(path, split).items()}
+
+
+def _videos_of(path: Path, split: str) -> dict[str, tuple[float, Any]]:
+    index = index_of(path)
     if split not in index:
         raise unknown(f"{path} has no split", split, index)
-    return {video: int(number) for video, (_, number) in index[split].items()}
+    return index[split]
 
 
 def public_test(options) -> Split:
@@ -30,9 +36,8 @@ def public_test(options) -> Split:
     A query is given the first video, as nobody has told its own.
     """
     queries_path, index = require_files(manual_dir(options), [_FILE, INDEX_FILE], "tvr", _SOURCE)
-    durations = durations_of(index)
     places: dict[str, str] = {}
-    videos = [Video(name, durations[name], {}) for name in video_numbers(options, PUBLIC_TEST)]
+    videos = [Video(name, seconds, {}) for name, (seconds, _) in _videos_of(index, PUBLIC_TEST).items()]
     queries = []
     for line, row in jsonl_of(queries_path):
         where = f"{queries_path}, line {line}"

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 from rich.console import Console
+from tiny import with_fields
 
 from vmr_jax.configs import fvmr
 from vmr_jax.modes import check
@@ -28,13 +29,7 @@ def config_of(folder, data_dir, **fields):
     config.evaluation.select_split = ""
     config.model.features = config.model.common = 8
     config.text.vectors, config.text.dim = str(folder / "vectors.npz"), 5
-    for field, value in fields.items():
-        *parents, last = field.split("__")
-        node = config
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return config.lock()
+    return with_fields(config, fields)
 
 
 def report_of(config):

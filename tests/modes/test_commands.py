@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pymilvus  # its first import closes the handlers of logging, and with absl's what capsys had replaced
 import pytest
+from killed import killed_at
 from tiny import indexed_run, tiny_config
 
 from vmr_jax.errors import UserError
@@ -213,10 +214,6 @@ def test_a_replacement_that_dies(own, small, monkeypatch):
     assert folders(workdir) == ["index"] and opened(workdir) == whole
 
 
-class Killed(BaseException):
-    pass
-
-
 class Indexing:
     """A run whose index is one video, without a model."""
 
@@ -239,21 +236,10 @@ def test_a_replacement_that_is_killed_at_any_step(tmp_path, monkeypatch, step):
     """Killed at its step-th change of a folder: the older index answers, or the new one, whole."""
     older = EncodedVideo("old", np.ones((3, 4), np.float32), np.zeros((3, 2)))
     MomentStore.create(tmp_path / "index", 4, "float32", {}).add([older])
-    nothing, count = types.SimpleNamespace(split_names=()), iter(range(1000))
-
-    def counted(function):
-        def run(*args, **fields):
-            if next(count) == step:
-                raise Killed
-            return function(*args, **fields)
-
-        return run
-
-    with monkeypatch.context() as patch:
-        for owner, name in ((Path, "rename"), (Path, "mkdir"), (shutil, "rmtree"), (Indexing, "index")):
-            patch.setattr(owner, name, counted(getattr(owner, name)))
-        with pytest.raises(Killed):
-            commands._replace(Indexing(), nothing, tmp_path, "float32", None)
+    nothing = types.SimpleNamespace(split_names=())
+    changes = ((Path, "rename"), (Path, "mkdir"), (shutil, "rmtree"), (Indexing, "index"))
+    with killed_at(monkeypatch, step, *changes):
+        commands._replace(Indexing(), nothing, tmp_path, "float32", None)
     # Discarded twice, built in a new folder, the older one aside: only the last step comes after the exchange.
     assert opened(tmp_path) == ((["new"], 2) if step == 6 else (["old"], 3))
     commands._replace(Indexing(), nothing, tmp_path, "float32", None)

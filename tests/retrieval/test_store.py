@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed import killed_at
 
 from vmr_jax import errors
 from vmr_jax.errors import UserError
@@ -263,31 +264,14 @@ def test_who_opens_it_during_a_change_gets_the_new_one(store, monkeypatch):
     assert len(MomentStore.open(store.path).videos) == 11
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("step", range(24))
 def test_a_change_that_is_killed_at_any_step(tmp_path, monkeypatch, step):
     """A change that merges, killed at its step-th file operation, leaves the index before or after it."""
     path = MomentStore.create(tmp_path / "index", 4, "float32", {}).path
     for i in range(8):
         last = MomentStore.open(path).add([video(f"v{i}", 2)])
-    count = iter(range(1000))
-
-    def counted(function):
-        def run(*args, **fields):
-            if next(count) == step:
-                raise Killed
-            return function(*args, **fields)
-
-        return run
-
-    with monkeypatch.context() as patch:
-        for owner, name in ((os, "fsync"), (os, "replace"), (Path, "unlink"), (Path, "open")):
-            patch.setattr(owner, name, counted(getattr(owner, name)))
-        with pytest.raises(Killed):
-            last.add([video("new", 2)])
+    with killed_at(monkeypatch, step, (os, "fsync"), (os, "replace"), (Path, "unlink"), (Path, "open")):
+        last.add([video("new", 2)])
     found = MomentStore.open(path)
     assert found.videos in (last.videos, [*last.videos, "new"])
     again = found.add([video("new", 2, seed=1)])  # clears what was left

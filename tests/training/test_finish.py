@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from killed import Killed
 from rich.console import Console
 from tiny import tiny_config
 
@@ -23,10 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
 
 FILES = ("examples.npz", "examples.json", "predictions.jsonl", "report.html", "results.json")
 SHORT = {"train_for": "4 steps", "evaluate_every": "2 steps", "evaluation__sanity": ()}
-
-
-class Killed(BaseException):
-    """In place of a signal that nothing catches."""
 
 
 def contents(workdir):

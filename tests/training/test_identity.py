@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny import with_fields
 
 from vmr_jax.config import CONFIG, load_config
 from vmr_jax.configs import fvmr
@@ -25,13 +26,7 @@ def config_of(folder, cache, **fields):
     found.text.vectors, found.text.dim = str(folder / "words.npz"), 5
     found.model.features = found.model.common = 8
     found.batch_size = found.evaluation.batch_size = 8
-    for path, value in fields.items():
-        *parents, last = path.split("__")
-        node = found
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return found.lock()
+    return with_fields(found, fields)
 
 
 def rows(videos, verbs):

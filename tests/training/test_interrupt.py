@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from killed import Killed
 from tiny import tiny_config
 
 from vmr_jax.errors import UserError
@@ -59,10 +60,6 @@ def sending(number, after):
             os.kill(os.getpid(), number)
 
     return send
-
-
-class Killed(BaseException):
-    """In place of a signal that nothing catches."""
 
 
 def evaluated(workdir, step):

@@ -259,7 +259,6 @@ def video_table(path: Path, found: Annotations, length_of=None, tags_of=None, pr
                     said = sentence(text, f"{where}, row {k}")
                     tags = tags_of(entry, k, where) if tags_of else ()
                     qid = f"{prefix}{video_id}-{k}"
-                    qid = f"{prefix}{video_id}-{k}"
                     video.queries += [Sentence(qid, said, span, tags=tags) for span in spans]
             if video.queries:
                 videos.append(video)

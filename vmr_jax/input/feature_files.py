@@ -122,9 +122,7 @@ def _read(data: Any, where: str) -> np.ndarray:
         raise UserError(f"{where} has its numbers in other files, which are not read. Copy them into one file.")
     size, stored = data.size * data.dtype.itemsize, data.id.get_storage_size()
     # Of chunks that were never written nothing is stored, and they would be read as zeros.
-    _bounded(
-        size, stored, data.compression is not None or bool(data.id.get_create_plist().get_nfilters()), where
-    )
+    _bounded(size, stored, data.id.get_create_plist().get_nfilters() > 0, where)
     return data[()]
 
 

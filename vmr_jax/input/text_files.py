@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import saved_instead
+from vmr_jax.files import parsed, saved_instead
 from vmr_jax.input.packed import read_packed
 
 MOST_OF_A_LINE = 2**20  # characters of a JSON line; the longest of QVHighlights has 6,000
@@ -42,13 +42,13 @@ def json_of(path: Path) -> Any:
     if not text.strip():
         raise UserError(f"{path} is empty. Get it again.")
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
+        return parsed(text, lambda pairs: _unique(pairs, path))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: no valid JSON ({error.msg}). The file is damaged or cut short; get "
             "it again."
         ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+    except ValueError as error:  # a number of thousands of digits; thousands of brackets
         raise UserError(f"{path}: JSON that no annotations hold ({error}). Get the file again.") from None
 
 
@@ -83,10 +83,10 @@ def _object(line: str, where: str) -> dict[str, Any]:
     if len(line) > MOST_OF_A_LINE:
         raise UserError(f"{where}: {len(line):,} characters; a row has at most {MOST_OF_A_LINE:,}. Correct it.")
     try:
-        row = json.loads(line)
+        row = parsed(line)
     except json.JSONDecodeError as error:
         raise UserError(f'{where}: no valid JSON ({error.msg}): "{line[:80]}".') from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{where}: JSON that no annotations hold ({error}). Correct or delete it.") from None
     if not isinstance(row, dict):
         raise UserError(f'{where}: expected an object {{...}}, found "{line[:80]}".')

@@ -3,9 +3,11 @@
 import dataclasses
 import importlib
 import pkgutil
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from vmr_jax.errors import UserError, check_sizes, unknown
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 
 __all__ = [
@@ -21,6 +23,12 @@ __all__ = [
 
 _NO_ARCHITECTURE = ("base", "card")  # files of this folder that the others share
 _NOT_SET = ("parent", "name", "vocab_size", "dtype")  # of Flax, of the vocabulary and of `config.dtype`
+# Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
+_POSITIVE = re.compile(
+    r"(.*_)?(features|hidden|heads|space|common|clips|words|kernels?|positions|vocab|chars|queries|phrases|rows|"
+    r"horizon|relations|per_video|temperature|lstm_layers|map_layers|"
+    r"decoder_layers|max_windows|candidates|hide_one_in|phase_steps)"
+)
 
 
 def architectures() -> list[str]:
@@ -123,10 +131,26 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
     for field in hyper_parameters:
         if field not in fields:
             raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)
-    check_sizes(model_name(kind), hyper_parameters, kind.positive)
+    _check_sizes(model_name(kind), hyper_parameters, kind.positive)
     model = kind(**hyper_parameters)
     _check_heads(model)
     return model
+
+
+def _check_sizes(owner: str, fields: Mapping[str, object], positive: Collection[str] = ()) -> None:
+    """Raises UserError where a hyper-parameter of the architecture `owner` is no possible width, count or rate.
+
+    Widths, counts, lengths, temperatures and the fields of `positive` must be positive, rates of dropout in
+    [0,1); no count is negative.
+    """
+    for field, value in fields.items():
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) in (int, float)]
+        if (field in positive or _POSITIVE.fullmatch(field)) and any(number <= 0 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must be positive.")
+        if any(type(number) is int and number < 0 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must not be negative.")
+        if field.endswith("dropout") and not all(0 <= number < 1 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must be in [0,1).")
 
 
 def _check_heads(model: GroundingModel) -> None:

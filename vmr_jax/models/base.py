@@ -36,7 +36,7 @@ class GroundingModel(nn.Module):
     [[0.0, 12.5]]
 
     Attributes:
-      positive: fields that must be above 0, beside those whose names say so (`vmr_jax.errors.check_sizes`).
+      positive: fields that must be above 0, beside those whose names say so (`vmr_jax.models.create`).
       shared_by_heads: field with a number of attention heads -> field with the width that they divide.
       needs_vocabulary: the field `vocab_size` is then the size of the training vocabulary, padding and unknown
         included; of the others it is 0 unless word vectors are trained.

@@ -12,8 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from vmr_jax import configs
-from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import printable
+from vmr_jax.errors import UserError, printable_line, unknown
 from vmr_jax.training.interrupt import Interrupted, Terminated, signals_of_command
 
 # What imports JAX is imported inside functions: it takes seconds, in which the command speaks and listens.
@@ -234,7 +233,7 @@ def _run() -> None:
         app.run(main, flags_parser=parse)
     except MemoryError as error:
         line = f"The memory of this machine does not suffice ({error or 'all is in use'}). Use smaller sizes."
-        print(f"error: {printable(line)}", file=sys.stderr)
+        print(f"error: {printable_line(line)}", file=sys.stderr)
         sys.exit(2)
     except (UserError, RuntimeError) as error:
         from vmr_jax.parallel import backend_error
@@ -242,5 +241,5 @@ def _run() -> None:
         wrong = error if isinstance(error, UserError) else backend_error(error)
         if wrong is None:
             raise  # a defect of ours, not of the command line
-        print("error: " + "\n".join(map(printable, str(wrong).split("\n"))), file=sys.stderr)
+        print("error: " + "\n".join(map(printable_line, str(wrong).split("\n"))), file=sys.stderr)
         sys.exit(2)

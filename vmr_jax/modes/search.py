@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vmr_jax.files import printable
+from vmr_jax.errors import printable_line
 from vmr_jax.modes.index import open_index
 from vmr_jax.modes.predict import check_query
 from vmr_jax.retrieval.index import Found
@@ -21,7 +21,7 @@ def search(
     query = check_query("search", query, top)
     (found,) = open_index(config, workdir, [query], uri).search([query], k=top, video=video)
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
-    console.print(f'"{printable(query)}" in {printable(video or "all videos")}', markup=False)
+    console.print(f'"{printable_line(query)}" in {printable_line(video or "all videos")}', markup=False)
     console.print(_table(found))
 
 
@@ -38,5 +38,7 @@ def _table(found: Sequence[Found]) -> Table:
     table.add_column("score", justify="right")
     for i, moment in enumerate(found, 1):
         span = f"{moment.start:.2f}", f"{moment.end:.2f}"
-        table.add_row(str(i), Text(printable(moment.video)), *span, f"{moment.score:.4f}")  # never as markup
+        table.add_row(
+            str(i), Text(printable_line(moment.video)), *span, f"{moment.score:.4f}"
+        )  # never as markup
     return table

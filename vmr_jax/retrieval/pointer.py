@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.errors import UserError
-from vmr_jax.files import printable, read_json, write_json
+from vmr_jax.errors import UserError, printable_line
+from vmr_jax.files import read_json, write_json
 from vmr_jax.retrieval.milvus import (
     FORMAT,
     UNFINISHED,
@@ -77,7 +77,7 @@ def drop(folder: Path, uri: str | None) -> None:
             log.warning(
                 "An older index was left in Milvus: the collection %s at %s. To have it dropped, give its "
                 "address with the environment variable %s when you build a new one.",
-                *(printable(text) for text in (name, at, URI)),
+                *(printable_line(text) for text in (name, at, URI)),
             )
             return
         if is_file(at) and not Path(at).exists():
@@ -94,10 +94,10 @@ def drop(folder: Path, uri: str | None) -> None:
                     log.warning(
                         "The collection %s of Milvus at %s was left: it has not the mark of %s. Drop it "
                         "yourself if it is yours.",
-                        *(printable(text) for text in (collection, at, str(folder))),
+                        *(printable_line(text) for text in (collection, at, str(folder))),
                     )
     except UserError as error:
-        log.warning("An older index was left in Milvus. %s", printable(str(error)))
+        log.warning("An older index was left in Milvus. %s", printable_line(str(error)))
 
 
 def _is_given(pointer: dict[str, Any], uri: str | None) -> bool:

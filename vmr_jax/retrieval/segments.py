@@ -166,9 +166,7 @@ def open_segments(path: Path, dim: int, dtype: str, entries: Sequence[dict[str, 
     for entry in entries:
         _check_entry(path, dim, dtype, entry)
     files = [(path / f"{entry['name']}.{part}", entry["crc32"][part]) for entry in entries for part in PARTS]
-    with ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1)
-    ) as threads:  # zlib and the disk wait for no other thread
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # zlib and the disk keep none waiting
         for (file, expected), found in zip(files, threads.map(_checksum, (file for file, _ in files))):
             if found != expected:
                 raise _damaged(path, f"{file} is not what was written (its checksum differs)")

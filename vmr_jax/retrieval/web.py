@@ -31,8 +31,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
 
-from vmr_jax.errors import UserError
-from vmr_jax.files import printable
+from vmr_jax.errors import UserError, printable_line
 from vmr_jax.input.queries import check_sentence
 from vmr_jax.retrieval.access import TokenGate
 from vmr_jax.retrieval.connections import Seldom
@@ -85,7 +84,9 @@ class VideoFolder:
                 self._by_name[path.name] = path
                 self._by_stem.setdefault(path.stem, path)
             else:
-                log.warning("%s is not served: no file, or a link out of the folder.", printable(str(path)))
+                log.warning(
+                    "%s is not served: no file, or a link out of the folder.", printable_line(str(path))
+                )
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -350,5 +351,5 @@ async def _impossible(request: Request, error: UserError) -> JSONResponse:
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    seldom.error("%s %s failed", request.method, printable(request.url.path), exc_info=error)
+    seldom.error("%s %s failed", request.method, printable_line(request.url.path), exc_info=error)
     return JSONResponse({"message": "The server failed here; what it printed says why."}, 500)

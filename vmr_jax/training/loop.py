@@ -130,9 +130,8 @@ class Trainer:
                 finite.write_changes(self.workdir, self.changes)
             self.experiment.write_vocabulary(self.workdir)
             record_data(self.experiment, self.workdir, self.splits)
-            write_json(
-                self.workdir / CONFIG, stored_config(self.config)
-            )  # the last: where it is, the run has begun
+            # The last: where it is, the run has begun.
+            write_json(self.workdir / CONFIG, stored_config(self.config))
         if not ended:
             if is_lead_host():
                 set_results_aside(self.workdir)

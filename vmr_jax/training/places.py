@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from vmr_jax.config import config_as_dict
 
@@ -14,7 +15,7 @@ _BELOW = ("dataset.features", "dataset.split_file", "dataset.extra_queries")  # 
 
 def identity_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The fields of a config by their path, without the folders in which files are."""
-    flat = flat_fields(config_as_dict(config))
+    flat = flatten_dict(config_as_dict(config), sep=".")
     return {field: _name(field, value) for field, value in flat.items() if field not in _FOLDERS}
 
 
@@ -41,14 +42,3 @@ def stored_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
         if value and not value.startswith("~") and Path(value).exists():
             document[part][name] = str(Path(value).absolute())
     return document
-
-
-def flat_fields(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """The fields of nested dicts by their path, 'optimizer.learning_rate'."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flat_fields(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
