@@ -6,7 +6,7 @@ import cases
 import jax
 import numpy as np
 import optax
-from batches import double_padding, random_batch
+from batches import random_batch
 
 from vmr_jax import models
 from vmr_jax.parallel import Parallel
@@ -48,19 +48,8 @@ class Small:
 
     @functools.cache  # noqa: B019
     def one_step(self):
-        """Variables and scalars after one step by `pmap` on eight devices: what others are compared with."""
-        return self.trained(self.model, "pmap", 8)
-
-    def undivided(self, batch=None, first: int = 0):
-        """The same of a step to which the batch is one array, whose places random draws could depend on.
-
-        Where they do not depend on the padding either, it is `jit` on eight devices with doubled padding, which
-        is compiled anyway; else `pmap` on one device.
-        """
-        batch = batch or self.batch
-        if self.quiet == self.model:
-            return self.trained(self.model, "jit", 8, double_padding(batch), first=first)
-        return self.trained(self.model, "pmap", 1, batch, first=first)
+        """Variables and scalars after one step on one device, by `pmap`: what others are compared with."""
+        return self.trained(self.model, "pmap", 1)
 
     def trained(self, model, mode: str, devices: int, batch=None, *, steps: int = 1, first: int = 0):
         """Variables and scalars after `steps` steps on one batch; each way of mapping is compiled once.

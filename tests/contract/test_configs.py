@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from applied import random_variables
-from traced import NAMES, after_step, get_config, of_one_layer, parameters_of
+from traced import NAMES, after_step, get_config, parameters_of
 
 from vmr_jax.config import config_as_dict, load_config
 from vmr_jax.configs import datasets
@@ -17,7 +16,7 @@ from vmr_jax.files import write_json
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.modes.inspect import abstract_variables, parameter_count
 from vmr_jax.training import optimizer as optimizer_lib
-from vmr_jax.training.experiment import make_model
+from vmr_jax.training.experiment import initial_variables, make_model
 from vmr_jax.training.step import initial_state, make_step
 
 GOLDEN = {(name, arg): count for name, case in cases.ALL.items() for arg, count in case.golden().items()}
@@ -66,9 +65,7 @@ def test_training_step_keeps_the_shapes_of_its_state(name, arg):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_of_the_default_config(name):
-    """Of the optimiser and the sizes of the config, with one layer where several are alike."""
     config = get_config(name, None)
-    of_one_layer(config)
     model = make_model(config)
     rows = 4 * config.input.queries_per_video
     spec = batch_spec(config, rows, model.requires())
@@ -78,7 +75,7 @@ def test_one_step_of_the_default_config(name):
         spec,
     ).replace(span=np.tile(np.float32([0.2, 0.6]), (rows, 1)), duration=np.ones(rows, np.float32))
     schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
-    variables = random_variables(model, spec)
+    variables = initial_variables(model, spec, 0)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
     step = jax.jit(make_step(model, optimizer, schedule, 10, 0))
     state = initial_state(variables, optimizer)

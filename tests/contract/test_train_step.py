@@ -16,8 +16,7 @@ def small(request):
 
 
 def test_eight_devices_are_one(small):
-    """`pmap` on eight devices, of one example each, and the step to which the batch is one array."""
-    assert_close(small.one_step(), small.undivided(), small.tolerance)
+    assert_close(small.trained(small.model, "pmap", 8), small.one_step(), small.tolerance)
 
 
 def test_padding_and_sharing_change_nothing(small):
@@ -35,12 +34,12 @@ def test_steps_are_repeatable_bit_by_bit(small):
 
 def test_draws_depend_on_the_example_and_the_step(small):
     """And not on the place of the example in the batch: nothing does."""
-    one = small.undivided()
+    one = small.one_step()
     if not small.draws_rows:
         turned = jax.tree.map(lambda x: x[::-1], small.batch)
-        assert_close(small.undivided(turned), one, small.tolerance)
+        assert_close(small.trained(small.model, "pmap", 1, turned), one, small.tolerance)
     if getattr(small.model, "dropout", 0):
-        later = small.undivided(first=1)
+        later = small.trained(small.model, "pmap", 1, first=1)
         assert abs(later[1]["train/loss"] / one[1]["train/loss"] - 1) > 1e-4
 
 

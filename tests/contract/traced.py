@@ -18,10 +18,6 @@ from vmr_jax.training.step import initial_state, make_step
 NAMES = sorted(architectures())
 # Stand for the widths of clip features and of word vectors: larger than any other size of any model.
 CLIPS, WORDS = 10**6, 10**8
-LAYERS = {
-    *("attention_layers", "conv_layers", "decoder_layers", "encoder_layers", "global_layers", "graph_layers"),
-    *("layers", "lstm_layers", "map_layers", "text_layers"),
-}
 _shapes = {}  # setting -> shapes of its parameters
 _stepped = {}  # setting -> state and scalars after a step
 
@@ -58,19 +54,15 @@ def parameters_of(config) -> int:
     return sum(math.prod(size(n) for n in shape) for shape in _shapes[text])
 
 
-def of_one_layer(config) -> None:
-    """Leaves one layer where a model has several; `parameters_of` traces all of them."""
-    with config.unlocked():
-        for field in LAYERS & set(config.model):
-            config.model[field] = 1
-
-
 def after_step(config):
     """Shapes of the state and of the scalars after a step, traced once for all widths of features.
 
-    Those of the state are checked to be what they were before.
+    Those of the state are checked to be what they were before. A published text encoder has one layer here; the
+    others are like it.
     """
-    of_one_layer(config)
+    if "text_layers" in config.model:
+        with config.unlocked():
+            config.model.text_layers = 1
     text = _setting(config)[2]
     if text not in _stepped:
         model = experiment.make_model(config)

@@ -163,9 +163,8 @@ def help_text(program: str) -> str:
         "modes, and the flags that they read:",
     ]
     for name, mode in MODES.items():
-        lines.append(f"  {name:<9} {mode.does}")
-        if mode.flags:
-            lines.append(f"            {' '.join(f'--{flag}' for flag in mode.flags)}")
+        read = f" [{' '.join(f'--{flag}' for flag in mode.flags)}]" if mode.flags else ""
+        lines.append(f"  {name:<9} {mode.does}{read}")
     lines += ["", "flags:"]
     lines += [f"  --{flag.name:<12} {flag.help}" for flag in _own_flags()]
     lines += [
