@@ -79,6 +79,13 @@ def test_labels_are_from_start_to_end_inclusive(span, clips, expected):
     assert np.flatnonzero(inside[0]).tolist() == expected
 
 
+def test_an_official_label_can_reach_into_padding():
+    # As the last case above, with the clip that is padding.
+    mask = np.arange(12)[None] < 4
+    inside = inside_labels(jnp.float32([[5, 10]]), jnp.float32([10]), mask, official_padding=True)
+    assert np.flatnonzero(inside[0]).tolist() == [2, 3, 4]
+
+
 def test_guidance_by_hand():
     attention = jnp.float32([[0.5, 0.25, 0.25, 0], [1, 0, 0, 0]])
     inside = np.array([[True, True, False, False], [False, True, False, False]])

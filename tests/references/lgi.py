@@ -1,4 +1,4 @@
-"""LGI in PyTorch (Mun et al., CVPR 2020), with the official names; no padded clips."""
+"""LGI in PyTorch (Mun et al., CVPR 2020), with the official names and the official padding of clips."""
 
 import torch
 from torch import nn
@@ -67,8 +67,10 @@ class Twin(nn.Module):
     def forward(self, batch):
         """'span' [B,2], 'attention' [B,T] and the phrases' attention 'words' [B,N,L], None for one phrase."""
         words, sentence = self._query(torch.as_tensor(batch.query).long(), torch.as_tensor(batch.query_mask))
+        mask = torch.as_tensor(batch.video_mask)
         clips = self.video_enc.vid_emb_fn(torch.as_tensor(batch.video)).relu()
         clips = clips + self.video_enc.pos_emb_fn[0].weight[: clips.shape[1]].relu()
+        clips = clips * mask[..., None]
         phrases, attentions = sentence[:, None], None
         if hasattr(self, "sqan"):
             phrases, attentions = self._phrases(words, sentence, torch.as_tensor(batch.query_mask))
@@ -77,11 +79,12 @@ class Twin(nn.Module):
             x = (fuse.fc_1(clips).relu() * fuse.fc_2(phrases[:, n]).relu()[:, None]).mT
             x = fuse.fc_3(x.mT).relu().mT
             local.append((x + part.blocks[0](x)).relu().mT)
-        weights = attend(self.vti_fn.satt_fn, phrases)
+        every = torch.ones(phrases.shape[:2], dtype=torch.bool)
+        weights = attend(self.vti_fn.satt_fn, phrases, every)
         x = (weights[..., None, None] * torch.stack(local, 1)).sum(1)
         for part in self.vti_fn.global_fn:
-            x = x + self._non_local(part, x)
-        attention = attend(self.ta_reg_fn.tatt, x)
+            x = x + self._non_local(part, x, mask)
+        attention = attend(self.ta_reg_fn.tatt, x, mask)
         video = self.ta_reg_fn.tatt.fc((attention[..., None] * x).sum(1))
         span = getattr(torch, self.activation)(self.ta_reg_fn.MLP_reg(video))
         return {"span": span, "attention": attention, "words": attentions}
@@ -107,10 +110,11 @@ class Twin(nn.Module):
             attentions.append(weights)
         return torch.stack(phrases, 1), torch.stack(attentions, 1)
 
-    def _non_local(self, part, x):
+    def _non_local(self, part, x, mask):
         parts = (part.v_lin(x), *part.c_lin(x).chunk(2, -1))
         asks, answers, values = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
-        relation = (asks @ answers.mT / (x.shape[2] // self.heads) ** 0.5).softmax(-1)
+        relation = asks @ answers.mT / (x.shape[2] // self.heads) ** 0.5
+        relation = relation.masked_fill(~mask[:, None, None], -1e9).softmax(-1)
         return (relation @ values).transpose(1, 2).flatten(2)
 
     def loss(self, outputs, batch):
@@ -121,8 +125,8 @@ class Twin(nn.Module):
             "regression": sum(nn.functional.smooth_l1_loss(outputs["span"][:, i], gold[:, i]) for i in (0, 1))
         }
         inside = torch.zeros_like(outputs["attention"])
-        clips = inside.shape[1]
-        for row, (start, end) in zip(inside, gold.tolist(), strict=True):
+        rows = zip(inside, gold.tolist(), batch.video_mask.sum(1).tolist(), strict=True)
+        for row, (start, end), clips in rows:
             first = min(round(start * clips), clips - 1)
             row[first : max(round(end * clips), first + 1) + 1] = 1
         surprise = -(inside * (outputs["attention"] + 1e-8).log()).sum(1) / inside.sum(1)
@@ -158,8 +162,9 @@ def pooling(features, attention):
     )
 
 
-def attend(part, x):
-    return part.to_alpha(part.feat2att(x).tanh())[..., 0].softmax(-1)
+def attend(part, x, mask):
+    logits = part.to_alpha(part.feat2att(x).tanh())[..., 0]
+    return logits.masked_fill(~mask, -1e9).softmax(-1)
 
 
 def build(config):

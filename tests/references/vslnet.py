@@ -1,4 +1,4 @@
-"""VSLNet in PyTorch (Zhang et al., ACL 2020), with the official names; there is no padding."""
+"""VSLNet in PyTorch (Zhang et al., ACL 2020), with the official names and the official padding."""
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
             layer_norm2=nn.LayerNorm(features, 1e-6),
         )
 
-    def forward(self, x):
+    def forward(self, x, mask):
         x = x + self.pos_embedding.position_embeddings.weight[: x.shape[1]]
         for conv, norm in zip(
             self.conv_block.depthwise_separable_conv, self.conv_block.layer_norms, strict=True
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
             for part in (block.query, block.key, block.value)
         )
         dropout = self.drop.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        attended = F.scaled_dot_product_attention(q, k, v, mask[:, None, None], dropout_p=dropout)
         x = x + self.drop(attended.transpose(1, 2).flatten(2))
         return x + self.drop(block.out_layer(self.drop(block.layer_norm2(x))))
 
@@ -118,50 +118,59 @@ class Twin(nn.Module):
         """Logits [B,T]: 'start', 'end', 'highlight'."""
         net = self.embedding_net
         words = torch.as_tensor(batch.query_vectors)
-        words = torch.where((words == 0).all(-1, keepdim=True), net.word_emb.unk_vec, words)
-        chars = self.drop(net.char_emb.char_emb.weight[torch.as_tensor(batch.query_chars)]).permute(0, 3, 1, 2)
+        absent = (words == 0).all(-1) & torch.as_tensor(batch.query_mask)
+        words = torch.where(absent[..., None], net.word_emb.unk_vec, words)
+        ids = torch.as_tensor(batch.query_chars)
+        chars = net.char_emb.char_emb.weight[ids] * (ids > 0)[..., None]
+        chars = self.drop(chars).permute(0, 3, 1, 2)
         chars = torch.cat([conv(chars).amax(3) for conv in net.char_emb.char_convs], 1).mT
-        query = self.feature_encoder(net.linear(torch.cat([self.drop(words), chars], -1)))
-        video = self.feature_encoder(self.video_affine.linear(self.drop(torch.as_tensor(batch.video))))
-        fused = self._concat(self._attention(video, query), query)
-        highlight = self.highlight_layer.conv1d(fused)
+        video_mask, query_mask = torch.as_tensor(batch.video_mask), torch.as_tensor(batch.query_mask)
+        query = self.feature_encoder(net.linear(torch.cat([self.drop(words), chars], -1)), query_mask)
+        video = self.video_affine.linear(self.drop(torch.as_tensor(batch.video)))
+        video = self.feature_encoder(video, video_mask)
+        fused = self._concat(self._attention(video, query, video_mask, query_mask), query, query_mask)
+        highlight = masked(self.highlight_layer.conv1d(fused), video_mask[..., None])
         fused = fused * highlight.sigmoid()
-        start, end = self._states(fused)
+        start, end = self._states(fused, video_mask)
         p = self.predictor
         logits = [
-            block(torch.cat([state, fused], -1))[..., 0]
+            masked(block(torch.cat([state, fused], -1))[..., 0], video_mask)
             for block, state in ((p.start_block, start), (p.end_block, end))
         ]
         return {"start": logits[0], "end": logits[1], "highlight": highlight[..., 0]}
 
-    def _attention(self, video, query):
+    def _attention(self, video, query, video_mask, query_mask):
         cq, v, q = self.cq_attention, self.drop(video), self.drop(query)
         similarity = v @ cq.w4C + (q @ cq.w4Q).mT + (v * cq.w4mlu) @ q.mT
-        rows, columns = similarity.softmax(2), similarity.softmax(1)
+        rows = masked(similarity, query_mask[:, None]).softmax(2)
+        columns = masked(similarity, video_mask[:, :, None]).softmax(1)
         attended, back = rows @ query, rows @ columns.mT @ video
         return cq.cqa_linear(torch.cat([video, attended, video * attended, video * back], -1))
 
-    def _concat(self, clips, query):
-        alpha = (query @ self.cq_concat.weighted_pool.weight).softmax(1)
+    def _concat(self, clips, query, query_mask):
+        alpha = masked(query @ self.cq_concat.weighted_pool.weight, query_mask[..., None]).softmax(1)
         pooled = (alpha * query).sum(1, keepdim=True).expand(-1, clips.shape[1], -1)
         return self.cq_concat.conv1d(torch.cat([clips, pooled], -1))
 
-    def _states(self, fused):
+    def _states(self, fused, mask):
         p = self.predictor
         if self.kind == "rnn":
             start = p.start_encoder.lstm(fused)[0]
             return start, p.end_encoder.lstm(start)[0]
-        start = p.encoder(fused)
-        return p.start_layer_norm(start), p.end_layer_norm(p.encoder(start))
+        start = p.encoder(fused, mask)
+        return p.start_layer_norm(start), p.end_layer_norm(p.encoder(start, mask))
 
     def loss(self, outputs, batch):
         """'start' and 'end': cross-entropy of the clip; 'highlight': twice as heavy inside the moment."""
-        clips = outputs["start"].shape[1]
-        first, last = best_clips(torch.as_tensor(batch.span), torch.as_tensor(batch.duration), clips)
+        mask = torch.as_tensor(batch.video_mask)
+        first, last = best_clips(torch.as_tensor(batch.span), torch.as_tensor(batch.duration), mask)
         extra = torch.round(self.extension * (last - first + 1))
-        clip = torch.arange(clips)
+        clip = torch.arange(mask.shape[1])
         inside = ((clip >= (first - extra)[:, None]) & (clip <= (last + extra)[:, None])).float()
-        errors = F.binary_cross_entropy_with_logits(outputs["highlight"], inside, weight=1 + inside)
+        inside = inside * mask
+        errors = F.binary_cross_entropy_with_logits(
+            outputs["highlight"][mask], inside[mask], weight=1 + inside[mask]
+        )
         return {
             "start": F.cross_entropy(outputs["start"], first),
             "end": F.cross_entropy(outputs["end"], last),
@@ -169,15 +178,21 @@ class Twin(nn.Module):
         }
 
 
-def best_clips(span, duration, clips):
-    """First and last clip [B] of the pair with the highest IoU."""
-    seconds = duration[:, None] / clips
+def masked(logits, mask):
+    """Logits, -1e30 where the mask is False."""
+    return logits.masked_fill(~mask, -1e30)
+
+
+def best_clips(span, duration, mask):
+    """First and last clip [B] of the pair with the highest IoU, of the clips of mask [B,T]."""
+    clips = mask.shape[1]
+    seconds = (duration / mask.sum(1))[:, None]
     start = torch.arange(clips) * seconds
     start, end = start[:, :, None], (start + seconds)[:, None]
     gold_start, gold_end = span[:, :, None, None].unbind(1)
     shared = (torch.minimum(end, gold_end) - torch.maximum(start, gold_start)).clamp(min=0)
     overlap = shared / ((end - start) + (gold_end - gold_start) - shared)
-    overlap = torch.where(torch.ones(clips, clips, dtype=torch.bool).triu(), overlap, -1)
+    overlap = torch.where(torch.ones(clips, clips, dtype=torch.bool).triu() & mask[:, None], overlap, -1)
     best = overlap.flatten(1).argmax(1)
     return best // clips, best % clips
 

@@ -20,28 +20,42 @@ from references.lgi import Twin  # noqa: E402
 
 B, T, L, D, W, F, A = 3, 9, 5, 7, 6, 8, 4
 VOCABULARY = ["<PAD>", "<UNK>", "<S>", "<E>", "box", "cup", "door", "holds", "opens", "person"]
-FIELDS = dict(features=F, attention_features=A, local_kernel=3, max_clips=12)
+FIELDS = dict(features=F, attention_features=A, local_kernel=3)
 SETTINGS = {
-    "phrases": dict(num_phrases=2, global_layers=3, heads=2, activation="relu", self_overlap=0.3),
-    "one phrase": dict(num_phrases=1, global_layers=1, heads=1, activation="sigmoid"),
+    "phrases": dict(num_phrases=2, global_layers=3, heads=2, activation="relu", self_overlap=0.3, max_clips=12),
+    "padded": dict(
+        num_phrases=2,
+        global_layers=1,
+        heads=2,
+        activation="sigmoid",
+        official_padding=True,
+        max_clips=T,
+        self_overlap=0.3,
+    ),
+    "one phrase": dict(num_phrases=1, global_layers=1, heads=1, activation="sigmoid", max_clips=12),
 }
 
 
 def make_twin(setting):
     torch.manual_seed(0)
-    return Twin(D, W, len(VOCABULARY), **FIELDS, **SETTINGS[setting])
+    fields = {name: x for name, x in SETTINGS[setting].items() if name != "official_padding"}
+    return Twin(D, W, len(VOCABULARY), **FIELDS, **fields)
 
 
-def make_batch(table):
-    """Three sentences, one with an unknown word; `table` holds the vectors, which the unknown word lacks."""
+def make_batch(table, padded=False):
+    """Three sentences, one with an unknown word; `table` holds the vectors, which the unknown word lacks.
+
+    Where videos are padded, one moment ends with its video.
+    """
     rng = np.random.default_rng(0)
     query_mask = np.arange(L) < np.array([5, 2, 4])[:, None]
+    video_mask = np.arange(T) < np.array([[T], [T - 2], [T - 4]] if padded else [[T]] * B)
     query = rng.integers(4, len(VOCABULARY), (B, L))
     query[0, 2] = VOCABULARY.index("<UNK>")
     vectors = np.where((query >= 4)[..., None], table[query], 0)
     return Batch(
-        video=rng.normal(size=(B, T, D)).astype(np.float32),
-        video_mask=np.ones((B, T), bool),
+        video=(rng.normal(size=(B, T, D)) * video_mask[..., None]).astype(np.float32),
+        video_mask=video_mask,
         duration=np.float32([30, 12, 60]),
         query=(query * query_mask).astype(np.int32),
         query_vectors=(vectors * query_mask[..., None]).astype(np.float32),
@@ -61,13 +75,16 @@ def pair(request):
     return (
         twin,
         create("lgi", dropout=0.0, **FIELDS, **SETTINGS[request.param]),
-        make_batch(twin.query_enc.embedding.weight.detach().numpy()),
+        make_batch(twin.query_enc.embedding.weight.detach().numpy(), request.param == "padded"),
     )
 
 
 def test_outputs_losses_and_gradients_are_the_twins(pair):
     twin, created, batch = pair
-    given = {name: getattr(created, name) for name in ("heads", "activation", "self_overlap", "dropout")}
+    given = {
+        name: getattr(created, name)
+        for name in ("heads", "activation", "self_overlap", "dropout", "official_padding")
+    }
     sizes, model, variables = load_model("lgi", twin.checkpoint(), **given)
     assert model == created  # with all sizes
     assert not {"heads", "activation"} & (sizes.keys() - given.keys())

@@ -1,6 +1,10 @@
 """Official VSLNet checkpoints, against a PyTorch twin written from the paper, with random weights."""
 
+import dataclasses
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,6 +38,21 @@ def unpadded_batch():
     )
 
 
+def ragged_batch():
+    """The longest example first, as long as the batch: nothing more is padded than in the official code."""
+    batch = unpadded_batch()
+    video_mask, query_mask = (np.arange(n) < np.array([[n], [n - 3]]) for n in (T, L))
+    chars = batch.query_chars * (np.arange(C) < np.array([[C], [1], [C - 1], [3], [2]]))
+    return dataclasses.replace(
+        batch,
+        video=batch.video * video_mask[..., None],
+        video_mask=video_mask,
+        query_vectors=batch.query_vectors * query_mask[..., None],
+        query_mask=query_mask,
+        query_chars=(chars * query_mask[..., None]).astype(np.int32),
+    )
+
+
 @pytest.fixture(scope="module", params=["rnn", "transformer"])
 def pair(request):
     torch.manual_seed(0)
@@ -59,6 +78,31 @@ def test_every_output_is_the_twins(pair):
     outputs = jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
     for name, logits in expected.items():
         np.testing.assert_allclose(getattr(outputs, name), logits.numpy(), atol=1e-4, rtol=0)
+
+
+def test_official_padding_is_the_twins(pair):
+    twin, created = pair
+    batch = ragged_batch()
+    with torch.no_grad():
+        expected = twin(batch)
+        terms = twin.loss(expected, batch)
+    model = created.clone(official_padding=True, dropout=0.0)
+    variables = load("vslnet", twin.state_dict())
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(model, variables, batch):
+        outputs = model.apply(variables, batch, train=False)
+        losses = model.loss(outputs, batch, epoch=jnp.int32(0))
+        return outputs, {name: term.value() for name, term in losses.items()}
+
+    real = batch.video_mask
+    # Clips, words and characters that no example has do not exist in the official batch.
+    outputs, losses = run(model, variables, batch.pad(T=3, L=2, C=1))
+    for name, logits in expected.items():
+        np.testing.assert_allclose(getattr(outputs, name)[:, :T][real], logits.numpy()[real], atol=1e-4, rtol=0)
+    np.testing.assert_allclose([losses[name] for name in terms], list(terms.values()), rtol=1e-5)
+    outputs, _ = run(created, variables, batch.pad(T=3, L=2, C=1))
+    assert np.abs(outputs.start[:, :T] - expected["start"].numpy())[real].max() > 1e-2
 
 
 def test_every_parameter_is_set(pair):

@@ -1,4 +1,4 @@
-"""A linear layer as PyTorch starts it."""
+"""Linear layers as PyTorch starts them, and with Glorot's uniform weights."""
 
 import flax.linen as nn
 import jax
@@ -22,3 +22,9 @@ def torch_dense(features: int, inputs: int, dtype: jnp.dtype, name: str, use_bia
 def torch_linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str, use_bias: bool = True) -> jax.Array:
     """Maps [...,D] to [...,F] by a `torch_dense` that is used once; F is `features`."""
     return torch_dense(features, x.shape[-1], dtype, name, use_bias)(x)
+
+
+def xavier_linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str, use_bias: bool = True) -> jax.Array:
+    """Maps [...,D] to [...,F] by a layer `name` whose weights are Glorot uniform at first, biases zero."""
+    kernel_init = nn.initializers.xavier_uniform()
+    return nn.Dense(features, use_bias, kernel_init=kernel_init, dtype=dtype, name=name)(x)

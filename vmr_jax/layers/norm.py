@@ -19,6 +19,11 @@ def l2_normalize(x: jax.Array, axis: int = -1, eps: float = 1e-12) -> jax.Array:
     return (x / norm).astype(x.dtype)
 
 
+def layer_norm(x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
+    """Normalises each step [...,F] by a layer `name` of the calling module, 1e-6 added to the variance."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)(x)
+
+
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over the real positions of all devices (Ioffe and Szegedy, 2015).
 

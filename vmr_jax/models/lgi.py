@@ -54,7 +54,8 @@ CARD = Card(
     equations=tuple(range(3, 20)),
     ours=(
         "Padding does not matter: convolutions see zeros at padded clips, where the official code has biases, "
-        "and batch normalisation counts real clips only; without padding all outputs are equal.",
+        "and batch normalisation counts real clips only; without padding all outputs are equal, and with it "
+        "those of official_padding=True are the official ones.",
         "The last clip of a label is a real one; in the official code a moment that lasts to the end of a "
         "video of fewer than 128 rows also covers one padded row, which adds 18 to the loss.",
         "The rows of a video of more than 128 are averaged; the official code picks 128 of them, in training "
@@ -65,7 +66,8 @@ CARD = Card(
     verified=(
         "Against the official code at this commit, running, with small random weights and without padding: "
         "span, both attentions, and the losses of regression and query attention to 1e-7; the "
-        "attention guidance loss and the total loss to 2e-7, gradients to 4e-7.",
+        "attention guidance loss and the total loss to 2e-7, gradients to 4e-7. With padded videos and "
+        "official_padding=True: outputs to 6e-8, losses to 2e-7 of theirs, gradients to 2e-7.",
         "Outputs, losses and gradients equal those of a PyTorch reference to 1e-5.",
         "Checkpoints of the official code are imported, with its vocabulary json.",
         "Every ablation is tested.",
@@ -100,6 +102,8 @@ class Model(GroundingModel):
       diversity_weight: weight of the distinct query attention loss, 0 leaves it out.
       self_overlap: lambda of Eq. 19, up to 1: the lower, the more words a phrase attends to.
       dropout: dropout rate of clips and positions, and between the layers of the LSTM.
+      official_padding: whether padding matters as in the official code, see the card; every video is
+        padded to `max_clips` there, and must be in the batch (config.input.num_clips).
       vocab_size: number of words whose vectors are learned from random ones (the paper's way), not from the
         batch's. 0 takes those as they are, and learns one vector for all the words that have none.
       dtype: number format of the layers; parameters, attentions, span and loss are float32.
@@ -117,6 +121,7 @@ class Model(GroundingModel):
     diversity_weight: float = 1.0
     self_overlap: float = 0.3
     dropout: float = 0.5
+    official_padding: bool = False
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -135,11 +140,12 @@ class Model(GroundingModel):
                 self.features, self.attention_features, self.num_phrases, self.dtype, name="phrases"
             )(words, sentence, batch.query_mask)
 
-        local = []
+        # The official convolutions and batch statistics take padded clips too.
+        local, seen = [], jnp.ones_like(mask) if self.official_padding else mask
         for n in range(self.num_phrases):
             fused = Fusion(self.features, self.dtype, name=f"fusion_{n}")(clips, phrases[:, n])
             context = LocalContext(self.features, self.local_kernel, self.dtype, name=f"local_{n}")
-            local.append(context(fused, mask & batch.example_mask[:, None], train))
+            local.append(context(fused, seen & batch.example_mask[:, None], train))
         x = self._aggregate(jnp.stack(local, axis=1), phrases)
         for i in range(self.global_layers):
             # The official bias starts as PyTorch's too.
@@ -221,7 +227,7 @@ class Model(GroundingModel):
         errors = optax.huber_loss(outputs.span, batch.span / batch.duration[:, None]).sum(-1)  # Eq. 17
         terms = {"regression": Mean.of(errors, real)}
         if self.guidance_weight:
-            inside = inside_labels(batch.span, batch.duration, batch.video_mask)
+            inside = inside_labels(batch.span, batch.duration, batch.video_mask, self.official_padding)
             surprise = guidance_loss(outputs.attention, inside)
             terms["attention_guidance"] = Mean.of(surprise, real, self.guidance_weight)
         if self.diversity_weight and outputs.words is not None:
@@ -356,17 +362,21 @@ class Attention(nn.Module):
 # Section 3.6: labels and losses.
 
 
-def inside_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> jax.Array:
+def inside_labels(
+    span: jax.Array, duration: jax.Array, mask: jax.Array, official_padding: bool = False
+) -> jax.Array:
     """Returns [B,T] bool, the clips from round(start) to round(end) inclusive, one after the start at least.
 
-    The end of a moment is thus one clip late where it lies on the grid, as in the official code.
+    The end of a moment is thus one clip late where it lies on the grid, as in the official code; there it can
+    be the first padded clip, which counts only with `official_padding`.
     """
     count = mask.sum(-1)
     bounds = jnp.round(span / duration[:, None] * count[:, None]).astype(jnp.int32)  # halves to even
     first = jnp.minimum(bounds[:, 0], count - 1)
     last = jnp.maximum(bounds[:, 1], first + 1)
     clip = jnp.arange(mask.shape[1])[None, :]
-    return (clip >= first[:, None]) & (clip <= last[:, None]) & mask
+    inside = (clip >= first[:, None]) & (clip <= last[:, None])
+    return inside if official_padding else inside & mask
 
 
 def guidance_loss(attention: jax.Array, inside: jax.Array) -> jax.Array:

@@ -1,0 +1,90 @@
+"""A moment as a pair of clips, both included: labels, logits and ranking, as the official VSLNet has them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vmr_jax.layers.attention import MASKED, masked_softmax
+from vmr_jax.layers.clips import clip_length
+from vmr_jax.layers.linear import xavier_linear
+from vmr_jax.losses import binary_cross_entropy
+from vmr_jax.moments import iou, rank
+from vmr_jax.types import Moments
+
+
+def pair_spans(duration: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns [B,T,T,2] seconds of the moments from clip i to clip j, both included (`index_to_time`)."""
+    seconds = clip_length(duration, mask)[:, None]
+    starts = jnp.arange(mask.shape[1])[None, :] * seconds
+    shape = (*mask.shape, mask.shape[1])
+    return jnp.stack(
+        [jnp.broadcast_to(starts[:, :, None], shape), jnp.broadcast_to((starts + seconds)[:, None, :], shape)],
+        axis=-1,
+    )
+
+
+def span_labels(span: jax.Array, duration: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns both clips [B] of the pair of highest IoU (`time_to_index`); of ties the first, row by row."""
+    spans = pair_spans(duration, mask)
+    real = jnp.triu(jnp.ones(spans.shape[1:3], bool))[None] & mask[:, :, None] & mask[:, None, :]
+    overlap = jnp.where(real, iou(spans, span[:, None, None]), -1.0)
+    best = overlap.reshape(overlap.shape[0], -1).argmax(-1)
+    return best // mask.shape[1], best % mask.shape[1]
+
+
+def highlight_labels(first: jax.Array, last: jax.Array, mask: jax.Array, extension: float) -> jax.Array:
+    """Returns [B,T] bool, clips of the extended moment cut to the video (official `train_collate_fn`)."""
+    extra = jnp.round(extension * (last - first + 1)).astype(jnp.int32)  # halves to even, as Python
+    clip = jnp.arange(mask.shape[1])[None, :]
+    return (clip >= (first - extra)[:, None]) & (clip <= (last + extra)[:, None]) & mask
+
+
+# Logits of the clips, and moments.
+
+
+def clip_logits(x: jax.Array, mask: jax.Array, name: str) -> jax.Array:
+    """Returns logits [B,T] of clips [B,T,F] by a linear layer `name`, `MASKED` where the mask is False."""
+    logits = xavier_linear(1, x.astype(jnp.float32), jnp.float32, name)[..., 0]
+    return jnp.where(mask, logits, MASKED)
+
+
+def boundary_logits(
+    states: jax.Array, clips: jax.Array, mask: jax.Array, dtype: jnp.dtype, name: str
+) -> jax.Array:
+    """Returns logits [B,T] of states [B,T,F] beside clips [B,T,F]; layers `name`_hidden and `name`_logit."""
+    hidden = jnp.concatenate([states, clips], axis=-1)
+    hidden = nn.relu(xavier_linear(clips.shape[-1], hidden, dtype, f"{name}_hidden"))
+    return clip_logits(hidden, mask, f"{name}_logit")
+
+
+def highlight_errors(logits: jax.Array, inside: jax.Array) -> jax.Array:
+    """Returns the cross-entropy [B,T] of logits and labels, twice as heavy inside (`HighLightLayer`)."""
+    return jnp.where(inside, 2.0, 1.0) * binary_cross_entropy(logits, inside)
+
+
+def pair_probabilities(start: jax.Array, end: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns products [B,T,T] of both softmaxes, and which are moments: start <= end, both real."""
+    start, end = masked_softmax(start, mask), masked_softmax(end, mask)
+    later = jnp.triu(jnp.ones((mask.shape[1],) * 2, bool))[None]
+    possible = later & mask[:, :, None] & mask[:, None, :]
+    return start[:, :, None] * end[:, None, :], possible
+
+
+def rank_pairs(start: jax.Array, end: jax.Array, duration: jax.Array, mask: jax.Array, keep: int) -> Moments:
+    """Returns the `keep` most probable moments of logits [B,T], all of them where it is 0."""
+    probability, possible = pair_probabilities(start, end, mask)
+    size, length = probability.shape[:2]
+    flat = (size, length * length)
+    return rank(
+        pair_spans(duration, mask).reshape(*flat, 2),
+        probability.reshape(flat),
+        possible.reshape(flat),
+        min(keep or flat[1], flat[1]),
+    )
+
+
+def explain_pairs(start: jax.Array, end: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns probabilities [B,T,T] of the pairs relative to the best, NaN where there is no moment."""
+    probability, possible = pair_probabilities(start, end, mask)
+    best = jnp.maximum(probability.max((1, 2)), 1e-30)[:, None, None]
+    return jnp.where(possible, probability / best, jnp.nan)
