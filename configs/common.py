@@ -106,6 +106,20 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     return config
 
 
+def bert_adam(config: ml_collections.ConfigDict) -> None:
+    """The optimizer of XML's line, and 100 epochs of 128 examples (official code: BertAdam and its options)."""
+    config.batch_size = 128
+    config.optimizer.name = "bert_adam"
+    config.optimizer.eps = 1e-6
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.no_decay = r".*bias|.*/(norm|output_norm)/scale"  # as there: not cross_norm
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.clip_each = True
+    config.optimizer.schedule = "linear"
+    config.optimizer.warmup = "1 epochs"
+    config.train_for = "100 epochs"
+
+
 def model_defaults(name: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     """`config.model`: the name of an architecture, and its hyper-parameters with the defaults of the class.
 

@@ -98,6 +98,17 @@ MAPS = {
     "jsonl": (32, (16, 8)),
 }
 
+# dataset -> clips that are kept as they are, and clips of the longest moment (0: any), of XML's line; ours.
+CLIPS = {
+    "activitynet_captions": (128, 0),
+    "activitynet_cd": (128, 0),
+    "activitynet_cg": (128, 0),
+    "tacos": (256, 128),
+    "didemo": (6, 0),
+    "tempo": (6, 0),
+}
+STREAMS = ("video", "subtitles")  # options that read one of two streams, of the data sets that have both
+
 # dataset -> words kept of a sentence. FVMR keeps 20; the longest sentence of Charades-STA has 11.
 _MAX_WORDS = {"charades_sta": 11, "charades_cd": 11, "charades_cg": 11}
 
@@ -203,3 +214,40 @@ def map_size(config: ml_collections.ConfigDict) -> None:
     config.model.num_clips, config.model.scale_layers = MAPS[config.dataset.name]
     if 256 % config.model.num_clips:
         config.input.num_clips = config.model.num_clips  # DiDeMo and TEMPO: one row per chunk
+
+
+def with_streams(options: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The options of the datasets, and `STREAMS` where a dataset has both."""
+    both = ("storyboard", "tvr")
+    return {name: (*own, *STREAMS) if name in both else own for name, own in options.items()}
+
+
+def streams(config: ml_collections.ConfigDict, options: tuple[str, ...]) -> None:
+    """Sets `config.model.streams`: the stream that the options name, else both."""
+    named = [option for option in options if option in STREAMS]
+    config.model.streams = named[0] if len(named) == 1 else "both"
+
+
+def corpus(config: ml_collections.ConfigDict) -> None:
+    """The protocol 'corpus', in batches of 64 queries."""
+    config.evaluation.protocol = "corpus"
+    config.evaluation.batch_size = 64
+
+
+def tvr_corpus(config: ml_collections.ConfigDict, options: tuple[str, ...]) -> None:
+    """TVR as XML's line reads and evaluates it: RoBERTa queries and subtitles, no NMS, the first 100."""
+    streams(config, options)
+    config.input.normalize = "resnet" in options or "i3d" in options  # resnet_i3d is two unit vectors
+    config.text.vectors = ""
+    config.text.features = "tvr_query_pretrained_w_sub_query.h5"
+    config.text.dim = 768
+    if config.model.streams == "video":
+        config.text.features = "tvr_query_pretrained_w_query.h5"
+    else:
+        config.dataset.streams.subtitles = ("tvr_sub_pretrained_w_sub_query_max_cl-1.5.h5", 768)
+    corpus(config)
+    config.evaluation.select_by = "VCMR-R@1,IoU=0.7"
+    config.evaluation.thresholds = (0.5, 0.7)
+    config.evaluation.nms_threshold = 1.0
+    config.evaluation.keep = 100
+    config.patience = 10

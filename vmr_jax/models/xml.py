@@ -27,33 +27,35 @@ mean of their cosines over the streams. With one stream the highest of a video i
 r, which takes the best clip of each stream.
 """
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError, unknown
-from vmr_jax.layers.attention import MASKED, MultiHeadAttention, masked_softmax
-from vmr_jax.layers.clips import clip_length
+from vmr_jax.errors import unknown
 from vmr_jax.layers.corpus import (
+    STREAMS,
+    ConvSE,
+    CrossAttention,
     InputProjection,
     LearnedPositions,
+    ModularPool,
+    PairRule,
     SelfAttention,
-    bert_init,
-    bert_norm,
-    ranked_negative,
+    clip_index,
+    clip_seconds,
+    compare_examples,
+    ranking_hinges,
+    span_labels,
+    stream_rows,
     video_scores,
 )
 from vmr_jax.layers.draws import draw_per_example
-from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.losses import position_cross_entropy
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.moments import rank
-from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Batch, Mean, Moments
 
 CARD = Card(
@@ -88,8 +90,6 @@ CARD = Card(
         "On `storyboard` the right video of 150 is among the first ten for 97.96% of the test queries.",
     ),
 )
-STREAMS = {"both": ("video", "subtitles"), "video": ("video",), "subtitles": ("subtitles",)}
-_GRID = 1e-4  # clips; a moment that ends on the grid must not reach into the next clip by rounding
 
 
 @struct.dataclass
@@ -105,7 +105,7 @@ class Encoded:
 class Outputs:
     """Logits in the query's own video, and the vectors that are compared with other examples of the batch."""
 
-    start: jax.Array  # [B,T] float32, `MASKED` at padding
+    start: jax.Array  # [B,T] float32, -1e30 at padding
     end: jax.Array  # [B,T]
     queries: jax.Array  # [B,Z,F] float32
     retrieval: jax.Array  # [B,Z,T,F]
@@ -224,7 +224,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
     def _videos(self, batch: Batch, train: bool) -> Encoded:
         index, mask = batch.example_index, batch.video_mask
         first = {}
-        for name, rows in self._rows(batch).items():
+        for name, rows in stream_rows(batch, self.streams, "XML").items():
             x = self.inputs[name](rows.astype(self.dtype), index, train)
             x = self.clip_positions(x, index, train)
             first[name] = self.first[name](x, mask, index, train)
@@ -240,19 +240,6 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
                 second[name] = self.third[name](x, mask, index, train)
         retrieval = jnp.stack(list(first.values()), axis=1).astype(jnp.float32)
         return Encoded(l2_normalize(retrieval), jnp.stack(list(second.values()), axis=1), mask)
-
-    def _rows(self, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the rows of each stream, [B,T,D] or [B,T,W]."""
-        rows = {"video": batch.video}
-        if self.streams != "video":
-            if batch.subtitles is None:
-                raise UserError(
-                    "XML reads subtitles, and this batch has none. Choose a data set that has them, or set "
-                    "config.model.streams='video'."
-                )
-            said = jnp.where(batch.subtitle_mask[..., None], batch.subtitles, 0.0)
-            rows["subtitles"] = l2_normalize(said)
-        return {name: rows[name] for name in STREAMS[self.streams]}
 
     def _start_end(self, queries: jax.Array, videos: Encoded) -> tuple[jax.Array, jax.Array]:
         """Returns logits [B,T] of queries [B,Z,F] in their videos (official `get_merged_st_ed_prob`)."""
@@ -271,10 +258,16 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
     # Losses.
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Cross-entropy of 'start' and 'end'; the own 'video' and the own 'query' before another, as hinge."""
+        """Cross-entropy of 'start' and 'end'; the own 'video' and the own 'query' before another, as hinge.
+
+        Source of the last two: official `get_video_level_loss`, over the examples of all devices.
+        """
         start, end = self._labels(batch)
-        behind_video, behind_query, ranked = self._behind(outputs, batch, epoch)
+        compared = compare_examples(outputs.queries, outputs.retrieval, batch)
+        pool = jnp.where(epoch < self.hard_epoch, compared.others.shape[1], self.hard_pool)
+        behind_video, behind_query = ranking_hinges(compared, outputs.draws, self.margin, pool)
         real = batch.example_mask
+        ranked = real & compared.others.any(-1)
         return {
             "start": Mean.of(position_cross_entropy(outputs.start, start), real, self.span_weight),
             "end": Mean.of(position_cross_entropy(outputs.end, end), real, self.span_weight),
@@ -283,30 +276,11 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         }
 
     def _labels(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        seconds = clip_seconds(batch.duration, batch.video_mask, self.clip_seconds)
+        seconds = self._clip_seconds(batch.duration, batch.video_mask)
         return span_labels(batch.span / seconds[:, None], batch.video_mask.sum(-1), self.late_end)
 
-    def _behind(self, outputs: Outputs, batch: Batch, epoch: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns [B] hinge of a negative video, [B] of a negative query, and the mask [B] of rows with any.
-
-        Source: official `get_video_level_loss`, over the examples of all devices.
-        """
-        own = (outputs.queries, outputs.retrieval, batch.video_mask, batch.example_index, batch.example_mask)
-        queries, videos, mask, index, real = gather_examples(own)
-        same = (batch.example_index[:, None] == index[None, :]) & real[None, :]
-        others = ~same & real[None, :]
-        pool = jnp.where(epoch < self.hard_epoch, others.shape[1], self.hard_pool)
-        of_videos = video_scores(outputs.queries, videos, mask)
-        of_queries = video_scores(
-            queries, outputs.retrieval, batch.video_mask
-        ).T  # [B,B'], rows are local videos
-
-        def hinge(scores, draws):
-            positive = jnp.where(same, scores, 0.0).sum(-1)
-            return nn.relu(self.margin + ranked_negative(scores, others, draws, pool) - positive)
-
-        ranked = batch.example_mask & others.any(-1)
-        return hinge(of_videos, outputs.draws[:, 0]), hinge(of_queries, outputs.draws[:, 1]), ranked
+    def _clip_seconds(self, duration: jax.Array, mask: jax.Array) -> jax.Array:
+        return clip_seconds(duration, mask, self.clip_seconds)
 
     # Inference.
 
@@ -333,159 +307,23 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
 
         Filling rows of the batch have an all-False mask.
         """
-        retrieval = self._videos(batch, train=False).retrieval  # [B,Z,T,F]
-        vectors = retrieval.transpose(0, 2, 1, 3).reshape(*batch.video_mask.shape, -1)
-        clip = jnp.arange(batch.video_mask.shape[1])
-        seconds = clip_seconds(batch.duration, batch.video_mask, self.clip_seconds)[:, None, None]
-        spans = jnp.stack([clip, clip + 1], axis=-1)[None] * seconds
-        real = batch.video_mask & batch.example_mask[:, None]
-        return vectors, jnp.minimum(spans, batch.duration[:, None, None]), real
+        seconds = self._clip_seconds(batch.duration, batch.video_mask)
+        return clip_index(self._videos(batch, train=False).retrieval, batch, seconds)
 
     def encode_query(self, batch: Batch) -> jax.Array:
         """Returns vectors [B,Z F]; the dot product with a clip is the mean cosine over the streams."""
         queries = l2_normalize(self._queries(batch, train=False))
         return queries.reshape(len(queries), -1) / queries.shape[1]
 
+    @property
+    def _rule(self) -> PairRule:
+        return PairRule(self.shortest, self.longest)
+
     def _moments(self, start, end, mask, duration) -> Moments:
         """Returns the best pairs of start and end, of `shortest` to `longest` clips, in seconds."""
-        first, last, scores, possible = self._pairs(start, end, mask)
-        seconds = clip_seconds(duration, mask, self.clip_seconds)[:, None, None]
-        spans = jnp.stack([first, last + 1], axis=-1).reshape(1, -1, 2) * seconds
-        spans = jnp.minimum(spans, duration[:, None, None])
-        flat = (scores.shape[0], -1)
-        return rank(spans, scores.reshape(flat), possible.reshape(flat), self.keep)
-
-    def _pairs(self, start, end, mask):
-        """Returns first and last clips [T,P], their log-probabilities and whether they are moments [B,T,P]."""
-        length = mask.shape[1]
-        more = jnp.arange(self.shortest - 1, self.longest or length)  # clips after the first, P of them
-        first = jnp.broadcast_to(jnp.arange(length)[:, None], (length, more.shape[0]))
-        last = first + more[None, :]
-        reached = jnp.minimum(last, length - 1)
-        scores = jax.nn.log_softmax(start)[:, :, None] + jax.nn.log_softmax(end)[:, reached]
-        possible = mask[:, :, None] & mask[:, reached] & (last < length)[None]
-        return first, last, scores, possible
+        seconds = self._clip_seconds(duration, mask)
+        return self._rule.moments(start, end, mask, duration, seconds, self.keep)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns the probability of every moment relative to the best: 'map' [B,T,T]."""
-        mask = batch.video_mask
-        clip = jnp.arange(mask.shape[1])
-        clips = clip[None, :] - clip[:, None] + 1
-        possible = (clips >= self.shortest) & (clips <= (self.longest or mask.shape[1]))
-        possible = possible[None] & mask[:, :, None] & mask[:, None, :]
-        scores = jax.nn.log_softmax(outputs.start)[:, :, None] + jax.nn.log_softmax(outputs.end)[:, None, :]
-        best = jnp.where(possible, scores, MASKED).max((1, 2), keepdims=True)
-        return {"map": jnp.where(possible, jnp.exp(jnp.minimum(scores - best, 0.0)), jnp.nan)}
-
-
-# Layers.
-
-
-class ModularPool(nn.Module):
-    """Pools the words once for each stream, with learned attention (official `get_modularized_queries`).
-
-    Parameter: logits [F,Z].
-
-    Attributes:
-      streams: Z, number of streams.
-    """
-
-    streams: int
-
-    @nn.compact
-    def __call__(self, words: jax.Array, mask: jax.Array) -> jax.Array:
-        """Returns [B,Z,F] float32 of words [B,L,F] with mask [B,L]."""
-        words = words.astype(jnp.float32)
-        logits = nn.Dense(self.streams, use_bias=False, kernel_init=bert_init, name="logits")(words)
-        return jnp.einsum("blz,blf->bzf", masked_softmax(logits, mask[..., None], axis=1), words)
-
-
-class CrossAttention(nn.Module):
-    """Attention of one stream to another of the same clips, without an output layer; sum and layer norm.
-
-    Parameters: attention, cross_norm.
-
-    Attributes:
-      features: F, width of the result, a multiple of `heads`.
-      heads: number of attention heads.
-      dropout: dropout rate of the attention weights.
-      dtype: number format of the computation.
-      padding_sees_all: whether padded clips attend to every clip, padded ones too (the official code of XML);
-        else to the real ones.
-    """
-
-    features: int
-    heads: int
-    dropout: float = 0.1
-    dtype: jnp.dtype = jnp.float32
-    padding_sees_all: bool = False
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, other: jax.Array, mask: jax.Array, example_index: jax.Array, train: bool
-    ) -> jax.Array:
-        """Returns [B,T,F] of a stream [B,T,F], the other stream [B,T,F] and the mask [B,T] of both."""
-        chex.assert_equal_shape([x, other])
-        attention = MultiHeadAttention(
-            self.features, self.heads, self.dropout, kernel_init=bert_init, dtype=self.dtype, name="attention"
-        )
-        y = attention(x, other, mask, example_index, train)
-        if self.padding_sees_all:
-            every = attention(x, other, jnp.ones_like(mask), example_index, train)
-            y = jnp.where(mask[..., None], y, every)
-        return bert_norm(x + y, self.dtype, "cross_norm")
-
-
-class ConvSE(nn.Module):
-    """Logits of the first and the last clip: two convolutions over the similarity of query and clips.
-
-    Parameters: start, end (kernels [kernel,1,1], without bias).
-
-    Attributes:
-      kernel: number of clips that a logit sees, odd.
-      mask_similarity: whether the similarity of padded clips is read as 0, like what is beyond the last one.
-        The official code of XML reads it as it is, and so depends on the padding.
-    """
-
-    kernel: int = 5
-    mask_similarity: bool = True
-
-    @nn.compact
-    def __call__(self, similarity: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns logits [B,T] of start and end, float32, of a similarity [B,T]; `MASKED` at padding."""
-        chex.assert_equal_shape([similarity, mask])
-        similarity = similarity.astype(jnp.float32)
-        if self.mask_similarity:
-            similarity = jnp.where(mask, similarity, 0.0)
-
-        def logits(name):
-            conv = nn.Conv(1, (self.kernel,), use_bias=False, kernel_init=torch_default_kernel, name=name)
-            return jnp.where(mask, conv(similarity[..., None])[..., 0], MASKED)
-
-        return logits("start"), logits("end")
-
-
-# The grid of clips.
-
-
-def clip_seconds(duration: jax.Array, mask: jax.Array, seconds: float) -> jax.Array:
-    """Returns the length [B] of a clip, of videos [B] in seconds with real clips `mask` [B,T].
-
-    It is `seconds`; the clips of a video that is longer by more than one clip were averaged and cover it. With
-    `seconds` = 0 they always cover it.
-    """
-    count, covering = jnp.maximum(mask.sum(-1), 1), clip_length(duration, mask)
-    return jnp.where(duration > (count + 1) * seconds, covering, seconds) if seconds else covering
-
-
-def span_labels(span: jax.Array, count: jax.Array, late_end: bool) -> tuple[jax.Array, jax.Array]:
-    """Returns clips [B] to learn as start and end, of moments [B,2] in clips and the number of clips [B].
-
-    The start is the clip in which the moment starts. The end is the clip in which it ends, or with `late_end`
-    the one after it, as in the official code (`get_st_ed_label`).
-    """
-    last = count - 1
-    start = jnp.floor(span[:, 0] + _GRID).astype(jnp.int32)
-    end = jnp.ceil(span[:, 1] - _GRID).astype(jnp.int32)
-    start = jnp.clip(start, 0, last)
-    return start, jnp.clip(end if late_end else end - 1, start, last)
+        return {"map": self._rule.picture(outputs.start, outputs.end, batch.video_mask)}

@@ -7,7 +7,8 @@ pooling without modular attention.
 
 from typing import Any
 
-from vmr_jax.torch_import import Entry, Shapes, kernel, linear, norm, size
+from vmr_jax.torch_import import Entry, Shapes, kernel, linear, size
+from vmr_jax.torch_import.corpus import cross_attention, input_projection, positions, self_attention
 
 _STREAMS = {"video": "video", "sub": "subtitles"}  # their name -> ours
 
@@ -58,10 +59,10 @@ def entries(shapes: Shapes) -> list[Entry]:
     fields, widths, streams = hyper_parameters(shapes), inputs(shapes), _streams(shapes)
     features = fields["features"]
     found = [
-        *_input("query_input_proj", "query_input", widths["query_vectors"], features),
-        *_positions(_POSITIONS["max_words"], "query_positions", fields["max_words"], features),
-        *_self_attention("query_encoder", "query_encoder", features),
-        *_positions(_POSITIONS["max_clips"], "clip_positions", fields["max_clips"], features),
+        *input_projection("query_input_proj", "query_input", widths["query_vectors"], features),
+        *positions(_POSITIONS["max_words"], "query_positions", fields["max_words"], features),
+        *self_attention("query_encoder", "query_encoder", features),
+        *positions(_POSITIONS["max_clips"], "clip_positions", fields["max_clips"], features),
         Entry(
             "modular_vector_mapping.weight",
             "params/pool/logits/kernel",
@@ -81,42 +82,11 @@ def entries(shapes: Shapes) -> list[Entry]:
 
 def _stream(key: str, name: str, width: int, features: int, crosses: bool) -> list[Entry]:
     found = [
-        *_input(f"{key}_input_proj", f"inputs_{name}", width, features),
-        *_self_attention(f"{key}_encoder1", f"first_{name}", features),
-        *_self_attention(f"{key}_encoder2", f"second_{name}", features),
+        *input_projection(f"{key}_input_proj", f"inputs_{name}", width, features),
+        *self_attention(f"{key}_encoder1", f"first_{name}", features),
+        *self_attention(f"{key}_encoder2", f"second_{name}", features),
         *linear(f"{key}_query_linear", f"params/query_linear_{name}", (features, features)),
     ]
     if not crosses:
-        return found + _self_attention(f"{key}_encoder3", f"third_{name}", features)
-    return [
-        *found,
-        *_heads(f"{key}_cross_att", f"params/cross_{name}/attention", features),
-        *norm(f"{key}_cross_layernorm", f"params/cross_{name}/cross_norm", features),
-    ]
-
-
-def _input(key: str, name: str, width: int, features: int) -> list[Entry]:
-    return [
-        *norm(f"{key}.LayerNorm", f"params/{name}/norm", width),
-        *linear(f"{key}.net.1", f"params/{name}/linear", (features, width)),
-    ]
-
-
-def _positions(key: str, name: str, positions: int, features: int) -> list[Entry]:
-    return [
-        Entry(f"{key}.position_embeddings.weight", f"params/{name}/table", (positions, features)),
-        *norm(f"{key}.LayerNorm", f"params/{name}/norm", features),
-    ]
-
-
-def _self_attention(key: str, name: str, features: int) -> list[Entry]:
-    return [
-        *_heads(f"{key}.self", f"params/{name}/attention", features),
-        *linear(f"{key}.output.dense", f"params/{name}/output", (features, features)),
-        *norm(f"{key}.output.LayerNorm", f"params/{name}/output_norm", features),
-    ]
-
-
-def _heads(key: str, path: str, features: int) -> list[Entry]:
-    square = (features, features)
-    return [e for part in ("query", "key", "value") for e in linear(f"{key}.{part}", f"{path}/{part}", square)]
+        return found + self_attention(f"{key}_encoder3", f"third_{name}", features)
+    return found + cross_attention(key, f"cross_{name}", features)
