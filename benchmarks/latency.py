@@ -20,17 +20,15 @@ import dataclasses
 import functools
 import importlib
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags, logging
+from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 from stages import QUERY, VIDEO, Stages, split
@@ -214,17 +212,6 @@ def measured(function: Callable, *args) -> Stage:
 def _figure(x: float) -> str:
     """Three digits."""
     return f"{x:.3g}" if x < 100 else f"{x:,.0f}"
-
-
-def describe_machine() -> str:
-    """Device, processor, cores and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    device = jax.devices()[0]
-    return (
-        f"{device.device_kind} ({device.platform}), {processor}, {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}, jax {jax.__version__}"
-    )
 
 
 if __name__ == "__main__":

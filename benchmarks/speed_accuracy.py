@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 from figure import METRIC, Row, best_published, line, of_variant, picture
-from latency import TooLarge, describe_machine, measured, of_queries, opened
+from latency import TooLarge, measured, of_queries, opened
+from machine import describe_machine
 
 from vmr_jax import published
 

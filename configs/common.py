@@ -14,6 +14,8 @@ from vmr_jax import models
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.text import tokenize
 
+COMPILATION_CACHE = "~/.cache/vmr_jax/compiled"
+
 
 def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     """Everything that does not depend on the dataset.
@@ -32,6 +34,7 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     config.checkpoint_every = "10 minutes"  # beside those after each evaluation; '0 minutes': those alone
     config.log_every = "10 steps"
     config.patience = 0  # evaluations without a better one before stopping; 0: never
+    config.compilation_cache = COMPILATION_CACHE  # folder of programs, for the next start; '': none
     config.tensorboard = False  # events of losses and metrics in WORKDIR/tensorboard
     config.profile = False  # a trace of ten steps in WORKDIR/profile
     config.note = ""

@@ -18,8 +18,11 @@ import hashlib
 import logging
 import math
 import os
+import platform
 import re
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +42,8 @@ _MODES_OF_HOSTS = ("train", "evaluate")  # of launch.py; the others are for one 
 # after an error of one, and then the others should soon know.
 _LEAVE_SECONDS = 20
 _LONGEST = 2000  # bytes of a message between hosts
+_PROGRAM_BYTES = 2 * 2**30  # of all compiled programs that are kept
+_WORTH_KEEPING = 0.1  # seconds that a program takes to compile at least
 _NO_BACKEND = re.compile(
     r"(?i)unable to initialize backend|unknown backend|no (visible )?\w+ (devices|backend)"
 )
@@ -185,6 +190,36 @@ class Parallel:
         """Compiles `function(query, shard) -> tree` for every shard; calls return numpy [devices,...]."""
         mapped = jax.pmap(function, in_axes=(None, 0), devices=self.devices)
         return lambda query, shards: jax.tree.map(np.asarray, mapped(query, shards))
+
+
+def keep_programs(folder: str) -> None:
+    """Keeps compiled programs in a folder, so that the next start of the same computation is not slow.
+
+    Each kind of processor has a subfolder, for what was compiled for one may not run on another that shares
+    the folder. Programs that were not used for longest are dropped above two gigabytes. Nothing is done where
+    JAX has a cache already (JAX_COMPILATION_CACHE_DIR), or where the folder cannot be written.
+
+    Args:
+      folder: config.compilation_cache; '' keeps nothing.
+    """
+    if not folder or getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009  not in its type
+        return
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        kind = "\n".join(line for line in described if line.startswith(("model name", "flags", "Features")))
+    except OSError:
+        kind = platform.processor()
+    name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:16]
+    place = Path(folder).expanduser() / name
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        log.info("Compiled programs are not kept: %s cannot be written (%s)", place, error.strerror or error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_compilation_cache_max_size", _PROGRAM_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
 def _available() -> list[jax.Device]:

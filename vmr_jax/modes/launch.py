@@ -4,7 +4,7 @@ import importlib
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,10 +115,26 @@ def main(argv: list[str]) -> None:
     else:
         config = read_config(*config_file(FLAGS.config))
     config, given, _ = overridden(config, rest)
+    parallel.keep_programs(_program_folder(config, FLAGS.config is None, given))
     workdir = Path(FLAGS.workdir or default_workdir(config)).expanduser()
     if FLAGS.mode == "score":
         values |= {"given": given, "of_run": FLAGS.config is None}
     _function(module, function)(config, workdir, **values)
+
+
+def _program_folder(config: Any, of_run: bool, given: Collection[str]) -> str:
+    """Where compiled programs are kept. What a run's folder says is not followed: a program is code.
+
+    Args:
+      config: of the command.
+      of_run: whether it is of a run's folder, which may be a stranger's.
+      given: fields that the command sets.
+    """
+    from vmr_jax.configs.common import COMPILATION_CACHE
+
+    if of_run and "compilation_cache" not in given:
+        return COMPILATION_CACHE
+    return config.get("compilation_cache", "")
 
 
 def _function(module: str, function: str) -> Any:

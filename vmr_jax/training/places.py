@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 
 from vmr_jax.config import config_as_dict
 
-_FOLDERS = ("dataset.manual_dir", "dataset.data_dir", "text.encoder_dir")
+_FOLDERS = ("dataset.manual_dir", "dataset.data_dir", "text.encoder_dir", "compilation_cache")
 _FILES = ("text.vectors", "text.vocabulary", "text.features", "text.sentence_features")
 _BELOW = ("dataset.features", "dataset.split_file", "dataset.extra_queries")  # of the folder of the dataset
 
@@ -37,8 +37,9 @@ def stored_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The config as a run keeps it: with paths that hold from every folder."""
     document = config_as_dict(config)
     for field in (*_FOLDERS, *_FILES):
-        part, _, name = field.partition(".")
-        value = document[part].get(name)
+        part, _, name = field.rpartition(".")
+        holder = document[part] if part else document
+        value = holder.get(name)
         if value and not value.startswith("~") and Path(value).exists():
-            document[part][name] = str(Path(value).absolute())
+            holder[name] = str(Path(value).absolute())
     return document

@@ -1,0 +1,311 @@
+"""Every architecture on the same real features, by one protocol: the Charades-STA CLIP re-split.
+
+    python benchmarks/real.py --data=DIR --vectors=GLOVE --folder=runs/real
+        DIR is the folder of Charades-STA with CLIP features and the files of the split (docs/data.md), GLOVE
+        the file of GloVe 6B 300d. Some nine hours on two CPU cores, at the lowest priority; started again, it
+        goes on where it was.
+    python benchmarks/real.py --data=DIR --vectors=GLOVE --models=fvmr,two_d_tan
+
+Each architecture takes as many steps as fit into `--minutes` of CPU time, twice on seed 0: at the learning rate
+of its config for the test bed, and at a third of it. The better one by mean IoU on the validation split is
+evaluated on test, once; the `--repeat` best architectures, and those of ALWAYS, are trained with seeds 1 and 2
+too. A finished run is one line of `--results`; the sizes are those of benchmarks/real_config.py.
+"""
+
+import csv
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import flax
+import jax
+from absl import app, flags, logging
+from machine import describe_machine
+from real_config import get_config
+
+import vmr_jax as vmr
+from vmr_jax.errors import UserError
+from vmr_jax.models import architectures
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data", None, "Folder of Charades-STA with the features, the split and the extra queries.")
+flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.")
+flags.DEFINE_string("folder", "runs/real", "Gets a folder for each run.")
+flags.DEFINE_string("results", "results/charades_clip.csv", "Gets a line for each finished run.")
+flags.DEFINE_list("models", [], "Architectures; none given: all of them.")
+flags.DEFINE_float("minutes", 10.0, "CPU minutes of a run at most.")
+flags.DEFINE_integer("repeat", 10, "Number of the best architectures that are trained with three seeds.")
+flags.mark_flags_as_required(["data", "vectors"])
+
+ROOT = Path(__file__).resolve().parents[1]
+RATES = (1.0, 1 / 3)  # times the learning rate of the config
+ALWAYS = ("fvmr", "vdi", "fian")  # trained with three seeds whatever their rank
+EVALUATIONS = 6  # of a run
+PROBE = 60  # steps whose CPU time is measured
+METRICS = {f"r{n}_iou0{m}": f"R@{n},IoU=0.{m}" for n in (1, 5) for m in (3, 5, 7)} | {"miou": "mIoU"}
+SANITY = {"blind": "blind (no video)", "shuffled": "shuffled video"}
+COLUMNS = (
+    "row", "split", "seed", "learning_rate", "steps", *METRICS,
+    *(f"{name}_r1_iou0{m}" for name in SANITY for m in (5, 7)), "uses_video",
+    "parameters", "cpu_minutes", "command", "commit", "versions", "machine",
+)  # fmt: skip
+
+
+class Run(NamedTuple):
+    """A training run."""
+
+    model: str
+    seed: int
+    rate: float  # learning rate
+    steps: int
+
+    @property
+    def workdir(self) -> Path:
+        """Its folder."""
+        return Path(FLAGS.folder) / f"{self.model}_{self.seed}_{self.rate:.2e}"
+
+    def settings(self, data: str, vectors: str) -> list[str]:
+        """The flags of launch.py, `data` and `vectors` in place of the user's own files."""
+        every = max(1, self.steps // EVALUATIONS)
+        return [
+            f"--config=benchmarks/real_config.py:{self.model}",
+            f"--config.dataset.manual_dir={data}",
+            f"--config.text.vectors={vectors}",
+            f"--config.optimizer.learning_rate={self.rate:.2e}",
+            f"--config.train_for={self.steps} steps",
+            f"--config.evaluate_every={every} steps",
+            f"--config.seed={self.seed}",
+        ]
+
+
+def main(_):
+    """Chooses rates, evaluates, repeats the best."""
+    logging.set_verbosity(logging.WARNING)
+    os.nice(19)
+    os.chdir(ROOT)
+    models = FLAGS.models or architectures()
+    for model in models:
+        choose(model)
+        evaluate(best(model))
+    ranked = sorted(models, key=lambda model: float(chosen(model)["miou"]), reverse=True)
+    for model in dict.fromkeys([*ranked[: FLAGS.repeat], *(m for m in ALWAYS if m in models)]):
+        for seed in (1, 2):
+            run = best(model)._replace(seed=seed)
+            if not rows(model, "test", seed):
+                minutes = train(run)
+                evaluate(run, minutes)
+
+
+# --- the stages ---------------------------------------------------------------------------------------------
+
+
+def choose(model: str) -> None:
+    """Trains once at each learning rate, and writes what the validation split says."""
+    base = get_config(model).optimizer.learning_rate
+    done = {row["learning_rate"]: row for row in rows(model, "val")}
+    steps = next((int(row["steps"]) for row in done.values()), 0)
+    for times in RATES:
+        rate = base * times
+        if f"{rate:.2e}" in done:
+            continue
+        steps = steps or affordable_steps(model, base)
+        run = Run(model, 0, rate, steps)
+        write(run, "val", train(run))
+
+
+def best(model: str) -> Run:
+    """The run of seed 0 that the validation split prefers."""
+    row = chosen(model)
+    return Run(model, 0, float(row["learning_rate"]), int(row["steps"]))
+
+
+def chosen(model: str) -> dict[str, str]:
+    """Its line."""
+    return max(rows(model, "val"), key=lambda row: float(row["miou"]))
+
+
+def evaluate(run: Run, minutes: float | None = None) -> None:
+    """Reads the test split, once, and writes its line; the trivial rows too where they are not there."""
+    if rows(run.model, "test", run.seed):
+        return
+    launch(["--mode=evaluate", f"--workdir={run.workdir}", "--config.evaluation.splits=('test',)"])
+    if minutes is None:
+        minutes = float(chosen(run.model)["cpu_minutes"])
+    write(run, "test", minutes)
+    for row in results(run, "test"):
+        if row["kind"] == "trivial" and not rows(row["name"], "test"):
+            append({"row": row["name"], "split": "test", **metrics(row), **origin(run)})
+
+
+def train(run: Run) -> float:
+    """Trains, or goes on; returns CPU minutes."""
+    settings = run.settings(FLAGS.data, FLAGS.vectors)
+    return launch([*settings, "--config.evaluation.splits=('val',)", f"--workdir={run.workdir}"]) / 60
+
+
+def affordable_steps(model: str, rate: float) -> int:
+    """How many steps fit into `--minutes` of CPU time, in hundreds: from a short run, which is measured."""
+    probe = Run(model, 0, rate, PROBE)
+    workdir = probe.workdir.with_name(f"{model}_probe")
+    settings = [*probe.settings(FLAGS.data, FLAGS.vectors), f"--config.evaluate_every={PROBE} steps"]
+    extra = ["--config.evaluation.splits=('val',)", "--config.evaluation.sanity=()", f"--workdir={workdir}"]
+    seen: list[tuple[int, float]] = []  # (step, CPU seconds)
+    total = launch([*settings, *extra], lambda pid: seen.append((last_step(workdir), cpu_seconds(pid))))
+    step, begin, end = costs(seen, total)
+    print(f"{model}: {step:.2f} CPU s a step, {begin:.0f} to begin, {end:.0f} to evaluate and end", flush=True)
+    left = 60 * FLAGS.minutes - begin - EVALUATIONS * end / 2
+    return max(100, int(left / step) // 100 * 100)
+
+
+def costs(seen: list[tuple[int, float]], total: float) -> tuple[float, float, float]:
+    """CPU seconds of a step, of everything before the first logged one, and of everything after the last.
+
+    Args:
+      seen: (last logged step, CPU seconds so far), in the order of time.
+      total: CPU seconds of the whole run of `PROBE` steps.
+    """
+    logged = {}
+    for step, spent in seen:
+        logged.setdefault(step, spent)  # when it was first seen
+    steps = sorted(step for step in logged if step > 0)
+    if len(steps) < 2:
+        raise UserError(
+            f"The run of {PROBE} steps logged fewer than two of them while it was watched, so a step cannot be "
+            "timed. Set PROBE in benchmarks/real.py higher."
+        )
+    first, last = steps[0], steps[-1]
+    return (logged[last] - logged[first]) / (last - first), logged[first], total - logged[last]
+
+
+# --- processes ----------------------------------------------------------------------------------------------
+
+
+def launch(arguments: list[str], watch=None) -> float:
+    """Runs launch.py to its end and returns its CPU seconds; UserError where it fails.
+
+    Args:
+      arguments: of launch.py.
+      watch: called with the process's number, five times a second.
+    """
+    log = Path(FLAGS.folder) / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "launch.py", *arguments], stdout=output, stderr=subprocess.STDOUT
+        )
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG if watch else 0)
+            if pid:
+                break
+            watch(process.pid)
+            time.sleep(0.2)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(
+            f"python launch.py {shlex.join(arguments)} ended with status {process.returncode}; its last lines "
+            f"stand in {log}. Mend the cause and start this program again: it goes on from here."
+        )
+    return usage.ru_utime + usage.ru_stime
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def last_step(workdir: Path) -> int:
+    """The last step that the run has logged; 0 before the first."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+def rows(row: str, split: str, seed: int | None = None) -> list[dict[str, str]]:
+    """The lines of an architecture, or of a trivial answer, on a split."""
+    path = Path(FLAGS.results)
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        found = [line for line in csv.DictReader(file) if (line["row"], line["split"]) == (row, split)]
+    return [line for line in found if seed is None or line["seed"] == str(seed)]
+
+
+def results(run: Run, split: str) -> list[dict]:
+    """The rows of results.json."""
+    document = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
+    return document["splits"][split]["rows"]
+
+
+def metrics(row: dict) -> dict[str, str]:
+    """Columns of the metrics of a row of results.json, in percent."""
+    return {column: f"{row['metrics'][name]:.2f}" for column, name in METRICS.items()}
+
+
+def sanity(found: list[dict]) -> dict[str, str]:
+    """Columns of the blind and the shuffled pass, and whether both are worse beyond the paired 95% interval."""
+    by_name = {row["name"]: row for row in found}
+    columns = {
+        f"{short}_r1_iou0{m}": f"{by_name[name]['metrics'][f'R@1,IoU=0.{m}']:.2f}"
+        for short, name in SANITY.items()
+        for m in (5, 7)
+    }
+    worse = all(by_name[name]["lost"]["R@1,IoU=0.5"][0] > 0 for name in SANITY.values())
+    return {**columns, "uses_video": "yes" if worse else "no"}
+
+
+def write(run: Run, split: str, minutes: float) -> None:
+    """Appends the line of a run on a split."""
+    found = results(run, split)
+    (ours,) = (row for row in found if row["kind"] == "run")
+    params = vmr.load(run.workdir).variables["params"]
+    append(
+        {
+            "row": run.model,
+            "split": split,
+            "seed": run.seed,
+            "learning_rate": f"{run.rate:.2e}",
+            "steps": run.steps,
+            **metrics(ours),
+            **sanity(found),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "cpu_minutes": f"{minutes:.1f}",
+            **origin(run),
+        }
+    )
+
+
+def origin(run: Run) -> dict[str, str]:
+    """The command that repeats a run, and what it ran on."""
+    command = ["python", "launch.py", *run.settings("DIR", "glove.6B.300d.txt")]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    return {
+        "command": shlex.join(command),
+        "commit": commit.stdout.strip(),
+        "versions": f"jax {jax.__version__}, flax {flax.__version__}",
+        "machine": describe_machine(),
+    }
+
+
+def append(row: dict) -> None:
+    """Appends a line, on disk before the next run begins, and prints it."""
+    path = Path(FLAGS.results)
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(", ".join(f"{row.get(column, '')}" for column in COLUMNS[:14]), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,69 @@
+"""Every architecture on the same real features: the configs, the cost of a step, the lines of the results."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from vmr_jax.errors import UserError
+from vmr_jax.models import architectures
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The program; its flags are the program's alone."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import real as module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_every_architecture_has_a_config_of_the_real_features(real, name):
+    config = real.get_config(name)
+    assert config.dataset.feature_dim == 512 and config.text.dim == 300
+    assert config.evaluation.select_by == "mIoU" and config.optimizer.schedule == "cosine"
+    # Neither sentence vectors nor subtitles come with these files.
+    assert config.model.get("text") not in ("sentence", "distilbert", "clip")
+    assert not config.model.get("subtitles", False)
+
+
+def test_the_cost_of_a_step_is_the_slope_between_logged_ones(real):
+    # Step 10 is first seen after 30 CPU seconds, step 50 after 50: 20 seconds for 40 steps. The run ends at 57.
+    seen = [(0, 1.0), (0, 29.0), (10, 30.0), (10, 33.0), (30, 41.0), (50, 50.0), (50, 56.0)]
+    assert real.costs(seen, 57.0) == (0.5, 30.0, 7.0)
+    with pytest.raises(UserError, match="fewer than two"):
+        real.costs([(0, 1.0), (60, 9.0)], 10.0)
+
+
+def test_lines_are_appended_and_found_again(real, tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    holder = flags.FlagValues()
+    flags.DEFINE_string("results", str(path), "", flag_values=holder)
+    holder(["program"])
+    monkeypatch.setattr(real, "FLAGS", holder)
+    real.append({"row": "fvmr", "split": "val", "seed": 0, "miou": "33.10"})
+    real.append({"row": "fvmr", "split": "test", "seed": 1, "miou": "35.00"})
+    assert [row["miou"] for row in real.rows("fvmr", "val")] == ["33.10"]
+    assert not real.rows("fvmr", "test", 0) and real.rows("fvmr", "test", 1)
+    with path.open(encoding="utf-8", newline="") as file:
+        assert tuple(next(csv.reader(file))) == real.COLUMNS
+
+
+def test_a_run_uses_the_video_where_both_passes_without_it_are_worse(real):
+    def row(name, low):
+        metrics = {"R@1,IoU=0.5": 30.0, "R@1,IoU=0.7": 15.0}
+        return {"name": name, "metrics": metrics, "lost": {"R@1,IoU=0.5": [low, low + 4.0]}}
+
+    for lows, answer in (((0.1, 2.0), "yes"), ((-0.1, 2.0), "no"), ((1.0, 0.0), "no")):
+        found = [row(name, low) for name, low in zip(real.SANITY.values(), lows, strict=True)]
+        assert real.sanity(found) == {
+            "blind_r1_iou05": "30.00", "blind_r1_iou07": "15.00",
+            "shuffled_r1_iou05": "30.00", "shuffled_r1_iou07": "15.00", "uses_video": answer,
+        }  # fmt: skip
