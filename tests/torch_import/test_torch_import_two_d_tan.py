@@ -1,5 +1,6 @@
 """Official 2D-TAN checkpoints, against a PyTorch twin written from the paper, with random weights."""
 
+import argparse
 import sys
 
 import jax
@@ -206,8 +207,12 @@ def test_read_checkpoint(state, tmp_path):
     read = read_checkpoint(path)
     jax.tree.map(np.testing.assert_array_equal, load("two_d_tan", read), load("two_d_tan", state))
 
-    torch.save(make_twin("pool", "one scale"), path)  # a pickled module, not its state_dict
-    with pytest.raises(UserError, match=r"holds an object of the type references.two_d_tan.Twin, but"):
+    twin = make_twin("pool", "one scale")
+    torch.save(twin, path)  # a pickled module, not its state_dict
+    read = load("two_d_tan", read_checkpoint(path))
+    jax.tree.map(np.testing.assert_array_equal, read, load("two_d_tan", twin.state_dict()))
+    torch.save(argparse.Namespace(lr=1e-4), path)
+    with pytest.raises(UserError, match=r"holds an object of the type argparse.Namespace, but"):
         read_checkpoint(path)
     torch.save([torch.zeros(2)], path)
     with pytest.raises(UserError, match="holds an object of the type list"):

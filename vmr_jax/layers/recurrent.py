@@ -57,6 +57,7 @@ class _Direction(nn.Module):
       kernel_init: initialiser of both kernels; None: PyTorch's.
       bias_init: initialiser of the biases; None: PyTorch's.
       recurrent_bias: whether there is a second bias, that of the recurrent product.
+      use_bias: whether there are any.
     """
 
     cell: _Cell
@@ -66,6 +67,7 @@ class _Direction(nn.Module):
     kernel_init: Initializer | None
     bias_init: Initializer | None
     recurrent_bias: bool
+    use_bias: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -75,11 +77,12 @@ class _Direction(nn.Module):
         kernel_init, bias_init = self.kernel_init or uniform, self.bias_init or uniform
         input_kernel = self.param("input_kernel", kernel_init, (x.shape[-1], width))
         recurrent_kernel = self.param("recurrent_kernel", kernel_init, (self.features, width))
-        input_bias = self.param("input_bias", bias_init, (width,))
-        if self.recurrent_bias:
-            recurrent_bias = self.param("recurrent_bias", bias_init, (width,))
-        else:
-            recurrent_bias = jnp.zeros(width, jnp.float32)
+
+        def bias(name, present):
+            return self.param(name, bias_init, (width,)) if present else jnp.zeros(width, jnp.float32)
+
+        input_bias = bias("input_bias", self.use_bias)
+        recurrent_bias = bias("recurrent_bias", self.use_bias and self.recurrent_bias)
 
         def project(x, kernel, bias):
             """Products in `dtype`; gates and states are float32."""
@@ -110,6 +113,7 @@ class _Recurrent(nn.Module):
       kernel_init: initialiser of both kernels; None: PyTorch's.
       bias_init: initialiser of both biases; None: PyTorch's.
       recurrent_bias: whether there are two biases; else one, the input's, as in Caffe and TensorFlow.
+      use_bias: whether there are any.
     """
 
     features: int
@@ -120,6 +124,7 @@ class _Recurrent(nn.Module):
     kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     recurrent_bias: bool = True
+    use_bias: bool = True
 
     cell: ClassVar[_Cell]
 
@@ -133,7 +138,7 @@ class _Recurrent(nn.Module):
         """
         chex.assert_rank(x, 3)
         chex.assert_shape(mask, x.shape[:2])
-        start = (self.kernel_init, self.bias_init, self.recurrent_bias)
+        start = (self.kernel_init, self.bias_init, self.recurrent_bias, self.use_bias)
         for layer in range(self.layers):
             if layer and self.dropout and train:
                 x = Dropout(self.dropout, name=f"dropout_{layer}")(x, jnp.asarray(example_index), train)

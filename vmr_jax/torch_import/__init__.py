@@ -74,6 +74,11 @@ def linear(key: str, path: str, shape: tuple[int, ...], layout: Callable = kerne
     ]
 
 
+def left_out(key: str, shape: tuple[int, ...]) -> list[Entry]:
+    """Weight (of the official `shape`) and bias of a layer that the official code builds and does not use."""
+    return [Entry(f"{key}.weight", "", shape), Entry(f"{key}.bias", "", shape[:1])]
+
+
 def norm(key: str, path: str, features: int) -> list[Entry]:
     """Weight and bias of a layer normalisation."""
     return [
@@ -82,17 +87,29 @@ def norm(key: str, path: str, features: int) -> list[Entry]:
     ]
 
 
+def batch_norm(key: str, path: str, features: int) -> list[Entry]:
+    """All tensors of a batch normalisation; `path` has no collection. The counter of batches is left out."""
+    return [
+        *norm(key, f"params/{path}", features),
+        Entry(f"{key}.running_mean", f"batch_stats/{path}/mean", (features,)),
+        Entry(f"{key}.running_var", f"batch_stats/{path}/var", (features,)),
+        Entry(f"{key}.num_batches_tracked", "", ()),
+    ]
+
+
 def lstm(key: str, path: str, inputs: int, features: int, layers: int, directions: int = 1) -> list[Entry]:
     """All tensors of a torch.nn.LSTM that become those of `vmr_jax.layers.recurrent.LSTM`."""
     return _recurrent(4, key, path, inputs, features, layers, directions)
 
 
-def gru(key: str, path: str, inputs: int, features: int, layers: int, directions: int = 1) -> list[Entry]:
+def gru(
+    key: str, path: str, inputs: int, features: int, layers: int, directions: int = 1, use_bias: bool = True
+) -> list[Entry]:
     """All tensors of a torch.nn.GRU that become those of `vmr_jax.layers.recurrent.GRU`."""
-    return _recurrent(3, key, path, inputs, features, layers, directions)
+    return _recurrent(3, key, path, inputs, features, layers, directions, use_bias)
 
 
-def _recurrent(gates, key, path, inputs, features, layers, directions) -> list[Entry]:
+def _recurrent(gates, key, path, inputs, features, layers, directions, use_bias=True) -> list[Entry]:
     width, entries = gates * features, []
     for layer in range(layers):
         for direction in ("", "_reverse")[:directions]:
@@ -100,9 +117,12 @@ def _recurrent(gates, key, path, inputs, features, layers, directions) -> list[E
             entries += [
                 Entry(f"{key}.weight_ih_{theirs}", f"{ours}/input_kernel", (width, inputs), kernel),
                 Entry(f"{key}.weight_hh_{theirs}", f"{ours}/recurrent_kernel", (width, features), kernel),
-                Entry(f"{key}.bias_ih_{theirs}", f"{ours}/input_bias", (width,)),
-                Entry(f"{key}.bias_hh_{theirs}", f"{ours}/recurrent_bias", (width,)),
             ]
+            if use_bias:
+                entries += [
+                    Entry(f"{key}.bias_ih_{theirs}", f"{ours}/input_bias", (width,)),
+                    Entry(f"{key}.bias_hh_{theirs}", f"{ours}/recurrent_bias", (width,)),
+                ]
         inputs = directions * features
     return entries
 

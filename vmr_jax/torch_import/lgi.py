@@ -11,7 +11,6 @@ config.text.vectors with config.text.trainable=False:
     python -m vmr_jax.torch_import.lgi CHECKPOINT VOCABULARY.json WORDS.npz
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,19 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.files import read_json
-from vmr_jax.torch_import import Entry, Shapes, count, kernel, linear, lstm, read_checkpoint, size
+from vmr_jax.torch_import import (
+    Entry,
+    Shapes,
+    batch_norm,
+    count,
+    kernel,
+    left_out,
+    linear,
+    lstm,
+    read_checkpoint,
+    size,
+)
+from vmr_jax.torch_import.words import run_command, save_words
 
 SPECIAL = ("<PAD>", "<UNK>", "<S>", "<E>")  # the first rows; the last two occur in no query
 UNKNOWN = SPECIAL.index("<UNK>")
@@ -65,7 +76,7 @@ def entries(shapes: Shapes) -> list[Entry]:
     for n in range(phrases):
         found += _interaction(n, features, fields["local_kernel"])
     found += _attention("vti_fn.satt_fn", "params/aggregate" if phrases > 1 else "", *hidden)
-    found += _left_out("vti_fn.satt_fn.fc", (size(shapes, "vti_fn.satt_fn.fc.weight", 0), features))
+    found += left_out("vti_fn.satt_fn.fc", (size(shapes, "vti_fn.satt_fn.fc.weight", 0), features))
     for i in range(fields["global_layers"]):
         found += _non_local(f"vti_fn.global_fn.{i}", f"params/global_{i}", features)
     found += _attention("ta_reg_fn.tatt", "params/attention", *hidden)
@@ -105,19 +116,8 @@ def _interaction(n: int, features: int, kernel_size: int) -> list[Entry]:
     for layer, (conv, norm) in enumerate(((0, 1), (3, 4))):
         shape = (features, features, kernel_size)
         found.append(Entry(f"{block}.{conv}.weight", f"params/local_{n}/conv_{layer}/kernel", shape, kernel))
-        found += _batch_norm(f"{block}.{norm}", f"local_{n}/norm_{layer}", features)
+        found += batch_norm(f"{block}.{norm}", f"local_{n}/norm_{layer}", features)
     return found
-
-
-def _batch_norm(key: str, path: str, features: int) -> list[Entry]:
-    places = {
-        "weight": f"params/{path}/scale",
-        "bias": f"params/{path}/bias",
-        "running_mean": f"batch_stats/{path}/mean",
-        "running_var": f"batch_stats/{path}/var",
-    }
-    found = [Entry(f"{key}.{name}", place, (features,)) for name, place in places.items()]
-    return [*found, Entry(f"{key}.num_batches_tracked", "", ())]
 
 
 def _attention(key: str, path: str, hidden: int, features: int) -> list[Entry]:
@@ -127,10 +127,6 @@ def _attention(key: str, path: str, hidden: int, features: int) -> list[Entry]:
         Entry(f"{key}.{theirs}.weight", path and f"{path}/{ours}/kernel", shape, kernel)
         for theirs, (ours, shape) in layers.items()
     ]
-
-
-def _left_out(key: str, shape: tuple[int, ...]) -> list[Entry]:
-    return [Entry(f"{key}.weight", "", shape), Entry(f"{key}.bias", "", shape[:1])]
 
 
 def _non_local(key: str, path: str, features: int) -> list[Entry]:
@@ -196,13 +192,8 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) != 3:
         raise UserError("Use: python -m vmr_jax.torch_import.lgi CHECKPOINT VOCABULARY.json WORDS.npz")
     checkpoint, vocabulary, path = arguments
-    words, vectors = word_vectors(checkpoint, vocabulary)
-    np.savez(path, words=np.array(words), vectors=vectors)
-    print(f"{len(words)} words and their vectors of {vectors.shape[1]} numbers are in {path}.")
+    save_words(path, *word_vectors(checkpoint, vocabulary))
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

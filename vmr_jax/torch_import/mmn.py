@@ -6,7 +6,7 @@ that some versions of its library store.
 
 from typing import Any
 
-from vmr_jax.torch_import import Entry, Shapes, count, linear, norm, pointwise, size
+from vmr_jax.torch_import import Entry, Shapes, batch_norm, count, linear, norm, pointwise, size
 from vmr_jax.torch_import.text_encoders import distilbert_entries, distilbert_sizes
 
 _CLIPS, _CONVS, _DISTILBERT = "featpool.conv", "proposal_conv.convs", "text_encoder.bert."
@@ -43,7 +43,7 @@ def entries(shapes: Shapes) -> list[Entry]:
     for layer in range(fields["map_layers"]):
         shape = (features, features, kernel_size, kernel_size)
         found += linear(f"{_CONVS}.{layer}", f"params/map/convs/layer_{layer}", shape)
-        found += _batch_norm(f"proposal_conv.bn.{layer}", f"map/convs/norm_{layer}", features)
+        found += batch_norm(f"proposal_conv.bn.{layer}", f"map/convs/norm_{layer}", features)
     for name in ("iou", "contrastive"):
         path = f"params/map/spaces/{name.removesuffix('ive')}"
         found += linear(f"proposal_conv.conv1x1_{name}", path, (space, features, 1, 1), pointwise)
@@ -57,12 +57,3 @@ def _text(shapes: Shapes, space: int, width: int) -> list[Entry]:
     for head, name in ((1, "iou"), (2, "contrast")):
         found += linear(f"text_encoder.fc_out{head}", f"params/sentence_spaces/{name}", (space, width))
     return found
-
-
-def _batch_norm(key: str, path: str, features: int) -> list[Entry]:
-    return [
-        *norm(key, f"params/{path}", features),
-        Entry(f"{key}.running_mean", f"batch_stats/{path}/mean", (features,)),
-        Entry(f"{key}.running_var", f"batch_stats/{path}/var", (features,)),
-        Entry(f"{key}.num_batches_tracked", "", ()),
-    ]

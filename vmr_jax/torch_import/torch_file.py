@@ -3,7 +3,8 @@
 Such a file is a pickle and the numbers of its tensors. Since PyTorch 1.6 they are the entries of a zip archive,
 none of them compressed; before that they followed one another. A pickle is a program that may call any
 function. Here it may name the few that make tensors, NumPy's numbers and dictionaries; whatever else it names
-becomes an `Unread` object, which keeps its name, takes all that is done to it and does nothing.
+becomes an `Unread` object, which keeps its name, takes all that is done to it and does nothing. But of a whole
+model, which some programs save in place of its state_dict, the tensors by name are kept.
 
 Formats: pytorch.org/docs/stable/notes/serialization.html, and pickletools of Python's standard library.
 """
@@ -83,12 +84,24 @@ class Unread:
         return f"<unread {self.name}>"
 
 
+class _Object(Unread):
+    """An object while it is read: of a torch.nn.Module the tensors and parts by name."""
+
+    __slots__ = ("tensors",)
+
+    def __setstate__(self, state: Any) -> None:
+        parts = ("_parameters", "_buffers", "_modules")
+        if isinstance(state, Mapping) and all(isinstance(state.get(part), Mapping) for part in parts):
+            named = {name: x for part in parts for name, x in state[part].items()}
+            self.tensors = {name: x for name, x in named.items() if x is not None}
+
+
 def read_tensors(path: str | os.PathLike) -> Any:
     """Returns what a file holds that torch.save wrote: dictionaries, lists, numbers, texts and tensors.
 
     Tensors are numpy arrays of the type of their numbers (bfloat16: of jax.numpy), read-only views of the
-    file, which must stay as it is while they are used. Objects of other classes are `Unread`. PyTorch need not
-    be installed.
+    file, which must stay as it is while they are used. A whole model is a dictionary of its tensors, and of its
+    parts. Objects of other classes are `Unread`. PyTorch need not be installed.
 
     Raises:
       UserError: for a file that is missing, damaged or of another format, and for tensors that are not dense.
@@ -281,7 +294,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         path = f"{module}.{name}"
         if path not in self._known:
-            self._known[path] = type("Unread", (Unread,), {"__slots__": (), "name": path})
+            self._known[path] = type("Unread", (_Object,), {"__slots__": (), "name": path})
         return self._known[path]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -335,9 +348,10 @@ def _resolved(x: Any, content_of: Any, done: dict[int, Any]) -> Any:
         done[id(x)] = x.array(content_of(x.storage))
     elif isinstance(x, _NumpyArray):
         done[id(x)] = x if x.value is None else x.value
-    elif isinstance(x, dict):
+    elif isinstance(x, dict) or (isinstance(x, _Object) and hasattr(x, "tensors")):
         done[id(x)] = {}  # first, since it may hold itself
-        done[id(x)].update((key, _resolved(value, content_of, done)) for key, value in x.items())
+        named = x if isinstance(x, dict) else x.tensors
+        done[id(x)].update((key, _resolved(value, content_of, done)) for key, value in named.items())
     elif isinstance(x, list):
         done[id(x)] = []
         done[id(x)].extend(_resolved(value, content_of, done) for value in x)
