@@ -8,7 +8,7 @@ from applied import initial_variables
 
 from vmr_jax.kernels import map_convolution, use_kernels
 from vmr_jax.kernels.map_convolution import Band, band_height, bands, cropped, map_regions
-from vmr_jax.layers.map2d import MapConvs, candidate_mask, map_weights
+from vmr_jax.layers.map2d import CandidateConvs, MapConvs, candidate_mask, map_weights
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,32 @@ def test_equal_to_the_plain_form(num_clips, scale_layers, kernel, layers, normed
         np.testing.assert_array_equal, jax.tree.map(lambda p: p + 0.5 * (p.ndim == 1), plain), variables
     )
     close(found, run(module, variables, x, mask, real, train))
+
+
+def test_convolutions_of_candidates_are_those_of_the_plain_form_and_of_the_definition():
+    mask, x = candidate_mask(14, (6, 2, 1)), normal(0, 2, 14, 14, 3)
+    module, cells = CandidateConvs(4, 5, 2), mask[None, :, :, None]
+    params = initial_variables(module, 1, x, mask)["params"]
+
+    def value_and_gradients(apply):
+        y, pull = jax.vjp(jax.jit(apply), params, x)
+        return y, jax.jit(pull)(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    def definition(params, x):
+        x = x * cells
+        for layer in params.values():
+            names = ("NHWC", "HWIO", "NHWC")
+            y = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=names)
+            x = jax.nn.relu(y + layer["bias"][None, None, None]) * cells
+        return x
+
+    def apply(params, x):
+        return module.apply({"params": params}, x * cells, mask)
+
+    found = value_and_gradients(apply)
+    use_kernels(False)
+    close(found, value_and_gradients(lambda params, x: apply(params, x)))
+    close(found, value_and_gradients(definition))
 
 
 def test_the_plain_form_convolves_every_cell():

@@ -6,6 +6,8 @@ it, is computed once in numpy: masks are numpy arrays and static under jit.
 Letters beyond the usual: k side of a kernel, Z side of a map with its margin, in cells.
 """
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -14,7 +16,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.kernels import kernels_in_use
-from vmr_jax.kernels.map_convolution import in_bands
+from vmr_jax.kernels.map_convolution import convolve, in_bands
 from vmr_jax.kernels.max_pooling import span_maxima
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.layers.norm import MaskedBatchNorm
@@ -155,6 +157,12 @@ class StackedConvMap(nn.Module):
         )
 
 
+def check_kernel(kernel: int) -> None:
+    """Raises UserError for a kernel of a map convolution that has no middle."""
+    if kernel % 2 == 0:
+        raise UserError(f"The kernel of the map convolutions is {kernel}; it must be odd (the paper's: 5, 9).")
+
+
 def map_weights(mask: np.ndarray, kernel: int, layers: int) -> list[np.ndarray]:
     """Weights of the cells after each layer of `MapConvs`: float32 [Z,Z], the map and a margin around it.
 
@@ -164,8 +172,7 @@ def map_weights(mask: np.ndarray, kernel: int, layers: int) -> list[np.ndarray]:
 
     Raises UserError for an even kernel, which has no middle.
     """
-    if kernel % 2 == 0:
-        raise UserError(f"The kernel of the map convolutions is {kernel}; it must be odd (the paper's: 5, 9).")
+    check_kernel(kernel)
     weights, valid = [], np.pad(mask, kernel // 2 * layers)
     for _ in range(layers):
         count = np.lib.stride_tricks.sliding_window_view(valid, (kernel, kernel)).sum((-2, -1))
@@ -235,4 +242,48 @@ class MapConvs(nn.Module):
                 counted = jnp.broadcast_to(jnp.asarray(real)[:, None, None], x.shape[:3])
                 x = MaskedBatchNorm(dtype=self.dtype, name=f"norm_{layer}")(x, counted, train)
             x = nn.relu(x) * jnp.asarray(weight, self.dtype)[None, :, :, None]
+        return x
+
+
+class CandidateConvs(nn.Module):
+    """Convolutions of DCM (Yang et al., SIGIR 2021): L times x = relu(conv(x)) at candidates, zero elsewhere.
+
+    Kernels are k x k. Unlike those of `MapConvs`, sums are not divided by the number of candidates under them.
+
+    Parameters: layer_0, layer_1, ... (kernel [k,k,D,F], bias [F]).
+
+    Attributes:
+      features: F, width of every layer.
+      kernel: k, side of the kernels in cells; odd.
+      layers: L, number of convolutions.
+      dtype: number format of the convolutions and of the result; parameters are float32.
+    """
+
+    features: int
+    kernel: int
+    layers: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: np.ndarray) -> jax.Array:
+        """[B,G,G,D] -> [B,G,G,F]; both are zero outside the candidates `mask` [G,G].
+
+        Raises UserError for an even kernel.
+        """
+        chex.assert_rank(x, 4)
+        chex.assert_shape(mask, x.shape[1:3])
+        check_kernel(self.kernel)
+        candidates = jnp.asarray(mask, self.dtype)[None, :, :, None]
+        banded = functools.partial(convolve, source=mask, target=mask) if kernels_in_use() else None
+        for layer in range(self.layers):
+            x = nn.Conv(
+                self.features,
+                (self.kernel, self.kernel),
+                kernel_init=torch_default_kernel,
+                bias_init=torch_bias(self.kernel**2 * x.shape[-1]),
+                dtype=self.dtype,
+                conv_general_dilated=banded,
+                name=f"layer_{layer}",
+            )(x)
+            x = nn.relu(x) * candidates
         return x
