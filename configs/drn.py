@@ -27,7 +27,6 @@ def get_config(arg=None):
     config.input.resample = "pad"
     config.input.normalize = False
     config.text.trainable = True
-    config.batch_size = 32
     config.optimizer.learning_rate = 1e-3
     config.optimizer.clip_norm = 0.5
     config.optimizer.schedule = "step"

@@ -14,7 +14,7 @@ class Twin(nn.Module):
     Args:
       inputs: D.
       words: W.
-      vocabulary: number of words that have a vector.
+      vocabulary: number of words that have a vector; 0 takes the vectors of the batch.
       features: F; every other field is as in `vmr_jax.models.drn.Model`.
     """
 
@@ -24,6 +24,7 @@ class Twin(nn.Module):
         least_iou=0.9,
     ):  # fmt: skip
         super().__init__()
+        self.vocabulary = vocabulary
         self.segments, self.row_frames, self.window_frames = segments, row_frames, window_frames
         self.level_from, self.level_to, self.least_iou = level_from, level_to, least_iou
         self.alpha, self.gamma = focal_alpha, focal_gamma
@@ -65,7 +66,7 @@ class Twin(nn.Module):
 
     def forward(self, batch):
         """'logits', 'iou' [B,M], 'distances' [B,M,2]; the ids of the words are ours, one above the official."""
-        queries = self._queries(torch.as_tensor(batch.query), torch.as_tensor(batch.query_mask).sum(1))
+        queries = self._queries(batch, torch.as_tensor(batch.query_mask).sum(1))
         parts = [self._segments(*pair) for pair in zip(batch.video, batch.video_mask.sum(1), strict=True)]
         video, position = (torch.stack(part) for part in zip(*parts, strict=True))
         x, position = self.prop_fc(video).mT, self.position_transform(position).mT
@@ -84,18 +85,19 @@ class Twin(nn.Module):
         found = [self._head(t, x) for t, x in enumerate(pyramid)]
         return {name: torch.cat([level[name] for level in found], 1) for name in found[0]}
 
-    def _queries(self, query, lengths):
+    def _queries(self, batch, lengths):
         e = self.query_encoder
-        ids = torch.where(query > 1, query - 1, 0)
-        packed = nn.utils.rnn.pack_padded_sequence(
-            e.embedding(ids), lengths, batch_first=True, enforce_sorted=False
-        )
+        words = torch.as_tensor(batch.query_vectors)
+        if self.vocabulary:
+            ids = torch.as_tensor(batch.query)
+            words = e.embedding(torch.where(ids > 1, ids - 1, 0))
+        packed = nn.utils.rnn.pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
         states = nn.utils.rnn.pad_packed_sequence(
-            e.biLSTM(packed)[0], batch_first=True, total_length=query.shape[1]
+            e.biLSTM(packed)[0], batch_first=True, total_length=words.shape[1]
         )[0]
         last = states[torch.arange(len(states)), lengths - 1]
         hidden = e.qInput(torch.cat([states[:, 0], last], -1)).relu()
-        outside = torch.arange(query.shape[1]) >= lengths[:, None]
+        outside = torch.arange(words.shape[1]) >= lengths[:, None]
         found = []
         for t in range(3):
             scores = e.cmd_inter2logits(getattr(e, f"qInput{t}")(hidden)[:, None] * states)[..., 0]
@@ -170,15 +172,18 @@ def block(inputs, outputs, kernel, stride=1, bias=False):
 
 
 def build(config):
-    """The twin of a config; its table has 20 words."""
+    """The twin of a config, with the vectors of the batch."""
     names = (
         "features", "first_features", "query_features", "position_features", "segments", "row_frames",
         "window_frames", "level_from", "level_to", "focal_alpha", "focal_gamma", "least_iou",
     )  # fmt: skip
     sizes = config.dataset.feature_dim, config.text.dim
-    return Twin(*sizes, 20, **{name: config.model[name] for name in names})
+    return Twin(*sizes, 0, **{name: config.model[name] for name in names})
 
 
 def variables(twin):
     """Its weights as ours."""
-    return load("drn", twin.state_dict())
+    found = load("drn", twin.state_dict())
+    if not twin.vocabulary:
+        del found["params"]["query"]["words"]  # of padding alone
+    return found
