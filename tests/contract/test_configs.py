@@ -73,7 +73,12 @@ def test_one_step_of_the_default_config(name):
     batch = jax.tree.map(
         lambda s: rng.random(s.shape, np.float32) if s.dtype == np.float32 else np.ones(s.shape, s.dtype),
         spec,
-    ).replace(span=np.tile(np.float32([0.2, 0.6]), (rows, 1)), duration=np.ones(rows, np.float32))
+    ).replace(
+        span=np.tile(np.float32([0.2, 0.6]), (rows, 1)),
+        duration=np.ones(rows, np.float32),
+        example_index=np.arange(rows, dtype=np.int32),
+        video_index=np.arange(rows, dtype=np.int32) // config.input.queries_per_video,
+    )
     schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
     variables = initial_variables(model, spec, 0)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)

@@ -58,9 +58,11 @@ def test_search_is_the_dot_product_of_the_encodings(name, tmp_path, lite):
         for q, v in ((0, 0), (1, 4), (5, 2)):
             (found,) = index.search([sentences[q]], k=1000, video=IDS[v])
             assert len(found) == mask[v].sum() and {moment.video for moment in found} == {IDS[v]}
-            at = {tuple(span): score for span, score in zip(spans[v].tolist(), scores[q, v].tolist())}
+            at: dict[tuple, list] = {}  # two windows can end where the video ends
+            for span, score in zip(spans[v].tolist(), scores[q, v].tolist()):
+                at.setdefault(tuple(span), []).append(pytest.approx(score, rel=1e-4, abs=1e-4))
             for moment in found:
-                assert at[moment.start, moment.end] == pytest.approx(moment.score, rel=1e-4, abs=1e-4)
+                assert moment.score in at[moment.start, moment.end]
 
 
 @pytest.mark.parametrize("name", ["fvmr", "mcn"])

@@ -113,7 +113,9 @@ def test_numbers_that_are_not_finite_are_counted():
 
 def test_an_architecture_without_official_checkpoints_is_told_from_a_wrong_name():
     state = checkpoint("two_d_tan")
-    with pytest.raises(UserError, match="no official checkpoints of fvmr to import.*cmin, lgi"):
+    with pytest.raises(
+        UserError, match="no official checkpoints of fvmr to import.*Those of cmin, .*lgi, .* can"
+    ):
         load("fvmr", state)
     with pytest.raises(UserError, match='architecture "2d_tan". Did you mean "two_d_tan"'):
         load("2d_tan", state)

@@ -12,7 +12,8 @@ from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.text.vectors import load_word_vectors
 from vmr_jax.torch_import import load, load_model, read_checkpoint
-from vmr_jax.torch_import.lgi import main
+from vmr_jax.torch_import.lgi import WORDS
+from vmr_jax.torch_import.words import write_words
 from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
@@ -165,7 +166,7 @@ def test_what_does_not_fit_is_named(saved):
 
 def test_word_vectors_of_a_checkpoint_become_a_file(saved, tmp_path, capsys):
     twin, folder = saved
-    main([str(folder / "model.pkl"), str(folder / "info.json"), str(tmp_path / "words.npz")])
+    write_words(WORDS, [str(folder / "model.pkl"), str(folder / "info.json"), str(tmp_path / "words.npz")])
     assert "6 words and their vectors of 6 numbers" in capsys.readouterr().out
     vectors = load_word_vectors(tmp_path / "words.npz")
     table = twin.query_enc.embedding.weight.detach().numpy()
@@ -182,16 +183,18 @@ def test_files_that_do_not_belong_together_are_refused(saved, tmp_path):
     def fails(vocabulary, message, checkpoint=folder / "model.pkl"):
         (tmp_path / "info.json").write_text(json.dumps(vocabulary))
         with pytest.raises(UserError, match=message):
-            main([str(checkpoint), str(tmp_path / "info.json"), str(tmp_path / "words.npz")])
+            write_words(WORDS, [str(checkpoint), str(tmp_path / "info.json"), str(tmp_path / "words.npz")])
         assert not (tmp_path / "words.npz").exists()
 
     ids = {word: i for i, word in enumerate(VOCABULARY)}
     fails({"wtoi": {**ids, "zebra": 10}}, "vectors of 10 words and .* has 11")
     fails({"wtoi": {**ids, "cup": 4}}, "no vocabulary of LGI")
     fails({"itow": {}}, "no vocabulary of LGI")
-    torch.save({"video_enc": {}}, tmp_path / "other.pkl")
+    torch.save({"video_enc": {"weight": torch.zeros(1)}}, tmp_path / "other.pkl")
     fails({"wtoi": ids}, "has no query_enc.embedding.weight", tmp_path / "other.pkl")
     with pytest.raises(UserError, match="There is no vocabulary"):
-        main([str(folder / "model.pkl"), str(tmp_path / "absent.json"), str(tmp_path / "words.npz")])
+        write_words(
+            WORDS, [str(folder / "model.pkl"), str(tmp_path / "absent.json"), str(tmp_path / "words.npz")]
+        )
     with pytest.raises(UserError, match="Use: python -m"):
-        main([])
+        write_words(WORDS, [])

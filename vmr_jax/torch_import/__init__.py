@@ -195,7 +195,7 @@ def load_model(name: str, state_dict: Mapping[str, Any], /, **hyper_parameters: 
       name: the architecture, one of `architectures()`.
       state_dict: official names -> numpy arrays or PyTorch tensors. A wrapper ('state_dict', 'model') around
         them and a 'module.' before every name are taken off. Where one holds a state_dict per module, names are
-        'MODULE.NAME'.
+        'MODULE.NAME', and '0.NAME' where they stand in a list.
       **hyper_parameters: fields of the model that shapes do not tell, such as the number of attention heads;
         those that are not given keep their defaults. `vmr_jax/torch_import/NAME.py` lists them.
 
@@ -208,7 +208,7 @@ def load_model(name: str, state_dict: Mapping[str, Any], /, **hyper_parameters: 
         shape, of another architecture, or with numbers that are not finite; for a hyper-parameter that
         contradicts them.
     """
-    file, tensors = _file_of(name), _tensors(state_dict)
+    file, tensors = _file_of(name), tensors_of(state_dict)
     shapes = _shapes(tensors)
     with _other_architecture_named(name, shapes):
         read = file.hyper_parameters(shapes)
@@ -235,7 +235,7 @@ def load(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       {'params': ..., and where there are any 'batch_stats' and counters, at zero} of numpy arrays.
     """
-    file, tensors = _file_of(name), _tensors(state_dict)
+    file, tensors = _file_of(name), tensors_of(state_dict)
     with _other_architecture_named(name, _shapes(tensors)):
         return _variables(name, file, tensors)
 
@@ -245,7 +245,7 @@ def hyper_parameters(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]
 
     Arguments and errors are those of `load_model`.
     """
-    file, shapes = _file_of(name), _shapes(_tensors(state_dict))
+    file, shapes = _file_of(name), _shapes(tensors_of(state_dict))
     with _other_architecture_named(name, shapes):
         return file.hyper_parameters(shapes)
 
@@ -340,7 +340,7 @@ def convert(
 
     `name` is for messages; `state_dict` and errors are those of `load_model`.
     """
-    return _converted(name, _tensors(state_dict), entries)
+    return _converted(name, tensors_of(state_dict), entries)
 
 
 def _converted(
@@ -375,15 +375,16 @@ def _numpy(x: Any) -> np.ndarray:
     return np.array(x, np.float32)
 
 
-def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def tensors_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a checkpoint by their names, see `load_model`; UserError for anything else."""
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
         raise UserError(
             f"The checkpoint is {type(state_dict).__name__}, not a dictionary of tensors by name. Read a file "
             "with vmr_jax.torch_import.read_checkpoint(PATH) first."
         )
     for wrapper in WRAPPERS:
-        if isinstance(state_dict.get(wrapper), Mapping):
-            state_dict = state_dict[wrapper]
+        if isinstance(inner := _numbered(state_dict.get(wrapper)), Mapping):
+            state_dict = inner
     tensors = dict(_flat(state_dict))
     foreign = [f"{key} ({_kind(x)})" for key, x in tensors.items() if not hasattr(x, "shape")]
     if foreign or not tensors:
@@ -392,6 +393,13 @@ def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
             f"what torch.save(model.state_dict(), ...) writes, or that under one of: {', '.join(WRAPPERS)}."
         )
     return tensors
+
+
+def _numbered(x: Any) -> Any:
+    """A list of state_dicts, one for each module, as a dictionary by their numbers; anything else as it is."""
+    if isinstance(x, list | tuple) and x and all(isinstance(part, Mapping) for part in x):
+        return {str(number): part for number, part in enumerate(x)}
+    return x
 
 
 def _kind(x: Any) -> str:

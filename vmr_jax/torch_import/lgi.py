@@ -11,14 +11,11 @@ config.text.vectors with config.text.trainable=False:
     python -m vmr_jax.torch_import.lgi CHECKPOINT VOCABULARY.json WORDS.npz
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+import functools
 from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError
-from vmr_jax.files import read_json
 from vmr_jax.torch_import import (
     Entry,
     Shapes,
@@ -28,14 +25,14 @@ from vmr_jax.torch_import import (
     left_out,
     linear,
     lstm,
-    read_checkpoint,
     size,
 )
-from vmr_jax.torch_import.words import run_command, save_words
+from vmr_jax.torch_import.words import Vocabulary, run_command, write_words
 
-SPECIAL = ("<PAD>", "<UNK>", "<S>", "<E>")  # the first rows; the last two occur in no query
-UNKNOWN = SPECIAL.index("<UNK>")
 _EMBEDDING = "query_enc.embedding.weight"
+# The last two special words occur in no query.
+WORDS = Vocabulary("LGI", _EMBEDDING, ("<PAD>", "<UNK>", "<S>", "<E>"))
+UNKNOWN = WORDS.special.index("<UNK>")
 
 
 def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
@@ -145,55 +142,5 @@ def _non_local(key: str, path: str, features: int) -> list[Entry]:
     return found
 
 
-# --- word vectors ---------------------------------------------------------------------------------
-
-
-def word_vectors(checkpoint: str | Path, vocabulary: str | Path) -> tuple[list[str], np.ndarray]:
-    """Reads the words of an official vocabulary and their vectors [words,W] of an official checkpoint.
-
-    The words without a meaning (padding, unknown, start, end) are left out.
-
-    Raises:
-      UserError: for a file that is missing or of another kind, and where the two do not belong together.
-    """
-    ids = _ids(Path(vocabulary))
-    table = read_checkpoint(checkpoint).get("query_enc", {}).get("embedding.weight")
-    if table is None:
-        raise UserError(f"{checkpoint} has no {_EMBEDDING}. It is not a checkpoint of LGI's official code.")
-    if len(table) != len(ids):
-        raise UserError(
-            f"{checkpoint} has vectors of {len(table)} words and {vocabulary} has {len(ids)}. Take the "
-            "vocabulary that this checkpoint was trained with."
-        )
-    words = sorted(ids, key=ids.__getitem__)[len(SPECIAL) :]
-    return words, np.array(table[len(SPECIAL) :], np.float32)
-
-
-def _ids(path: Path) -> dict[str, int]:
-    """Word -> row, from the json of the official preprocessing."""
-    try:
-        ids = read_json(path)["wtoi"]
-        in_order = sorted(ids, key=ids.__getitem__)
-        whole = sorted(ids.values()) == list(range(len(ids))) and tuple(in_order[: len(SPECIAL)]) == SPECIAL
-    except FileNotFoundError:
-        raise UserError(f"There is no vocabulary at {path}. Check the path.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"{path} is no vocabulary of LGI's official code: a json file with a field wtoi, which gives "
-            f"{', '.join(SPECIAL)} and all words the numbers from 0 on."
-        )
-    return ids
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Writes the word vectors of CHECKPOINT and VOCABULARY to WORDS.npz."""
-    if len(arguments) != 3:
-        raise UserError("Use: python -m vmr_jax.torch_import.lgi CHECKPOINT VOCABULARY.json WORDS.npz")
-    checkpoint, vocabulary, path = arguments
-    save_words(path, *word_vectors(checkpoint, vocabulary))
-
-
 if __name__ == "__main__":
-    run_command(main)
+    run_command(functools.partial(write_words, WORDS))
