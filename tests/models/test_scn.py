@@ -11,20 +11,9 @@ import pytest
 from applied import random_variables
 from batches import random_batch
 
+from vmr_jax.layers.completion import completion_loss
 from vmr_jax.models import create
-from vmr_jax.models.scn import (
-    Model,
-    Outputs,
-    clip_iou,
-    completion_loss,
-    hide,
-    known_words,
-    proposals,
-    rewards_of,
-    sample,
-    select,
-    sinusoids,
-)
+from vmr_jax.models.scn import Model, Outputs, clip_iou, proposals, rewards_of, select
 
 OF_CLIPS = ("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency")
 SMALL = dict(features=8, hidden=16, heads=2, layers=1, widths=(0.25, 0.5, 1.0), rows=4, vocab_size=12)
@@ -89,19 +78,7 @@ def test_what_has_gone_stays_away():
     assert select(scores, spans, real, jnp.zeros((1, 3)), 0.65).tolist() == [[0, 2, 2]]
 
 
-def test_clips_of_a_proposal_are_evenly_spaced():
-    clips = jnp.arange(9.0)[None, :, None]
-    # linspace(0, 2, 5) = 0, .5, 1, 1.5, 2 and linspace(0, 6, 5) = 0, 1.5, 3, 4.5, 6, cut to whole clips.
-    found = sample(clips, jnp.array([[[2, 5], [1, 8], [8, 9]]]), 5)[0, :, :, 0]
-    assert found.tolist() == [[2, 2, 3, 3, 4], [1, 2, 4, 5, 7], [8] * 5]
-
-
 def test_a_third_of_the_words_is_hidden_content_words_more_often():
-    # 3, 5 and 2 words: 1, 1 and 0 are hidden.
-    mask = np.arange(5) < np.array([3, 5, 2])[:, None]
-    keys = jnp.array([[0.0, 3.0, 1.0, 9.0, 9.0], [5.0, 4.0, 3.0, 2.0, 6.0], [1.0, 2.0, 9.0, 9.0, 9.0]])
-    assert np.argwhere(hide(keys, mask, 3)).tolist() == [[0, 1], [1, 4]]
-
     model, draws = create("scn", **SMALL), 4000
     words = np.tile([True, True, True, False], (draws, 1))
     batch = dataclasses.replace(
@@ -134,35 +111,6 @@ def test_updates_are_counted(pair):
     assert changed["counters"]["updates"] == 1
     _, changed = outputs_of(model, variables, random_batch())
     assert changed["counters"]["updates"] == 0
-
-
-def test_completion_loss_by_hand():
-    # One word of two; three classes, and at 1 the unknown word, which is none. The word has id 2, then the end,
-    # id 0. Position 2 is padding.
-    p = np.array([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2], [1 / 3, 1 / 3, 1 / 3]])
-    logits = jnp.insert(jnp.log(jnp.float32(p)), 1, 5.0, axis=1)[None, None] + 7
-    query, mask = jnp.array([[2, 0]]), jnp.array([[True, False]])
-    nll = [-np.log([0.5, 0.6][j]) for j in range(2)]
-    uniform = [-np.log(p[j]).mean() for j in range(2)]
-    smoothed = [0.9 * nll[j] + 0.1 * uniform[j] for j in range(2)]
-    found = completion_loss(logits, query, mask, 0.1, True)
-    np.testing.assert_allclose(found, [[np.mean(smoothed)]], rtol=1e-5)
-    np.testing.assert_allclose(completion_loss(logits, query, mask, 0.1, False), [[smoothed[0]]], rtol=1e-5)
-
-
-def test_words_that_the_vocabulary_lacks_are_left_out():
-    """Whether it has no id for them (1) or the model has fewer classes than it has words (8)."""
-    batch = jax.tree.map(lambda x: x[:1], random_batch(words=5)).replace(
-        query=np.array([[1, 4, 8, 2, 3]]),
-        query_mask=np.array([[True, True, True, True, False]]),
-        query_vectors=np.arange(5.0, dtype=np.float32)[None, :, None],
-        content_words=np.array([[True, False, True, True, True]]),
-    )
-    found = known_words(batch, 5)
-    np.testing.assert_array_equal(found.query, [[4, 2, 0, 0, 0]])
-    np.testing.assert_array_equal(found.query_mask, [[True, True, False, False, False]])
-    np.testing.assert_array_equal(found.query_vectors[..., 0], [[1, 3, 0, 0, 0]])
-    np.testing.assert_array_equal(found.content_words, [[False, True, False, False, False]])
 
 
 def test_unknown_words_change_nothing(pair):
@@ -322,13 +270,6 @@ def test_candidates_are_ranked_by_completion(pair):
         )
         assert not np.isfinite(moments.scores[b, len(ranked) :]).any()
     assert np.isfinite(model.explain(outputs, batch)["map"]).sum() == np.isfinite(moments.scores).sum()
-
-
-def test_positions_by_hand():
-    # F = 4: frequencies 1 and 10^-4; sines before cosines; the start has none.
-    found = sinusoids(3, 4)
-    rows = [[np.sin(p), np.sin(p * 1e-4), np.cos(p), np.cos(p * 1e-4)] for p in (1, 2)]
-    np.testing.assert_allclose(found, [[0] * 4, *rows], atol=1e-7)
 
 
 def test_vocabulary_is_needed():

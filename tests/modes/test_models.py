@@ -24,7 +24,8 @@ def test_filters_agree_with_cards_configs_and_imports():
     cards = {name: importlib.import_module(f"vmr_jax.models.{name}").CARD for name in architectures()}
     assert names(family="span") == [name for name in cards if cards[name].family == "span"]
     assert {"tmlga", "vslnet"} <= set(names(family="span"))
-    assert names(supervision="weak") == ["scn"]
+    assert names(supervision="weak") == [name for name in cards if cards[name].supervision == "weak"]
+    assert {"cnm", "scn"} <= set(names(supervision="weak"))
     assert set(names()) - set(names(dataset="didemo")) == {"scdm"}  # six chunks cannot be halved
     assert sorted(names(imports=True) + names(imports=False)) == architectures()
     assert {"two_d_tan", "xml"} <= set(names(imports=True)) and "fvmr" in names(imports=False)

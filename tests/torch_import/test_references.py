@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vmr_jax.input.spec import batch_spec
+from vmr_jax.models import model_class
 from vmr_jax.models.base import abstract_variables
 from vmr_jax.training.experiment import make_model
 
@@ -23,6 +24,7 @@ def test_the_weights_of_a_built_twin_are_all_of_ours(name):
     config = importlib.import_module(f"vmr_jax.configs.{name}").get_config("storyboard")
     twin = module.build(config)
     assert isinstance(twin, module.Twin)
-    model = make_model(config, vocab_size=21 if name == "scn" else 0)  # the 20 words of its twin, and padding
+    # The 20 words of the twin, and padding.
+    model = make_model(config, vocab_size=21 if model_class(name).needs_vocabulary else 0)
     ours = abstract_variables(model, batch_spec(config, 8, model.requires()))
     assert jax.tree.map(np.shape, module.variables(twin)) == jax.tree.map(lambda x: x.shape, ours)

@@ -3,37 +3,20 @@
 import jax
 import numpy as np
 import pytest
+from completion_batch import VOCABULARY as V
+from completion_batch import B, D, L, W, hidden_words, ragged_batch
 
 from vmr_jax.errors import UserError
+from vmr_jax.layers.completion import completion_loss
 from vmr_jax.models import create
-from vmr_jax.models.scn import Model, completion_loss, proposals
+from vmr_jax.models.scn import Model, proposals
 from vmr_jax.torch_import import load, load_model
-from vmr_jax.types import Batch
 
 torch = pytest.importorskip("torch")
 from references.scn import Twin  # noqa: E402
 
-B, T, L, D, W, F, HEADS, LAYERS, V, K, R = 3, 16, 6, 5, 4, 8, 2, 2, 9, 3, 16
+F, HEADS, LAYERS, K, R = 8, 2, 2, 3, 16
 WIDTHS = (0.25, 0.5, 1.0)
-
-
-def ragged_batch():
-    """Every video has T clips, as officially; the first sentence has all L words."""
-    rng = np.random.default_rng(0)
-    query_mask = np.arange(L) < np.array([L, L - 1, 3])[:, None]
-    return Batch(
-        video=rng.normal(size=(B, T, D)).astype(np.float32),
-        video_mask=np.ones((B, T), bool),
-        duration=np.full(B, 30, np.float32),
-        query=(rng.integers(2, V + 1, (B, L)) * query_mask).astype(np.int32),
-        query_vectors=(rng.normal(size=(B, L, W)) * query_mask[..., None]).astype(np.float32),
-        query_mask=query_mask,
-        span=np.full((B, 2), np.nan, np.float32),
-        example_mask=np.ones(B, bool),
-        example_index=np.arange(B, dtype=np.int32),
-        video_index=np.arange(B, dtype=np.int32),
-        content_words=query_mask,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +34,7 @@ def pair():
 
 def test_every_output_is_the_twins(pair, monkeypatch):
     twin, created = pair
-    batch, hidden = ragged_batch(), np.zeros((B, L), bool)
-    hidden[:, 1] = hidden[0, 4] = True
+    batch, hidden = ragged_batch(), hidden_words()
     with torch.no_grad():
         expected = twin(batch, hidden)
     state = {"model_parameters": {f"module.{key}": x for key, x in twin.state_dict().items()}}

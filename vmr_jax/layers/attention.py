@@ -50,8 +50,12 @@ class MultiHeadAttention(nn.Module):
         example_index: jax.Array,
         train: bool,
         values: jax.Array | None = None,
+        key_weights: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns [B,T,F] of queries [B,T,D], keys and values (None: the keys) [B,Z,D] and their mask [B,Z]."""
+        """Returns [B,T,F] of queries [B,T,D], keys and values (None: the keys) [B,Z,D] and their mask [B,Z].
+
+        With `key_weights` [B,Z] in [0,1] the attention weights are multiplied by them and divided by their sum.
+        """
         chex.assert_shape(mask, keys.shape[:2])
         values = keys if values is None else values
         chex.assert_shape(values, (*keys.shape[:2], None))
@@ -69,6 +73,9 @@ class MultiHeadAttention(nn.Module):
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(values, "value")
         logits = jnp.einsum("bthf,bzhf->bhtz", q, k) / jnp.sqrt(split[1]).astype(self.dtype)
+        if key_weights is not None:
+            # Added before the softmax, which divides by the sum; 1e-10 as in the official code of CNM.
+            logits = logits + jnp.log(key_weights.astype(jnp.float32) + 1e-10)[:, None, None]
         mask = mask[:, None, None, :]
         if self.causal:
             mask = mask & jnp.tri(queries.shape[1], keys.shape[1], dtype=bool)[None, None]

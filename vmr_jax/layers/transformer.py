@@ -66,8 +66,9 @@ class Attention(nn.Module):
         mask: jax.Array,
         example_index: jax.Array,
         train: bool,
+        key_weights: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns [B,T,F] of queries [B,T,D], keys and values [B,Z,D] and their mask [B,Z]."""
+        """Returns [B,T,F] of queries [B,T,D], keys and values [B,Z,D], their mask and their weights [B,Z]."""
         heads = MultiHeadAttention(
             self.features,
             self.heads,
@@ -78,7 +79,7 @@ class Attention(nn.Module):
             band=self.band,
             name="heads",
         )
-        attended = heads(queries, keys, mask, example_index, train, values=values)
+        attended = heads(queries, keys, mask, example_index, train, values=values, key_weights=key_weights)
         return nn.Dense(self.features, kernel_init=_xavier, dtype=self.dtype, name="out")(attended)
 
 

@@ -28,20 +28,28 @@ The loss: the nll of all Z; and a ranking, the rewards 0, 0.5, 1 from the highes
 logarithm of the softmax over the Z scores.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from vmr_jax.layers.clips import clip_length
+from vmr_jax.layers.completion import (
+    Stack,
+    complete,
+    completion_loss,
+    hidden_words,
+    known_words,
+    sample,
+    sinusoids,
+    started,
+    starts_of,
+)
 from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import torch_dense, torch_linear
-from vmr_jax.layers.transformer import Attention
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
@@ -75,8 +83,6 @@ CARD = Card(
         "Gradients do not change when the annotated moments are NaN.",
     ),
 )
-UNKNOWN = 1  # id of a word that the training split lacks
-END = 0  # id that follows the last word: that of padding
 
 
 @struct.dataclass
@@ -92,7 +98,7 @@ class Model(GroundingModel):
     """SCN. The defaults are those of ActivityNet Captions (the official code's only config).
 
     Attributes:
-      features: F, width of every layer.
+      features: F, width of every layer (`hidden_size` of the official code).
       hidden: width inside the feed-forward networks.
       heads: number of attention heads.
       layers: number of layers of each of the two stacks.
@@ -101,7 +107,7 @@ class Model(GroundingModel):
       max_iou: IoU with the last pick from which on a candidate is no further pick (tau of `_train_one_epoch`).
       random_start: share of random picks at the first update (`_train_one_epoch`, as the next).
       random_updates: number of updates in which that share falls to 1/e.
-      rows: R, number of clips that are read of a candidate.
+      rows: R, number of clips that are read of a candidate (official code: `_generate_proposals_feat`).
       hide_one_in: number of words of which one is hidden, rounded down.
       content_weight: logit of hiding a noun, verb, adjective or adverb; that of another word is 1.
       smoothing: share of the target that is spread over all words.
@@ -154,7 +160,9 @@ class Model(GroundingModel):
 
         clips = Dropout(self.dropout)(batch.video.astype(self.dtype), index, train)
         clips = torch_linear(self.features, clips, self.dtype, "clips")
-        words = Dropout(self.dropout)(self._started(batch.query_vectors), index, train)
+        start = self._vector("start_vector", batch.query_vectors.shape[-1])
+        words = started(start, batch.query_vectors).astype(self.dtype)
+        words = Dropout(self.dropout)(words, index, train)
         words = word_layer(words)
         positions = sinusoids(words.shape[1], self.features)[None].astype(self.dtype)
         word_mask = starts_of(batch.query_mask)
@@ -174,35 +182,14 @@ class Model(GroundingModel):
         frames = sample(clips, jnp.take_along_axis(spans, chosen[..., None], axis=1), self.rows)
         if train and not self.is_initializing():
             updates.value = updates.value + 1
-        return Outputs(
-            scores=scores,
-            chosen=chosen,
-            word_logits=self._complete(clip_stack, word_stack, frames, words, word_mask, index, train),
-        )
+        logits = complete(clip_stack, word_stack, self.vocab_size, frames, words, word_mask, index, train)
+        return Outputs(scores=scores, chosen=chosen, word_logits=logits)
 
-    def _complete(self, clip_stack, word_stack, frames, words, word_mask, index, train) -> jax.Array:
-        """Returns word logits [B,Z,L+1,X] of words [B,L+1,F] from frames [B,Z,R,F], each candidate a row."""
-        size, picks = frames.shape[:2]
-        frames = frames.reshape(size * picks, *frames.shape[2:])
-        words, word_mask = (jnp.repeat(x, picks, axis=0) for x in (words, word_mask))
-        rows = (index[:, None] * picks + jnp.arange(picks)[None]).reshape(-1)  # another dropout for each
-        frame_mask = jnp.ones(frames.shape[:2], bool)
-        memory = clip_stack(frames, frame_mask, rows, train)
-        states = word_stack(words, word_mask, rows, train, memory, frame_mask)
-        logits = torch_linear(self.vocab_size, states.astype(jnp.float32), jnp.float32, "completion")
-        return logits.reshape(size, picks, *logits.shape[1:])
-
-    def _stack(self, name: str) -> "Stack":
+    def _stack(self, name: str) -> Stack:
         return Stack(self.features, self.hidden, self.heads, self.layers, self.dropout, self.dtype, name=name)
 
     def _vector(self, name: str, width: int) -> jax.Array:
         return self.param(name, nn.initializers.zeros, (width,))
-
-    def _started(self, vectors: jax.Array) -> jax.Array:
-        """Returns [B,L+1,W], word vectors [B,L,W] behind the start vector."""
-        start = self._vector("start_vector", vectors.shape[-1])
-        start = jnp.broadcast_to(start[None, None], (vectors.shape[0], 1, vectors.shape[-1]))
-        return jnp.concatenate([start, vectors], axis=1).astype(self.dtype)
 
     def _picks(self, updates: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
         """Returns the place [B,Z] in [0, 1) of each pick by score; 0, the best, unless it is random."""
@@ -218,10 +205,7 @@ class Model(GroundingModel):
         """Returns [B,L] bool, the words that are hidden; none where `train` is False."""
         if not train:
             return jnp.zeros_like(batch.query_mask)
-        words = batch.query_mask.shape[1:]
-        noise = draw_per_example(self.make_rng("dropout"), batch.example_index, jax.random.gumbel, words)
-        logits = jnp.where(batch.content_words, self.content_weight, 1.0)
-        return hide(logits + noise, batch.query_mask, self.hide_one_in)
+        return hidden_words(self.make_rng("dropout"), batch, self.content_weight, self.hide_one_in)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'completion' of all chosen candidates, and their ranking by it, 'rank' (`weakly_supervised_loss`)."""
@@ -267,78 +251,6 @@ class Model(GroundingModel):
         rows = jnp.arange(real.shape[0])[:, None]
         scores = jnp.zeros(real.shape).at[rows, outputs.chosen].set(jnp.exp(-nll))  # some are chosen twice
         return spans, scores, real & (scores > 0)
-
-
-# Layers.
-
-
-class Stack(nn.Module):
-    """Causal transformer layers that normalise after every sum, with or without attention to a memory.
-
-    The same weights serve both; without a memory the sub-layer that would read it is left out. Source:
-    `TransformerDecoder` of the official code.
-
-    Attributes:
-      features: F, width of every layer.
-      hidden: width inside the feed-forward networks.
-      heads: number of attention heads.
-      layers: number of layers.
-      dropout: dropout rate of the output of every sub-layer.
-      dtype: number format of the layers.
-    """
-
-    features: int
-    hidden: int
-    heads: int
-    layers: int
-    dropout: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        mask: jax.Array,
-        example_index: jax.Array,
-        train: bool,
-        memory: jax.Array | None = None,
-        memory_mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Returns [B,T,F] of [B,T,F] and a memory [B,T',F] with their masks; meaningless at padding."""
-
-        def add(x, y, name):
-            y = Dropout(self.dropout, name=f"{name}_dropout")(y, example_index, train)
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"{name}_norm")(x + y)
-
-        for i in range(self.layers):
-            y = self._attention(x, x, mask, example_index, train, f"layer_{i}_self")
-            x = add(x, y, f"layer_{i}_self")
-            if memory is not None:
-                y = self._attention(x, memory, memory_mask, example_index, train, f"layer_{i}_memory")
-                x = add(x, y, f"layer_{i}_memory")
-            y = nn.relu(torch_linear(self.hidden, x, self.dtype, f"layer_{i}_hidden"))
-            x = add(x, torch_linear(self.features, y, self.dtype, f"layer_{i}_output"), f"layer_{i}_output")
-        return x
-
-    def _attention(self, x, keys, mask, example_index, train, name: str) -> jax.Array:
-        attention = Attention(
-            self.features, self.heads, dtype=self.dtype, causal=keys is x, name=f"{name}_attention"
-        )
-        return attention(x, keys, keys, mask, example_index, train)
-
-
-def sinusoids(length: int, features: int) -> jax.Array:
-    """Returns a row [F] of each position p: sines, then cosines of p / 10000^(i / (F/2 - 1)); row 0: zeros."""
-    rate = 10_000.0 ** (-np.arange(features // 2) / (features // 2 - 1))
-    angle = np.arange(length)[:, None] * rate[None]
-    table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-    table[0] = 0
-    return jnp.asarray(table, jnp.float32)
-
-
-def starts_of(words: jax.Array, start: bool = True) -> jax.Array:
-    """Returns [B,L+1] of words [B,L] bool, with `start` at the place of the start vector."""
-    return jnp.pad(words, ((0, 0), (1, 0)), constant_values=start)
 
 
 # Proposal generation.
@@ -396,68 +308,6 @@ def clip_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     start, end = jnp.maximum(a[..., 0], b[..., 0]), jnp.minimum(a[..., 1], b[..., 1])
     hull = jnp.maximum(a[..., 1], b[..., 1]) - jnp.minimum(a[..., 0], b[..., 0])
     return jnp.maximum(end - start + 1, 0) / (hull + 1)
-
-
-def sample(clips: jax.Array, spans: jax.Array, rows: int) -> jax.Array:
-    """Returns [B,Z,R,F], R evenly spaced clips [B,T,F] of each candidate [B,Z,2], first and last included."""
-    longest = clips.shape[1]
-    # As numpy rounds them; a candidate has at least one clip.
-    table = np.stack([np.linspace(0, max(n - 1, 0), rows).astype(np.int32) for n in range(longest + 1)])
-    places = spans[..., :1] + jnp.asarray(table)[spans[..., 1] - spans[..., 0]]  # [B,Z,R]
-    flat = places.reshape(places.shape[0], -1, 1)
-    return jnp.take_along_axis(clips, flat, axis=1).reshape(*places.shape, clips.shape[-1])
-
-
-# Semantic completion.
-
-
-def known_words(batch: Batch, vocab_size: int) -> Batch:
-    """The batch with the sentences of the words that the vocabulary has, side by side (`BaseDataset`)."""
-    known = batch.query_mask & (batch.query != UNKNOWN) & (batch.query < vocab_size)
-    order = jnp.argsort(~known, axis=1, stable=True)
-    mask = jnp.take_along_axis(known, order, axis=1)
-
-    def words(x: jax.Array) -> jax.Array:
-        x = jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
-        return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
-
-    return dataclasses.replace(
-        batch,
-        query=words(batch.query),
-        query_vectors=words(batch.query_vectors),
-        query_mask=mask,
-        content_words=None if batch.content_words is None else words(batch.content_words),
-    )
-
-
-def hide(keys: jax.Array, word_mask: jax.Array, one_in: int) -> jax.Array:
-    """The words [B,L] bool with the highest keys [B,L]: one in `one_in` of each sentence, rounded down.
-
-    Source: `_mask_words` of the official code. With keys = logit + Gumbel noise they are a draw without
-    replacement from the softmax of the logits.
-    """
-    keys = jnp.where(word_mask, keys, -jnp.inf)
-    place = jnp.argsort(jnp.argsort(-keys, axis=1), axis=1)
-    return (place < word_mask.sum(1, keepdims=True) // one_in) & word_mask
-
-
-def completion_loss(
-    logits: jax.Array, query: jax.Array, word_mask: jax.Array, smoothing: float, predict_end: bool
-) -> jax.Array:
-    """Label-smoothed cross-entropy [B,Z] of logits [B,Z,L+1,X] with words [B,L], averaged over a sentence.
-
-    Position l predicts word l, and the position after the last word the end. The unknown word is none of the
-    classes.
-    """
-    targets = jnp.pad(jnp.where(word_mask, query, END), ((0, 0), (0, 1)), constant_values=END)
-    counted = starts_of(word_mask) if predict_end else jnp.pad(word_mask, ((0, 0), (0, 1)))
-    possible = jnp.arange(logits.shape[-1]) != UNKNOWN
-    log_p = jax.nn.log_softmax(jnp.where(possible, logits, -jnp.inf))
-    of_target = jnp.take_along_axis(log_p, targets[:, None, :, None], axis=-1)[..., 0]
-    uniform = jnp.where(possible, log_p, 0.0).sum(-1) / possible.sum()
-    nll = -(1 - smoothing) * of_target - smoothing * uniform
-    nll = jnp.where(counted[:, None], nll, 0.0)
-    return nll.sum(-1) / jnp.maximum(counted.sum(-1), 1)[:, None]
 
 
 def rewards_of(nll: jax.Array, rewards: tuple[float, ...]) -> jax.Array:
