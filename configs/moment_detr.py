@@ -35,8 +35,12 @@ _CLIPS = {
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
-    config = common.base("moment_detr")
+    return settings("moment_detr", *common.parse_arg(arg, DATASETS))
+
+
+def settings(architecture, dataset, options):
+    """The config of an architecture that predicts moments as a set, and has the fields of Moment-DETR."""
+    config = common.base(architecture)
     config.model.all_windows = dataset in ("qvhighlights", "jsonl")
     config.model.annotated_saliency = dataset == "qvhighlights"
     config.model.round_to = 0.0

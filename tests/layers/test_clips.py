@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vmr_jax.errors import UserError
-from vmr_jax.layers.clips import ClipPool, average_clips, clip_length
+from vmr_jax.layers.clips import ClipPool, average_clips, clip_bounds, clip_length
 
 
 def test_average_of_the_real_clips_of_each_window():
@@ -35,3 +35,12 @@ def test_clips_share_the_video_equally():
     # 12 s in 3 real clips; a video without any counts as one clip.
     mask = jnp.array([[True, True, True, False], [False] * 4])
     np.testing.assert_array_equal(clip_length(jnp.float32([12, 7]), mask), [4, 7])
+
+
+def test_clips_are_told_where_they_are():
+    mask = np.array([[True] * 4, [True, True, False, False]])
+    expected = [
+        [[0, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1]],
+        [[0, 0.5], [0.5, 1], [0, 0], [0, 0]],
+    ]
+    np.testing.assert_allclose(clip_bounds(jnp.asarray(mask)), expected, atol=1e-6)

@@ -152,7 +152,7 @@ class Twin(nn.Module):
             "span": layers * self.span_weight * distance.mean(),
             "giou": layers * self.giou_weight * (1 - giou).mean(),
             "label": layers * self.label_weight * errors.mean(),
-            "saliency": self._saliency(outputs["saliency"], span, duration, draws),
+            "saliency": self._saliency(outputs["saliency"], relevant_clips(batch), draws),
         }
 
     @torch.no_grad()
@@ -168,15 +168,9 @@ class Twin(nn.Module):
         found = [[linear_sum_assignment(c[:, None])[0][0] for c in layers] for layers in cost.numpy()]
         return torch.tensor(found)
 
-    def _saliency(self, saliency, span, duration, draws):
+    def _saliency(self, saliency, relevant, draws):
         """Hinge loss of two pairs of a relevant and another clip, added up."""
-        clips = saliency.shape[1]
         draws = torch.rand_like(saliency) if draws is None else draws
-        seconds = duration[:, None] / clips
-        middle = (torch.arange(clips) + 0.5) * seconds
-        offset = span.mean(1, keepdim=True) - middle
-        relevant = (span[:, :1] <= middle) & (middle < span[:, 1:])
-        relevant |= (-seconds / 2 < offset) & (offset <= seconds / 2)
         high, low = (self._two(candidates, draws) for candidates in (relevant, ~relevant))
         real = relevant.any(1) & ~relevant.all(1)
         behind = self.saliency_margin + saliency.gather(1, low) - saliency.gather(1, high)
@@ -187,6 +181,17 @@ class Twin(nn.Module):
         """Two candidates [B,2] of the highest draws; the first again where there is no other."""
         values, clips = torch.where(candidates, draws, -1).topk(2)
         return torch.where(values >= 0, clips, clips[:, :1])
+
+
+def relevant_clips(batch):
+    """Clips [B,T] whose middle is in the annotated moment, or that hold its middle; there is no padding."""
+    duration, span = torch.as_tensor(batch.duration), torch.as_tensor(batch.span)
+    clips = batch.video.shape[1]
+    seconds = duration[:, None] / clips
+    middle = (torch.arange(clips) + 0.5) * seconds
+    offset = span.mean(1, keepdim=True) - middle
+    relevant = (span[:, :1] <= middle) & (middle < span[:, 1:])
+    return relevant | ((-seconds / 2 < offset) & (offset <= seconds / 2))
 
 
 def _bounds(spans):
@@ -206,14 +211,14 @@ def generalized_iou(a, b):
     return shared / union - (hull - union) / hull
 
 
-def build(config):
+def build(config, twin=Twin):
     """The twin of a config that learns one moment a query and has no annotated saliency."""
     names = (
         "features", "heads", "hidden", "encoder_layers", "decoder_layers", "num_queries", "dropout",
         "input_dropout", "span_weight", "giou_weight", "label_weight", "none_weight", "saliency_weight",
         "saliency_margin",
     )  # fmt: skip
-    return Twin(config.dataset.feature_dim, config.text.dim, **{name: config.model[name] for name in names})
+    return twin(config.dataset.feature_dim, config.text.dim, **{name: config.model[name] for name in names})
 
 
 def variables(twin):

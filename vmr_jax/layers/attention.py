@@ -16,6 +16,27 @@ def masked_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Ar
     return jnp.where(mask, jax.nn.softmax(logits, axis=axis), 0.0)
 
 
+def attention_weights(
+    queries: jax.Array, keys: jax.Array, mask: jax.Array, key_weights: jax.Array | None = None
+) -> jax.Array:
+    """Weights [B,H,T,Z] of scaled dot products of queries [B,T,H,F] and keys [B,Z,H,F], under a mask.
+
+    The mask is broadcast to [B,H,T,Z]. With `key_weights` [B,Z] in [0,1] the weights are multiplied by them and
+    divided by their sum. The softmax is float32, the result has the dtype of the queries.
+    """
+    logits = jnp.einsum("bthf,bzhf->bhtz", queries, keys) / jnp.sqrt(queries.shape[-1]).astype(queries.dtype)
+    if key_weights is not None:
+        # Added before the softmax, which divides by the sum; 1e-10 as in the official code of CNM.
+        logits = logits + jnp.log(key_weights.astype(jnp.float32) + 1e-10)[:, None, None]
+    return masked_softmax(logits, mask).astype(queries.dtype)
+
+
+def attended(weights: jax.Array, values: jax.Array) -> jax.Array:
+    """Sums values [B,Z,H,F] with weights [B,H,T,Z], the heads side by side: [B,T,H F]."""
+    y = jnp.einsum("bhtz,bzhf->bthf", weights, values)
+    return y.reshape(*y.shape[:2], -1)
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with H heads (Vaswani et al., 2017), without an output projection.
 
@@ -55,8 +76,10 @@ class MultiHeadAttention(nn.Module):
         """Returns [B,T,F] of queries [B,T,D], keys and values (None: the keys) [B,Z,D] and their mask [B,Z].
 
         With `key_weights` [B,Z] in [0,1] the attention weights are multiplied by them and divided by their sum.
+        The mask may be [B,H,T,Z] too, of the keys that each head sees from each query.
         """
-        chex.assert_shape(mask, keys.shape[:2])
+        if mask.ndim != 4:
+            chex.assert_shape(mask, keys.shape[:2])
         values = keys if values is None else values
         chex.assert_shape(values, (*keys.shape[:2], None))
         split = (self.heads, self.features // self.heads)
@@ -72,16 +95,12 @@ class MultiHeadAttention(nn.Module):
             return y.reshape(*x.shape[:2], *split)
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(values, "value")
-        logits = jnp.einsum("bthf,bzhf->bhtz", q, k) / jnp.sqrt(split[1]).astype(self.dtype)
-        if key_weights is not None:
-            # Added before the softmax, which divides by the sum; 1e-10 as in the official code of CNM.
-            logits = logits + jnp.log(key_weights.astype(jnp.float32) + 1e-10)[:, None, None]
-        mask = mask[:, None, None, :]
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask
         if self.causal:
             mask = mask & jnp.tri(queries.shape[1], keys.shape[1], dtype=bool)[None, None]
         if self.band is not None:
             place = jnp.arange(queries.shape[1])
             mask = mask & (jnp.abs(place[:, None] - place[None, :]) <= self.band)[None, None]
-        weights = masked_softmax(logits, mask).astype(self.dtype)
+        weights = attention_weights(q, k, mask, key_weights)
         weights = Dropout(self.dropout, name="weights")(weights, example_index, train)
-        return jnp.einsum("bhtz,bzhf->bthf", weights, v).reshape(*queries.shape[:2], self.features)
+        return attended(weights, v)

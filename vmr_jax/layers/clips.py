@@ -16,6 +16,14 @@ def clip_length(duration: jax.Array, video_mask: jax.Array) -> jax.Array:
     return duration / jnp.maximum(video_mask.sum(-1), 1)
 
 
+def clip_bounds(mask: jax.Array) -> jax.Array:
+    """Where each clip begins and ends, as shares of the video: mask [B,T] -> [B,T,2], zero at padding."""
+    count = jnp.maximum(mask.sum(-1), 1)[:, None]
+    begin = jnp.arange(mask.shape[1])[None, :] / count
+    ends = jnp.stack([begin, begin + 1 / count], axis=-1)
+    return jnp.where(mask[..., None], ends, 0.0)
+
+
 def average_clips(video: jax.Array, video_mask: jax.Array, num_clips: int) -> jax.Array:
     """Averages equal windows of clips: [B,T,D] and mask [B,T] -> [B,G,D]; a window without real clips is 0.
 

@@ -14,6 +14,15 @@ def draw_per_example(
     return jax.vmap(lambda index: draw(jax.random.fold_in(key, index), shape))(example_index)
 
 
+def draw_per_column(key: jax.Array, example_index: jax.Array, count: int) -> jax.Array:
+    """Returns uniform numbers [B,count] that depend on the example [B] and the column alone."""
+
+    def one(row, column):
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), column))
+
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(example_index, jnp.arange(count))
+
+
 def uniform_choice(key: jax.Array, example_index: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draws one candidate of each example, all with the same probability.
 

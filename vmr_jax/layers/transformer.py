@@ -17,9 +17,9 @@ from vmr_jax.layers.attention import MultiHeadAttention
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_bias
 
-_xavier = nn.initializers.xavier_uniform()
+glorot = nn.initializers.xavier_uniform()
 # PyTorch draws query, key and value as one matrix [3F,F]: U(-a, a) with a = sqrt(6 / (F + 3F)).
-_joint_xavier = nn.initializers.variance_scaling(0.5, "fan_in", "uniform")
+_joint_glorot = nn.initializers.variance_scaling(0.5, "fan_in", "uniform")
 
 
 def sine_positions(mask: jax.Array, features: int) -> jax.Array:
@@ -29,10 +29,14 @@ def sine_positions(mask: jax.Array, features: int) -> jax.Array:
     positions, along one axis). F is even.
     """
     place = jnp.cumsum(mask, axis=1, dtype=jnp.float32)
-    place = place / (place[:, -1:] + 1e-6) * (2 * math.pi)
+    return sines(place / (place[:, -1:] + 1e-6) * (2 * math.pi), features)
+
+
+def sines(place: jax.Array, features: int) -> jax.Array:
+    """Sines and cosines [B,T,F] of places [B,T], side by side: of place / 10000^(2i / F). F is even."""
     rate = 10_000.0 ** (jnp.arange(0, features, 2) / features)
     angle = place[:, :, None] / rate[None, None, :]
-    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*mask.shape, features)
+    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*place.shape, features)
 
 
 class Attention(nn.Module):
@@ -73,18 +77,18 @@ class Attention(nn.Module):
             self.features,
             self.heads,
             self.dropout,
-            kernel_init=_joint_xavier,
+            kernel_init=_joint_glorot,
             dtype=self.dtype,
             causal=self.causal,
             band=self.band,
             name="heads",
         )
         attended = heads(queries, keys, mask, example_index, train, values=values, key_weights=key_weights)
-        return nn.Dense(self.features, kernel_init=_xavier, dtype=self.dtype, name="out")(attended)
+        return nn.Dense(self.features, kernel_init=glorot, dtype=self.dtype, name="out")(attended)
 
 
-class _Layer(nn.Module):
-    """The parts that the two kinds of layers share.
+class PostNormLayer(nn.Module):
+    """The parts that the kinds of layers share.
 
     Attributes:
       features: F, width of the layer, a multiple of `heads`.
@@ -92,6 +96,8 @@ class _Layer(nn.Module):
       hidden: width inside the feed-forward network.
       dropout: dropout rate of the attention weights, inside the feed-forward network and before every sum.
       dtype: number format of the computation.
+      learned_slope: whether the feed-forward network's ReLU has a learned slope below zero, 1/4 at first
+        (torch.nn.PReLU; parameter slope/negative_slope).
     """
 
     features: int
@@ -99,6 +105,7 @@ class _Layer(nn.Module):
     hidden: int
     dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
+    learned_slope: bool = False
 
     def _attention(self, name: str) -> Attention:
         return Attention(self.features, self.heads, self.dropout, self.dtype, name=name)
@@ -109,18 +116,22 @@ class _Layer(nn.Module):
     def _norm(self, x: jax.Array, name: str) -> jax.Array:
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(x)
 
-    def _feed_forward(self, x: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
-        """The feed-forward network, the sum with its input, and the norm."""
-        y = nn.relu(self._linear(self.hidden, x, "hidden"))
+    def _feed_forward(
+        self, x: jax.Array, example_index: jax.Array, train: bool, residual: jax.Array | None = None
+    ) -> jax.Array:
+        """The feed-forward network, the sum with `residual` (None: its input), and the norm."""
+        y = self._linear(self.hidden, x, "hidden")
+        y = nn.PReLU(negative_slope_init=0.25, name="slope")(y) if self.learned_slope else nn.relu(y)
         y = self._linear(self.features, self._drop(y, example_index, train), "output")
-        return self._norm(x + self._drop(y, example_index, train), "output_norm")
+        residual = x if residual is None else residual
+        return self._norm(residual + self._drop(y, example_index, train), "output_norm")
 
     def _linear(self, features: int, x: jax.Array, name: str) -> jax.Array:
         bias = torch_bias(x.shape[-1])
-        return nn.Dense(features, kernel_init=_xavier, bias_init=bias, dtype=self.dtype, name=name)(x)
+        return nn.Dense(features, kernel_init=glorot, bias_init=bias, dtype=self.dtype, name=name)(x)
 
 
-class EncoderLayer(_Layer):
+class EncoderLayer(PostNormLayer):
     """Self-attention and a feed-forward network.
 
     Parameters: attention, attention_norm; hidden, output, output_norm.
@@ -143,7 +154,7 @@ class EncoderLayer(_Layer):
         return self._feed_forward(x, example_index, train)
 
 
-class DecoderLayer(_Layer):
+class DecoderLayer(PostNormLayer):
     """Self-attention of the queries, attention to a memory, and a feed-forward network.
 
     Parameters: attention, attention_norm; memory_attention, memory_norm; hidden, output, output_norm.

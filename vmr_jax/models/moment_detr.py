@@ -20,23 +20,25 @@ cost (Hungarian algorithm, on the device); matched ones learn their moment, the 
 Defaults are those of the official code's `BaseOptions` and, for `round_to`, `PostProcessorDETR`.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
-from vmr_jax.layers.clips import clip_length
-from vmr_jax.layers.dropout import Dropout
-from vmr_jax.layers.linear import torch_linear
+from vmr_jax.layers.clips import clip_bounds
+from vmr_jax.layers.draws import draw_per_column
+from vmr_jax.layers.linear import project_twice, torch_linear
 from vmr_jax.layers.norm import l2_normalize
+from vmr_jax.layers.saliency import compared_pairs, pair_loss, relevant_clips, share_of_most
+from vmr_jax.layers.set_prediction import SetWeights, set_losses, set_moments, set_truth
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import DecoderLayer, EncoderLayer, sine_positions
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.moments import iou, rank
 from vmr_jax.types import Batch, Mean, Moments
 
 CARD = Card(
@@ -69,7 +71,6 @@ CARD = Card(
         "The matching equals a search through all assignments, and the set loss a loop over examples.",
     ),
 )
-MOMENT = 0  # index of the class 'moment'; 1 is 'none' (official `SetCriterion`: foreground_label 0)
 
 
 @struct.dataclass
@@ -144,12 +145,15 @@ class Model(GroundingModel):
         batch.check()
         self._check(batch)
         index = batch.example_index
+        project = functools.partial(
+            project_twice, features=self.features, dropout=self.input_dropout, dtype=self.dtype
+        )
         words = WordEmbedding(self.vocab_size, dtype=jnp.float32, name="word_vectors")(batch)
         if self.normalize_words:
             words = l2_normalize(words)
-        words = self._project(words, index, train, "words")
+        words = project(words, index, train, name="words")
         clips = jnp.concatenate([batch.video, clip_bounds(batch.video_mask)], axis=-1)
-        clips = self._project(clips, index, train, "clips")
+        clips = project(clips, index, train, name="clips")
 
         source = jnp.concatenate([clips, words], axis=1)
         mask = jnp.concatenate([batch.video_mask, batch.query_mask], axis=1)
@@ -178,15 +182,6 @@ class Model(GroundingModel):
                 f"Moment-DETR learns {' and '.join(absent)}, and this batch has none. Choose a data set that "
                 "has them, or set config.model.all_windows and config.model.annotated_saliency to False."
             )
-
-    def _project(self, x: jax.Array, index: jax.Array, train: bool, name: str) -> jax.Array:
-        """Two linear layers, each behind a layer norm and dropout (`LinearLayer`): [B,*,D] -> [B,*,F]."""
-        x = _layer_norm(x.astype(self.dtype), self.dtype, f"{name}_norm_0")
-        x = Dropout(self.input_dropout)(x, index, train)
-        x = nn.relu(torch_linear(self.features, x, self.dtype, f"{name}_0"))
-        x = _layer_norm(x, self.dtype, f"{name}_norm_1")
-        x = Dropout(self.input_dropout)(x, index, train)
-        return torch_linear(self.features, x, self.dtype, f"{name}_1")
 
     def _encode(self, x, positions, mask, index, train: bool) -> jax.Array:
         """Returns the memory [B,T+L,F]."""
@@ -217,12 +212,7 @@ class Model(GroundingModel):
         """Returns uniform numbers [B,count] that depend on example and column alone; zeros at evaluation."""
         if not train:
             return jnp.zeros((*index.shape, count))
-        key = self.make_rng("dropout")
-
-        def one(row, column):
-            return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), column))
-
-        return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(index, jnp.arange(count))
+        return draw_per_column(self.make_rng("dropout"), index, count)
 
     # Targets and losses.
 
@@ -237,75 +227,22 @@ class Model(GroundingModel):
         del epoch
         windows, mask = self._windows(batch)
         relevant = relevant_clips(windows, mask, batch.duration, batch.video_mask)
-        chosen, mask = choose_windows(
-            mask & batch.example_mask[:, None], outputs.window_draws, self.max_windows
+        mask = mask & batch.example_mask[:, None]
+        truth, mask = set_truth(windows, mask, batch.duration, outputs.window_draws, self.max_windows)
+        weights = SetWeights(self.span_weight, self.giou_weight, self.label_weight, self.none_weight)
+        terms = set_losses(outputs.logits, outputs.spans, truth, mask, batch.example_mask, weights)
+        scores = batch.saliency if self.annotated_saliency else None
+        pairs = compared_pairs(relevant, scores, batch.video_mask, outputs.clip_draws)
+        terms["saliency"] = pair_loss(
+            outputs.saliency, pairs, batch.example_mask, self.saliency_margin, self.saliency_weight
         )
-        windows = jnp.take_along_axis(windows, chosen[..., None], axis=1)
-        truth = centre_width(windows / batch.duration[:, None, None])[:, None]  # [B,1,A,2]
-
-        cost = jax.lax.stop_gradient(self._cost(outputs, truth))
-        of_layers = jax.vmap(match, (0, None))
-        query, found = jax.vmap(of_layers)(cost, mask)  # [B,I,A]
-        spans = jnp.take_along_axis(outputs.spans, query[..., None], axis=2)
-        distance = jnp.abs(spans - truth)  # `loss_spans`
-        missed = 1.0 - generalized_iou(bounds(spans), bounds(truth))
-
-        of_query = query[..., None] == jnp.arange(self.num_queries)[None, None, None]  # [B,I,A,M]
-        is_moment = (of_query & found[..., None]).any(2)
-        logit = jnp.where(is_moment, outputs.logits[..., MOMENT], outputs.logits[..., 1 - MOMENT])
-        errors = jax.nn.logsumexp(outputs.logits, axis=-1) - logit  # `loss_labels`
-        errors = jnp.where(is_moment, 1.0, self.none_weight) * errors
-        counted = jnp.broadcast_to(batch.example_mask[:, None, None], errors.shape)
-        # The losses of the layers are added up; as many moments are matched in each.
-        layers = cost.shape[1]
-        return {
-            "span": Mean.of(
-                distance, jnp.broadcast_to(found[..., None], distance.shape), layers * self.span_weight
-            ),
-            "giou": Mean.of(missed, found, layers * self.giou_weight),
-            "label": Mean.of(errors, counted, layers * self.label_weight),
-            "saliency": self._saliency_loss(outputs, batch, relevant),
-        }
-
-    def _cost(self, outputs: Outputs, truth: jax.Array) -> jax.Array:
-        """Returns the cost [B,I,M,A] of matching moment a with slot m (official `HungarianMatcher`)."""
-        spans, truth = outputs.spans[:, :, :, None], truth[:, :, None]
-        distance = jnp.abs(spans - truth).sum(-1)
-        overlap = generalized_iou(bounds(spans), bounds(truth))
-        probability = jax.nn.softmax(outputs.logits, axis=-1)[..., MOMENT]
-        return (
-            self.span_weight * distance
-            - self.giou_weight * overlap
-            - self.label_weight * probability[..., None]
-        )
-
-    def _saliency_loss(self, outputs: Outputs, batch: Batch, relevant: jax.Array) -> Mean:
-        """Hinge loss of two pairs of clips, added up (`loss_saliency`)."""
-        if self.annotated_saliency:
-            relevant = relevant | ((batch.saliency > 0) & batch.video_mask)
-            pairs = annotated_pairs(relevant, batch.saliency, batch.video_mask, outputs.clip_draws)
-        else:
-            pairs = random_pairs(relevant, batch.video_mask, outputs.clip_draws)
-        high, low, mask = pairs
-        high, low = (jnp.take_along_axis(outputs.saliency, clips, axis=1) for clips in (high, low))
-        behind = jax.nn.relu(self.saliency_margin + low - high)
-        pairs_of_one = mask.shape[1]
-        return Mean.of(behind, mask & batch.example_mask[:, None], pairs_of_one * self.saliency_weight)
+        return terms
 
     # Inference.
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the M moments of the last layer; the score is the probability of being a moment.
-
-        Source: `compute_mr_results` and `PostProcessorDETR` of the official code.
-        """
-        scores = jax.nn.softmax(outputs.logits[:, -1], axis=-1)[..., MOMENT]
-        duration = batch.duration[:, None, None]
-        spans = bounds(outputs.spans[:, -1]) * duration
-        if self.round_to:
-            spans = jnp.round(spans / self.round_to) * self.round_to  # halves to even, as in PyTorch
-        spans = jnp.clip(spans, 0.0, duration)
-        return rank(spans, scores, jnp.ones(scores.shape, bool), self.num_queries)
+        """Returns the M moments of the last layer; the score is the probability of being a moment."""
+        return set_moments(outputs.logits[:, -1], outputs.spans[:, -1], batch.duration, self.round_to)
 
     def saliency(self, outputs: Outputs, batch: Batch) -> jax.Array:
         """Returns scores [B,T] of the clips, of any range; `MASKED` at padding."""
@@ -314,128 +251,4 @@ class Model(GroundingModel):
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns the saliency of clips, between the least (0) and the most (1) of the video: 'clips' [B,T]."""
-        mask = batch.video_mask
-        most = outputs.saliency.max(-1, keepdims=True)
-        least = jnp.where(mask, outputs.saliency, jnp.inf).min(-1, keepdims=True)
-        share = (outputs.saliency - least) / jnp.maximum(most - least, 1e-6)
-        return {"clips": jnp.where(mask, share, jnp.nan)}
-
-
-# Spans as centre and width, or as start and end (official `span_utils.py`).
-
-
-def bounds(spans: jax.Array) -> jax.Array:
-    """Returns (start, end) of (centre, width) [...,2]."""
-    centre, half = spans[..., 0], spans[..., 1] / 2
-    return jnp.stack([centre - half, centre + half], axis=-1)
-
-
-def centre_width(spans: jax.Array) -> jax.Array:
-    """Returns (centre, width) of (start, end) [...,2]."""
-    return jnp.stack([spans.mean(-1), spans[..., 1] - spans[..., 0]], axis=-1)
-
-
-def generalized_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """IoU - (hull - union) / hull, in (-1, 1], of spans [...,2] with [...,2] (start, end).
-
-    The hull is the shortest span over both; a gap between them is a loss (Rezatofighi et al., CVPR 2019).
-    """
-    hull = jnp.maximum(a[..., 1], b[..., 1]) - jnp.minimum(a[..., 0], b[..., 0])
-    lengths = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0])
-    # On a line the union is the hull, less the gap between them where they do not meet.
-    gap = jnp.maximum(hull - lengths, 0.0)
-    return iou(a, b) - gap / jnp.where(hull > 0, hull, 1.0)
-
-
-def clip_bounds(mask: jax.Array) -> jax.Array:
-    """Where each clip begins and ends, as shares of the video: mask [B,T] -> [B,T,2], zero at padding."""
-    count = jnp.maximum(mask.sum(-1), 1)[:, None]
-    begin = jnp.arange(mask.shape[1])[None, :] / count
-    ends = jnp.stack([begin, begin + 1 / count], axis=-1)
-    return jnp.where(mask[..., None], ends, 0.0)
-
-
-# Matching.
-
-
-def choose_windows(mask: jax.Array, draws: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """Returns positions and mask [B,A'] of up to A' = min(most, A) windows of mask [B,A], by draws [B,A]."""
-    chosen = jax.lax.top_k(jnp.where(mask, draws, -1.0), min(most, mask.shape[1]))[1]
-    return chosen, jnp.take_along_axis(mask, chosen, axis=1)
-
-
-def match(cost: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the assignment of least cost: the slot [A] of each annotated moment, and which moments have one.
-
-    Args:
-      cost: [M,A] of answering annotated moment a with slot m; no gradient goes through.
-      mask: [A] bool, the real annotated moments. As many as there are slots are matched.
-    """
-    # Columns of padding cost more than any real one, so none is preferred to a real one, and the same whatever
-    # the slot, so they do not sway the others.
-    cost = jnp.where(mask[None, :], cost, cost.max() + 1.0)
-    rows, columns = optax.assignment.hungarian_algorithm(cost)
-    query = jnp.zeros(mask.shape, jnp.int32).at[columns].set(rows.astype(jnp.int32))
-    return query, jnp.zeros(mask.shape, bool).at[columns].set(True) & mask
-
-
-# Saliency labels.
-
-
-def relevant_clips(
-    windows: jax.Array, window_mask: jax.Array, duration: jax.Array, mask: jax.Array
-) -> jax.Array:
-    """Returns [B,T] bool, clips whose middle is in one of the windows [B,A,2], or that hold the middle of one.
-
-    The second matters for windows so short that no clip has its middle there.
-    """
-    seconds = clip_length(duration, mask)[:, None, None]
-    clip = jnp.arange(mask.shape[1])[None, :, None]
-    middle = (clip + 0.5) * seconds  # [B,T,1]
-    start, end = windows[:, None, :, 0], windows[:, None, :, 1]
-    inside = (start <= middle) & (middle < end)
-    offset = (start + end) / 2 - middle
-    holds = (-seconds / 2 < offset) & (offset <= seconds / 2)
-    return ((inside | holds) & window_mask[:, None]).any(-1) & mask
-
-
-def annotated_pairs(
-    relevant: jax.Array, scores: jax.Array, mask: jax.Array, draws: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pairs of clips by annotators' scores (`get_saliency_labels`): the more and the less salient one [B,2].
-
-    Returns their positions and which pairs exist.
-
-    The first pair is hard: the best and the worst relevant clip; among equal ones the last is the best and the
-    first the worst. The second is easy: a random relevant one and a random other one; it is the first again
-    where all clips are relevant. All arguments are [B,T].
-    """
-    backwards = jnp.where(relevant, scores, -jnp.inf)[:, ::-1]
-    best = scores.shape[1] - 1 - backwards.argmax(-1)
-    worst = jnp.where(relevant, scores, jnp.inf).argmin(-1)
-    inside, outside = _random_clips(relevant, draws, 1)[0], _random_clips(~relevant & mask, draws, 1)[0]
-    others = (~relevant & mask).any(-1)
-    high = jnp.stack([best, jnp.where(others, inside[:, 0], best)], axis=1)
-    low = jnp.stack([worst, jnp.where(others, outside[:, 0], worst)], axis=1)
-    return high, low, jnp.broadcast_to(relevant.any(-1, keepdims=True), high.shape)
-
-
-def random_pairs(
-    relevant: jax.Array, mask: jax.Array, draws: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Two random pairs of a relevant and another clip, as `annotated_pairs`; both are one where it is alone.
-
-    Source: `get_saliency_labels_sub_as_query` of the official code.
-    """
-    (high, some), (low, others) = (_random_clips(x, draws, 2) for x in (relevant, ~relevant & mask))
-    return high, low, jnp.broadcast_to((some & others)[:, None], high.shape)
-
-
-def _random_clips(candidates: jax.Array, draws: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Returns positions [B,count] of different candidates [B,T], else the first again, and if there is any."""
-    values, clips = jax.lax.top_k(jnp.where(candidates, draws, -1.0), count)
-    return jnp.where(values >= 0, clips, clips[:, :1]), candidates.any(-1)
-
-
-def _layer_norm(x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
-    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)(x)
+        return {"clips": share_of_most(outputs.saliency, batch.video_mask)}

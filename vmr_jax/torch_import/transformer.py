@@ -39,9 +39,14 @@ def encoder_layer(key: str, path: str, features: int, hidden: int) -> list[Entry
     return [
         *attention(f"{key}.self_attn", f"{path}/attention", features),
         *norm(f"{key}.norm1", f"{path}/attention_norm", features),
-        *_feed_forward(key, path, features, hidden),
+        *feed_forward(key, path, features, hidden),
         *norm(f"{key}.norm2", f"{path}/output_norm", features),
     ]
+
+
+def slope(key: str, path: str) -> Entry:
+    """A torch.nn.PReLU that becomes the learned slope of a feed-forward network."""
+    return Entry(f"{key}.weight", f"{path}/negative_slope", (1,), np.squeeze)
 
 
 def decoder_layer(key: str, path: str, features: int, hidden: int) -> list[Entry]:
@@ -51,12 +56,13 @@ def decoder_layer(key: str, path: str, features: int, hidden: int) -> list[Entry
         *norm(f"{key}.norm1", f"{path}/attention_norm", features),
         *attention(f"{key}.multihead_attn", f"{path}/memory_attention", features),
         *norm(f"{key}.norm2", f"{path}/memory_norm", features),
-        *_feed_forward(key, path, features, hidden),
+        *feed_forward(key, path, features, hidden),
         *norm(f"{key}.norm3", f"{path}/output_norm", features),
     ]
 
 
-def _feed_forward(key: str, path: str, features: int, hidden: int) -> list[Entry]:
+def feed_forward(key: str, path: str, features: int, hidden: int) -> list[Entry]:
+    """Both linear layers of a feed-forward network."""
     return [
         *linear(f"{key}.linear1", f"{path}/hidden", (hidden, features)),
         *linear(f"{key}.linear2", f"{path}/output", (features, hidden)),
