@@ -223,7 +223,7 @@ class Model(GroundingModel):
         return batch.span[:, None], jnp.ones((batch.size, 1), bool)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """'span', 'giou' and 'label' of matched moments, and 'saliency' of pairs of clips (`SetCriterion`)."""
+        """'span', 'giou' and 'label' of matched moments, 'saliency' of pairs of clips (official `SetCriterion`)."""
         del epoch
         windows, mask = self._windows(batch)
         relevant = relevant_clips(windows, mask, batch.duration, batch.video_mask)
@@ -241,7 +241,7 @@ class Model(GroundingModel):
     # Inference.
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the M moments of the last layer; the score is the probability of being a moment."""
+        """Returns the M moments of the last layer, with the probability of being one (official `inference.py`)."""
         return set_moments(outputs.logits[:, -1], outputs.spans[:, -1], batch.duration, self.round_to)
 
     def saliency(self, outputs: Outputs, batch: Batch) -> jax.Array:

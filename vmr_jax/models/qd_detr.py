@@ -221,8 +221,9 @@ class Model(GroundingModel):
     def _rows(self, batch: Batch) -> jax.Array:
         """Returns the features of the clips [B,T,*], each stream with the clips' bounds (official datasets)."""
         ends = clip_bounds(batch.video_mask)
-        streams = [batch.video, batch.audio] if self.audio else [batch.video]
-        return jnp.concatenate([part for stream in streams for part in (stream, ends)], axis=-1)
+        if self.audio:
+            return jnp.concatenate((batch.video, ends, batch.audio, ends), axis=-1)
+        return jnp.concatenate((batch.video, ends), axis=-1)
 
     def _seen(self, batch: Batch, word_mask: jax.Array) -> jax.Array:
         """Returns the mask of the words that clips see: [B,L], or by the official code [B,H,T,L].
@@ -244,8 +245,8 @@ class Model(GroundingModel):
         """Returns the memory [B,T,F] of the clips, the token [B,F], and the positions [B,T,F] of the clips."""
         positions = sine_positions(mask, self.features)
         for i in range(self.encoder_layers):
-            layer = TextToClips(**self._sizes(), learned_slope=True, name=f"text_{i}")
-            clips = layer(clips, words, seen, index, train, positions)
+            read = TextToClips(**self._sizes(), learned_slope=True, name=f"text_{i}")
+            clips = read(clips, words, seen, index, train, positions)
         normal, one = nn.initializers.normal(1.0), (len(clips), 1, self.features)
         token = self.param("token", normal, (self.features,))
         place = self.param("token_position", normal, (self.features,))

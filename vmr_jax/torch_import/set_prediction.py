@@ -1,4 +1,4 @@
-"""What the checkpoints of Moment-DETR and QD-DETR have in common."""
+"""The parts that the checkpoints of Moment-DETR and QD-DETR have in common."""
 
 from vmr_jax.torch_import import Entry, Shapes, linear, norm, size
 
