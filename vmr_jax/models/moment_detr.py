@@ -184,14 +184,17 @@ class Model(GroundingModel):
             )
 
     def _encode(self, x, positions, mask, index, train: bool) -> jax.Array:
-        """Returns the memory [B,T+L,F]."""
+        """Returns the memory [B,T+L,F] (official `TransformerEncoder`)."""
         for i in range(self.encoder_layers):
             layer = EncoderLayer(**self._sizes(), name=f"encoder_{i}")
             x = layer(x, mask, index, train, positions)
         return x
 
     def _decode(self, memory, positions, mask, index, train: bool) -> jax.Array:
-        """Returns the slots after each layer [B,I,M,F], under one layer norm; they start at zero."""
+        """Returns the slots after each layer [B,I,M,F], under one layer norm; they start at zero.
+
+        Source: official `TransformerDecoder`.
+        """
         queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.features))
         shape = (memory.shape[0], *queries.shape)
         places = jnp.broadcast_to(queries[None], shape)
@@ -223,7 +226,7 @@ class Model(GroundingModel):
         return batch.span[:, None], jnp.ones((batch.size, 1), bool)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """'span', 'giou' and 'label' of matched moments, 'saliency' of pairs of clips (official `SetCriterion`)."""
+        """'span', 'giou', 'label' of matched moments, 'saliency' of pairs (official `SetCriterion`)."""
         del epoch
         windows, mask = self._windows(batch)
         relevant = relevant_clips(windows, mask, batch.duration, batch.video_mask)
@@ -241,7 +244,7 @@ class Model(GroundingModel):
     # Inference.
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the M moments of the last layer, with the probability of being one (official `inference.py`)."""
+        """Returns the M moments of the last layer and their probabilities (official `inference.py`)."""
         return set_moments(outputs.logits[:, -1], outputs.spans[:, -1], batch.duration, self.round_to)
 
     def saliency(self, outputs: Outputs, batch: Batch) -> jax.Array:
