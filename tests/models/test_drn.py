@@ -147,6 +147,17 @@ def test_candidates_are_ranked():
     np.testing.assert_allclose(moments.spans[0, :3], [[3, 7], [1, 5], [0, 6]], rtol=1e-5)
 
 
+def test_the_picture_has_the_best_level_at_each_row():
+    # Six rows, the last two padding, of four segments; a probability of .2, but .8 at the second segment and .5
+    # at the second location of the middle level, segments 2 and 3.
+    logits = jnp.full((1, 7), -jnp.log(4.0)).at[0, 1].set(jnp.log(4.0)).at[0, 5].set(0.0)
+    outputs = Outputs(logits=logits, distances=jnp.ones((1, 7, 2)), iou=jnp.zeros((1, 7)))
+    batch = jax.tree.map(lambda x: x[:1], random_batch(clips=6, fill=0))
+    batch = batch.replace(video_mask=np.arange(6)[None] < 4)
+    clips = model_of().explain(outputs, batch)["clips"]
+    np.testing.assert_allclose(clips, [[0.2, 0.8, 0.5, 0.5, np.nan, np.nan]], rtol=1e-6)
+
+
 def test_padding_and_filling_rows_leave_statistics_alone():
     model, batch = create("drn", **SMALL), random_batch()
     variables = random_variables(model, batch)

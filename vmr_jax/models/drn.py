@@ -28,6 +28,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -240,7 +241,7 @@ class Model(GroundingModel):
         bounds = truth[:, None] * self.segments
         targets = jnp.stack([locations[None] - bounds[..., 0], bounds[..., 1] - locations[None]], axis=-1)
         shorter, longer = targets.min(-1), targets.max(-1)
-        least, most = (jnp.asarray(x)[level][None] for x in (self.level_from, self.level_to))
+        least, most = (np.asarray(x, np.float32)[level][None] for x in (self.level_from, self.level_to))
         return (shorter > 0) & (longer >= least) & (longer <= most), targets
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
@@ -261,6 +262,16 @@ class Model(GroundingModel):
         candidates = jnp.concatenate([none, likely], axis=1)
         spans = spans * batch.duration[:, None, None]
         return rank(spans, scores[:, ::-1], candidates[:, ::-1], spans.shape[1])
+
+    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the highest probability of being inside, over the levels, at each row: 'clips' [B,T]."""
+        _, level = level_locations(self.segments)
+        levels = [jnp.repeat(outputs.logits[:, level == z], 2**z, axis=1) for z in range(LEVELS)]
+        inside = jax.nn.sigmoid(jnp.stack(levels).max(0))
+        rows = jnp.maximum(batch.video_mask.sum(1), 1)[:, None]
+        segment = jnp.arange(batch.video.shape[1])[None] * self.segments // rows
+        clips = jnp.take_along_axis(inside, jnp.minimum(segment, self.segments - 1), axis=1)
+        return {"clips": jnp.where(batch.video_mask, clips, jnp.nan)}
 
 
 # The video.
@@ -438,15 +449,14 @@ class Head(nn.Module):
 # Locations, labels and losses.
 
 
-def level_locations(segments: int) -> tuple[jax.Array, jax.Array]:
+def level_locations(segments: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns all locations [M] in segments, and the level [M] of each."""
     counts = [segments // 2**level for level in range(LEVELS)]
-    places = [(jnp.arange(count) + 0.5) * 2**level for level, count in enumerate(counts)]
-    levels = [jnp.full(count, level) for level, count in enumerate(counts)]
-    return jnp.concatenate(places), jnp.concatenate(levels)
+    places = [(np.arange(count, dtype=np.float32) + 0.5) * 2**level for level, count in enumerate(counts)]
+    return np.concatenate(places), np.repeat(np.arange(LEVELS), counts)
 
 
-def predicted_spans(distances: jax.Array, locations: jax.Array, segments: int) -> jax.Array:
+def predicted_spans(distances: jax.Array, locations: np.ndarray, segments: int) -> jax.Array:
     """Returns moments [B,M,2], parts of the video, of distances [B,M,2] from locations [M], segments."""
     start, end = locations[None] - distances[..., 0], locations[None] + distances[..., 1]
     return jnp.stack([start, end], axis=-1) / segments
