@@ -38,8 +38,8 @@ def _setting(config):
 
 
 def parameters_of(config) -> int:
-    """Number of parameters. The shapes are traced once for all widths: a size w WORDS + c CLIPS + n is there
-    w times the width of word vectors, c times that of clip features, and n.
+    """Number of parameters. The shapes are traced once for all widths: a size w WORDS / 2 + c CLIPS + n is
+    there w times half the width of word vectors, c times that of clip features, and n.
     """
     model, spec, text = _setting(config)
     if text not in _shapes:
@@ -49,7 +49,8 @@ def parameters_of(config) -> int:
     clips, words = actual.video.shape[-1], actual.query_vectors.shape[-1]
 
     def size(n):
-        return n // WORDS * words + n % WORDS // CLIPS * clips + n % CLIPS
+        halves, rest = divmod(n, WORDS // 2)
+        return halves * words // 2 + rest // CLIPS * clips + rest % CLIPS
 
     return sum(math.prod(size(n) for n in shape) for shape in _shapes[text])
 

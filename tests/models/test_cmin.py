@@ -11,8 +11,9 @@ from batches import random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.input.features import first_rows
+from vmr_jax.layers.anchors import moment_in_clips
 from vmr_jax.models import create
-from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv, moment_in_clips
+from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv
 
 SMALL = dict(features=8, heads=2, widths=(1, 3))
 OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))

@@ -23,6 +23,16 @@ def attention(width):
     )
 
 
+def attend(layer, x, heads, band):
+    """Self-attention of [B,T,D] by an `attention`, over `band` steps to either side."""
+    projected = x @ layer.in_proj_weight.T + layer.in_proj_bias
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in projected.chunk(3, -1))
+    place = torch.arange(x.shape[1])
+    far = (place[:, None] - place[None]).abs() > band
+    logits = q * (x.shape[2] // heads) ** -0.5 @ k.mT - 1e10 * far
+    return layer.out_proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 def graph(width, relations):
     """Weights, gates and the biases of each relation: one of the word itself, the others in two directions."""
     parts = {}
@@ -64,7 +74,7 @@ class Twin(nn.Module):
         """'logits' [B,M] and 'offsets' [B,M,2] of the anchors."""
         video = torch.as_tensor(batch.video)
         for layer in self.video_encoder.attn_layers:
-            video = video + self._attend(layer, video)
+            video = video + attend(layer, video, self.heads, self.band)
         video = self.video_encoder.rnn.gru(video)[0]
 
         words = torch.as_tensor(batch.query_vectors)
@@ -89,14 +99,6 @@ class Twin(nn.Module):
             "logits": self.fc_score(fused).mT.flatten(1),
             "offsets": self.fc_reg(fused).mT.reshape(len(video), -1, 2),
         }
-
-    def _attend(self, layer, x):
-        projected = x @ layer.in_proj_weight.T + layer.in_proj_bias
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected.chunk(3, -1))
-        place = torch.arange(x.shape[1])
-        far = (place[:, None] - place[None]).abs() > self.band
-        logits = q * (x.shape[2] // self.heads) ** -0.5 @ k.mT - 1e10 * far
-        return layer.out_proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
     @staticmethod
     def _convolve(layer, words, adjacent):

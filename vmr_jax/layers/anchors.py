@@ -15,7 +15,7 @@ from flax import struct
 from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.moments import iou, rank
-from vmr_jax.types import Moments
+from vmr_jax.types import Batch, Moments
 
 
 @struct.dataclass
@@ -53,7 +53,7 @@ class AnchorHead(nn.Module):
         return Scored(logits=logits, offsets=offsets)
 
 
-def frame_anchors(num_clips: int, widths: tuple[int, ...], align: str = "centre") -> np.ndarray:
+def frame_anchors(num_clips: int, widths: tuple[float, ...], align: str = "centre") -> np.ndarray:
     """Returns [M,2] float32, first and last clip of each anchor; also beyond the video, see `legal_anchors`.
 
     `align` 'end': the anchors of a clip end with it, as TGN's (Chen et al., EMNLP 2018) do.
@@ -70,6 +70,33 @@ def legal_anchors(anchors: np.ndarray, video_mask: jax.Array) -> jax.Array:
     """Returns [B,M] bool, the anchors [M,2] that lie within the real clips of the video."""
     clips = video_mask.sum(-1)[:, None]
     return jnp.logical_and(anchors[None, :, 0] >= 0, anchors[None, :, 1] < clips)
+
+
+def refine(anchors: np.ndarray, offsets: jax.Array) -> jax.Array:
+    """Adds offsets [B,M,2] to the ends of anchors [M,2], of which the fraction is dropped first.
+
+    As the official programs of CMIN and CSMGAN (Model.forward), which cast the anchors to the type of the
+    moment's clips, integers.
+    """
+    return jnp.trunc(anchors)[None] + offsets
+
+
+def moment_in_clips(batch: Batch) -> jax.Array:
+    """Returns [B,2] float32, first and last clip of the annotated moment.
+
+    Its ends are floored in rows of the features; of the clips that begin from the first row on, and up to the
+    last, these are the first and the last. Official code of CMIN: ActivityNetGCN and
+    ClipDataset1.__getitem__.
+    """
+    mask = batch.video_mask
+    places = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
+    rows = places if batch.clip_rows is None else batch.clip_rows
+    count = jnp.where(mask, rows, -1).max(-1, keepdims=True) + 1  # the last clip begins with the last row
+    ends = jnp.floor(batch.span * count / batch.duration[:, None]).astype(jnp.int32)
+    ends = jnp.clip(ends, 0, jnp.maximum(count - 1, 0))
+    first = (mask & (rows < ends[:, :1])).sum(-1)
+    last = (mask & (rows <= ends[:, 1:])).sum(-1) - 1
+    return jnp.stack([jnp.minimum(first, last), last], axis=-1).astype(jnp.float32)
 
 
 def inclusive_iou(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> jax.Array:

@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vmr_jax.errors import UserError
 from vmr_jax.layers.dropout import Dropout
 
 MASKED = -1e30  # a logit that no softmax sees
@@ -35,6 +36,15 @@ def attended(weights: jax.Array, values: jax.Array) -> jax.Array:
     """Sums values [B,Z,H,F] with weights [B,H,T,Z], the heads side by side: [B,T,H F]."""
     y = jnp.einsum("bhtz,bzhf->bthf", weights, values)
     return y.reshape(*y.shape[:2], -1)
+
+
+def check_heads(owner: str, width: int, heads: int) -> None:
+    """Raises UserError where the heads of the architecture `owner` cannot share clips of this width."""
+    if width % heads:
+        raise UserError(
+            f"{heads} heads cannot share {width} features equally. Set config.model.heads of {owner} to a "
+            "divisor of the features' width, or config.model.projection to a multiple of the heads."
+        )
 
 
 class MultiHeadAttention(nn.Module):

@@ -43,9 +43,12 @@ from vmr_jax.layers.anchors import (
     frame_anchors,
     inclusive_iou,
     legal_anchors,
+    moment_in_clips,
     rank_anchors,
+    refine,
     soft_labels,
 )
+from vmr_jax.layers.attention import check_heads
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.linear import torch_linear
@@ -119,7 +122,7 @@ class Model(GroundingModel):
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
-    shared_by_heads = {}  # heads share the width of the dataset's features, or `projection`: see `_check`
+    shared_by_heads = {}  # heads share the width of the dataset's features, or `projection`: see `check_heads`
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 128, 160, 192)
     features: int = 512
@@ -151,7 +154,9 @@ class Model(GroundingModel):
         Raises UserError without dependencies, or for a number of heads that cannot share the features.
         """
         batch.check()
-        self._check(batch)
+        if batch.dependencies is None:
+            raise UserError("CMIN reads the syntax of the query, and this batch has none (dependencies).")
+        check_heads("CMIN", self.projection or batch.video.shape[-1], self.heads)
         index = batch.example_index
 
         def drop(x):
@@ -185,16 +190,6 @@ class Model(GroundingModel):
         fused = recur(gated, batch.video_mask, "fusion")
         scored = AnchorHead(len(self.widths), name="head")(fused)
         return Outputs(logits=scored.logits, offsets=scored.offsets)
-
-    def _check(self, batch: Batch) -> None:
-        if batch.dependencies is None:
-            raise UserError("CMIN reads the syntax of the query, and this batch has none (dependencies).")
-        width = self.projection or batch.video.shape[-1]
-        if width % self.heads:
-            raise UserError(
-                f"{self.heads} heads cannot share {width} features equally. Set config.model.heads to a "
-                "divisor of the features' width, or config.model.projection to a multiple of the heads."
-            )
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'alignment': cross-entropy of all anchors; 'regression': smooth L1 of both ends of the best one.
@@ -231,31 +226,6 @@ class Model(GroundingModel):
         scores = jnp.where(legal, jax.nn.sigmoid(outputs.logits), -1.0)
         best = scores.reshape(*batch.video_mask.shape, -1).max(-1)
         return {"clips": jnp.where(best >= 0, best, jnp.nan)}
-
-
-def refine(anchors: np.ndarray, offsets: jax.Array) -> jax.Array:
-    """Adds offsets [B,M,2] to the ends of anchors [M,2], of which the fraction is dropped first.
-
-    Official code: Model.forward, which casts the anchors to the type of the moment's clips, integers.
-    """
-    return jnp.trunc(anchors)[None] + offsets
-
-
-def moment_in_clips(batch: Batch) -> jax.Array:
-    """Returns [B,2] float32, first and last clip of the annotated moment.
-
-    Its ends are floored in rows of the features; of the clips that begin from the first row on, and up to the
-    last, these are the first and the last. Official code: ActivityNetGCN and ClipDataset1.__getitem__.
-    """
-    mask = batch.video_mask
-    places = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
-    rows = places if batch.clip_rows is None else batch.clip_rows
-    count = jnp.where(mask, rows, -1).max(-1, keepdims=True) + 1  # the last clip begins with the last row
-    ends = jnp.floor(batch.span * count / batch.duration[:, None]).astype(jnp.int32)
-    ends = jnp.clip(ends, 0, jnp.maximum(count - 1, 0))
-    first = (mask & (rows < ends[:, :1])).sum(-1)
-    last = (mask & (rows <= ends[:, 1:])).sum(-1) - 1
-    return jnp.stack([jnp.minimum(first, last), last], axis=-1).astype(jnp.float32)
 
 
 class SyntacticGraphConv(nn.Module):
