@@ -48,7 +48,7 @@ from vmr_jax.layers.completion import (
     starts_of,
 )
 from vmr_jax.layers.dropout import Dropout
-from vmr_jax.layers.gaussians import bells, spans_of
+from vmr_jax.layers.gaussians import bell_over_clips, bells, spans_of
 from vmr_jax.layers.linear import torch_dense, torch_linear
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
@@ -205,9 +205,11 @@ class Model(GroundingModel):
 
         Source: `generate_gauss_weight` of the official code, exp(-alpha (u - c)^2 / w^2).
         """
-        deviation = jnp.maximum(width, self.min_width) / (2 * self.sharpness) ** 0.5
-        gaussian = bells(center, deviation, self.rows)
+        gaussian = bells(center, self._deviation(width), self.rows)
         return jnp.stack([gaussian, jnp.ones_like(gaussian), 1 - gaussian], axis=1)
+
+    def _deviation(self, width: jax.Array) -> jax.Array:
+        return jnp.maximum(width, self.min_width) / (2 * self.sharpness) ** 0.5
 
     def _stack(self, name: str) -> Stack:
         return Stack(self.features, self.hidden, self.heads, self.layers, self.dropout, self.dtype, name=name)
@@ -243,11 +245,7 @@ class Model(GroundingModel):
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns the Gaussian at the middle of every clip: 'clips' [B,T]."""
-        count = jnp.maximum(batch.video_mask.sum(-1, keepdims=True), 1)
-        middle = (jnp.arange(batch.video_mask.shape[1])[None] + 0.5) / count
-        width = jnp.maximum(outputs.width, self.min_width)[:, None]
-        weight = jnp.exp(-self.sharpness * ((middle - outputs.center[:, None]) / width) ** 2)
-        return {"clips": jnp.where(batch.video_mask, weight, jnp.nan)}
+        return {"clips": bell_over_clips(outputs.center, self._deviation(outputs.width), batch.video_mask)}
 
 
 def _training(learns) -> Any:
