@@ -43,6 +43,7 @@ import numpy as np
 from flax import struct
 
 from vmr_jax.errors import UserError
+from vmr_jax.layers.attention import attended, attention_weights
 from vmr_jax.layers.clips import ClipPool
 from vmr_jax.layers.draws import uniform_choice
 from vmr_jax.layers.dropout import Dropout
@@ -347,11 +348,9 @@ class BackdoorAdjustment(nn.Module):
 
         queries, keys = project(probe, "query"), project(location, "key")
         values = nn.relu(project(location, "value", use_bias=True))
-        logits = jnp.einsum("bmhf,bnhf->bhmn", queries, keys) / np.sqrt(width).astype(self.dtype)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(self.dtype)
+        weights = attention_weights(queries, keys, jnp.ones((1, 1, 1, keys.shape[1]), bool))
         weights = Dropout(self.dropout, name="weights")(weights, example_index, train)
-        attended = jnp.einsum("bhmn,bnhf->bmhf", weights, values)
-        return nn.relu(attended + self.own_weight * values).reshape(probe.shape)
+        return nn.relu(attended(weights, values) + self.own_weight * values.reshape(probe.shape))
 
 
 def location_codes(candidates: np.ndarray, features: int) -> Array:
