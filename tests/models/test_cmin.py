@@ -10,8 +10,6 @@ from applied import outputs_of
 from batches import random_batch
 
 from vmr_jax.errors import UserError
-from vmr_jax.input.features import first_rows
-from vmr_jax.layers.anchors import moment_in_clips
 from vmr_jax.models import create
 from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv
 
@@ -107,44 +105,6 @@ def test_prediction_is_the_refined_anchor_in_seconds():
     # Anchor 4 is clip 2: [2 - .5, 2 + .25 + 1] s. Anchor 1, the best score of all, is not legal.
     np.testing.assert_allclose(moments.spans[0, 0], [1.5, 3.25])
     assert np.isfinite(moments.scores[0]).sum() == 6
-
-
-# (rows of the features, seconds of the video, moment) -> its first and last of 8 clips, from a run of the
-# official code (ikuinen/CMIN@4f965604d09f, `ClipDataset2` with max_num_frames=8).
-OFFICIAL_MOMENTS = {
-    (5, 10.0, (0.0, 10.0)): [0, 7],
-    (5, 10.0, (3.99, 6.0)): [2, 6],
-    (23, 31.3, (4.2, 4.3)): [1, 1],
-    (23, 31.3, (30.9, 31.3)): [7, 7],
-    (40, 55.0, (10.1, 33.3)): [2, 4],
-    (97, 120.7, (0.7, 1.9)): [0, 0],
-    (97, 120.7, (50.0, 119.9)): [3, 7],
-    (300, 180.5, (60.6, 61.0)): [2, 2],
-    (300, 180.5, (17.3, 99.5)): [1, 3],
-    (41, 77.7, (12.34, 76.9)): [2, 7],
-}
-
-
-def test_moments_are_in_the_clips_of_the_official_code():
-    rows, duration, span = zip(*OFFICIAL_MOMENTS)
-    batch = jax.tree.map(lambda x: x[:1].repeat(len(rows), 0), random_batch(clips=8)).replace(
-        video_mask=np.ones((len(rows), 8), bool),
-        duration=np.float32(duration),
-        span=np.float32(span),
-        clip_rows=np.stack([first_rows(n, 8, "spread") for n in rows]),
-    )
-    np.testing.assert_array_equal(moment_in_clips(batch), list(OFFICIAL_MOMENTS.values()))
-
-
-def test_where_every_row_is_a_clip_a_moment_is_the_clips_that_hold_its_ends():
-    batch = jax.tree.map(lambda x: x[:1].repeat(4, 0), random_batch(clips=8)).replace(
-        video_mask=np.arange(8) < np.full((4, 1), 4), duration=np.full(4, 8, np.float32)
-    )
-    # Four real clips of 2 s: second 3 is in clip 1, 5 in clip 2; the end of the video is in the last clip.
-    batch = batch.replace(span=np.float32([[3, 5], [3, 8], [0, 0.5], [7.9, 8]]))
-    for rows in (None, np.arange(8) * batch.video_mask):
-        found = moment_in_clips(batch.replace(clip_rows=rows))
-        np.testing.assert_array_equal(found, [[1, 2], [1, 3], [0, 0], [3, 3]])
 
 
 def test_anchors_of_even_width_are_refined_from_half_a_clip_earlier():
