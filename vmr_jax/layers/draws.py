@@ -6,6 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from vmr_jax.errors import UserError
+from vmr_jax.types import Batch
+
 
 def draw_per_example(
     key: jax.Array, example_index: jax.Array, draw: Callable[..., jax.Array], shape: tuple[int, ...] = ()
@@ -44,3 +47,32 @@ def uniform_choice(key: jax.Array, example_index: jax.Array, mask: jax.Array) ->
     place = jnp.minimum(jnp.floor(share * count).astype(count.dtype), count - 1)
     chosen = mask & (jnp.cumsum(mask, axis=-1) == place[:, None] + 1)
     return jnp.argmax(chosen, axis=-1), count > 0
+
+
+def annotated_moment(key: jax.Array, batch: Batch, moments: str, owner: str) -> jax.Array:
+    """Returns [B,2] seconds, the moment that a sentence is to find in this step.
+
+    Args:
+      key: a random key.
+      batch: the examples.
+      moments: 'windows' draws one of the annotated moments; 'span' is the one to learn.
+      owner: name of the architecture, for the error message.
+
+    Raises:
+      UserError: where one is drawn and the batch has no `windows`.
+    """
+    if moments == "span":
+        return batch.span
+    if batch.windows is None or batch.window_mask is None:
+        raise UserError(
+            f"{owner} draws one of the annotated moments of a query, and this batch does not have them. Use a "
+            "dataset that has them, or set moments='span'."
+        )
+    index, _ = uniform_choice(key, batch.example_index, batch.window_mask)
+    return jnp.take_along_axis(batch.windows, index[:, None, None], axis=1)[:, 0]
+
+
+def random_segments(key: jax.Array, example_index: jax.Array, duration: jax.Array, count: int) -> jax.Array:
+    """Draws [B,count,2] seconds, segments of videos [B] between two uniform times each."""
+    ends = draw_per_example(key, example_index, jax.random.uniform, (count, 2))
+    return jnp.sort(ends, axis=-1) * duration[:, None, None]

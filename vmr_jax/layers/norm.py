@@ -24,6 +24,11 @@ def layer_norm(x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:
     return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)(x)
 
 
+def unit_length(x: jax.Array, eps: float = 1e-5) -> jax.Array:
+    """Returns x / (|x| + eps) along the last axis, of inputs: the gradient at x = 0 is not finite."""
+    return x / (jnp.sqrt(jnp.square(x).sum(-1, keepdims=True)) + eps)
+
+
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over the real positions of all devices (Ioffe and Szegedy, 2015).
 

@@ -31,9 +31,10 @@ import numpy as np
 from flax import struct
 
 from vmr_jax.errors import UserError, check_choices
-from vmr_jax.layers.draws import uniform_choice
+from vmr_jax.layers.draws import annotated_moment, uniform_choice
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import symmetric_uniform
+from vmr_jax.layers.norm import unit_length
 from vmr_jax.layers.recurrent import LSTM, last_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.models.base import DualEncoder, GroundingModel
@@ -256,15 +257,7 @@ class Model(GroundingModel, DualEncoder):
 
     def _moment(self, batch: Batch, key: Array) -> Array:
         """Returns [B,2] seconds, the moment that a sentence is to find in this step."""
-        if self.moments == "span":
-            return batch.span
-        if batch.windows is None:
-            raise UserError(
-                "MCN draws one of the annotated moments of a query, and this batch does not have them. Use a "
-                "dataset that has them, or set moments='span'."
-            )
-        index, _ = uniform_choice(key, batch.example_index, batch.window_mask)
-        return jnp.take_along_axis(batch.windows, index[:, None, None], axis=1)[:, 0]
+        return annotated_moment(key, batch, self.moments, "MCN")
 
     # Inputs of the networks.
 
@@ -400,11 +393,6 @@ def global_mean(rows: Array, mask: Array) -> Array:
     there = mask & jnp.any(rows != 0, axis=-1)
     total = jnp.where(there[..., None], rows.astype(jnp.float32), 0.0).sum(1)
     return unit_length(total / jnp.maximum(there.sum(-1), 1)[:, None])
-
-
-def unit_length(x: Array) -> Array:
-    """Returns x / (|x| + 1e-5) along the last axis (official code: feature_process_norm)."""
-    return x / (jnp.sqrt(jnp.square(x).sum(-1, keepdims=True)) + 1e-5)
 
 
 def segment_endpoints(first: Array, last: Array, chunks: Array) -> Array:

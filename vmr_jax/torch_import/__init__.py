@@ -3,7 +3,8 @@
 The file of an architecture has its name and three functions of the shapes of all tensors in a checkpoint:
 
 - `hyper_parameters(shapes)` reads off them the fields of the model that they determine;
-- `inputs(shapes)` reads off the widths of the fields of a batch, such as the features of a clip;
+- `inputs(shapes)` reads off the widths of the fields of a batch, such as the features of a clip; where they
+  depend on fields that shapes do not tell, it is `inputs_of(shapes, model)`;
 - `entries(shapes)` says which tensors there must be, of which shapes, and where each goes.
 
 Counters of updates, which checkpoints do not hold, are listed in its `COUNTERS` and start at zero.
@@ -222,7 +223,8 @@ def load_model(name: str, state_dict: Mapping[str, Any], /, **hyper_parameters: 
             )
     fields = {**read, **given}
     model = models.create(name, **fields)
-    wanted = abstract_variables(model, _smallest_batch(model, file.inputs(shapes)))
+    widths = file.inputs_of(shapes, model) if hasattr(file, "inputs_of") else file.inputs(shapes)
+    wanted = abstract_variables(model, _smallest_batch(model, widths))
     _check_complete(name, wanted, variables, read)
     return Imported(fields, model, variables)
 
