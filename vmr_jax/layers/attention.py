@@ -18,17 +18,24 @@ def masked_softmax(logits: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Ar
 
 
 def attention_weights(
-    queries: jax.Array, keys: jax.Array, mask: jax.Array, key_weights: jax.Array | None = None
+    queries: jax.Array,
+    keys: jax.Array,
+    mask: jax.Array,
+    key_weights: jax.Array | None = None,
+    alike: jax.Array | None = None,
 ) -> jax.Array:
     """Weights [B,H,T,Z] of scaled dot products of queries [B,T,H,F] and keys [B,Z,H,F], under a mask.
 
     The mask is broadcast to [B,H,T,Z]. With `key_weights` [B,Z] in [0,1] the weights are multiplied by them and
-    divided by their sum. The softmax is float32, the result has the dtype of the queries.
+    divided by their sum. Queries of `alike` [B,T] weigh all keys of their mask alike, with the gradients of their
+    logits. The softmax is float32, the result has the dtype of the queries.
     """
     logits = jnp.einsum("bthf,bzhf->bhtz", queries, keys) / jnp.sqrt(queries.shape[-1]).astype(queries.dtype)
     if key_weights is not None:
         # Added before the softmax, which divides by the sum; 1e-10 as in the official code of CNM.
         logits = logits + jnp.log(key_weights.astype(jnp.float32) + 1e-10)[:, None, None]
+    if alike is not None:
+        logits = jnp.where(alike[:, None, :, None], logits - jax.lax.stop_gradient(logits), logits)
     return masked_softmax(logits, mask).astype(queries.dtype)
 
 
@@ -82,11 +89,14 @@ class MultiHeadAttention(nn.Module):
         train: bool,
         values: jax.Array | None = None,
         key_weights: jax.Array | None = None,
+        alike: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """Returns [B,T,F] of queries [B,T,D], keys and values (None: the keys) [B,Z,D] and their mask [B,Z].
 
         With `key_weights` [B,Z] in [0,1] the attention weights are multiplied by them and divided by their sum.
-        The mask may be [B,H,T,Z] too, of the keys that each head sees from each query.
+        The mask may be [B,H,T,Z] too, of the keys that each head sees from each query. Queries [B,T] of `alike`
+        weigh all its keys [B,Z] or [1,Z] alike, as padded ones do in official code that adds -1e30 to all of
+        their logits; the gradients of these are kept.
         """
         if mask.ndim != 4:
             chex.assert_shape(mask, keys.shape[:2])
@@ -111,6 +121,8 @@ class MultiHeadAttention(nn.Module):
         if self.band is not None:
             place = jnp.arange(queries.shape[1])
             mask = mask & (jnp.abs(place[:, None] - place[None, :]) <= self.band)[None, None]
-        weights = attention_weights(q, k, mask, key_weights)
+        if alike is not None:
+            mask = jnp.where(alike[0][:, None, :, None], alike[1][:, None, None, :], mask)
+        weights = attention_weights(q, k, mask, key_weights, alike[0] if alike else None)
         weights = Dropout(self.dropout, name="weights")(weights, example_index, train)
         return attended(weights, v)
