@@ -27,8 +27,8 @@ def attention_weights(
     """Weights [B,H,T,Z] of scaled dot products of queries [B,T,H,F] and keys [B,Z,H,F], under a mask.
 
     The mask is broadcast to [B,H,T,Z]. With `key_weights` [B,Z] in [0,1] the weights are multiplied by them and
-    divided by their sum. Queries of `alike` [B,T] weigh all keys of their mask alike, with the gradients of their
-    logits. The softmax is float32, the result has the dtype of the queries.
+    divided by their sum. Queries of `alike` [B,T] weigh all keys of their mask alike, with the gradients of
+    their logits. The softmax is float32, the result has the dtype of the queries.
     """
     logits = jnp.einsum("bthf,bzhf->bhtz", queries, keys) / jnp.sqrt(queries.shape[-1]).astype(queries.dtype)
     if key_weights is not None:

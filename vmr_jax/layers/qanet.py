@@ -24,6 +24,7 @@ class FeatureEncoder(nn.Module):
       max_positions: number of steps that have a position.
       dropout: dropout rate of every sub-layer.
       dtype: number format of the layers.
+      attend: whether the block of self-attention follows the convolutions.
     """
 
     features: int
@@ -33,6 +34,7 @@ class FeatureEncoder(nn.Module):
     max_positions: int
     dropout: float
     dtype: jnp.dtype
+    attend: bool = True
 
     @nn.compact
     def __call__(
@@ -42,10 +44,12 @@ class FeatureEncoder(nn.Module):
         example_index: jax.Array,
         train: bool,
         convolved: jax.Array | None = None,
+        alike: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """Returns [B,T,F] of steps [B,T,F] with mask [B,T]; the result at padding is meaningless.
 
-        Convolutions see the steps of `convolved` [B,T] or [1,T] (None: of the mask), and zeros elsewhere.
+        Convolutions see the steps of `convolved` [B,T] or [1,T] (None: of the mask), and zeros elsewhere; steps
+        of `alike` attend to its others alike, see `MultiHeadAttention`.
         """
         convolved = mask if convolved is None else convolved
 
@@ -59,11 +63,13 @@ class FeatureEncoder(nn.Module):
             depthwise = depthwise_conv(self.features, self.conv_kernel, self.dtype, f"depthwise_{i}")
             y = xavier_linear(self.features, depthwise(y), self.dtype, f"pointwise_{i}")
             x = x + drop(nn.relu(y))
+        if not self.attend:
+            return x
         y = drop(layer_norm(x, self.dtype, "attention_norm"))
         attention = MultiHeadAttention(
             self.features, self.heads, self.dropout, dtype=self.dtype, name="attention"
         )
-        x = x + drop(attention(y, y, mask, example_index, train))
+        x = x + drop(attention(y, y, mask, example_index, train, alike=alike))
         y = drop(layer_norm(x, self.dtype, "output_norm"))
         return x + drop(xavier_linear(self.features, y, self.dtype, "output"))
 
@@ -75,11 +81,13 @@ class ContextQueryAttention(nn.Module):
       features: F, width of the result.
       dropout: dropout rate of clips and words before they are compared.
       dtype: number format of the layers; similarity and softmax are float32.
+      use_bias: whether the last layer has a bias.
     """
 
     features: int
     dropout: float
     dtype: jnp.dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, video, query, video_mask, query_mask, example_index, train: bool) -> jax.Array:
@@ -98,7 +106,7 @@ class ContextQueryAttention(nn.Module):
         attended = jnp.einsum("btl,blf->btf", over_words, query)
         back = jnp.einsum("btl,bsl,bsf->btf", over_words, over_clips, video)
         joined = jnp.concatenate([video, attended, video * attended, video * back], axis=-1)
-        return xavier_linear(self.features, joined, self.dtype, "linear")
+        return xavier_linear(self.features, joined, self.dtype, "linear", self.use_bias)
 
 
 class QueryConcat(nn.Module):
