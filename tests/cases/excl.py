@@ -4,7 +4,7 @@ from cases import manual_variants
 from vmr_jax.configs.excl import DATASETS
 
 # With small initial weights dropout hardly moves the loss.
-SMALL = dict(recurrent_features=3, hidden=4, streams="both", initial_std=0.5)
+SMALL = dict(recurrent_features=3, hidden=4, initial_std=0.5)
 # What the LSTMs of the video read [T,D] has a padded axis, so the draws of dropout depend on padding.
 WITHOUT_DRAWS = dict(dropout=0.0)
 

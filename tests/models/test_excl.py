@@ -13,11 +13,9 @@ from vmr_jax.layers.attention import MASKED
 from vmr_jax.models import create
 from vmr_jax.models.excl import Outputs, expected_clip
 
-TINY = {**SMALL, "streams": "video"}
-
 
 def layers(**fields):
-    model = create("excl", **{**TINY, **fields})
+    model = create("excl", **{**SMALL, **fields})
     shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), random_batch())
     return {name: next(iter(part.values())) for name, part in shapes["params"].items()}
 
@@ -34,7 +32,7 @@ def of_one_video():
 
 def terms(**fields):
     batch, outputs = of_one_video()
-    found = create("excl", **TINY, **fields).loss(outputs, batch, epoch=jnp.int32(0))
+    found = create("excl", **SMALL, **fields).loss(outputs, batch, epoch=jnp.int32(0))
     return [float(found[name].value()) for name in ("start", "end")]
 
 
@@ -55,19 +53,19 @@ def test_losses_by_hand():
 
 def test_pairs_are_ranked():
     batch, outputs = of_one_video()
-    moments = create("excl", **TINY).predict(outputs, batch)
+    moments = create("excl", **SMALL).predict(outputs, batch)
     # (1,1) .5 * .3, (0,0) .2 * .5, (1,2) .5 * .2, (0,1) and (2,2) .3 * .2, (0,2) .2 * .2.
     np.testing.assert_allclose(np.exp(moments.scores[0, :6]), [0.15, 0.1, 0.1, 0.06, 0.06, 0.04], rtol=1e-5)
     np.testing.assert_allclose(moments.spans[0, :3], [[2, 4], [0, 2], [2, 6]])
     assert not np.isfinite(moments.scores[0, 6:]).any()
-    moments = create("excl", **TINY, shortest=2, longest=2).predict(outputs, batch)
+    moments = create("excl", **SMALL, shortest=2, longest=2).predict(outputs, batch)
     np.testing.assert_allclose(moments.spans[0, :2], [[2, 6], [0, 4]])
     assert np.isfinite(moments.scores[0]).sum() == 2
 
 
 def test_regression_predicts_one_moment():
     batch, outputs = of_one_video()
-    model = create("excl", **TINY, objective="regression")
+    model = create("excl", **SMALL, objective="regression")
     moments = model.predict(outputs, batch)
     moments.check()
     # From 1.1 to .7 + 1 clips of 2 s.
@@ -84,10 +82,10 @@ def test_each_predictor_reads_its_parts():
     assert set(tied) == {*mlp, "video_predictor_lstm"}
     assert set(conditioned) == {*mlp, "video_start_lstm", "video_end_lstm"}
     assert mlp["video_end_hidden"].shape == (4,)
-    model = create("excl", **TINY, predictor="mlp")
+    model = create("excl", **SMALL, predictor="mlp")
     shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), random_batch())
     assert shapes["params"]["video_start_hidden"]["kernel"].shape == (pairs, 4)
-    model = create("excl", **TINY, predictor="conditioned")
+    model = create("excl", **SMALL, predictor="conditioned")
     shapes = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), random_batch())
     assert shapes["params"]["video_end_hidden"]["kernel"].shape == (three, 4)
     # Both networks read states or a clip beside the sentence.
@@ -96,7 +94,7 @@ def test_each_predictor_reads_its_parts():
 
 
 def test_padding_changes_nothing():
-    model, batch = create("excl", **SMALL, predictor="conditioned"), random_batch()
+    model, batch = create("excl", **SMALL, streams="both", predictor="conditioned"), random_batch()
     variables = random_variables(model, batch)
     expected = outputs_of(model, variables, batch)
     found = outputs_of(model, variables, pad_clips(batch, batch.video.shape[1]))
@@ -117,7 +115,10 @@ def test_wrong_settings_are_told(fields, message):
 
 
 def test_subtitles_that_are_read_must_be_there():
-    model, batch = create("excl", **SMALL), random_batch().replace(subtitles=None, subtitle_mask=None)
+    model, batch = (
+        create("excl", **SMALL, streams="both"),
+        random_batch().replace(subtitles=None, subtitle_mask=None),
+    )
     assert model.requires() == ("subtitles",)
     with pytest.raises(UserError, match="ExCL reads subtitles, and this batch has none"):
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
