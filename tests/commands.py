@@ -4,6 +4,8 @@ Importing TensorFlow and JAX takes longer than most of what the tests ask of a c
 the process runs that the others are forked from: it reads a line of JSON for each thing to do, and answers so.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -88,15 +91,18 @@ class Commands:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, *arguments, folder: Path = ROOT, devices: int = 1) -> Started:
-        """Starts it with the compiler's own settings, as a user does, on some devices."""
+    def start(self, *arguments, folder: Path = ROOT, devices: int = 1, **environment: str) -> Started:
+        """Starts it with the compiler's own settings, as a user does, on some devices.
+
+        `environment` is added to that of the tests; what JAX reads of it when it is imported has no effect.
+        """
         flags = f"--xla_force_host_platform_device_count={devices}"
         self._number += 1
         out, err = (Path(self._folder.name) / f"{self._number}.{name}" for name in ("out", "err"))
         request = {
             "arguments": [str(argument) for argument in arguments],
             "folder": str(folder),
-            "environment": {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            "environment": {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment},
             "stdout": str(out),
             "stderr": str(err),
         }
@@ -137,9 +143,30 @@ def become(request) -> None:
     sys.argv = ["launch.py", *request["arguments"]]
 
 
+def end_with(call) -> None:
+    """Ends this process as Python would after the call, but leaves what is imported to the system to free."""
+    status = 0
+    try:
+        call()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection would write to, and so copy, what the processes share
     # JAX warns of threads, of which there are none before its first computation.
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
     for line in sys.stdin:
@@ -148,7 +175,7 @@ def main() -> None:
             answer = poll(request["poll"])
         elif not (answer := os.fork()):
             become(request)
-            return sys.modules["vmr_jax.modes.launch"].cli()
+            end_with(sys.modules["vmr_jax.modes.launch"].cli)
         print(json.dumps(answer), flush=True)
 
 

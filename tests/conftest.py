@@ -28,6 +28,7 @@ import cases
 import jax
 import pytest
 from commands import Commands
+from programs import free_programs
 from xdist.scheduler import LoadFileScheduling
 
 from vmr_jax.kernels import kernels_in_use, use_kernels
@@ -155,11 +156,9 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    """Frees compiled programs after a file where they are many: a process can map only 65,530 areas."""
+    """Frees compiled programs after a file."""
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if not maps.exists() or len(maps.read_bytes().splitlines()) > 20_000:
-        jax.clear_caches()
+    free_programs()
 
 
 @pytest.fixture(scope="module")

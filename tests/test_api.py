@@ -329,7 +329,7 @@ def test_installed_without_a_checkout(run, data, tmp_path_factory, tmp_path):
     script = ASK + f"assert vmr.__file__.startswith({str(site)!r})\n"
     for command in (
         [sys.executable, "-c", script, str(workdir)],
-        [sys.executable, str(site / "bin" / "vmr_jax"), "--mode=inspect", "--config=configs/vslnet.py"],
+        [sys.executable, str(site / "bin" / "vmr_jax"), "--mode=inspect", "--config=configs/ctrl.py"],
     ):
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

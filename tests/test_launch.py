@@ -17,10 +17,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
-    "--config=configs/fvmr.py",
+    "--config=configs/ctrl.py",  # which compiles fastest
+    "--config.model.text=mean",
     "--config.dataset.train_videos=20",
     "--config.model.features=8",
-    "--config.model.common=8",
     "--config.batch_size=16",
     "--config.evaluation.batch_size=200",
     "--config.evaluation.sanity=()",
@@ -55,7 +55,7 @@ def test_train_ends_with_a_table_and_its_files(trained):
     workdir, output = trained
     for name in ("metrics.jsonl", "predictions.jsonl", "report.html"):
         assert (workdir / name).is_file() and str(workdir / name) in output
-    for row in ("fvmr (this run)", "whole video", "best span of the training prior", "random span"):
+    for row in ("ctrl (this run)", "whole video", "best span of the training prior", "random span"):
         assert row in output
     results = json.loads((workdir / "results.json").read_text())
     assert set(results["splits"]) == {"val", "test"}
@@ -184,7 +184,7 @@ def test_saved_on_eight_devices_resumed_on_one(commands, data_dir, tmp_path):
 @pytest.mark.slow
 def test_inspect_needs_no_data(commands, tmp_path):
     done = commands.run(
-        "--mode=inspect", "--config=configs/two_d_tan.py", "--config.batch_size=8",
+        "--mode=inspect", "--config=configs/ctrl.py", "--config.batch_size=8",
         f"--config.dataset.data_dir={tmp_path / 'absent'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

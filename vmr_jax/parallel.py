@@ -222,6 +222,18 @@ def keep_programs(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
+def one_copy(tree: Any) -> Any:
+    """The first device's copy of replicated arrays, to be saved; with several hosts the arrays as they are.
+
+    Of arrays on several devices Orbax saves a slice from each, and compiles a program for every slice.
+    """
+    if several_hosts():
+        return tree
+    return jax.tree.map(
+        lambda x: x.addressable_data(0) if isinstance(x, jax.Array) and x.is_fully_replicated else x, tree
+    )
+
+
 def _available() -> list[jax.Device]:
     """The devices of all hosts; UserError where JAX cannot start."""
     try:

@@ -32,21 +32,24 @@ class Small:
         self.batch = random_batch()
         self.tolerance = getattr(case, "TOLERANCE", 1e-6)
         self.draws_rows = getattr(case, "DRAWS_ROWS", False)
+        self._steps = {}
 
     @functools.cached_property
     def variables(self):
         """The initial ones, of both models; they are compiled."""
         return initial_variables(self.model, self.batch, 0)
 
-    @functools.cache  # noqa: B019
     def _step(self, model, mode: str, devices: int):
-        # SGD of rate 1: the update is the gradient itself.
-        optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
-        state = jax.tree.map(np.asarray, initial_state(self.variables, optimizer))
-        parallel = Parallel(mode, devices)
-        return state, parallel, parallel.map_step(make_step(model, optimizer, schedule, 10, seed=0))
+        if (model, mode, devices) not in self._steps:
+            # SGD of rate 1: the update is the gradient itself.
+            optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
+            state = jax.tree.map(np.asarray, initial_state(self.variables, optimizer))
+            parallel = Parallel(mode, devices)
+            step = parallel.map_step(make_step(model, optimizer, schedule, 10, seed=0))
+            self._steps[model, mode, devices] = state, parallel, step
+        return self._steps[model, mode, devices]
 
-    @functools.cache  # noqa: B019
+    @functools.cached_property
     def one_step(self):
         """Variables and scalars after one step on one device, by `pmap`: what others are compared with."""
         return self.trained(self.model, "pmap", 1)

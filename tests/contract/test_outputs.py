@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from applied import random_variables
 from cases import ALL
+from programs import free_programs
 from small import Small
 
 from vmr_jax.errors import UserError
@@ -14,7 +15,7 @@ from vmr_jax.types import Batch, fields_of, with_masks
 @pytest.fixture(scope="module", params=ALL)
 def small(request):
     yield Small(request.param)
-    jax.clear_caches()
+    free_programs()
 
 
 def test_moments_are_ranked(small):

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 from batches import double_padding
+from programs import free_programs
 from small import Small, assert_close
 
 
@@ -12,18 +13,18 @@ from small import Small, assert_close
 def small(request):
     """One architecture after the other, so that the programs of one are held at a time."""
     yield Small(request.param)
-    jax.clear_caches()
+    free_programs()
 
 
 def test_eight_devices_are_one(small):
-    assert_close(small.trained(small.model, "pmap", 8), small.one_step(), small.tolerance)
+    assert_close(small.trained(small.model, "pmap", 8), small.one_step, small.tolerance)
 
 
 def test_padding_and_sharing_change_nothing(small):
     """Every padded axis is doubled, and the rows are shared among eight devices by jit, in one step."""
     found = small.trained(small.quiet, "jit", 8, double_padding(small.batch))
     still = small.quiet == small.model
-    expected = small.one_step() if still else small.trained(small.quiet, "jit", 1)
+    expected = small.one_step if still else small.trained(small.quiet, "jit", 1)
     assert_close(found, expected, small.tolerance)
 
 
@@ -34,7 +35,7 @@ def test_steps_are_repeatable_bit_by_bit(small):
 
 def test_draws_depend_on_the_example_and_the_step(small):
     """And not on the place of the example in the batch: nothing does."""
-    one = small.one_step()
+    one = small.one_step
     if not small.draws_rows:
         turned = jax.tree.map(lambda x: x[::-1], small.batch)
         assert_close(small.trained(small.model, "pmap", 1, turned), one, small.tolerance)
@@ -44,14 +45,14 @@ def test_draws_depend_on_the_example_and_the_step(small):
 
 
 def test_loss_is_the_sum_of_its_terms(small):
-    _, scalars = small.one_step()
+    _, scalars = small.one_step
     known = {"train/loss", "train/grad_norm", "train/learning_rate"}
     terms = [value for name, value in scalars.items() if name not in known]
     np.testing.assert_allclose(scalars["train/loss"], sum(terms), rtol=1e-6)
 
 
 def test_the_gradient_is_finite_and_not_zero(small):
-    variables, scalars = small.one_step()
+    variables, scalars = small.one_step
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((variables, scalars)))
     assert scalars["train/grad_norm"] > 0
 
@@ -59,4 +60,4 @@ def test_the_gradient_is_finite_and_not_zero(small):
 @pytest.mark.parametrize("small", ["fvmr", "mmn"], indirect=True)  # with batch statistics, with shared rows
 def test_jit_on_one_device(small):
     """Of the others it is between what is compared above: `pmap` on one device and `jit` on eight."""
-    assert_close(small.trained(small.model, "jit", 1), small.one_step(), small.tolerance)
+    assert_close(small.trained(small.model, "jit", 1), small.one_step, small.tolerance)

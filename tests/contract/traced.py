@@ -4,13 +4,11 @@ Most configs of an architecture differ in the files of the dataset and the width
 """
 
 import importlib
-import math
 
 import jax
 
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.models import architectures
-from vmr_jax.modes.inspect import abstract_variables
 from vmr_jax.training import experiment
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.step import initial_state, make_step
@@ -18,7 +16,7 @@ from vmr_jax.training.step import initial_state, make_step
 NAMES = sorted(architectures())
 # Stand for the widths of clip features and of word vectors: larger than any other size of any model.
 CLIPS, WORDS = 10**6, 10**8
-_shapes = {}  # setting -> shapes of its parameters
+_variables = {}  # setting -> shapes and dtypes of its variables
 _stepped = {}  # setting -> state and scalars after a step
 
 
@@ -37,14 +35,13 @@ def _setting(config):
     return model, spec, f"{model} {spec}"
 
 
-def parameters_of(config) -> int:
-    """Number of parameters. The shapes are traced once for all widths: a size w WORDS / 2 + c CLIPS + n is
-    there w times half the width of word vectors, c times that of clip features, and n.
+def variables_of(config):
+    """Shapes and dtypes of the variables, traced once for all widths: a size w WORDS / 2 + c CLIPS + n is there
+    w times half the width of word vectors, c times that of clip features, and n.
     """
     model, spec, text = _setting(config)
-    if text not in _shapes:
-        params = experiment.abstract_variables(model, spec)["params"]
-        _shapes[text] = [leaf.shape for leaf in jax.tree.leaves(params)]
+    if text not in _variables:
+        _variables[text] = experiment.abstract_variables(model, spec)
     actual = batch_spec(config, 1, model.requires())
     clips, words = actual.video.shape[-1], actual.query_vectors.shape[-1]
 
@@ -52,7 +49,7 @@ def parameters_of(config) -> int:
         halves, rest = divmod(n, WORDS // 2)
         return halves * words // 2 + rest // CLIPS * clips + rest % CLIPS
 
-    return sum(math.prod(size(n) for n in shape) for shape in _shapes[text])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(tuple(map(size, x.shape)), x.dtype), _variables[text])
 
 
 def after_step(config):
@@ -68,7 +65,7 @@ def after_step(config):
     if text not in _stepped:
         model = experiment.make_model(config)
         schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
-        variables = abstract_variables(config)
+        variables = variables_of(config)
         optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
         state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
         batch = batch_spec(config, config.batch_size, model.requires())

@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from tiny import with_fields
 
-from vmr_jax.configs import fvmr
+from vmr_jax.configs import ctrl
 from vmr_jax.modes import check
 
 # video -> seconds; every file of features has one row a second
@@ -22,12 +22,15 @@ def features(folder, video, rows):
 
 
 def config_of(folder, data_dir, **fields):
-    config = fvmr.get_config("charades_sta,clip")
+    """CTRL's, which is traced soonest, with the settings of FVMR for clips and training."""
+    config = ctrl.get_config("charades_sta,clip")
     config.dataset.manual_dir, config.dataset.data_dir = str(folder), str(data_dir)
     config.dataset.feature_dim, config.dataset.features = 3, "clip"
     config.dataset.val_fraction = 0.0
     config.evaluation.select_split = ""
-    config.model.features = config.model.common = 8
+    config.model.features = config.model.hidden = 8
+    config.model.text = "mean"
+    config.input.normalize, config.batch_size, config.train_for = True, 32, "50 epochs"
     config.text.vectors, config.text.dim = str(folder / "vectors.npz"), 5
     return with_fields(config, fields)
 

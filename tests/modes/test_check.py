@@ -345,12 +345,10 @@ def test_a_config_that_would_not_train(folder, data_dir, name):
     assert len(fatal) == 1 and message in fatal[0], fatal
 
 
-def test_an_architecture_that_needs_what_the_dataset_lacks(folder, data_dir, monkeypatch):
-    import vmr_jax.data.charades_sta as module
-
-    monkeypatch.setattr(module, "MODALITIES", {})
-    fatal, _ = problems_of(config_of(folder, data_dir))
-    assert len(fatal) == 1 and 'needs "tree", which the dataset charades_sta does not have' in fatal[0]
+def test_an_architecture_that_needs_what_the_dataset_lacks(folder, data_dir):
+    fatal, _ = problems_of(config_of(folder, data_dir, model__text="sentence"))
+    assert len(fatal) == 1
+    assert 'needs "sentence", which the dataset charades_sta does not have' in fatal[0]
 
 
 def test_many_words_without_vector_are_a_warning(folder, data_dir):

@@ -8,7 +8,7 @@ from killed import Killed
 from rich.console import Console
 from tiny import tiny_config
 
-from vmr_jax.configs import fvmr
+from vmr_jax.configs import ctrl
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.modes.check import find_problems
@@ -23,7 +23,7 @@ from vmr_jax.training.finish import finish, is_evaluated, set_results_aside
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
 
 FILES = ("examples.npz", "examples.json", "predictions.jsonl", "report.html", "results.json")
-SHORT = {"train_for": "4 steps", "evaluate_every": "2 steps", "evaluation__sanity": ()}
+SHORT = {"name": "ctrl", "train_for": "4 steps", "evaluate_every": "2 steps", "evaluation__sanity": ()}
 
 
 def contents(workdir):
@@ -127,7 +127,7 @@ def test_read_only_run_is_evaluated_and_nothing_is_written(finished, data_dir, m
         evaluate(tiny_config(data_dir, **SHORT), finished)
     assert "cannot be written: the numbers will be printed, and not saved" in caplog.text
     printed = capsys.readouterr().out
-    assert "fvmr (this run)" in printed and "nothing of this evaluation was saved" in printed
+    assert "ctrl (this run)" in printed and "nothing of this evaluation was saved" in printed
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
@@ -162,11 +162,11 @@ def train_only(tmp_path_factory):
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def config(**fields):
-        found = fvmr.get_config("jsonl")
+        found = ctrl.get_config("jsonl")
         found.dataset.manual_dir, found.dataset.data_dir = str(folder), str(folder / "data")
         found.dataset.feature_dim, found.dataset.val_fraction = 4, 0.0
         found.text.vectors, found.text.dim = "none", 5
-        found.model.features = found.model.common = 8
+        found.model.text, found.model.features = "mean", 8
         found.batch_size = found.evaluation.batch_size = 8
         found.train_for, found.evaluate_every, found.log_every = "4 steps", "2 steps", "1 steps"
         found.evaluation.select_split = fields.get("select_split", "")
@@ -182,7 +182,7 @@ def test_only_training_queries(train_only, tmp_path, capsys):
     assert (results["step"], results["best_step"], results["splits"]) == (4, 4, {})
     assert "Nothing was evaluated: the dataset jsonl has no split but train" in results["note"]
     page = (tmp_path / "report.html").read_text()
-    assert "fvmr on jsonl" in page and "Nothing was evaluated" in page and "Gradient norm" in page
+    assert "ctrl on jsonl" in page and "Nothing was evaluated" in page and "Gradient norm" in page
     assert "Nothing was evaluated" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"already at its last step \(4 of 4\) and evaluated"):
         train(config, tmp_path)

@@ -20,6 +20,7 @@ from vmr_jax.types import Mean
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
 
 SHORT = {
+    "name": "ctrl",
     "train_for": "4 steps",
     "evaluate_every": "2 steps",
     "log_every": "1 steps",
@@ -95,7 +96,7 @@ def no_mean(outputs, batch, *, epoch):
     [
         ({"grad_norm": seconds}, '"grad_norm" stands for something else in the log'),
         ({"mine": no_mean}, '"mine" returns .*; expected is a vmr_jax.types.Mean'),
-        ({"student": seconds}, r'"student" has the name of a term of the architecture \(student'),
+        ({"alignment": seconds}, r'"alignment" has the name of a term of the architecture \(alignment'),
     ],
 )
 def test_wrong_losses_are_refused_at_the_start(data_dir, tmp_path, losses, message):

@@ -31,7 +31,7 @@ from vmr_jax.training.experiment import Experiment
 from vmr_jax.training.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
-# CTRL compiles fastest, and its loss is over all pairs of the sentences and moments of a batch.
+# The loss of CTRL is over all pairs of the sentences and moments of a batch.
 RUN = {
     "name": "ctrl",
     "parallel": "jit",
@@ -52,34 +52,36 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@contextlib.contextmanager
-def two_processes(compiled, *command):
-    """Starts the command as two hosts of two devices each; neither outlives the block.
-
-    `compiled` is a folder in which they find the programs that others have compiled.
-    """
+def environments():
+    """Those of two hosts of two devices each."""
     address = f"127.0.0.1:{free_port()}"
+    return [
+        {
+            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2"),
+            "VMR_JAX_MULTIHOST": "1",
+            "VMR_JAX_COORDINATOR": address,
+            "VMR_JAX_PROCESSES": "2",
+            "VMR_JAX_PROCESS_ID": str(index),
+        }
+        for index in range(2)
+    ]
+
+
+def run_both(*command):
+    """Runs the command as two hosts of two devices each."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     started = []
     try:
-        for index in range(2):
-            environment = {
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-                "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2"),
-                "JAX_COMPILATION_CACHE_DIR": str(compiled),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "VMR_JAX_MULTIHOST": "1",
-                "VMR_JAX_COORDINATOR": address,
-                "VMR_JAX_PROCESSES": "2",
-                "VMR_JAX_PROCESS_ID": str(index),
-            }
+        for environment in environments():
             started.append(
                 subprocess.Popen(
                     [sys.executable, *map(str, command)],
-                    cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    cwd=ROOT, env={**os.environ, "PYTHONPATH": path, **environment}, text=True,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 )
             )  # fmt: skip
-        yield started
+        output = [process.communicate(timeout=400)[0] for process in started]
+        assert [process.returncode for process in started] == [0, 0], "\n".join(output)
     finally:
         for process in started:
             process.kill()
@@ -87,11 +89,15 @@ def two_processes(compiled, *command):
             process.stdout.close()
 
 
-def finish_both(processes):
-    """Waits for both; their output."""
-    output = [process.communicate(timeout=400)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(output)
-    return output
+@contextlib.contextmanager
+def two_commands(commands, *arguments):
+    """Starts launch.py as two hosts of two devices each; neither outlives the block."""
+    started = [commands.start(*arguments, **environment) for environment in environments()]
+    try:
+        yield started
+    finally:
+        for command in started:
+            command.kill()
 
 
 # --- what each of the two processes does ----------------------------------------------------------
@@ -192,8 +198,7 @@ def runs(data_dir, tmp_path_factory):
     one = tiny_config(data_dir, **RUN, num_devices=4)
     train(one, folder / "one")
     interrupted(folder / "one", folder / "one_then_two")
-    with two_processes(folder / "compiled", __file__, folder) as processes:
-        finish_both(processes)
+    run_both(__file__, folder)
     interrupted(folder / "two", folder / "two_then_one")
     train(one, folder / "two_then_one")
     return folder
@@ -287,7 +292,6 @@ def test_every_host_says_what_is_wrong(runs, case, message):
 # --- the command ----------------------------------------------------------------------------------
 
 COMMAND = (
-    "launch.py",
     "--config=configs/ctrl.py",
     "--config.dataset.train_videos=20",
     "--config.model.features=8",
@@ -302,22 +306,23 @@ COMMAND = (
 )
 
 
-def test_one_killed_ends_both_and_both_started_again_end_with_the_same_bytes(runs, data_dir, tmp_path):
+def test_one_killed_ends_both_and_both_started_again_end_with_the_same_bytes(
+    runs, data_dir, tmp_path, commands
+):
     command = (*COMMAND, f"--config.dataset.data_dir={data_dir}", f"--workdir={tmp_path / 'run'}")
     log = tmp_path / "run" / "metrics.jsonl"
-    with two_processes(runs / "compiled", *command) as processes:
+    with two_commands(commands, *command) as (lead, other):
         deadline = time.monotonic() + 300
         # Past the checkpoint of step 4, before that of step 8.
         while not (log.exists() and log.read_bytes().count(b"\n") > 5) and time.monotonic() < deadline:
-            assert [process.poll() for process in processes] == [None, None]
+            assert [lead.poll(), other.poll()] == [None, None], lead.stderr + other.stderr
             time.sleep(0.01)
-        lead, other = processes
         lead.kill()
         assert other.wait(timeout=120) != 0  # it does not wait for a host that is gone
-    with two_processes(runs / "compiled", *command) as processes:
-        lead, other = finish_both(processes)
-    assert "Resuming from step" in lead and "ctrl (this run)" in lead
-    assert "ctrl (this run)" not in other
+    with two_commands(commands, *command) as (lead, other):
+        assert [lead.wait(timeout=400), other.wait(timeout=400)] == [0, 0], lead.stderr + other.stderr
+    assert "Resuming from step" in lead.stderr and "ctrl (this run)" in lead.stdout
+    assert "ctrl (this run)" not in other.stdout + other.stderr
     for name in ("metrics.jsonl", "results.json", "predictions.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (runs / "two" / name).read_bytes(), name
 

@@ -21,7 +21,7 @@ from vmr_jax.training.interrupt import Interrupted, Signals, Terminated, signals
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
 
-# CTRL compiles fastest. Evaluations after steps 3 and 6.
+# Evaluations after steps 3 and 6.
 RUN = {
     "name": "ctrl",
     "train_for": "6 steps",

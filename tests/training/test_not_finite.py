@@ -26,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
 # Kernels rest for four steps. Then their rate is 10 * 1e38, beyond the largest float32, 3.4e38: the update of
 # the fifth step is infinite, and its loss, which comes before the update, is finite.
 RUN = {
+    "name": "ctrl",
     "optimizer__name": "sgd",
     "optimizer__clip_norm": 0.0,
     "optimizer__learning_rate": 1.0,

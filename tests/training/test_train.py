@@ -1,6 +1,5 @@
 """The trainer: resuming, refusing, stopping, choosing; in one process."""
 
-import functools
 import json
 
 import jax
@@ -14,8 +13,12 @@ from vmr_jax.training import loop as train_lib
 from vmr_jax.training.fit import fit
 from vmr_jax.training.loop import Trainer
 
-# Two more passes over the test split of each run, which tests/evaluation has.
-tiny_config = functools.partial(with_sanity_checks, evaluation__sanity=())
+
+def tiny_config(data_dir, name="ctrl", **fields):
+    """Without two more passes over the test split of each run, which tests/evaluation has."""
+    return with_sanity_checks(data_dir, name, evaluation__sanity=(), **fields)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
 
 
@@ -42,12 +45,12 @@ def test_at_the_last_step_already(finished, data_dir):
 
 
 def test_another_architecture_in_the_same_folder(finished, data_dir):
-    with pytest.raises(UserError, match="holds a run of the architecture fvmr; this config trains two_d_tan"):
+    with pytest.raises(UserError, match="holds a run of the architecture ctrl; this config trains two_d_tan"):
         train(tiny_config(data_dir, "two_d_tan"), finished)
 
 
 def test_another_setting_in_the_same_folder(finished, data_dir):
-    with pytest.raises(UserError, match=r"config.optimizer.learning_rate: 0.001 -> 0.5"):
+    with pytest.raises(UserError, match=r"config.optimizer.learning_rate: 0.005 -> 0.5"):
         train(tiny_config(data_dir, optimizer__learning_rate=0.5), finished)
 
 
@@ -90,7 +93,7 @@ def test_early_stopping_and_best_step(data_dir, tmp_path, monkeypatch):
 
 
 def test_trained_word_vectors_move_only_known_words(data_dir, tmp_path):
-    config = tiny_config(data_dir, text__trainable=True)
+    config = tiny_config(data_dir, "two_d_tan", text__trainable=True, model__map_layers=1)
     train(config, tmp_path)
     trainer_variables, _ = train_lib.Experiment(config, tmp_path).best_variables(tmp_path)
     offset = np.asarray(trainer_variables["params"]["words"]["offset"])

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from vmr_jax.errors import UserError
 from vmr_jax.files import disk_error, plain, require_file
-from vmr_jax.parallel import is_lead_host, wait_for_hosts
+from vmr_jax.parallel import is_lead_host, one_copy, wait_for_hosts
 from vmr_jax.training.finite import named, not_finite, path_name
 
 log = logging.getLogger("vmr_jax")
@@ -94,7 +94,7 @@ class Checkpoints:
             manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(one_copy(state)),
                     position=ocp.args.JsonSave(
                         {**position, "checksums": _checksums(state), "crc32": _crc32(position)}
                     ),

@@ -149,7 +149,8 @@ class Trainer:
         restored = self.checkpoints.restore(self.parallel.abstract(self.abstract_state))
         if restored is None:
             variables = self.experiment.initial_variables()
-            return self.parallel.replicate(initial_state(variables, self.optimizer))
+            start = jax.jit(lambda v: initial_state(v, self.optimizer))  # by itself each operation is a program
+            return self.parallel.replicate(start(variables))
         state, position = restored
         self._refuse_other_losses(position.get("losses", []))
         self.position = position
