@@ -72,12 +72,12 @@ def test_the_official_padding_is_the_twins(twin, train):
 
 def test_without_padding_both_are_the_same(twin):
     """By default a video and a sentence have the result that the official code gives them alone."""
-    _, model, variables = load_model("ms_2d_tan", twin.state_dict())
-    batch = random_batch(size=3, fill=0)
-    batch = dataclasses.replace(batch, video_mask=np.arange(16) < np.array([[16], [12], [12]]))
+    _, model, variables = load_model("ms_2d_tan", twin.state_dict(), num_clips=12)
+    batch = random_batch(size=3, clips=24, fill=0)
+    batch = dataclasses.replace(batch, video_mask=np.arange(24) < np.array([[24], [20], [18]]))
     logits = applied(model, False)(variables, batch)[1][0]
     twin.eval()
-    for row, clips in enumerate((8, 6, 6)):
+    for row, clips in enumerate((12, 10, 9)):
         alone = jax.tree.map(lambda x: x[row : row + 1], batch)  # noqa: B023
         alone = alone.cut(T=2 * clips, L=int(alone.query_mask.sum()))
         twin.num_clips = clips

@@ -64,12 +64,12 @@ CARD = Card(
         "probability rounds to 0 or 1.",
     ),
     verified=(
-        "Against the official code at this commit, running, with small random weights, three scales, 16 clips of "
-        "two rows, videos of 14 to 32 rows and queries of 1 to 6 words: candidates, scores, losses of every "
-        "scale, gradients, running statistics and the moments after NMS agree to 3e-6, evaluating and training, "
-        "with official_padding=True.",
+        "Against the official code at this commit, running, with small random weights, three scales, 16 clips "
+        "of two rows, videos of 14 to 32 rows and queries of 1 to 6 words: candidates, scores, losses of every "
+        "scale, gradients, running statistics and the moments after NMS agree to 3e-6, evaluating and "
+        "training, with official_padding=True.",
         "By default a video in a longer map and a query in a longer batch have the scores, losses and moments "
-        "that the official code gives them alone.",
+        "that the official code gives them alone and without padding (videos of the longest moment or more).",
         "Checkpoints of the official code are imported.",
     ),
 )
@@ -87,16 +87,17 @@ class Model(GroundingModel):
 
     Attributes:
       num_clips: G, number of clips at the finest scale.
-      scale_layers: number of convolutions that lengthen the moments, by scale: the first is A, the others A /
-      2. features: F, width of every layer; even, half for each direction of the LSTM.
+      scale_layers: number of convolutions that lengthen the moments, by scale; the first is A, all others are
+        half of it.
+      features: F, width of every layer; even, half for each direction of the LSTM.
       map_kernel: k, side of the kernels of the gated convolutions, in cells; odd.
       map_layers: number of gated convolutions at each scale.
       lstm_layers: number of layers of the query's LSTM.
       iou_low: IoU up to which a candidate is a full negative.
       iou_high: IoU from which a candidate is a full positive.
       row_seconds: length of a row of features in seconds; 0 where the rows cover the video, whatever its
-      length. official_padding: whether clips and words of padding change the result, as in the official code;
-        for
+        length.
+      official_padding: whether clips and words of padding change the result, as in the official code; for
         imported checkpoints and their own batches.
       vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed (the
         paper's).
@@ -289,7 +290,8 @@ class StackedConvs(nn.Module):
           example_mask: [B] bool, False for rows that only fill the batch.
           train: whether batch normalisation takes the statistics of the batch.
         """
-        x, length, found = clips, 0, []
+        x, length = clips, 0
+        found: list[list[jax.Array]] = []
         for scale, layers in enumerate(self.scale_layers):
             found.append([])
             for layer in range(layers):
