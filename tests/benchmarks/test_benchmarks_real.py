@@ -9,6 +9,8 @@ from absl import flags
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import architectures
+from vmr_jax.training.experiment import make_model
+from vmr_jax.types import fields_from
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -28,10 +30,11 @@ def real():
 def test_every_architecture_has_a_config_of_the_real_features(real, name):
     config = real.get_config(name)
     assert config.dataset.feature_dim == 512 and config.text.dim == 300
+    assert config.evaluation.protocol == "moment_retrieval" and not config.evaluation.strict
     assert config.evaluation.select_by == "mIoU" and config.optimizer.schedule == "cosine"
-    # Neither sentence vectors nor subtitles come with these files.
+    # Neither sentence vectors nor a second stream come with these files.
     assert config.model.get("text") not in ("sentence", "distilbert", "clip")
-    assert not config.model.get("subtitles", False)
+    assert not set(make_model(config).requires()) & {"sentence", *fields_from("stream")}
 
 
 def test_the_cost_of_a_step_is_the_slope_between_logged_ones(real):
