@@ -37,7 +37,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The dearest files first, so that no worker is left with one of them at the end.
 DEAREST = (
+    "tests/test_launch.py",
+    "tests/test_api.py",
+    "tests/training/test_hosts.py",
+    "tests/docs/test_snippets.py",
+    "tests/input/test_beam.py",
     "tests/training/test_train.py",
+    "tests/training/test_finish.py",
     "tests/modes",
     "tests/contract",
     "tests/retrieval",
