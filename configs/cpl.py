@@ -1,7 +1,7 @@
 """CPL (Zheng et al., CVPR 2022), weakly supervised: training reads no moment.
 
     python launch.py --config=configs/cpl.py
-        the embedded dataset: about five minutes on two CPU cores.
+        the embedded dataset: about ten minutes on two CPU cores.
     python launch.py --config=configs/cpl.py:activitynet_captions,c3d --config.dataset.manual_dir=DIR
     python launch.py --config=configs/cpl.py:charades_sta,i3d --config.dataset.manual_dir=DIR
         the official settings, with GloVe 840B; DIR as in data/DATASET/README.md. Needs an accelerator.
@@ -38,12 +38,13 @@ def get_config(arg=None):
         config.model.heads = 2
         config.model.layers = 2
         config.model.rows = 32
-        config.model.proposals = 6
+        config.model.proposals = 4  # a step completes every sentence 3 K + 1 times
         _charades(config)
         config.model.ramp_updates = 1000.0
         config.optimizer.learning_rate = 2e-3
+        config.optimizer.warmup = "100 steps"
         config.evaluate_every = "3 epochs"
-        config.train_for = "12 epochs"
+        config.train_for = "9 epochs"
         return config
     datasets.manual_dataset(config, dataset, options)
     config.text.vectors = "glove.840B.300d.txt"
