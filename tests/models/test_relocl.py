@@ -35,7 +35,7 @@ def outputs_of(model, variables, batch):
 
 @functools.partial(jax.jit, static_argnames="model")
 def searched(model, variables, videos, queries, mask, duration):
-    """Scores r [B,B], the moments of query b in video b, and the dual encoder's vectors of queries and clips."""
+    """Scores r [B,B], moments of query b in video b, and the dual encoder's vectors of queries and clips."""
     run = functools.partial(model.apply, variables)
     encoded = run(videos, method="encode_videos")
     fits = run(queries, encoded, method="score_videos") / model.video_scale
