@@ -1,7 +1,8 @@
 """CSMGAN (Liu et al., ACM MM 2020).
 
     python launch.py --config=configs/csmgan.py
-        the embedded dataset, on two CPU cores.
+        the embedded dataset: about five minutes on two CPU cores. In 30 epochs it hardly leaves the best span
+        of the training prior (R@1,IoU=0.5 21.6 on test, 17.7 of the prior); its loss still falls.
     python launch.py --config=configs/csmgan.py:activitynet_captions,c3d --config.dataset.manual_dir=DIR
         the official setting, with GloVe 840B, for an accelerator; DIR as in
         data/activitynet_captions/README.md.
@@ -57,13 +58,15 @@ def get_config(arg=None):
         config.model.features = 64
         config.model.lstm_layers = 1
         config.batch_size = 16
-        config.optimizer.learning_rate = 2e-3
+        config.model.dropout = 0.1
+        config.model.node_dropout = 0.0
+        config.optimizer.learning_rate = 3e-3
         config.optimizer.weight_decay = 0.0
         config.optimizer.schedule = "cosine"
         config.optimizer.warmup = "1 epochs"
         config.optimizer.warmup_from = 0.0
-        config.evaluate_every = "2 epochs"
-        config.train_for = "16 epochs"
+        config.evaluate_every = "3 epochs"
+        config.train_for = "30 epochs"
         return config
     datasets.manual_dataset(config, dataset, options, paper=("tall",))
     if dataset in ("didemo", "tempo"):
