@@ -26,10 +26,13 @@ def test_filters_agree_with_cards_configs_and_imports():
     assert {"tmlga", "vslnet"} <= set(names(family="span"))
     assert names(supervision="weak") == [name for name in cards if cards[name].supervision == "weak"]
     assert {"cnm", "scn"} <= set(names(supervision="weak"))
-    assert set(names()) - set(names(dataset="didemo")) == {"scdm"}  # six chunks cannot be halved
+    configs = {name: importlib.import_module(f"vmr_jax.configs.{name}").DATASETS for name in architectures()}
+    assert names(dataset="didemo") == [name for name in configs if "didemo" in configs[name]]
+    assert not {"scdm", "tga"} & set(names(dataset="didemo"))  # six chunks cannot be halved, nor windows
     assert sorted(names(imports=True) + names(imports=False)) == architectures()
     assert {"two_d_tan", "xml"} <= set(names(imports=True)) and "fvmr" in names(imports=False)
-    assert names(family="ranking", supervision="weak") == []
+    assert names(family="ranking", supervision="weak") == ["tga"]
+    assert names(family="corpus", supervision="weak") == []
 
 
 @pytest.mark.parametrize(
