@@ -78,7 +78,8 @@ CARD = Card(
         "gradients to 1e-6, every place of the ranked lists; with NMS at a threshold 3e-5 lower too.",
         "The lists of windows of 140 videos and five settings are the same, and the 21 segments of DiDeMo.",
         "In the corpus all distances and dot products equal the official ones to 4e-7 of the largest.",
-        "Checkpoints of the official code are imported.",
+        "Checkpoints are imported.",
+        "On `storyboard` the right video of 150 is among the first ten for 84.72% of the test queries.",
     ),
 )
 
