@@ -103,3 +103,20 @@ def test_the_attention_ranks_as_the_dot_products_do():
     for b in range(6):
         order = np.argsort(-np.where(mask[b], scores[b], -np.inf))[: mask[b].sum()]
         np.testing.assert_allclose(moments.spans[b, : len(order)], np.asarray(spans)[b, order])
+
+
+def test_a_constant_attention_has_no_gradient_of_its_own():
+    """With a learnt one the same loss has another gradient of the layer on the windows."""
+    batch, gradients = random_batch(), []
+    for learnt in (False, True):
+        model = create("tga", features=4, window_rows=(4, 8), margin=0.5, learnt_attention=learnt)
+        variables = random_variables(model, batch)
+
+        def objective(params, model=model):
+            outputs = model.apply({"params": params}, batch, train=True)
+            return sum(term.value() for term in model.loss(outputs, batch, epoch=0).values())
+
+        gradients.append(jax.jit(jax.value_and_grad(objective))(variables["params"]))
+    (constant, of_constant), (learnt, of_learnt) = gradients
+    np.testing.assert_allclose(constant, learnt, rtol=1e-6)
+    assert not np.allclose(of_constant["window"]["kernel"], of_learnt["window"]["kernel"], rtol=1e-2)
