@@ -33,15 +33,6 @@ from vmr_jax.errors import UserError
 from vmr_jax.models import architectures
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "Folder of Charades-STA with the features, the split and the extra queries.")
-flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.")
-flags.DEFINE_string("folder", "runs/real", "Gets a folder for each run.")
-flags.DEFINE_string("results", "results/charades_clip.csv", "Gets a line for each finished run.")
-flags.DEFINE_list("models", [], "Architectures; none given: all of them.")
-flags.DEFINE_float("minutes", 10.0, "CPU minutes of a run at most.")
-flags.DEFINE_integer("repeat", 10, "Number of the best architectures that are trained with three seeds.")
-flags.mark_flags_as_required(["data", "vectors"])
-
 ROOT = Path(__file__).resolve().parents[1]
 RATES = (1.0, 1 / 3)  # times the learning rate of the config
 ALWAYS = ("fvmr", "vdi", "fian")  # trained with three seeds whatever their rank
@@ -307,5 +298,20 @@ def append(row: dict) -> None:
     print(", ".join(f"{row.get(column, '')}" for column in COLUMNS[:14]), flush=True)
 
 
+def define_flags() -> None:
+    """The flags of the program."""
+    flags.DEFINE_string(
+        "data", None, "Folder of Charades-STA with the features, the split and the extra queries."
+    )
+    flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.")
+    flags.DEFINE_string("folder", "runs/real", "Gets a folder for each run.")
+    flags.DEFINE_string("results", "results/charades_clip.csv", "Gets a line for each finished run.")
+    flags.DEFINE_list("models", [], "Architectures; none given: all of them.")
+    flags.DEFINE_float("minutes", 10.0, "CPU minutes of a run at most.")
+    flags.DEFINE_integer("repeat", 10, "Number of the best architectures that are trained with three seeds.")
+    flags.mark_flags_as_required(["data", "vectors"])
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

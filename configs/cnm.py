@@ -29,7 +29,6 @@ def get_config(arg=None):
     config.optimizer.warmup = "400 steps"
     config.optimizer.warmup_from = 1e-7
     config.optimizer.clip_norm = 10.0
-    config.train_for = "30 epochs"
     if dataset == "storyboard":
         datasets.storyboard(config)
         config.model.features = 64

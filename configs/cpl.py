@@ -23,14 +23,12 @@ def get_config(arg=None):
     config = common.base("cpl")
     config.input.num_clips = 200
     config.input.normalize = False
-    config.batch_size = 32
     config.optimizer.learning_rate = 4e-4
     config.optimizer.schedule = "inverse_sqrt"
     config.optimizer.warmup = "400 steps"
     config.optimizer.warmup_from = 1e-7
     config.optimizer.clip_norm = 10.0
     config.evaluation.nms_threshold = 1.0  # none
-    config.train_for = "30 epochs"
     if dataset == "storyboard":
         datasets.storyboard(config)
         config.model.features = 64

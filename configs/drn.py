@@ -31,7 +31,8 @@ def get_config(arg=None):
     config.optimizer.clip_norm = 0.5
     config.optimizer.schedule = "step"
     config.optimizer.decay_by = 0.01
-    config.evaluation.nms_margin = 0.05
+    if dataset not in ("didemo", "tempo"):  # of which all segments are ranked
+        config.evaluation.nms_margin = 0.05
     if dataset == "storyboard":
         datasets.storyboard(config)
         config.model.features = config.model.query_features = 64

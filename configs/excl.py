@@ -54,7 +54,7 @@ def _tvr(config, options):
     common.bert_adam(config)
     datasets.tvr_corpus(config, options)
     config.optimizer.warmup = "0.3 epochs"
-    config.optimizer.clip_norm = 0.0
+    config.optimizer.clip_norm, config.optimizer.clip_each = 0.0, False
     config.train_for = "30 epochs"
     config.input.num_clips = 100
     config.model.recurrent_features = 128

@@ -30,7 +30,6 @@ def get_config(arg=None):
     config.optimizer.decay_at = ("15 epochs",)
     config.optimizer.clip_norm = 2.0
     config.evaluation.nms_threshold = 1.0
-    config.train_for = "30 epochs"
     if dataset == "storyboard":
         datasets.storyboard(config)
         config.model.features = 128

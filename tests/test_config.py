@@ -23,7 +23,7 @@ from vmr_jax.errors import UserError
         (
             "import ml_collections\nget_config = lambda: ml_collections.ConfigDict({'seed': 0})\n",
             None,
-            "mine.py lacks the fields batch_size, checkpoint_every, dataset.data_dir, dataset.name, dtype and ",
+            "mine.py lacks the fields batch_size, checkpoint_every, compilation_cache, dataset.data_dir, ",
         ),
     ],
 )
