@@ -1,7 +1,7 @@
 """CNM (Zheng et al., AAAI 2022), weakly supervised: training reads no moment.
 
     python launch.py --config=configs/cnm.py
-        the embedded dataset: about ten minutes on two CPU cores.
+        the embedded dataset, on which it stays on the prior so far: about ten minutes on two CPU cores.
     python launch.py --config=configs/cnm.py:activitynet_captions,clip --config.dataset.manual_dir=DIR
     python launch.py --config=configs/cnm.py:charades_sta,i3d --config.dataset.manual_dir=DIR
         the official settings, with GloVe 840B; DIR as in data/DATASET/README.md. Needs an accelerator.

@@ -83,6 +83,13 @@ class Twin(nn.Module):
         return logits
 
 
+def build(config):
+    """The twin of a config."""
+    names = ("num_clips", "scale_layers", "features", "map_kernel", "map_layers", "lstm_layers")
+    sizes = config.dataset.feature_dim, config.text.dim
+    return Twin(*sizes, **{name: config.model[name] for name in names})
+
+
 def variables(twin):
     """Its weights as ours."""
     return load("ms_2d_tan", twin.state_dict())

@@ -190,7 +190,7 @@ def test_foreign_checkpoints_are_refused(state):
     with pytest.raises(UserError, match="it is empty"):
         load("two_d_tan", {})
     with pytest.raises(UserError, match='Did you mean "two_d_tan"?'):
-        load("2d_tan", state)
+        load("two_dtan", state)
     assert "two_d_tan" in architectures()
 
 

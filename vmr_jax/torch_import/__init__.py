@@ -249,6 +249,7 @@ def hyper_parameters(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]
     """
     file, shapes = _file_of(name), _shapes(tensors_of(state_dict))
     with _other_architecture_named(name, shapes):
+        _check(name, file.entries(shapes), shapes)
         return file.hyper_parameters(shapes)
 
 
