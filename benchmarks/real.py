@@ -30,6 +30,7 @@ from real_config import get_config
 
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
+from vmr_jax.evaluation.rows import SANITY
 from vmr_jax.models import architectures
 
 FLAGS = flags.FLAGS
@@ -39,7 +40,6 @@ ALWAYS = ("fvmr", "vdi", "fian")  # trained with three seeds whatever their rank
 EVALUATIONS = 6  # of a run
 PROBE = 60  # steps whose CPU time is measured
 METRICS = {f"r{n}_iou0{m}": f"R@{n},IoU=0.{m}" for n in (1, 5) for m in (3, 5, 7)} | {"miou": "mIoU"}
-SANITY = {"blind": "blind (no video)", "shuffled": "shuffled video"}
 COLUMNS = (
     "row", "split", "seed", "learning_rate", "steps", *METRICS,
     *(f"{name}_r1_iou0{m}" for name in SANITY for m in (5, 7)), "uses_video",

@@ -8,6 +8,7 @@ writes anew in README.md and docs/*.md. The pages of the methods are made while 
 import csv
 import importlib
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def charades_clip() -> str:
         if row["split"] == "test":
             found.setdefault(row["row"], []).append(row)
     shown = ("r1_iou03", "r1_iou05", "r1_iou07", "r5_iou05", "r5_iou07", "miou")
-    ranked = sorted(found.items(), key=lambda item: -_mean(item[1], "r1_iou05"))
+    ranked = sorted(found.items(), key=lambda item: -statistics.mean(float(row["r1_iou05"]) for row in item[1]))
     return markdown(
         ["", "seeds", *_CLIP_HEADING, "blind", "shuffled", "uses the video", "parameters", "CPU minutes"],
         (
@@ -87,20 +88,13 @@ def charades_clip() -> str:
 _CLIP_HEADING = ("R@1 .3", "R@1 .5", "R@1 .7", "R@5 .5", "R@5 .7", "mIoU")
 
 
-def _mean(rows: Sequence[dict[str, str]], column: str) -> float:
-    """Of the column over the rows."""
-    return sum(float(row[column]) for row in rows) / len(rows)
-
-
 def _spread(rows: Sequence[dict[str, str]], column: str) -> str:
     """'40.45' of one row, '40.45 ± 0.77' of several: mean and standard deviation; '' where it is empty."""
     if not rows[0][column]:
         return ""
-    mean = _mean(rows, column)
-    if len(rows) == 1:
-        return f"{mean:.2f}"
-    deviation = (sum((float(row[column]) - mean) ** 2 for row in rows) / (len(rows) - 1)) ** 0.5
-    return f"{mean:.2f} ± {deviation:.2f}"
+    values = [float(row[column]) for row in rows]
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def charades_clip_sizes() -> str:

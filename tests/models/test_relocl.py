@@ -12,9 +12,10 @@ from batches import random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.clips import clip_bounds
 from vmr_jax.layers.corpus import Comparison
 from vmr_jax.models import create
-from vmr_jax.models.relocl import Outputs, clip_contrast, clip_endpoints, pair_contrast
+from vmr_jax.models.relocl import Outputs, clip_contrast, pair_contrast
 
 SMALL = dict(features=8, heads=2, max_clips=32, clip_seconds=0.0)
 OTHERS = ("flow", "audio", "objects", "object_mask", "saliency")  # of other architectures, along the clips
@@ -56,7 +57,7 @@ def test_endpoints_by_hand():
         [[0, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1], [0, 0]],
         [[0, 0.5], [0.5, 1], [0, 0], [0, 0], [0, 0]],
     ]
-    np.testing.assert_allclose(clip_endpoints(mask), expected)
+    np.testing.assert_allclose(clip_bounds(mask), expected)
 
 
 def test_contrast_of_clips_by_hand():

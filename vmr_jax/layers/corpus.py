@@ -16,6 +16,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED, MultiHeadAttention, masked_softmax
 from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.dropout import Dropout
+from vmr_jax.layers.examples import own_rows
 from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.moments import rank
@@ -254,9 +255,8 @@ class Comparison:
 
 def compare_examples(queries: jax.Array, videos: jax.Array, batch: Batch, *, cosine: bool = True) -> Comparison:
     """Compares queries [B,Z,F] and clips [B,Z,T,F] of a batch, over all devices, by `video_scores`."""
-    own = (queries, videos, batch.video_mask, batch.example_index, batch.example_mask)
-    all_queries, all_videos, mask, index, real = gather_examples(own)
-    same = (batch.example_index[:, None] == index[None, :]) & real[None, :]
+    all_queries, all_videos, mask = gather_examples((queries, videos, batch.video_mask))
+    same, real = own_rows(batch)
     of_videos = video_scores(queries, all_videos, mask, cosine=cosine)
     of_queries = video_scores(all_queries, videos, batch.video_mask, cosine=cosine).T
     return Comparison(of_videos, of_queries, same, ~same & real[None, :])

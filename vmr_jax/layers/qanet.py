@@ -4,13 +4,33 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MultiHeadAttention, masked_softmax
 from vmr_jax.layers.depthwise import depthwise_conv
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.norm import layer_norm
+from vmr_jax.types import Batch
 
 _xavier = nn.initializers.xavier_uniform()
+
+
+def check_reads(owner: str, batch: Batch, max_positions: int) -> None:
+    """Raises UserError for more clips or words than there are positions, and for words without characters.
+
+    Args:
+      owner: name of the architecture, for the message.
+      batch: the batch that it is to read.
+      max_positions: number of clips and words that have a position.
+    """
+    longest = max(batch.video.shape[1], batch.query.shape[1])
+    if longest > max_positions:
+        raise UserError(
+            f"{owner} has positions for {max_positions} clips and words, and the batch has {longest}. "
+            "Set config.input.num_clips and config.text.max_words to no more, or raise max_positions."
+        )
+    if batch.query_chars is None:
+        raise UserError(f"{owner} reads the characters of the query, and this batch has none (query_chars).")
 
 
 class FeatureEncoder(nn.Module):

@@ -38,6 +38,7 @@ from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.clips import clip_bounds
 from vmr_jax.layers.conditional_decoder import AnchorDecoder, inverse_sigmoid
 from vmr_jax.layers.draws import draw_per_column
+from vmr_jax.layers.examples import own_rows
 from vmr_jax.layers.linear import project_twice, torch_linear
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.saliency import compared_pairs, pair_loss, relevant_clips, share_of_most
@@ -326,12 +327,6 @@ class Model(GroundingModel):
 
 
 # The query of another row.
-
-
-def own_rows(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Which rows of all devices are the example of a row [B,B'], and which of them are real [B']."""
-    index, real = gather_examples((batch.example_index, batch.example_mask))
-    return (batch.example_index[:, None] == index[None]) & real[None], real
 
 
 def other_words(words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:

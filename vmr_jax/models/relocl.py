@@ -41,6 +41,7 @@ from flax import struct
 
 from vmr_jax.errors import unknown
 from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.clips import clip_bounds
 from vmr_jax.layers.corpus import (
     STREAMS,
     Comparison,
@@ -256,7 +257,7 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         rows = stream_rows(batch, self.streams, "ReLoCL")
         if not self.endpoints:
             return rows
-        ends = clip_endpoints(batch.video_mask)
+        ends = clip_bounds(batch.video_mask)
         return {name: jnp.concatenate([x.astype(jnp.float32), ends], axis=-1) for name, x in rows.items()}
 
     def _start_end(self, queries: jax.Array, videos: Encoded) -> tuple[jax.Array, jax.Array]:
@@ -356,13 +357,6 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
 def _stacked(streams: dict[str, jax.Array]) -> jax.Array:
     """Returns [B,Z,T,F] float32 of streams [B,T,F]."""
     return jnp.stack(list(streams.values()), axis=1).astype(jnp.float32)
-
-
-def clip_endpoints(mask: jax.Array) -> jax.Array:
-    """Returns [B,T,2], start and end of each real clip of mask [B,T] as parts of the video; zero at padding."""
-    clip = jnp.arange(mask.shape[1])
-    ends = jnp.stack([clip, clip + 1], axis=-1)[None] / jnp.maximum(mask.sum(-1), 1)[:, None, None]
-    return jnp.where(mask[..., None], ends, 0.0)
 
 
 # Contrast.

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import attended, attention_weights
 from vmr_jax.layers.characters import QueryEmbedding
 from vmr_jax.layers.draws import draw_per_example
@@ -26,7 +25,7 @@ from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.norm import layer_norm
 from vmr_jax.layers.padding import batch_steps
-from vmr_jax.layers.qanet import ContextQueryAttention, FeatureEncoder, QueryConcat
+from vmr_jax.layers.qanet import ContextQueryAttention, FeatureEncoder, QueryConcat, check_reads
 from vmr_jax.layers.span import boundary_logits, explain_pairs, rank_pairs, span_labels
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
@@ -121,7 +120,7 @@ class Model(GroundingModel):
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Scores every clip as start and as end, and its four labels; UserError for too many clips or words."""
         batch.check()
-        self._check(batch)
+        check_reads("SeqPAN", batch, self.max_positions)
         index, mask, words_mask = batch.example_index, batch.video_mask, batch.query_mask
         seen, seen_words, alike = mask, words_mask, None
         if self.official_padding:
@@ -172,16 +171,6 @@ class Model(GroundingModel):
             match=match,
             labels=labels,
         )
-
-    def _check(self, batch: Batch) -> None:
-        longest = max(batch.video.shape[1], batch.query.shape[1])
-        if longest > self.max_positions:
-            raise UserError(
-                f"SeqPAN has positions for {self.max_positions} clips and words, and the batch has {longest}. "
-                "Set config.input.num_clips and config.text.max_words to no more, or raise max_positions."
-            )
-        if batch.query_chars is None:
-            raise UserError("SeqPAN reads the characters of the query, and this batch has none (query_chars).")
 
     def _encoder(self, name: str, attend: bool = True) -> FeatureEncoder:
         return FeatureEncoder(

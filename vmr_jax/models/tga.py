@@ -27,6 +27,8 @@ import numpy as np
 from flax import struct
 
 from vmr_jax.errors import UserError
+from vmr_jax.layers.clips import clip_length
+from vmr_jax.layers.examples import own_rows
 from vmr_jax.layers.init import symmetric_uniform
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import GRU, last_state
@@ -157,10 +159,10 @@ class Model(GroundingModel, DualEncoder):
         """
         del epoch
         videos, queries = outputs.video, outputs.query
-        rows = (videos, queries, batch.example_mask, batch.example_index)
-        all_videos, all_queries, all_real, all_index = gather_examples(rows)
+        all_videos, all_queries = gather_examples((videos, queries))
+        same, all_real = own_rows(batch)
         own = (videos * queries).sum(-1)
-        others = all_real[None] & (all_index[None] != batch.example_index[:, None])
+        others = all_real[None] & ~same
         return {
             "sentences": self._hinge(videos @ all_queries.T - own[:, None], others, batch.example_mask),
             "videos": self._hinge(queries @ all_videos.T - own[:, None], others, batch.example_mask),
@@ -223,7 +225,7 @@ class Model(GroundingModel, DualEncoder):
         count = batch.video_mask.sum(1)[:, None]
         ends = jnp.minimum(first + size, count)
         spans = jnp.stack([jnp.broadcast_to(first, ends.shape), ends], axis=-1)
-        return spans * row_seconds(batch)[:, None, None], first < count
+        return spans * clip_length(batch.duration, batch.video_mask)[:, None, None], first < count
 
     def _official_spans(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns spans [B,M+10,2] in seconds as the official program decodes them, and which are real.
@@ -238,7 +240,8 @@ class Model(GroundingModel, DualEncoder):
         limit = 2 * total // 3 - 1
         first = jnp.where(place < limit, short * place, long * (place - limit))
         size = jnp.where(place < limit, short, long)
-        spans = jnp.stack([first, first + size], axis=-1) * row_seconds(batch)[:, None, None]
+        seconds = clip_length(batch.duration, batch.video_mask)[:, None, None]
+        spans = jnp.stack([first, first + size], axis=-1) * seconds
         extra = jnp.broadcast_to(total + jnp.arange(LEAST)[None] < LEAST, (batch.size, LEAST))
         return spans, jnp.concatenate([real, extra], axis=1)
 
@@ -257,11 +260,6 @@ def window_means(video: jax.Array, mask: jax.Array, rows: int, whole: bool) -> j
         return blocks.mean(2)
     count = jnp.pad(mask, ((0, 0), (0, more))).reshape(size, -1, rows).sum(2)
     return blocks.sum(2) / jnp.maximum(count, 1)[..., None]
-
-
-def row_seconds(batch: Batch) -> jax.Array:
-    """Seconds [B] of a row of the video."""
-    return batch.duration / jnp.maximum(batch.video_mask.sum(1), 1)
 
 
 class Words(nn.Module):

@@ -26,7 +26,7 @@ from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.norm import layer_norm
 from vmr_jax.layers.padding import batch_steps
-from vmr_jax.layers.qanet import ContextQueryAttention, FeatureEncoder, QueryConcat
+from vmr_jax.layers.qanet import ContextQueryAttention, FeatureEncoder, QueryConcat, check_reads
 from vmr_jax.layers.recurrent import LSTM
 from vmr_jax.layers.span import (
     boundary_logits,
@@ -170,14 +170,7 @@ class Model(GroundingModel):
     def _check(self, batch: Batch) -> None:
         if self.predictor not in PREDICTORS:
             raise UserError(f'predictor is "{self.predictor}"; VSLNet has {" and ".join(PREDICTORS)}.')
-        longest = max(batch.video.shape[1], batch.query.shape[1])
-        if longest > self.max_positions:
-            raise UserError(
-                f"VSLNet has positions for {self.max_positions} clips and words, and the batch has {longest}. "
-                "Set config.input.num_clips and config.text.max_words to no more, or raise max_positions."
-            )
-        if batch.query_chars is None:
-            raise UserError("VSLNet reads the characters of the query, and this batch has none (query_chars).")
+        check_reads("VSLNet", batch, self.max_positions)
 
     def _convolved(self, mask: jax.Array, batch: Batch) -> jax.Array:
         """Returns the steps that convolutions see, [B,T] or [1,T]; in the official code all of the batch."""
