@@ -16,6 +16,8 @@ from pathlib import Path
 from vmr_jax import published
 from vmr_jax.models import architectures
 from vmr_jax.models.card import Card
+from vmr_jax.modes import survey
+from vmr_jax.reporting.tables import column_heading
 
 ROOT = Path(__file__).resolve().parents[1]
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -258,6 +260,29 @@ def _measured(name: str) -> list[str]:
 def _fields(name: str) -> list[str]:
     """Its hyper-parameters, from the docstring of the class."""
     return ["## Hyper-parameters", f"::: vmr_jax.models.{name}.Model\n    options:\n      heading_level: 3"]
+
+
+# --- what papers report ---------------------------------------------------------------------------
+
+
+def survey_page() -> str:
+    """The page of `--mode=survey`: published rows beside those of this library, a table for each split."""
+    parts = [
+        "# What papers report",
+        "Every number that a paper, or the README of its code, prints and `vmr_jax/published.csv` holds, in % "
+        f"(times in ms), beside the rows of `{survey.OURS}` that stand in `results/`. Quoted rows were not "
+        "measured here: protocols, features and splits differ between papers even where their names agree, and "
+        "sources that conflict stand side by side. A ? means that the source does not state the features.",
+        "The same as text, CSV or a page, of one dataset or of one kind of features:",
+        "    python launch.py --mode=survey --dataset=tacos --feature=c3d --output=survey.csv",
+    ]
+    for title, metrics, rows in survey.tables([*survey.stored(), *survey.measured(survey.RESULTS)]):
+        heading = ["method", "features", "source", *(" ".join(column_heading(m)).strip() for m in metrics)]
+        parts += [
+            f"## {title}",
+            markdown(heading, ([*survey.names(row), *survey.values(row, metrics)] for row in rows)),
+        ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {

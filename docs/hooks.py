@@ -36,6 +36,7 @@ def on_files(files, config):
     for path in sorted((generated.ROOT / "data").glob("*/README.md")):
         text = re.sub(r"\(\.\./(\w+)/README\.md\)", r"(\1.md)", path.read_text(encoding="utf-8"))
         files.append(File.generated(config, f"datasets/{path.parent.name}.md", content=text))
+    files.append(File.generated(config, "survey.md", content=generated.survey_page()))
     for name in ("CHANGELOG", "CONTRIBUTING"):
         text = (generated.ROOT / f"{name}.md").read_text(encoding="utf-8")
         files.append(File.generated(config, f"{name.lower()}.md", content=text))

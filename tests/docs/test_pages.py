@@ -111,3 +111,5 @@ def test_the_site_builds_strictly(tmp_path):
     assert done.returncode == 0, done.stderr
     made = (tmp_path / "site" / "methods" / "fvmr" / "index.html").read_text(encoding="utf-8")
     assert "Fast Video Moment Retrieval" in made and "48.90" in made
+    made = (tmp_path / "site" / "survey" / "index.html").read_text(encoding="utf-8")
+    assert "Gao and Xu, ICCV 2021, table 5" in made

@@ -122,7 +122,7 @@ def build_feature_store(
             f"{reader.spelling(absent[0])}"
         )
     cache_dir = Path(cache_dir).expanduser()
-    kept = [f"resample {resample}"] if resample in ("cut", "spread") else []  # the others keep the same rows
+    kept = [] if resample in ("average", "pad") else [f"resample {resample}"]  # these two keep the same rows
     settings = _digest([_FORMAT, *reader.identity, feature_dim, num_clips, normalize, *kept, *video_ids])
     path = cache_dir / f"{settings}.clips"
     source = _source(reader, video_ids)

@@ -32,7 +32,7 @@ log = logging.getLogger("vmr_jax")
 
 # What to do with features that were saved as [dimensions,clips].
 TURN = "Save each matrix transposed (array.T), as [clips,dimensions]."
-RESAMPLE = ("average", "pad", "cut", "spread")  # how the rows of a video become clips; see `fit_rows`
+RESAMPLE = ("average", "pad", "cut", "pick", "spread")  # how the rows of a video become clips; see `fit_rows`
 _VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
 MOST = 1e6  # of a feature, either sign; the largest of the field's are some thousands
 _MOST_APART = 2  # rows by which sources of one video may differ, as the field's extractors round differently
@@ -342,6 +342,8 @@ def first_rows(n: int, length: int, resample: str) -> np.ndarray:
         return np.linspace(0, n - 1, length).astype(np.int32)
     if resample == "average" or (n > length and resample == "pad"):
         return _edges(n, length)[:-1].astype(np.int32)
+    if n > length and resample == "pick":
+        return np.round(np.arange(length) * (n / length)).astype(np.int32)
     return np.where(np.arange(length) < n, np.arange(length), 0).astype(np.int32)
 
 
@@ -349,16 +351,18 @@ def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, 
     """Brings [n,...] to [length,...] float32 and its mask [length]; rows already so are not copied.
 
     'average' resamples every video to `length`, and so does 'spread', see `spread_rows`; 'pad' and 'cut' keep
-    the rows of a shorter one and pad. Of a longer one 'cut' keeps the first `length` (Moment-DETR, official
-    code: max_v_l); 'pad' averages. Fitting what `shorten` left is fitting the native rows.
+    the rows of a shorter one and pad, and so does 'pick'. Of a longer one 'cut' keeps the first `length`
+    (Moment-DETR, official code: max_v_l), 'pick' single rows at equal distances, rounded to the nearest (LGI,
+    official code: `get_fixed_length_feat`); 'pad' averages. Fitting what `shorten` left is fitting the native
+    rows.
     """
     n, rows = rows.shape[0], np.asarray(rows, np.float32)
     if n == length:
         return rows, np.ones(length, bool)
     if resample == "spread":
         return spread_rows(rows, length), np.ones(length, bool)
-    if resample == "cut" and n > length:
-        return rows[:length], np.ones(length, bool)
+    if resample in ("cut", "pick") and n > length:
+        return rows[first_rows(n, length, resample)], np.ones(length, bool)
     if resample == "average" or n > length:
         return average_rows(rows, length), np.ones(length, bool)
     fitted = np.zeros((length, *rows.shape[1:]), np.float32)
@@ -370,7 +374,9 @@ def shorten(rows: np.ndarray, num_clips: int, resample: str = "average") -> np.n
     """The rows that are kept of [n,D] for `fit_rows`: num_clips where n is larger, but with 'spread' all."""
     if rows.shape[0] <= num_clips or resample == "spread":
         return rows
-    return rows[:num_clips] if resample == "cut" else average_rows(rows, num_clips)
+    if resample in ("cut", "pick"):
+        return rows[first_rows(rows.shape[0], num_clips, resample)]
+    return average_rows(rows, num_clips)
 
 
 def read_rows(

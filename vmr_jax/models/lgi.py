@@ -3,7 +3,7 @@
 Tensors (F = `features`, the paper's d; Z = `num_phrases` semantic phrases, the paper's N; clips are the paper's
 segments; symbols of the paper at the right):
 
-    batch.video      [B,T,D]    clip features, not normalised; at most 128 rows, shorter videos are padded
+    batch.video      [B,T,D]    clip features, not normalised; 128 rows of longer videos, shorter ones padded
     words            [B,L,F]    two-layer bidirectional LSTM over the words                w_l, Section 3.2
     sentence         [B,F]      its last states, forward and backward                      q, Section 3.2
     clips            [B,T,F]    linear layer and ReLU, plus a learned position             s_i, Eq. 3
@@ -58,8 +58,8 @@ CARD = Card(
         "those of official_padding=True are the official ones.",
         "The last clip of a label is a real one; in the official code a moment that lasts to the end of a "
         "video of fewer than 128 rows also covers one padded row, which adds 18 to the loss.",
-        "The rows of a video of more than 128 are averaged; the official code picks 128 of them, in training "
-        "from a random offset that its labels do not follow.",
+        "In training the official code picks the 128 rows of a longer video from a random offset, which its "
+        "labels do not follow; here they are always those of its evaluation (config.input.resample='pick').",
         "The copies of a layer, one for each phrase, start from draws of their own, not as equal copies.",
         "A predicted end before its start gives an empty moment at the start; both have IoU 0 with everything.",
     ),

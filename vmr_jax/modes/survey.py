@@ -129,7 +129,7 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     out = io.StringIO()
     for title, metrics, members in tables(rows):
         cells = [["method", "features", "source", *(" ".join(column_heading(m)).strip() for m in metrics)]]
-        cells += [[*_names(row), *_values(row, metrics)] for row in members]
+        cells += [[*names(row), *values(row, metrics)] for row in members]
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         out.write(f"{title}\n")
         for line in cells:
@@ -159,7 +159,7 @@ def as_html(rows: Sequence[dict[str, Any]]) -> str:
         lines = [
             tag(
                 "tr",
-                *(tag("td", cell) for cell in (*_names(row), *_values(row, metrics))),
+                *(tag("td", cell) for cell in (*names(row), *values(row, metrics))),
                 class_="ours" if row["source"] == OURS else None,
                 title=row["note"] or None,
             )
@@ -171,10 +171,12 @@ def as_html(rows: Sequence[dict[str, Any]]) -> str:
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _names(row: dict[str, Any]) -> tuple[str, str, str]:
+def names(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Method with its variant, features and source of a row."""
     method = ", ".join(part for part in (row["method"], row["variant"]) if part)
     return method, row["features"] or "?", row["source"]
 
 
-def _values(row: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+def values(row: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """Its numbers, with two decimals."""
     return [f"{row['metrics'][name]:.2f}" if name in row["metrics"] else MISSING for name in metrics]
