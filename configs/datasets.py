@@ -31,17 +31,21 @@ class Features(NamedTuple):
     key: str = ""  # of the array; '': the usual ones
 
 
+# A row for 16 frames (Cao et al., ECCV 2022; official code mengcaopku/LocVTP@229bef693e19, featExtract.py).
+_LOCVTP = Features("locvtp_c3d_features.hdf5", 256)
 _CHARADES = {
     "vgg": Features("vgg_rgb_features.hdf5", 4096, 1 / 6),
     "i3d": Features("i3d_finetuned", 1024),
     "c3d": Features("c3d_features.hdf5", 4096),
     "two_stream": Features("two_stream", 8192),
     "clip": Features("clip_vit_b32_1fps", 512, 1.0),
+    "locvtp": _LOCVTP,
 }
 _ACTIVITYNET = {
     "c3d": Features("sub_activitynet_v1-3.c3d.hdf5", 500),
     "i3d": Features("i3d", 1024),
     "clip": Features("clip_vit_32_features.hdf5", 512),
+    "locvtp": _LOCVTP,
 }
 # dataset -> option -> variant; the first is the default.
 FEATURES = {

@@ -83,6 +83,14 @@ def test_conventions_features_and_splits_part_rows():
     assert not values("fvmr", None, "test")
 
 
+def test_features_of_a_pretrained_network_are_an_option():
+    # LocVTP's row of VDI's table 2, beside a head that reads its features and beside no other features.
+    expected = {"R@1,IoU=0.5": 43.60, "R@1,IoU=0.7": 26.30, "R@5,IoU=0.5": 81.90, "R@5,IoU=0.7": 55.30}
+    assert [*values("two_d_tan", "charades_sta,locvtp", "test").values()] == [expected]
+    assert expected not in values("two_d_tan", "charades_sta,vgg", "test").values()
+    assert get_config("two_d_tan", "charades_sta,locvtp").dataset.feature_dim == 256
+
+
 def test_rows_of_a_variant_need_its_settings():
     paper = values("fvmr", "charades_sta,i3d", "test")
     expected = {"R@1,IoU=0.5": 55.01, "R@1,IoU=0.7": 33.74, "R@5,IoU=0.5": 89.17, "R@5,IoU=0.7": 57.24}
