@@ -26,12 +26,14 @@ HEIGHT = {
     "published": 6,
     "data": 7,
     "evaluation": 7,
+    "video": 7,
     "reporting": 8,
     "retrieval": 8,
     "training": 9,
     "run": 10,
     "api": 11,
-    "modes": 11,
+    "library": 11,
+    "modes": 12,
 }
 
 
@@ -110,6 +112,7 @@ def test_a_lower_room_never_imports_a_higher_one(name):
         ("apache_beam", {"vmr_jax.input"}),
         ("pymilvus", {"vmr_jax.retrieval"}),
         ("starlette", {"vmr_jax.retrieval"}),
+        ("av", {"vmr_jax.video"}),
     ],
 )
 def test_each_dependency_has_its_room(package, rooms):

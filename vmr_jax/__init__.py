@@ -35,6 +35,7 @@ _PUBLIC = {  # name -> module of this package
     "Run": "run",
     "VideoFeatures": "run",
     "MomentIndex": "retrieval",
+    "Library": "library",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -46,6 +47,7 @@ if not Path(__file__).with_name("data").exists() and (_beside / "data" / "storyb
 if TYPE_CHECKING:
     from vmr_jax.api import Dataset, Split, evaluate, fit, load
     from vmr_jax.errors import UserError
+    from vmr_jax.library import Library
     from vmr_jax.models import CorpusRetriever, DualEncoder, GroundingModel, architectures, create
     from vmr_jax.retrieval import MomentIndex
     from vmr_jax.run import Moment, Run, VideoFeatures

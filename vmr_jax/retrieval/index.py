@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation import metrics
 from vmr_jax.input.queries import check_sentences
 from vmr_jax.models.base import DualEncoder, GroundingModel
@@ -94,6 +94,8 @@ class MomentIndex:
       encode: sentences -> vectors [Q,E] float32.
       parallel: the devices of the search.
       nms_threshold: IoU above which only the better of two moments of a video is returned; 1 keeps all.
+      video_of: stored id -> id of the video of which that is a part, in whose seconds its moments are; None
+        where every stored id is a video.
     """
 
     def __init__(
@@ -102,9 +104,14 @@ class MomentIndex:
         encode: Callable[[Sequence[str]], np.ndarray],
         parallel: Parallel,
         nms_threshold: float = 0.5,
+        video_of: Callable[[str], str] | None = None,
     ):
         self.store, self._encode, self.parallel, self.nms_threshold = store, encode, parallel, nms_threshold
-        self._searcher = store.searcher(parallel)
+        self._searcher, self._video_of = store.searcher(parallel), video_of
+        self._parts: dict[str, list[str]] = {}  # video -> stored ids
+        if video_of is not None:
+            for stored in store.videos:
+                self._parts.setdefault(video_of(stored), []).append(stored)
 
     @classmethod
     def build(
@@ -182,7 +189,7 @@ class MomentIndex:
                 f"{self.store.where} have {self.store.dim}. Ask with the model that the index was built with."
             )
         if video is not None:
-            return [self._best(self._searcher.of_video(query, video), k) for query in queries]
+            return [self._best(self._of_video(query, video), k) for query in queries]
         answers: list[list[Found]] = [[] for _ in queries]
         waiting, fetch = list(range(len(queries))), min(_MORE * k, self.store.most)
         while waiting:
@@ -195,13 +202,27 @@ class MomentIndex:
             fetch = min(_MORE * fetch, self.store.most)
         return answers
 
+    def _of_video(self, query: np.ndarray, video: str) -> Ranked:
+        """The moments of a video for a query [E], those of all its parts together."""
+        if self._video_of is None:
+            return self._searcher.of_video(query, video)
+        if video not in self._parts:
+            raise unknown(f"{self.store.where} has no video", video, self._parts)
+        parts = [self._searcher.of_video(query, stored) for stored in self._parts[video]]
+        scores = np.concatenate([part.scores for part in parts])
+        order = np.argsort(-scores, kind="stable")
+        ids = [stored for part in parts for stored in part.videos]
+        spans = np.concatenate([part.spans for part in parts])
+        return Ranked([ids[i] for i in order], spans[order], scores[order])
+
     def _best(self, ranked: Ranked, k: int) -> list[Found]:
         """The k best after NMS; UserError where there are fewer because the store ranks no more."""
         if not np.isfinite(ranked.scores).all():
             raise UserError(
                 f"{self.store.where} gives scores that are not finite: its vectors are damaged. Build it again."
             )
-        found = suppressed(*ranked, self.nms_threshold, k)
+        videos = ranked.videos if self._video_of is None else [*map(self._video_of, ranked.videos)]
+        found = suppressed(videos, ranked.spans, ranked.scores, self.nms_threshold, k)
         if len(found) < k and len(ranked.scores) == self.store.most:
             raise UserError(
                 f"k is {k:,}, and {self.store.where} ranks at most {self.store.most:,} moments, of which "
@@ -212,11 +233,14 @@ class MomentIndex:
 
     def add(self, videos: Iterable[EncodedVideo]) -> "MomentIndex":
         """The index with these videos too; one that is there already is replaced."""
-        return MomentIndex(self.store.add(videos), self._encode, self.parallel, self.nms_threshold)
+        return self._of(self.store.add(videos))
 
     def remove(self, videos: Iterable[str]) -> "MomentIndex":
         """The index without these videos."""
-        return MomentIndex(self.store.remove(videos), self._encode, self.parallel, self.nms_threshold)
+        return self._of(self.store.remove(videos))
+
+    def _of(self, store: Store) -> "MomentIndex":
+        return MomentIndex(store, self._encode, self.parallel, self.nms_threshold, self._video_of)
 
 
 def check_encoder(model: GroundingModel) -> None:

@@ -1,0 +1,428 @@
+"""`Library`: a folder that knows video files by their content, and finds the seconds that a sentence describes.
+
+    lib = vmr.Library("library", run="runs/fvmr_library")
+    lib.update("videos")                       # decodes and encodes what is new or has changed
+    lib.search("a man opens the door", k=10)
+
+A run's moments are encoded once for each video and kept in the library's index, which follows the files. A
+video that is longer than a window is read as windows that overlap by half; of what two of them find, the better
+stays.
+"""
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vmr_jax.errors import UserError, unknown
+from vmr_jax.files import open_lock
+from vmr_jax.input.queries import check_sentence
+from vmr_jax.parallel import Parallel
+from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos
+from vmr_jax.retrieval.segments import EncodedVideo
+from vmr_jax.retrieval.store import MANIFEST as STORE_MANIFEST
+from vmr_jax.retrieval.store import MomentStore
+from vmr_jax.run import Run, VideoFeatures
+from vmr_jax.training.owner import owned
+from vmr_jax.video.encoder import FrameEncoder, open_encoder
+from vmr_jax.video.ingest import Change, EncodeFiles, EncodeHere, Progress, Report, read_features, video_files
+from vmr_jax.video.manifest import (
+    INDEX,
+    MANIFEST,
+    Entry,
+    Manifest,
+    check_encoder,
+    is_library,
+    read_manifest,
+    write_manifest,
+)
+
+WINDOW = 120.0  # seconds; a longer video is read in parts
+_TOGETHER = 64  # videos that are added to the index in one step
+REFINED = 100  # moments, of those that the encoder finds, which a run that is no dual encoder looks at
+
+
+class Hit(NamedTuple):
+    """A moment that was found.
+
+    Attributes:
+      video: id of the video.
+      start: second at which it begins.
+      end: likewise.
+      score: of which more is better.
+      confidence: probability, from 0 to 1, that the moment is right, where scores are calibrated; else None.
+      rank: from 1 on.
+      gap: the score's lead over that of the next hit; 0 for the last.
+    """
+
+    video: str
+    start: float
+    end: float
+    score: float
+    confidence: float | None = None
+    rank: int = 1
+    gap: float = 0.0
+
+
+class LibraryVideo(NamedTuple):
+    """A video of a library.
+
+    Attributes:
+      id: its name.
+      file: the absolute path.
+      title: to be shown.
+      duration: seconds.
+      added: when it came into the library, in seconds since 1970.
+      content: SHA-256 of the file.
+    """
+
+    id: str
+    file: Path
+    title: str
+    duration: float
+    added: float
+    content: str
+
+
+class Library:
+    """See the file.
+
+    Args:
+      path: the folder; one that is missing or empty becomes a library with the first video.
+      encoder: of the frames, one of `vmr_jax.video.encoder.ENCODERS`; None is that of the library, 'pixels' for
+        a new one.
+      encoder_dir: folder of its weights; None is the one that the library was made with.
+      run: folder of a trained run, or the run, whose moments take the place of the encoder's own scores.
+      window: seconds; a longer video is searched as windows of this length.
+      parallel: the devices; None takes one.
+
+    Raises:
+      UserError: for another encoder than that of the library, and for a run of other features.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        encoder: str | None = None,
+        encoder_dir: str | Path | None = None,
+        run: str | Path | Run | None = None,
+        window: float = WINDOW,
+        parallel: Parallel | None = None,
+    ):
+        self.path = Path(path).expanduser()
+        self.parallel = parallel or Parallel("jit", num_devices=1)
+        self.window = window
+        if not window > 0:
+            raise UserError(f"window is {window}; give a number of seconds.")
+        self._stamp: Any = None
+        self._encoder: FrameEncoder | None = None
+        self._weights = encoder_dir and str(Path(encoder_dir).expanduser())
+        if is_library(self.path):
+            self._manifest = read_manifest(self.path)
+            self._name = encoder or self._manifest.encoder["name"]
+            if encoder is not None or encoder_dir is not None:
+                check_encoder(self.path, self._manifest, self.encoder.identity)
+        else:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise UserError(
+                    f"{self.path} is not empty, and no library. Give a new folder for a new library."
+                )
+            self._name = encoder or "pixels"
+            first = self.encoder
+            self._manifest = Manifest(first.identity, first.rate, first.dim, self._weights or "")
+        self._searcher: Any = None
+        self.run: Run | None = None
+        if run is not None:
+            self.run = run if isinstance(run, Run) else Run.load(run, parallel=self.parallel)
+            self._check_run(self.run)
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        seconds = sum(entry.duration for entry in manifest.videos.values())
+        name = manifest.encoder["name"]
+        return f"Library({self.path}: {len(manifest.videos):,} videos, {seconds / 3600:.1f} h, {name})"
+
+    @property
+    def encoder(self) -> FrameEncoder:
+        """The frame encoder, opened when it is first needed."""
+        if self._encoder is None:
+            weights = self._weights or (self._manifest.weights if is_library(self.path) else "")
+            self._encoder = open_encoder(self._name, Path(weights) if weights else None, self.parallel)
+            if is_library(self.path):
+                check_encoder(self.path, self._manifest, self._encoder.identity)
+        return self._encoder
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is in the library now; another process may change it."""
+        with contextlib.suppress(FileNotFoundError):
+            found = (self.path / MANIFEST).stat()
+            stamp = found.st_mtime_ns, found.st_ino
+            if stamp != self._stamp:
+                self._manifest, self._stamp = read_manifest(self.path), stamp
+        return self._manifest
+
+    @property
+    def videos(self) -> list[LibraryVideo]:
+        """The videos, in the order in which they came."""
+        return [
+            LibraryVideo(e.id, Path(e.file), e.id, e.duration, e.added, e.content)
+            for e in self.manifest.videos.values()
+        ]
+
+    # --- what is in it ----------------------------------------------------------------------------
+
+    def add(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        encode: EncodeFiles | None = None,
+        on_progress: Progress | None = None,
+    ) -> Report:
+        """Takes video files in, and those of folders; what is there already is not encoded again.
+
+        Args:
+          paths: a file or folder, or several.
+          encode: encodes the files; None does it here.
+          on_progress: hears how far each file is.
+
+        Returns:
+          What became of each file; one that cannot be read is named with the reason, and the others go on.
+        """
+        given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        files: list[Path] = []
+        for path in (Path(given).expanduser().absolute() for given in given):
+            files += video_files(path) if path.is_dir() else [path]
+        return self._change(files, [], encode, on_progress)
+
+    def update(
+        self,
+        folder: str | Path | None = None,
+        *,
+        encode: EncodeFiles | None = None,
+        on_progress: Progress | None = None,
+    ) -> Report:
+        """Brings the library to what a folder holds: new and changed files are encoded, deleted ones drop out.
+
+        Args:
+          folder: of video files; videos from elsewhere stay. None looks at the files of the library alone.
+          encode: encodes the files; None does it here.
+          on_progress: hears how far each file is.
+        """
+        if folder is not None:
+            folder = Path(folder).expanduser().absolute()
+            return self._change(video_files(folder), [folder], encode, on_progress)
+        files = [Path(entry.file) for entry in self.manifest.videos.values()]
+        return self._change([file for file in files if file.exists()], files, encode, on_progress)
+
+    def _change(
+        self,
+        files: Sequence[Path],
+        within: Sequence[Path],
+        encode: EncodeFiles | None,
+        on_progress: Progress | None,
+    ) -> Report:
+        encoder = self.encoder
+        self.path.mkdir(parents=True, exist_ok=True)
+        with owned(self.path, "ingest"):
+            manifest = self.manifest
+            if not is_library(self.path):
+                write_manifest(self.path, manifest)
+            encode = encode or EncodeHere(self.path, encoder, on_progress)
+            self._manifest, report = Change(self.path, manifest, encode).run(sorted({*files}), within)
+        return report
+
+    def remove(self, ids: str | Iterable[str]) -> Report:
+        """Takes videos out, by their ids; their files stay where they are. UserError names an unknown one."""
+        ids = [ids] if isinstance(ids, str) else list(ids)
+        with owned(self.path, "ingest"):
+            manifest = self.manifest
+            for id in ids:
+                if id not in manifest.videos:
+                    raise unknown(f"The library {self.path} has no video", id, manifest.videos)
+            gone = [Path(manifest.videos[id].file) for id in ids]
+            self._manifest, report = Change(self.path, manifest, lambda found: iter(())).run([], gone)
+        return report
+
+    # --- questions --------------------------------------------------------------------------------
+
+    def search(self, query: str, k: int = 10, video: str | None = None) -> list[Hit]:
+        """The k best moments for a sentence, best first; of two that overlap much the better one alone.
+
+        Args:
+          query: the sentence, in English.
+          k: number of moments at most.
+          video: id of the only video to search; None searches all.
+
+        Raises:
+          UserError: for a query without a known word, an unknown video, an empty library, and where neither the
+            encoder nor a run reads sentences.
+        """
+        check_sentence(query)
+        if k < 1:
+            raise UserError(f"k is {k}; it must be at least 1.")
+        manifest = self.manifest
+        if not manifest.videos:
+            raise UserError(f"The library {self.path} has no video yet. Add some: vmr_jax --mode=ingest.")
+        if video is not None and video not in manifest.videos:
+            raise unknown(f"The library {self.path} has no video", video, manifest.videos)
+        if self.run is None:
+            return _hits(self._encoder_moments(query, k, video))
+        self._check_words(self.run, query)
+        if self.run.is_dual_encoder:
+            return _hits(self._indexed(self.run, query, k, video))
+        return _hits(self._refined(self.run, query, k, video))
+
+    def _encoder_moments(self, query: str, k: int, video: str | None) -> list[Found]:
+        """The moments that the encoder's own sentence vectors find."""
+        self.encoder.encode_sentences([query])  # says so where it has none
+        raise NotImplementedError
+
+    def _check_run(self, run: Run) -> None:
+        """UserError where the run does not read what the library has."""
+        if run.streams:
+            raise UserError(
+                f"{run.config.model.name} reads {', '.join(run.streams)} beside the frames, which a library of "
+                "videos does not have. Give a run of an architecture that reads the video alone."
+            )
+        if run.config.dataset.feature_dim != self._manifest.dim:
+            raise UserError(
+                f"The run was trained on features of {run.config.dataset.feature_dim} numbers "
+                f"({run.config.dataset.name}), and those of the library {self.path} have {self._manifest.dim} "
+                f"({self._manifest.encoder['name']}). Train one on the library: --config=configs/"
+                f"{run.config.model.name}.py:library --config.dataset.manual_dir={self.path}"
+            )
+
+    def _check_words(self, run: Run, query: str) -> None:
+        """UserError where the run knows no word of the query."""
+
+    # --- a run ------------------------------------------------------------------------------------
+
+    def _windows(self, run: Run, entry: Entry) -> Iterator[VideoFeatures]:
+        """The windows of a video as a run reads them, with ids CONTENT:SECOND."""
+        rows = read_features(self.path, entry)
+        for start, end in windows(entry.duration, self.window):
+            first, last = round(start * self.manifest.rate), round(end * self.manifest.rate)
+            part = np.asarray(rows[first : max(last, first + 1)])
+            yield run.encode_video(part, end - start, id=f"{entry.content}:{start:g}")
+
+    def _indexed(self, run: Run, query: str, k: int, video: str | None) -> list[Found]:
+        return self._index(run).search([query], k, video)[0]
+
+    def _index(self, run: Run) -> MomentIndex:
+        """The index of a run's moments, brought to the videos that are there now."""
+        while self._searcher is None or self._searcher[0] is not self.manifest:
+            manifest = self.manifest
+            try:
+                store = self._synced(run, manifest)
+            except UserError:
+                if manifest is self.manifest:  # else features were deleted while they were read
+                    raise
+                continue
+            names = {entry.content: entry.id for entry in manifest.videos.values()}
+            index = MomentIndex(
+                store,
+                run.encode_sentences,
+                run.parallel,
+                run.config.retrieval.nms_threshold,
+                video_of=functools.partial(_video_of, names),
+            )
+            self._searcher = manifest, index
+        return self._searcher[1]
+
+    def _synced(self, run: Run, manifest: Manifest) -> MomentStore:
+        """The moments of the videos of the manifest: new ones are encoded, those that are gone removed."""
+        import fcntl  # not on Windows
+
+        source = {**run.source, "variables": _fingerprint(run), "window": self.window, "rate": manifest.rate}
+        path = self.path / INDEX / hashlib.sha256(repr(sorted(source.items())).encode()).hexdigest()[:16]
+        store, contents = _opened(path), manifest.by_content()
+        if store and not _gone(store, contents) and not _new(store, contents):
+            return store
+        path.mkdir(parents=True, exist_ok=True)
+        with open_lock(path.with_suffix(".lock")) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be about the same
+            store, new = _opened(path), _new(_opened(path), contents)
+            for part in (new[i : i + _TOGETHER] for i in range(0, len(new), _TOGETHER)):
+                batches = run.video_batches(window for entry in part for window in self._windows(run, entry))
+                encoded: Iterator[EncodedVideo] = map(
+                    _shifted, encoded_videos(run.model, run.variables, batches, run.parallel)
+                )
+                if store is None:
+                    shutil.rmtree(path)  # what a process that died has left
+                    first = next(encoded)
+                    store = MomentStore.create(path, first.vectors.shape[1], run.config.retrieval.dtype, source)
+                    encoded = itertools.chain([first], encoded)
+                store = store.add(encoded)
+            assert store is not None  # a library that is searched has a video
+            gone = _gone(store, contents)
+            return store.remove(gone) if gone else store
+
+    def _refined(self, run: Run, query: str, k: int, video: str | None) -> list[Found]:
+        """The run's own moments of the windows in which the encoder finds the best ones."""
+        raise NotImplementedError
+
+
+def windows(duration: float, length: float) -> list[tuple[float, float]]:
+    """Seconds (start, end) of the parts of a video: the whole where it fits, else windows that overlap by half.
+
+    >>> windows(100.0, 120.0), windows(250.0, 120.0)
+    ([(0.0, 100.0)], [(0.0, 120.0), (60.0, 180.0), (130.0, 250.0)])
+    """
+    if duration <= length:
+        return [(0.0, duration)]
+    starts = [i * length / 2 for i in range(math.ceil((duration - length) / (length / 2)))]
+    return [*((start, start + length) for start in starts), (duration - length, duration)]
+
+
+def _video_of(names: Mapping[str, str], stored: str) -> str:
+    """Id of the video of a window, by names: content -> id."""
+    return names[stored.partition(":")[0]]
+
+
+def _opened(path: Path) -> MomentStore | None:
+    """The index in a folder; None where there is none yet."""
+    return MomentStore.open(path) if (path / STORE_MANIFEST).exists() else None
+
+
+def _new(store: MomentStore | None, contents: Mapping[str, Entry]) -> list[Entry]:
+    """The videos of which no window is in the index."""
+    there = {stored.partition(":")[0] for stored in store.videos} if store else set()
+    return [entry for content, entry in contents.items() if content not in there]
+
+
+def _gone(store: MomentStore, contents: Mapping[str, Entry]) -> list[str]:
+    """The windows in the index of which the library has no video."""
+    return [stored for stored in store.videos if stored.partition(":")[0] not in contents]
+
+
+def _shifted(window: EncodedVideo) -> EncodedVideo:
+    """The moments of a window in seconds of its video."""
+    start = float(window.id.partition(":")[2])
+    return EncodedVideo(window.id, window.vectors, window.spans + np.float32(start))
+
+
+def _fingerprint(run: Run) -> str:
+    """Hash of the run's variables."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(run.variables):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+def _hits(found: Sequence[Found]) -> list[Hit]:
+    scores = [moment.score for moment in found]
+    gaps = [score - after for score, after in zip(scores, [*scores[1:], scores[-1] if scores else 0.0])]
+    return [
+        Hit(moment.video, moment.start, moment.end, moment.score, None, rank, gap)
+        for rank, (moment, gap) in enumerate(zip(found, gaps), 1)
+    ]

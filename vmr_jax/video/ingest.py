@@ -1,0 +1,462 @@
+"""Ingestion: files are found, told apart by their content, decoded, encoded and written, and only what changed.
+
+The manifest is the truth: a video is in the library from the moment on at which the manifest that names it has
+replaced the one before. Features are written before that, under a name of their own.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from vmr_jax.errors import UserError, printable_line
+from vmr_jax.files import disk_error
+from vmr_jax.video.decode import SUFFIXES, Unreadable, probe, read_frames
+from vmr_jax.video.encoder import FrameEncoder
+from vmr_jax.video.manifest import FEATURES, Entry, Manifest, Refused, write_manifest
+
+_SETTLED = 1.0  # seconds after its last change in which a file may still be being written
+GROWING = "it is still being written"
+_READ = 1 << 20  # bytes
+_SHARE = 0.05  # of the time that writing the manifest may take
+
+Progress = Callable[[str, float, float], None]  # (file, seconds that are done, seconds of it)
+
+
+class Outcome(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+      file: its path.
+      what: 'added', 'changed', 'moved', 'unchanged', 'removed', 'duplicate' or 'unreadable'.
+      reason: of 'unreadable' why; of 'moved' from where; of 'duplicate' the video that has the same content.
+    """
+
+    file: str
+    what: str
+    reason: str = ""
+
+
+class Report(list[Outcome]):
+    """What became of the files, in the order of their paths.
+
+    >>> report = Report([Outcome("a.mp4", "added"), Outcome("b.mp4", "unreadable", "it is empty")])
+    >>> print(report)
+    1 added, 1 unreadable
+    """
+
+    def of(self, *what: str) -> list[Outcome]:
+        """Those of these kinds."""
+        return [outcome for outcome in self if outcome.what in what]
+
+    def __str__(self) -> str:
+        counts = collections.Counter(outcome.what for outcome in self)
+        return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "no video file"
+
+
+class Encoded(NamedTuple):
+    """A video whose features are on disk."""
+
+    duration: float
+    width: int
+    height: int
+    rows: int
+    crc32: int
+
+
+class Found(NamedTuple):
+    """A file with content that is not known yet."""
+
+    file: str
+    content: str
+    stat: tuple[int, int]  # size, time of the last change
+
+
+class EncodeFiles(Protocol):
+    """Encodes files, on this machine or on many."""
+
+    def __call__(self, found: Sequence[Found]) -> Iterator[tuple[Found, Encoded | str]]:
+        """Each with its features, or with the reason why it cannot be read, in any order."""
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def video_files(folder: Path) -> list[Path]:
+    """The video files of a folder and of those in it, sorted; hidden ones are left out."""
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder. Give the folder that holds the video files.")
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place, name)
+            for name in files
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_READ):
+            found.update(part)
+    return found.hexdigest()
+
+
+def _settled_hash(file: str, stat: tuple[int, int]) -> str:
+    """The SHA-256 of a file; `Unreadable` where it changes meanwhile or cannot be read at all."""
+    since = time.time() - stat[1] / 1e9
+    if 0 <= since < _SETTLED:
+        time.sleep(_SETTLED - since)
+    try:
+        content = content_hash(Path(file)) if _stat(file) == stat else ""
+    except OSError as error:
+        raise Unreadable(file, f"it cannot be opened ({error.strerror or error})") from None
+    if not content or _stat(file) != stat:
+        raise Unreadable(file, GROWING)
+    return content
+
+
+def _stat(path: str) -> tuple[int, int] | None:
+    """Size and time of the last change; None where there is no such file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+def encode_file(
+    library: Path,
+    found: Found,
+    encoder: FrameEncoder,
+    lock: Any = None,
+    on_progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> Encoded | str:
+    """Decodes and encodes a file into `features/CONTENT.npy`, or says why it cannot be read.
+
+    Memory: a few chunks of frames, whatever the length of the file.
+
+    Args:
+      library: the folder.
+      found: the file.
+      encoder: makes its rows.
+      lock: is held while the encoder works; None where nobody else asks it.
+      on_progress: hears how far it is.
+      stop: ends it early where it is set.
+    """
+    place = library / FEATURES / f"{found.content}.npy"
+    temporary = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        video = probe(found.file)
+        rows = _write_features(
+            temporary, _vectors(found, video.duration, encoder, lock, on_progress, stop), encoder
+        )
+        if _stat(found.file) != found.stat:
+            return GROWING
+        checksum = _crc32(temporary)
+        os.replace(temporary, place)
+    except Unreadable as error:
+        return error.reason
+    except OSError as error:
+        raise disk_error(place, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Encoded(video.duration, video.width, video.height, rows, checksum)
+
+
+def _vectors(
+    found: Found,
+    duration: float,
+    encoder: FrameEncoder,
+    lock: Any,
+    on_progress: Progress | None,
+    stop: threading.Event | None,
+) -> Iterator[np.ndarray]:
+    """The vectors [n,D] of each chunk of frames."""
+    before = None
+    for times, frames in read_frames(found.file, encoder.rate, encoder.prepare):
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
+        with lock:
+            vectors = encoder.encode(frames, before)
+        yield vectors
+        before = frames[-1]
+        if on_progress is not None:
+            on_progress(found.file, min(float(times[-1]) + 1 / encoder.rate, duration), duration)
+
+
+def _write_features(path: Path, chunks: Iterable[np.ndarray], encoder: FrameEncoder) -> int:
+    """Writes rows as they come to a .npy file, whose header is told their number at the end; returns it."""
+    header: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": (0, encoder.dim)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)  # with room for any number of rows
+        rows, start = 0, file.tell()
+        for vectors in chunks:
+            if vectors.shape[1] != encoder.dim or not np.isfinite(vectors).all():
+                raise ValueError(f"The encoder {encoder.name} gave {vectors.shape}, or what is not finite.")
+            file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
+            rows += len(vectors)
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, encoder.dim)})
+        if file.tell() != start:
+            raise ValueError("The header of a .npy file has changed its length.")
+        file.flush()
+        os.fsync(file.fileno())
+    return rows
+
+
+def _crc32(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(_READ):
+            found = zlib.crc32(part, found)
+    return found
+
+
+def read_features(library: Path, entry: Entry) -> np.ndarray:
+    """Rows [n,D] float32 of a video, mapped; UserError where they are not what was written."""
+    path = library / FEATURES / f"{entry.content}.npy"
+    again = f"Delete the file, and ingest {entry.file} again."
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        if _crc32(path) != entry.crc32:
+            raise UserError(f"{path} is not what was written (its checksum differs). {again}")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the features of {entry.id}. {again}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). {again}") from None
+    return rows
+
+
+class EncodeHere:
+    """Encodes on this machine, several files at a time; the encoder takes one chunk after the other.
+
+    Args:
+      library: the folder.
+      encoder: of the frames.
+      on_progress: hears how far each file is.
+    """
+
+    def __init__(self, library: Path, encoder: FrameEncoder, on_progress: Progress | None = None):
+        self.library, self.encoder, self.on_progress = library, encoder, on_progress
+
+    def __call__(self, found: Sequence[Found]) -> Iterator[tuple[Found, Encoded | str]]:
+        """See `EncodeFiles`."""
+        several = min(4, max(1, (os.cpu_count() or 1) // 2))
+        lock, stop, waiting = threading.Lock(), threading.Event(), collections.deque(found)
+        working: dict[Future, Found] = {}
+        with ThreadPoolExecutor(several) as pool:
+            try:
+                while waiting or working:
+                    while waiting and len(working) < several:
+                        file = waiting.popleft()
+                        job = pool.submit(
+                            encode_file, self.library, file, self.encoder, lock, self.on_progress, stop
+                        )
+                        working[job] = file
+                    done, _ = wait(working, return_when=FIRST_COMPLETED)
+                    for job in done:
+                        yield working.pop(job), job.result()
+            finally:
+                stop.set()
+
+
+# --- a change of the library ----------------------------------------------------------------------
+
+
+class Change:
+    """A change of a library: `run` brings the manifest to what the files are now. One at a time in a folder.
+
+    Args:
+      library: the folder, owned by this process.
+      manifest: of it.
+      encode: makes the features of new files.
+    """
+
+    def __init__(self, library: Path, manifest: Manifest, encode: EncodeFiles):
+        self.library, self.manifest, self._encode = library, manifest, encode
+        self._written, self._took = 0.0, 0.0
+
+    def run(self, files: Sequence[Path], within: Sequence[Path] = ()) -> tuple[Manifest, Report]:
+        """Takes files in, and drops videos whose file is gone.
+
+        Args:
+          files: the video files.
+          within: folders of which `files` are all that there are: other videos in them are gone.
+        """
+        clear(self.library, self.manifest)
+        self._before = self.manifest
+        stats, report = {}, Report()
+        for path in map(str, files):
+            if (stat := _stat(path)) is None:
+                report.append(Outcome(path, "unreadable", "there is no such file"))
+            else:
+                stats[path] = stat
+        contents = self._contents(stats, report)
+        new = self._known(contents, stats, report)
+        self._drop_gone(stats, within, report)
+        self._write()
+        try:
+            for found, encoded in self._encode(new):
+                self._take(found, encoded, report)
+                self._write_seldom()
+        finally:
+            self._write()
+        clear(self.library, self.manifest)
+        return self.manifest, Report(sorted(report))
+
+    def _contents(self, stats: dict[str, tuple[int, int]], report: Report) -> dict[str, str]:
+        """File -> SHA-256, of those that are not known to be unreadable."""
+        known, contents = self.manifest.by_file(), {}
+        for file in stats:
+            entry, refused = known.get(file), self.manifest.refused.get(file)
+            if entry and (entry.size, entry.modified) == stats[file]:
+                contents[file] = entry.content
+            elif refused and (refused.size, refused.modified) == stats[file]:
+                report.append(Outcome(file, "unreadable", refused.reason))
+            else:
+                try:
+                    contents[file] = _settled_hash(file, stats[file])
+                except Unreadable as error:  # it is looked at again next time
+                    report.append(Outcome(file, "unreadable", error.reason))
+        return contents
+
+    def _known(
+        self, contents: dict[str, str], stats: dict[str, tuple[int, int]], report: Report
+    ) -> list[Found]:
+        """Takes note of what is unchanged, moved or there twice; returns the files of new content."""
+        files: dict[str, list[str]] = {}
+        for file, content in contents.items():
+            files.setdefault(content, []).append(file)
+        by_content, new = self.manifest.by_content(), []
+        videos = dict(self.manifest.videos)
+        for content, same in files.items():
+            entry = by_content.get(content)
+            if entry is None:
+                new.append(Found(same[0], content, stats[same[0]]))
+                report += [Outcome(file, "duplicate", same[0]) for file in same[1:]]
+                continue
+            # A file elsewhere that is not among these files still has it, unless it is gone.
+            as_it_was = _stat(entry.file) == (entry.size, entry.modified)
+            stays = entry.file in same or (entry.file not in contents and as_it_was)
+            place = entry.file if stays else same[0]
+            if place in stats:
+                size, modified = stats[place]
+                moved = dataclasses.replace(entry, file=place, size=size, modified=modified)
+                videos[entry.id] = moved
+                what = "unchanged" if place == entry.file else "moved"
+                report.append(Outcome(place, what, "" if what == "unchanged" else entry.file))
+            report += [Outcome(file, "duplicate", place) for file in same if file != place]
+        self.manifest = dataclasses.replace(
+            self.manifest,
+            videos=_named(videos.values()),
+            refused={file: refused for file, refused in self.manifest.refused.items() if file not in contents},
+        )
+        return new
+
+    def _drop_gone(self, stats: dict[str, Any], within: Sequence[Path], report: Report) -> None:
+        """Drops the videos, and the refusals, of files in `within` that are gone."""
+
+        def gone(file: str) -> bool:
+            return file not in stats and any(Path(file).is_relative_to(folder) for folder in within)
+
+        videos = {id: entry for id, entry in self.manifest.videos.items() if not gone(entry.file)}
+        report += [
+            Outcome(entry.file, "removed") for id, entry in self.manifest.videos.items() if id not in videos
+        ]
+        refused = {file: why for file, why in self.manifest.refused.items() if not gone(file)}
+        self.manifest = dataclasses.replace(self.manifest, videos=videos, refused=refused)
+
+    def _take(self, found: Found, encoded: Encoded | str, report: Report) -> None:
+        """Takes a file into the manifest, in place of the video that the file was before."""
+        before = self.manifest.by_file().get(found.file)
+        if isinstance(encoded, str):
+            videos = {id: entry for id, entry in self.manifest.videos.items() if entry is not before}
+            self.manifest = dataclasses.replace(self.manifest, videos=videos)
+            return self._refuse(found.file, found.stat, encoded, report)
+        entry = Entry(
+            id=before.id if before else _name(found.file),
+            file=found.file,
+            content=found.content,
+            size=found.stat[0],
+            modified=found.stat[1],
+            duration=encoded.duration,
+            width=encoded.width,
+            height=encoded.height,
+            rows=encoded.rows,
+            crc32=encoded.crc32,
+            added=time.time(),
+        )
+        others = [other for other in self.manifest.videos.values() if other is not before]
+        self.manifest = dataclasses.replace(self.manifest, videos=_named([*others, entry]))
+        report.append(Outcome(found.file, "changed" if before else "added"))
+        return None
+
+    def _refuse(self, file: str, stat: tuple[int, int], reason: str, report: Report) -> None:
+        refused = {**self.manifest.refused, file: Refused(file, *stat, reason)}
+        self.manifest = dataclasses.replace(self.manifest, refused=refused)
+        report.append(Outcome(file, "unreadable", reason))
+
+    def _write(self) -> None:
+        started = time.monotonic()
+        if self.manifest is not self._before:
+            write_manifest(self.library, self.manifest)
+        self._before = self.manifest
+        self._written = time.monotonic()
+        self._took = self._written - started
+
+    def _write_seldom(self) -> None:
+        """Writes the manifest unless that would take too much of the time; what is not in it is done again."""
+        if time.monotonic() - self._written > self._took / _SHARE:
+            self._write()
+
+
+def _name(file: str) -> str:
+    """The id of a video: the name of its file without suffixes, as one line of text."""
+    path = Path(file)
+    while path.suffix.lower() in SUFFIXES and path.stem:
+        path = path.with_suffix("")
+    return printable_line(path.name)
+
+
+def _named(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Id -> video: each by the name of its file, those that come later with a number where it is taken."""
+    named: dict[str, Entry] = {}
+    for entry in entries:
+        name, number = _name(entry.file), 1
+        base = name
+        while name in named:
+            number += 1
+            name = f"{base} ({number})"
+        named[name] = dataclasses.replace(entry, id=name)
+    return named
+
+
+def clear(library: Path, manifest: Manifest) -> None:
+    """Deletes the features that no video of the manifest has, such as those of a process that died."""
+    folder = library / FEATURES
+    if not folder.is_dir():
+        return
+    known = {f"{entry.content}.npy" for entry in manifest.videos.values()}
+    for file in folder.iterdir():
+        if file.name not in known:
+            file.unlink(missing_ok=True)
