@@ -51,12 +51,19 @@ from vmr_jax.layers.actor_critic import (
     actor_critic_terms,
     decide,
     discounted_returns,
-    unit_rows,
 )
 from vmr_jax.layers.attention import MASKED
-from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import GRUCell
 from vmr_jax.layers.sentence import SentenceVector
+from vmr_jax.layers.window_agent import (
+    agent_linear,
+    annotated_window,
+    first_window,
+    policy_and_value,
+    relu_of_unit,
+    signed_iou,
+    valid,
+)
 from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
@@ -180,8 +187,8 @@ class Model(GroundingModel):
         context = Context(
             video=video,
             units=units,
-            gate=nn.sigmoid(_linear(self.features, True, self.dtype, "query")(sentence)),
-            global_state=_normed(self._linear("global")(_join(gather_units(video, ten_units(whole))))),
+            gate=nn.sigmoid(agent_linear(self.features, True, self.dtype, "query")(sentence)),
+            global_state=relu_of_unit(self._linear("global")(_join(gather_units(video, ten_units(whole))))),
         )
         agent = nn.scan(
             Agent,
@@ -211,7 +218,7 @@ class Model(GroundingModel):
         return jnp.where(drawn[None, None, :, None], noise, 0.0)
 
     def _linear(self, name: str) -> nn.Dense:
-        return _linear(self.features, self.unit_weights, self.dtype, name)
+        return agent_linear(self.features, self.unit_weights, self.dtype, name)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """Returns 'policy' and 'value' of the level that learns, 'iou' of every window that overlaps.
@@ -289,7 +296,7 @@ class Agent(nn.Module):
         state = self._observe(window, t, context)
         iou = self._iou_logit(state)
         hidden = GRUCell(self.features, self.dtype, name="gru")(hidden, state)
-        root_logits, root_value = _head(len(BRANCHES), "root", hidden)
+        root_logits, root_value = policy_and_value(len(BRANCHES), hidden, "root_policy", "root_value")
         leaf_logits, leaf_values = self._leaves(hidden)
 
         branch = (root_logits + noise[:, 0]).argmax(-1)
@@ -317,39 +324,33 @@ class Agent(nn.Module):
             indices = jnp.where(t == 0, indices.at[:, 8].set(indices[:, 0]), indices)
         local = _join(gather_units(context.video, indices))
         location = window / jnp.maximum(context.units - 1, 1)[:, None]
-        local = _normed(self._linear("local")(local))
-        location = _normed(self._linear("location")(location.astype(self.dtype)))
+        local = relu_of_unit(self._linear("local")(local))
+        location = relu_of_unit(self._linear("location")(location.astype(self.dtype)))
         gated = [x * context.gate for x in (local, context.global_state, location)]
-        return nn.relu(_linear(self.features, True, self.dtype, "state")(jnp.concatenate(gated, axis=-1)))
+        return nn.relu(agent_linear(self.features, True, self.dtype, "state")(jnp.concatenate(gated, axis=-1)))
 
     def _iou_logit(self, state) -> jax.Array:
         """Returns the logit [B] of the window's IoU, of x [B,F]."""
         for i, features in enumerate(self.critic_features):
-            state = nn.relu(_linear(features, self.unit_weights, self.dtype, f"iou_{i}")(state))
-        return _linear(1, self.unit_weights, jnp.float32, "iou")(state.astype(jnp.float32))[:, 0]
+            state = nn.relu(agent_linear(features, self.unit_weights, self.dtype, f"iou_{i}")(state))
+        return agent_linear(1, self.unit_weights, jnp.float32, "iou")(state.astype(jnp.float32))[:, 0]
 
     def _leaves(self, hidden) -> tuple[jax.Array, jax.Array]:
         """Returns logits [B,5,4], `MASKED` at moves that there are not, and values [B,5]."""
-        logits, values = zip(*(_head(moves, f"leaf_{name}", hidden) for name, moves in BRANCHES.items()))
+        logits, values = zip(
+            *(
+                policy_and_value(moves, hidden, f"leaf_{name}_policy", f"leaf_{name}_value")
+                for name, moves in BRANCHES.items()
+            )
+        )
         padded = [jnp.pad(x, ((0, 0), (0, MOVES - x.shape[1])), constant_values=MASKED) for x in logits]
         return jnp.stack(padded, axis=1), jnp.stack(values, axis=1)
 
     def _linear(self, name: str) -> nn.Dense:
-        return _linear(self.features, self.unit_weights, self.dtype, name)
+        return agent_linear(self.features, self.unit_weights, self.dtype, name)
 
 
 # The environment: windows [...,2] of integers, first and last unit.
-
-
-def valid(window: jax.Array) -> jax.Array:
-    """Returns [...] bool, whether the end of windows [...,2] is behind the start."""
-    return window[..., 1] > window[..., 0]
-
-
-def first_window(units: jax.Array) -> jax.Array:
-    """Returns the middle half of each video of units [B]: [B,2]."""
-    quarter = units // 4
-    return jnp.stack([jnp.maximum(quarter - 1, 0), units - quarter - 1], axis=-1)
 
 
 def next_windows(window: jax.Array, units: jax.Array) -> jax.Array:
@@ -419,27 +420,6 @@ def gather_units(video: jax.Array, indices: jax.Array) -> jax.Array:
 # Rewards. Official code: calculate_RL_IoU_batch, calculate_leaf_reward_batch, calculate_root_reward_batch.
 
 
-def annotated_window(span: jax.Array, duration: jax.Array, units: jax.Array, whole_units: bool) -> jax.Array:
-    """Returns the annotated moment [B,2] (seconds) in units: float32, its last unit included.
-
-    `whole_units` keeps fractions. Else they are round(start) and round(end) - 1, within the video.
-    """
-    ends = span * (units / duration)[:, None]
-    if whole_units:
-        return ends - jnp.array([[0.0, 1.0]])
-    return jnp.clip(jnp.round(ends) - jnp.array([[0.0, 1.0]]), 0, (units - 1)[:, None])
-
-
-def signed_iou(window: jax.Array, truth: jax.Array, last: int) -> jax.Array:
-    """Returns the IoU of windows [...,2] with `truth` (broadcast), negative by the gap where they are apart.
-
-    `last` is 1 to count the last unit in, 0 for a window that lasts to its start.
-    """
-    inner = jnp.minimum(window[..., 1], truth[..., 1]) + last - jnp.maximum(window[..., 0], truth[..., 0])
-    outer = jnp.maximum(window[..., 1], truth[..., 1]) + last - jnp.minimum(window[..., 0], truth[..., 0])
-    return inner / jnp.where(outer > 0, outer, 1)
-
-
 def leaf_reward(before: jax.Array, after: jax.Array) -> jax.Array:
     """Returns the reward of a leaf, elementwise, from signed IoUs before and after: did it improve?"""
     better = 1.0 + jnp.where(after > 0.5, after, 0.0)
@@ -454,29 +434,6 @@ def root_reward(before: jax.Array, after: jax.Array, reachable: jax.Array) -> ja
     """
     best = reachable.max(-1)
     return jnp.where(after == best, 1.0, after - best) + (after - before)
-
-
-# Layers.
-
-
-def _linear(features: int, unit_weights: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
-    init = nn.initializers.normal(1.0) if unit_weights else nn.initializers.lecun_normal()
-    return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
-
-
-def _head(actions: int, name: str, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns logits [B,Z] of Z actions and value [B], of h [B,F].
-
-    Official code: normalized_columns_initializer.
-    """
-    policy = nn.Dense(actions, kernel_init=unit_rows(0.01), name=f"{name}_policy")
-    value = nn.Dense(1, kernel_init=unit_rows(1.0), name=f"{name}_value")
-    return policy(hidden), value(hidden)[:, 0]
-
-
-def _normed(x: jax.Array) -> jax.Array:
-    """Returns the ReLU of x over its L2 norm."""
-    return nn.relu(l2_normalize(x))
 
 
 def _join(units: jax.Array) -> jax.Array:
