@@ -28,8 +28,14 @@ def datasets_of(name):
 
 
 def with_datasets(args):
-    """(architecture, argument) of those whose config has the argument's dataset."""
-    return [(name, arg) for name in NAMES for arg in args if arg.split(",")[0] in datasets_of(name)]
+    """(architecture, argument) of those whose config has the argument's dataset, with features of any kind."""
+
+    def has(name, dataset):
+        return {*datasets.FEATURES[dataset]} <= {
+            *datasets_of(name).get(dataset, ())
+        } and dataset in datasets_of(name)
+
+    return [(name, arg) for name in NAMES for arg in args if has(name, arg.split(",")[0])]
 
 
 @pytest.mark.parametrize("name,arg", GOLDEN)

@@ -1,17 +1,18 @@
-"""The text tower of CLIP ViT-B/32: the text encoder of VDI (Radford et al., ICML 2021).
+"""The text tower of CLIP: the text encoder of VDI and of zero-shot search (Radford et al., ICML 2021).
 
-A transformer with causal attention, layer normalisations before each block and the "quick" GELU,
-x * sigmoid(1.702 x). Its weights come in through `vmr_jax.torch_import.text_encoders`.
+A transformer with causal attention, layer normalisations before each block and the "quick" GELU. Its weights
+come in through `vmr_jax.torch_import.text_encoders`; the image tower is `vmr_jax.layers.clip_image`.
 """
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vmr_jax.layers.attention import MultiHeadAttention
+from vmr_jax.layers.pre_norm import PreNormLayer, layer_norm
 from vmr_jax.layers.recurrent import last_state
 from vmr_jax.layers.text import SubwordEmbedding
+
+EPSILON = 1e-5  # of the layer normalisations of both towers
 
 
 class ClipText(nn.Module):
@@ -51,8 +52,8 @@ class ClipText(nn.Module):
             name="embedding",
         )(subwords)
         for i in range(self.layers):
-            x = _Layer(self.features, self.heads, self.layers, self.dtype, name=f"layer_{i}")(x, mask)
-        states = jnp.where(mask[..., None], _norm("norm", self.dtype)(x), 0)
+            x = clip_layer(self.features, self.heads, self.layers, True, self.dtype, f"layer_{i}")(x, mask)
+        states = jnp.where(mask[..., None], layer_norm("norm", EPSILON, self.dtype)(x), 0)
         projection = nn.Dense(
             self.project,
             use_bias=False,
@@ -63,49 +64,26 @@ class ClipText(nn.Module):
         return states, projection(last_state(states, mask))
 
 
-class _Layer(nn.Module):
-    """Attention and a feed-forward network, each added to its input.
-
-    Attributes:
-      features: F, width of the states.
-      heads: number of attention heads.
-      depth: number of layers of the whole encoder, by which the first weights are scaled.
-      dtype: number format of the computation.
-    """
-
-    features: int
-    heads: int
-    depth: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """Returns the next states [B,S,F] of states [B,S,F]."""
-        chex.assert_shape(mask, x.shape[:2])
-        inside, outside = self.features**-0.5, (2 * self.depth * self.features) ** -0.5
-        attention = MultiHeadAttention(
-            self.features,
-            self.heads,
-            causal=True,
-            kernel_init=nn.initializers.normal(inside),
-            dtype=self.dtype,
-            name="attention",
-        )
-        y = _norm("attention_norm", self.dtype)(x)
-        unused = jnp.zeros(x.shape[:1], jnp.int32)  # the attention has no dropout, so no draws per example
-        y = attention(y, y, mask, unused, train=False)
-        x = x + self._dense(self.features, outside, "output")(y)
-        y = _norm("feed_forward_norm", self.dtype)(x)
-        y = self._dense(4 * self.features, (2 * self.features) ** -0.5, "hidden")(y)
-        return x + self._dense(self.features, outside, "feed_forward")(_quick_gelu(y))
-
-    def _dense(self, features: int, std: float, name: str) -> nn.Dense:
-        return nn.Dense(features, kernel_init=nn.initializers.normal(std), dtype=self.dtype, name=name)
+def clip_layer(
+    features: int, heads: int, depth: int, causal: bool, dtype: jnp.dtype, name: str
+) -> PreNormLayer:
+    """A layer of either tower of CLIP; `depth` is the number of layers, by which first weights are scaled."""
+    outside = nn.initializers.normal((2 * depth * features) ** -0.5)
+    return PreNormLayer(
+        features,
+        heads,
+        hidden=4 * features,
+        activation=quick_gelu,
+        epsilon=EPSILON,
+        causal=causal,
+        attention_init=nn.initializers.normal(features**-0.5),
+        output_init=outside,
+        hidden_init=nn.initializers.normal((2 * features) ** -0.5),
+        dtype=dtype,
+        name=name,
+    )
 
 
-def _quick_gelu(x: jax.Array) -> jax.Array:
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """CLIP's approximation of GELU, x * sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
-
-
-def _norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name)

@@ -15,7 +15,11 @@ FAMILIES = (
     "reconstruction",  # the moment from which the sentence can be completed
     "corpus",  # finds the video too
 )
-SUPERVISION = ("full", "weak")
+SUPERVISION = (
+    "full",
+    "weak",  # sentences and their videos, without moments
+    "none",  # nothing is learned from moments or sentences
+)
 
 
 @dataclasses.dataclass(frozen=True)

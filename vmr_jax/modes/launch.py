@@ -78,7 +78,7 @@ flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machin
 flags.DEFINE_integer("port", 8000, "The port.")
 flags.DEFINE_string("token", None, "What who asks must know; VMR_JAX_TOKEN where not given.")
 flags.DEFINE_string("family", None, "Only of this family, such as ranking.")
-flags.DEFINE_string("supervision", None, "Only full or weak.")
+flags.DEFINE_string("supervision", None, "Only full, weak or none.")
 flags.DEFINE_string("dataset", None, "Only those whose config has this dataset; only the rows of it.")
 flags.DEFINE_string("feature", None, "Only rows with these features, such as c3d; unknown: not stated.")
 flags.DEFINE_string("output", None, "File to write: .txt, .csv or .html.")

@@ -1,8 +1,9 @@
 """Sentences become the subwords of a pretrained text encoder, each with its place in the sentence.
 
-Two tokenisers, read from the files that are published with the weights: WordPiece of BERT and DistilBERT
-(uncased), and the byte-pair encoding of CLIP. Places are character offsets, so that noun chunks (character
-spans) fit the subwords. Names of special tokens in a sentence ("[SEP]") are ordinary text.
+Three tokenisers, read from the files that are published with the weights: WordPiece of BERT and DistilBERT
+(uncased), the byte-pair encoding of CLIP, and Gemma's SentencePiece for SigLIP 2. Places are character
+offsets, so that noun chunks (character spans) fit the subwords. Names of special tokens in a sentence ("[SEP]")
+are ordinary text.
 """
 
 import abc
@@ -13,7 +14,7 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import parsed
@@ -23,7 +24,7 @@ NO_SPAN = (0, 0)  # of the special tokens
 
 
 class Subwords(NamedTuple):
-    """The subwords of a sentence, the two special tokens included."""
+    """The subwords of a sentence, the special tokens included."""
 
     ids: tuple[int, ...]  # [S] rows of the vocabulary
     spans: tuple[Span, ...]  # [S] text[start:end] is where the subword comes from; (0, 0) for special tokens
@@ -42,12 +43,14 @@ class SubwordTokenizer(abc.ABC):
 
     Args:
       vocabulary: subword -> id, the ids 0..n-1.
-      special: the subwords at the begin and at the end of every sentence.
+      begin: the subword that every sentence begins with; '': none.
+      end: the subword that every sentence ends with.
     """
 
-    def __init__(self, vocabulary: dict[str, int], special: tuple[str, str]):
+    def __init__(self, vocabulary: dict[str, int], begin: str, end: str):
         self._ids = vocabulary
-        self._begin, self._end = (vocabulary[name] for name in special)
+        self._begin = [(vocabulary[begin], NO_SPAN)] if begin else []
+        self._end = [(vocabulary[end], NO_SPAN)]
 
     @property
     def vocab_size(self) -> int:
@@ -57,15 +60,16 @@ class SubwordTokenizer(abc.ABC):
     def encode(self, text: str, limit: int) -> Subwords:
         """Cuts a sentence into at most `limit` subwords; a longer sentence loses its end, not the end token.
 
-        Raises UserError where `limit` has no room for the two special tokens.
+        Raises UserError where `limit` has no room for the special tokens.
         """
-        if limit < 2:
+        special = len(self._begin + self._end)
+        if limit < special:
+            need = "two special tokens alone need 2" if special == 2 else "special token alone needs 1"
             raise UserError(
-                f"config.text.max_subwords is {limit}, but the two special tokens alone need 2. Set it to the "
-                "longest sentence that matters, special tokens included; CLIP reads up to 77."
+                f"config.text.max_subwords is {limit}, but the {need}. Set it to the longest sentence that "
+                "matters, special tokens included; CLIP reads up to 77, SigLIP 64."
             )
-        pieces = self._pieces(text)[: limit - 2]
-        pieces = [(self._begin, NO_SPAN), *pieces, (self._end, NO_SPAN)]
+        pieces = [*self._begin, *self._pieces(text)[: limit - special], *self._end]
         return Subwords(tuple(i for i, _ in pieces), tuple(span for _, span in pieces))
 
     @abc.abstractmethod
@@ -77,9 +81,9 @@ def open_subwords(kind: str, folder: str | os.PathLike) -> SubwordTokenizer:
     """Reads the tokeniser of a text encoder.
 
     Args:
-      kind: 'distilbert' or 'clip'.
+      kind: 'distilbert', 'clip' or 'siglip'.
       folder: holds the published files: vocab.txt for DistilBERT; for CLIP vocab.json and merges.txt (Hugging
-        Face), or bpe_simple_vocab_16e6.txt.gz (OpenAI).
+        Face), or bpe_simple_vocab_16e6.txt.gz (OpenAI); tokenizer.model for SigLIP 2.
 
     Raises:
       UserError: for an unknown kind, and for files that are missing, damaged or of another tokeniser.
@@ -104,7 +108,7 @@ class WordPiece(SubwordTokenizer):
     """Uncased WordPiece (Devlin et al., NAACL 2019): the longest subwords that fit, from left to right."""
 
     def __init__(self, vocabulary: dict[str, int]):
-        super().__init__(vocabulary, ("[CLS]", "[SEP]"))
+        super().__init__(vocabulary, "[CLS]", "[SEP]")
 
     def _pieces(self, text: str) -> list[tuple[int, Span]]:
         return [piece for word in _bert_words(text) for piece in self._cut(word)]
@@ -216,7 +220,7 @@ class BytePairs(SubwordTokenizer):
     """
 
     def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]):
-        super().__init__(vocabulary, (BEGIN, END))
+        super().__init__(vocabulary, BEGIN, END)
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._known: dict[str, list[str]] = {}
 
@@ -342,6 +346,71 @@ def _json_vocabulary(file: Path) -> dict[str, int]:
     return vocabulary
 
 
+# --- SentencePiece ----------------------------------------------------------------------------------
+
+_SPACE = "\u2581"  # stands for a blank in the pieces
+_PROBE = "  "  # Gemma keeps blanks as they are, and puts none before the first word
+
+
+class SentencePieces(SubwordTokenizer):
+    """Gemma's byte-pair encoding in lower case, as SigLIP 2 reads it (Tschannen et al., 2025).
+
+    The published tokenizer_config.json names a tokeniser that keeps capitals, which SigLIP 2 never saw.
+
+    Args:
+      processor: a `sentencepiece.SentencePieceProcessor` of Gemma's tokenizer.model.
+    """
+
+    def __init__(self, processor: Any):
+        self._processor = processor
+        vocabulary = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
+        super().__init__(vocabulary, begin="", end=processor.id_to_piece(processor.eos_id()))
+
+    def _pieces(self, text: str) -> list[tuple[int, Span]]:
+        chars = [_Char(c, i, i + 1) for i, original in enumerate(text) for c in original.lower()]
+        places = [c for c in chars for _ in c.text.encode()]  # of each byte
+        pieces, first = [], 0
+        for number in self._processor.encode("".join(c.text for c in chars)):
+            last = first
+            if self._processor.is_byte(number):
+                last += 1
+            else:
+                for _ in self._processor.id_to_piece(number):
+                    last += len(places[last].text.encode())
+            pieces.append((number, (places[first].start, places[last - 1].end)))
+            first = last
+        return pieces
+
+
+def _read_sentence_pieces(folder: Path) -> SentencePieces:
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError(
+            "The tokeniser of SigLIP needs the package sentencepiece. Install it: pip install 'vmr_jax[video]'."
+        ) from None
+    file = folder / "tokenizer.model"
+    content = _bytes(file, "siglip")
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+    except (RuntimeError, ValueError):
+        raise UserError(
+            f"{file} is not a SentencePiece model. Download it again from the page of the text encoder (a file "
+            "of a hundred bytes is a Git LFS pointer)."
+        ) from None
+    pieces = "".join(processor.encode(_PROBE, out_type=str))
+    if (
+        pieces != _PROBE.replace(" ", _SPACE)
+        or processor.pad_id() != 0
+        or not processor.is_byte(processor.piece_to_id("<0x00>"))
+    ):
+        raise UserError(
+            f"{file} is a SentencePiece model, but not Gemma's, which SigLIP 2 reads: padding with the id 0, a "
+            "piece for every byte, blanks as they are. The first SigLIP has another tokeniser; use SigLIP 2's."
+        )
+    return SentencePieces(processor)
+
+
 def _unzipped(file: Path) -> str:
     try:
         return gzip.decompress(file.read_bytes()).decode("utf-8")
@@ -351,9 +420,14 @@ def _unzipped(file: Path) -> str:
 
 def _text(file: Path, kind: str) -> str:
     try:
-        return file.read_bytes().decode("utf-8")
+        return _bytes(file, kind).decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text. Download it again.") from None
+
+
+def _bytes(file: Path, kind: str) -> bytes:
+    try:
+        return file.read_bytes()
     except OSError:
         raise UserError(
             f"There is no {file}. The text encoder {kind} needs {_FILES[kind]} in config.text.encoder_dir; "
@@ -364,5 +438,6 @@ def _text(file: Path, kind: str) -> str:
 _FILES = {
     "distilbert": "vocab.txt (of distilbert-base-uncased)",
     "clip": "vocab.json and merges.txt (of clip-vit-base-patch32), or OpenAI's bpe_simple_vocab_16e6.txt.gz,",
+    "siglip": "tokenizer.model (Gemma's, which lies beside tokenizer.json in siglip2-base-patch16-224)",
 }
-_KINDS = {"distilbert": _read_wordpiece, "clip": _read_byte_pairs}
+_KINDS = {"distilbert": _read_wordpiece, "clip": _read_byte_pairs, "siglip": _read_sentence_pieces}

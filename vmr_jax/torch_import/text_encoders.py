@@ -1,14 +1,15 @@
-"""Published weights of pretrained text encoders -> `vmr_jax.layers.distilbert` and `vmr_jax.layers.clip_text`.
+"""Published weights of pretrained text encoders -> `distilbert`, `clip_text`, `siglip` of `vmr_jax.layers`.
 
 DistilBERT: huggingface.co/distilbert/distilbert-base-uncased. CLIP: huggingface.co/openai/clip-vit-base-patch32
-or OpenAI's own file, under its own names. The same entries serve a checkpoint of an architecture that holds
-such an encoder under a prefix.
+or OpenAI's own file, under its own names. SigLIP 2: huggingface.co/google/siglip2-base-patch16-224. The same
+entries serve a checkpoint of an architecture that holds such an encoder under a prefix. The image towers are in
+`vmr_jax.torch_import.image_text`.
 """
 
 import os
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CLIP_OTHERS = (
     "visual", "vision_model", "visual_projection", "logit_scale", "input_resolution", "context_length",
     "vocab_size",
 )  # fmt: skip
+SIGLIP_OTHERS = ("vision_model", "logit_scale", "logit_bias")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # names in a folder of Hugging Face
 
 
@@ -92,22 +94,35 @@ def clip_text_entries(shapes: Shapes, key: str, path: str) -> list[Entry]:
 
     Both OpenAI's names and those of Hugging Face are known. Arguments as those of `distilbert_entries`.
     """
-    hugging_face = any(name.startswith(f"{key}text_model.") for name in shapes)
-    found = (_hugging_face if hugging_face else _openai)(shapes, key, path)
-    return found + _left_out(shapes, key, CLIP_OTHERS)
+    return clip_text_tensors(shapes, key, path) + _left_out(shapes, key, CLIP_OTHERS)
+
+
+def clip_text_tensors(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    """Those of them that are kept."""
+    return (_hugging_face if is_hugging_face(shapes, key) else _openai)(shapes, key, path)
+
+
+def is_hugging_face(shapes: Shapes, key: str = "") -> bool:
+    """Whether a CLIP has the names of Hugging Face, not those of OpenAI."""
+    return any(name.startswith(f"{key}text_model.") for name in shapes)
 
 
 def _openai(shapes: Shapes, key: str, path: str) -> list[Entry]:
     words, projection = f"{key}token_embedding.weight", f"{key}text_projection"
     features = size(shapes, words, 1)
-    found = [
-        *_clip_embedding(shapes, words, f"{key}positional_embedding", path),
+    return [
+        *_embedding(shapes, words, f"{key}positional_embedding", path),
         *norm(f"{key}ln_final", f"{path}norm", features),
         Entry(projection, f"{path}projection/kernel", (features, size(shapes, projection, 1))),
+        *openai_layers(shapes, f"{key}transformer.resblocks.", path, features),
     ]
-    layers = f"{key}transformer.resblocks."
-    for i in range(_layers(shapes, layers)):
-        theirs, ours = f"{layers}{i}", f"{path}layer_{i}"
+
+
+def openai_layers(shapes: Shapes, prefix: str, path: str, features: int) -> list[Entry]:
+    """The layers of a tower under OpenAI's names, as `vmr_jax.layers.pre_norm.PreNormLayer` has them."""
+    found = []
+    for i in range(_layers(shapes, prefix)):
+        theirs, ours = f"{prefix}{i}", f"{path}layer_{i}"
         found += joint_projection(f"{theirs}.attn", f"{ours}/attention", features)
         found += linear(f"{theirs}.attn.out_proj", f"{ours}/output", (features, features))
         found += norm(f"{theirs}.ln_1", f"{ours}/attention_norm", features)
@@ -118,30 +133,57 @@ def _openai(shapes: Shapes, key: str, path: str) -> list[Entry]:
 
 
 def _hugging_face(shapes: Shapes, key: str, path: str) -> list[Entry]:
-    embeddings, projection = f"{key}text_model.embeddings.", f"{key}text_projection.weight"
-    words = f"{embeddings}token_embedding.weight"
-    features = size(shapes, words, 1)
-    found = [
-        *_clip_embedding(shapes, words, f"{embeddings}position_embedding.weight", path),
-        *_left_out(shapes, embeddings, ["position_ids"]),
-        *norm(f"{key}text_model.final_layer_norm", f"{path}norm", features),
+    projection = f"{key}text_projection.weight"
+    features = size(shapes, projection, 1)
+    return [
+        *_hugging_face_text(shapes, key, path),
         Entry(projection, f"{path}projection/kernel", (size(shapes, projection, 0), features), kernel),
     ]
-    layers = f"{key}text_model.encoder.layers."
-    for i in range(_layers(shapes, layers)):
-        theirs, ours = f"{layers}{i}", f"{path}layer_{i}"
+
+
+def siglip_text_entries(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    """All tensors of a SigLIP, of which the text tower is kept; arguments as those of `distilbert_entries`."""
+    return siglip_text_tensors(shapes, key, path) + _left_out(shapes, key, SIGLIP_OTHERS)
+
+
+def siglip_text_tensors(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    """Those of them that are kept."""
+    head = f"{key}text_model.head"
+    shape = size(shapes, f"{head}.weight", 0), size(shapes, f"{head}.weight", 1)
+    return [*_hugging_face_text(shapes, key, path), *linear(head, f"{path}projection", shape)]
+
+
+def _hugging_face_text(shapes: Shapes, key: str, path: str) -> list[Entry]:
+    """A text tower of Hugging Face without its projection: CLIP and SigLIP have the same names."""
+    embeddings = f"{key}text_model.embeddings."
+    words = f"{embeddings}token_embedding.weight"
+    features = size(shapes, words, 1)
+    return [
+        *_embedding(shapes, words, f"{embeddings}position_embedding.weight", path),
+        *_left_out(shapes, embeddings, ["position_ids"]),
+        *norm(f"{key}text_model.final_layer_norm", f"{path}norm", features),
+        *hugging_face_layers(shapes, f"{key}text_model.encoder.layers.", path, features),
+    ]
+
+
+def hugging_face_layers(shapes: Shapes, prefix: str, path: str, features: int) -> list[Entry]:
+    """The layers of a tower under the names of Hugging Face; as `openai_layers`."""
+    found = []
+    for i in range(_layers(shapes, prefix)):
+        theirs, ours = f"{prefix}{i}", f"{path}layer_{i}"
+        hidden = size(shapes, f"{theirs}.mlp.fc1.weight", 0)
         for name in ("query", "key", "value"):
             attention = f"{theirs}.self_attn.{name[0]}_proj"
             found += linear(attention, f"{ours}/attention/{name}", (features, features))
         found += linear(f"{theirs}.self_attn.out_proj", f"{ours}/output", (features, features))
         found += norm(f"{theirs}.layer_norm1", f"{ours}/attention_norm", features)
-        found += linear(f"{theirs}.mlp.fc1", f"{ours}/hidden", (4 * features, features))
-        found += linear(f"{theirs}.mlp.fc2", f"{ours}/feed_forward", (features, 4 * features))
+        found += linear(f"{theirs}.mlp.fc1", f"{ours}/hidden", (hidden, features))
+        found += linear(f"{theirs}.mlp.fc2", f"{ours}/feed_forward", (features, hidden))
         found += norm(f"{theirs}.layer_norm2", f"{ours}/feed_forward_norm", features)
     return found
 
 
-def _clip_embedding(shapes: Shapes, words: str, positions: str, path: str) -> list[Entry]:
+def _embedding(shapes: Shapes, words: str, positions: str, path: str) -> list[Entry]:
     features = size(shapes, words, 1)
     return [
         Entry(words, f"{path}embedding/words", (size(shapes, words, 0), features)),
@@ -172,42 +214,58 @@ def _published_clip(shapes: Shapes) -> list[Entry]:
     return clip_text_entries(shapes, "", "")
 
 
-KINDS = {"distilbert": _published_distilbert, "clip": _published_clip}
-# What our layers compute, and the name of the setting in a config.json of Hugging Face.
-_ACTIVATIONS = {"distilbert": ("activation", "gelu"), "clip": ("hidden_act", "quick_gelu")}
+def _published_siglip(shapes: Shapes) -> list[Entry]:
+    return siglip_text_entries(shapes, "", "")
+
+
+KINDS = {"distilbert": _published_distilbert, "clip": _published_clip, "siglip": _published_siglip}
+# What our layers compute, the name of the setting in a config.json of Hugging Face, and whose it is.
+_ACTIVATIONS = {
+    "distilbert": ("activation", "gelu", "distilbert-base-uncased"),
+    "clip": ("hidden_act", "quick_gelu", "OpenAI's clip-vit-base-patch32"),
+    "siglip": ("hidden_act", "gelu_pytorch_tanh", "google/siglip2-base-patch16-224"),
+}
 
 
 def initial_text_encoder(kind: str, path: str | os.PathLike) -> dict[str, Any]:
-    """Reads published weights: the parameters of a `DistilBert` or `ClipText`, nested, of float32 numpy arrays.
+    """Reads published weights: the parameters of a `DistilBert`, `ClipText` or `SiglipText`, nested.
 
     Args:
-      kind: 'distilbert' or 'clip'.
+      kind: 'distilbert', 'clip' or 'siglip'.
       path: a folder with one of `WEIGHTS` or one .pt file, or such a file.
+
+    Returns:
+      The tree of float32 numpy arrays.
 
     Raises:
       UserError: for an unknown kind, a missing or damaged file, and one of another network.
     """
     if kind not in KINDS:
         raise unknown("There is no text encoder", kind, KINDS)
-    file = _weights_file(kind, Path(path).expanduser())
+    file = weights_file(f"text encoder {kind}", Path(path).expanduser())
     _check_activation(kind, file.parent / "config.json")
+    return convert_file(f"the text encoder {kind}", file, KINDS[kind])
+
+
+def convert_file(name: str, file: Path, entries: Callable[[Shapes], list[Entry]]) -> dict[str, Any]:
+    """The tree that the `entries` of a file of weights lay out; `name` is for errors, which name the file."""
     tensors = _read(file)
     try:
-        return convert(f"the text encoder {kind}", tensors, KINDS[kind])
+        return convert(name, tensors, entries)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
 
-def _weights_file(kind: str, path: Path) -> Path:
+def weights_file(name: str, path: Path, setting: str = "config.text.encoder_dir") -> Path:
+    """The file with the weights of an encoder, such as 'text encoder clip', from the folder of a `setting`."""
     if path.is_file():
         return path
     candidates = [path / name for name in WEIGHTS] + sorted(path.glob("*.pt"))
     file = next((file for file in candidates if file.is_file()), None)
     if file is None:
         raise UserError(
-            f"There are no weights of the text encoder {kind} at {path}: expected is a folder with "
-            f"{' or '.join(WEIGHTS)}. Download the files of the model, and set config.text.encoder_dir to "
-            "their folder."
+            f"There are no weights of the {name} at {path}: expected is a folder with "
+            f"{' or '.join(WEIGHTS)}. Download the files of the model, and set {setting} to their folder."
         )
     return file
 
@@ -233,19 +291,29 @@ def _is_torchscript(file: Path) -> bool:
 
 def _check_activation(kind: str, file: Path) -> None:
     """Other CLIPs and BERTs have the same tensors and another activation; only config.json tells."""
+    name, expected, published = _ACTIVATIONS[kind]
+    found = settings_of(file, "text_config").get(name, expected)
+    if found != expected:
+        raise UserError(
+            f'{file}: the activation ({name}) of this model is "{found}", but the text encoder {kind} has '
+            f'"{expected}". Use {published}.'
+        )
+
+
+def settings_of(file: Path, part: str = "") -> dict[str, Any]:
+    """A JSON file of Hugging Face, of which a `part` may stand for itself; empty where it is not there.
+
+    Raises:
+      UserError: where it is no JSON object.
+    """
     if not file.is_file():
-        return
+        return {}
     try:
         settings = read_json(file)
-        settings = settings.get("text_config", settings)
-        name, expected = _ACTIVATIONS[kind]
-        found = settings.get(name, expected)
+        found = settings.get(part, settings)
+        found.get("")
     except (OSError, ValueError, AttributeError):
         raise UserError(
             f"{file} is not the JSON object that is published with a model. Get it again."
         ) from None
-    if found != expected:
-        raise UserError(
-            f'{file}: the activation ({name}) of this model is "{found}", but the text encoder {kind} has '
-            f'"{expected}". Use distilbert-base-uncased, or OpenAI\'s clip-vit-base-patch32.'
-        )
+    return found
