@@ -26,12 +26,11 @@ import flax
 import jax
 from absl import app, flags, logging
 from machine import describe_machine
-from real_config import get_config
+from real_config import get_config, learners
 
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.rows import SANITY
-from vmr_jax.models import architectures
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +78,7 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     os.nice(19)
     os.chdir(ROOT)
-    models = FLAGS.models or architectures()
+    models = FLAGS.models or learners()
     for model in models:
         choose(model)
         evaluate(best(model))

@@ -8,8 +8,16 @@ steadier on 357 queries than a share of them.
 
 import importlib
 
+from vmr_jax.models import architectures
+
 # Hyper-parameters that follow from what the dataset brings, and not from the size.
 OF_DATASET = ("text", "round_to", "streams", "moments")
+
+
+def learners():
+    """The architectures that learn moments; zero_shot needs the text tower, which is no part of the files."""
+    cards = {name: importlib.import_module(f"vmr_jax.models.{name}").CARD for name in architectures()}
+    return [name for name, card in cards.items() if card.supervision != "none"]
 
 
 def get_config(name):
