@@ -11,7 +11,7 @@ from batches import random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
-from vmr_jax.models.cmin import CrossGate, Outputs, SyntacticGraphConv
+from vmr_jax.models.cmin import Outputs, SyntacticGraphConv
 
 SMALL = dict(features=8, heads=2, widths=(1, 3))
 OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
@@ -68,17 +68,6 @@ def test_the_gate_reads_the_projected_word():
     params = {**zeros, "self_kernel": jnp.full((1, 1), 2.0), "self_gate_kernel": jnp.full((1, 1), 3.0)}
     found = conv.apply({"params": params}, jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1), jnp.int32))
     np.testing.assert_allclose(found, 2 / (1 + np.exp(-6)), rtol=1e-6)
-
-
-def test_each_modality_sets_the_gate_of_the_other():
-    gate = CrossGate(1, jnp.float32)
-    params = {
-        "words": {"kernel": jnp.full((1, 1), np.log(3))},
-        "clips": {"kernel": jnp.full((1, 1), -np.log(3))},
-    }
-    # The words (1) open the clips' gate to 3/4, the clips (2) the words' gate to 1 / (1 + 9).
-    found = gate.apply({"params": params}, jnp.full((1, 1, 1), 2.0), jnp.ones((1, 1, 1)))
-    np.testing.assert_allclose(found[0, 0], [1.5, 0.1], rtol=1e-6)
 
 
 def test_loss_by_hand():

@@ -6,7 +6,6 @@ the ids of `Batch.query`; the unknown word is left out of sentences and is none 
 Letters beyond the usual: Z candidate moments from which the sentence is completed.
 """
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ import numpy as np
 from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import torch_linear
+from vmr_jax.layers.text import only_words
 from vmr_jax.layers.transformer import Attention
 from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Batch
@@ -184,21 +184,7 @@ def sample_whole(clips: jax.Array, clip_mask: jax.Array, rows: int) -> jax.Array
 
 def known_words(batch: Batch, vocab_size: int) -> Batch:
     """The batch with the sentences of the words that the vocabulary has, side by side (`BaseDataset`)."""
-    known = batch.query_mask & (batch.query != UNKNOWN) & (batch.query < vocab_size)
-    order = jnp.argsort(~known, axis=1, stable=True)
-    mask = jnp.take_along_axis(known, order, axis=1)
-
-    def words(x: jax.Array) -> jax.Array:
-        x = jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
-        return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
-
-    return dataclasses.replace(
-        batch,
-        query=words(batch.query),
-        query_vectors=words(batch.query_vectors),
-        query_mask=mask,
-        content_words=None if batch.content_words is None else words(batch.content_words),
-    )
+    return only_words(batch, (batch.query != UNKNOWN) & (batch.query < vocab_size))
 
 
 def started(start: jax.Array, vectors: jax.Array) -> jax.Array:

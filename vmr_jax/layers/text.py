@@ -1,5 +1,7 @@
 """From a batch's query to word vectors, and from subwords to the first states of a text encoder."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,31 @@ class WordEmbedding(nn.Module):
             known = (batch.query >= FIRST_WORD) & batch.query_mask
             vectors = vectors + jnp.where(known[..., None], offset[batch.query], 0.0)
         return vectors.astype(self.dtype)
+
+
+def only_words(batch: Batch, kept: jax.Array) -> Batch:
+    """The batch with the sentences of the words [B,L] bool that are kept, side by side; all else is padding."""
+    kept = batch.query_mask & kept
+    order = jnp.argsort(~kept, axis=1, stable=True)
+    mask = jnp.take_along_axis(kept, order, axis=1)
+
+    def words(x: jax.Array) -> jax.Array:
+        x = jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+        return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
+
+    return dataclasses.replace(
+        batch,
+        query=words(batch.query),
+        query_vectors=words(batch.query_vectors),
+        query_mask=mask,
+        content_words=None if batch.content_words is None else words(batch.content_words),
+    )
+
+
+def words_with_vectors(batch: Batch, vocab_size: int) -> Batch:
+    """The batch with the sentences of the words that have a vector, pretrained or learnt."""
+    known = jnp.any(batch.query_vectors != 0, axis=-1)
+    return only_words(batch, known | (batch.query >= FIRST_WORD) if vocab_size else known)
 
 
 class SubwordEmbedding(nn.Module):

@@ -49,6 +49,7 @@ from vmr_jax.layers.anchors import (
     soft_labels,
 )
 from vmr_jax.layers.attention import check_heads
+from vmr_jax.layers.cross_gate import CrossGate
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.linear import torch_linear
@@ -273,19 +274,3 @@ class SyntacticGraphConv(nn.Module):
         gate = linear(value, "gate_kernel")
         message = add(value, "bias") * jax.nn.sigmoid(add(gate, "gate_bias"))
         return jnp.where((relation > 0)[..., None], message, 0).sum(2)
-
-
-class CrossGate(nn.Module):
-    """Each of two modalities under a gate that the other one sets (official code: CrossGate)."""
-
-    features: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, clips: jax.Array, attended: jax.Array) -> jax.Array:
-        """Clips [B,T,F] and the words that they attend to [B,T,F] -> [B,T,2F]."""
-
-        def gate(x, name):
-            return jax.nn.sigmoid(torch_linear(self.features, x, self.dtype, name, use_bias=False))
-
-        return jnp.concatenate([clips * gate(attended, "words"), attended * gate(clips, "clips")], axis=-1)
