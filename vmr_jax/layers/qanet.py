@@ -1,5 +1,7 @@
 """Parts of QANet (Yu et al., ICLR 2018) that architectures of the span family share, as VSLNet has them."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from vmr_jax.layers.depthwise import depthwise_conv
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.norm import layer_norm
+from vmr_jax.layers.recurrent import LSTM
 from vmr_jax.types import Batch
 
 _xavier = nn.initializers.xavier_uniform()
@@ -92,6 +95,47 @@ class FeatureEncoder(nn.Module):
         x = x + drop(attention(y, y, mask, example_index, train, alike=alike))
         y = drop(layer_norm(x, self.dtype, "output_norm"))
         return x + drop(xavier_linear(self.features, y, self.dtype, "output"))
+
+
+SPAN_PREDICTORS = ("rnn", "transformer")
+
+
+def check_predictor(owner: str, predictor: str) -> None:
+    """Raises UserError for a kind that `conditioned_states` does not know."""
+    if predictor not in SPAN_PREDICTORS:
+        raise UserError(f'predictor is "{predictor}"; {owner} has {" and ".join(SPAN_PREDICTORS)}.')
+
+
+def conditioned_states(
+    predictor: str,
+    encoder: Callable[[], FeatureEncoder],
+    fused: jax.Array,
+    mask: jax.Array,
+    example_index: jax.Array,
+    train: bool,
+    convolved: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """States [B,T,F] of the start and, given them, of the end, by layers of the calling module.
+
+    Source: VSLNet, official `ConditionedPredictor`.
+
+    Args:
+      predictor: 'rnn' or 'transformer'.
+      encoder: makes the encoder of the kind 'transformer'.
+      fused: clips [B,T,F] that know the query.
+      mask: [B,T].
+      example_index: [B] of the rows.
+      train: whether dropout is on.
+      convolved: as `FeatureEncoder` takes it.
+    """
+    dtype = fused.dtype
+    if predictor == "rnn":
+        start = LSTM(fused.shape[-1], dtype=dtype, name="start_lstm")(fused, mask)
+        return start, LSTM(fused.shape[-1], dtype=dtype, name="end_lstm")(start, mask)
+    shared = encoder()
+    start = shared(fused, mask, example_index, train, convolved)
+    end = shared(start, mask, example_index, train, convolved)
+    return layer_norm(start, dtype, "start_norm"), layer_norm(end, dtype, "end_norm")
 
 
 class ContextQueryAttention(nn.Module):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from vmr_jax.layers.attention import MASKED, masked_softmax
 from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.linear import xavier_linear
-from vmr_jax.losses import binary_cross_entropy
+from vmr_jax.losses import binary_cross_entropy, position_cross_entropy
 from vmr_jax.moments import iou, rank
-from vmr_jax.types import Moments
+from vmr_jax.types import Batch, Mean, Moments
 
 
 def pair_spans(duration: jax.Array, mask: jax.Array) -> jax.Array:
@@ -62,6 +62,38 @@ def highlight_errors(logits: jax.Array, inside: jax.Array) -> jax.Array:
     return jnp.where(inside, 2.0, 1.0) * binary_cross_entropy(logits, inside)
 
 
+def span_terms(
+    start: jax.Array,
+    end: jax.Array,
+    highlight: jax.Array | None,
+    batch: Batch,
+    *,
+    extension: float = 0.0,
+    weight: float = 0.0,
+) -> dict[str, Mean]:
+    """'start', 'end': cross-entropy of both clips; 'highlight': `highlight_errors` of the clips of a moment.
+
+    Args:
+      start: logits [B,T].
+      end: likewise.
+      highlight: logits [B,T] of being in the extended moment; None leaves its term out.
+      batch: the batch.
+      extension: share of the moment's clips by which the highlight goes beyond it on each side.
+      weight: of the term 'highlight'.
+    """
+    first, last = span_labels(batch.span, batch.duration, batch.video_mask)
+    terms = {
+        "start": Mean.of(position_cross_entropy(start, first), batch.example_mask),
+        "end": Mean.of(position_cross_entropy(end, last), batch.example_mask),
+    }
+    if highlight is not None:
+        inside = highlight_labels(first, last, batch.video_mask, extension)
+        errors = highlight_errors(highlight, inside)  # official `HighLightLayer.compute_loss`
+        counted = batch.video_mask & batch.example_mask[:, None]
+        terms["highlight"] = Mean.of(errors, counted, weight)
+    return terms
+
+
 def pair_probabilities(start: jax.Array, end: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns products [B,T,T] of both softmaxes, and which are moments: start <= end, both real."""
     start, end = masked_softmax(start, mask), masked_softmax(end, mask)
@@ -72,7 +104,13 @@ def pair_probabilities(start: jax.Array, end: jax.Array, mask: jax.Array) -> tup
 
 def rank_pairs(start: jax.Array, end: jax.Array, duration: jax.Array, mask: jax.Array, keep: int) -> Moments:
     """Returns the `keep` most probable moments of logits [B,T], all of them where it is 0."""
-    probability, possible = pair_probabilities(start, end, mask)
+    return rank_probabilities(*pair_probabilities(start, end, mask), duration, mask, keep)
+
+
+def rank_probabilities(
+    probability: jax.Array, possible: jax.Array, duration: jax.Array, mask: jax.Array, keep: int
+) -> Moments:
+    """Returns the `keep` most probable moments of pairs [B,T,T], all of them where it is 0."""
     size, length = probability.shape[:2]
     flat = (size, length * length)
     return rank(
@@ -85,6 +123,10 @@ def rank_pairs(start: jax.Array, end: jax.Array, duration: jax.Array, mask: jax.
 
 def explain_pairs(start: jax.Array, end: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns probabilities [B,T,T] of the pairs relative to the best, NaN where there is no moment."""
-    probability, possible = pair_probabilities(start, end, mask)
+    return relative(*pair_probabilities(start, end, mask))
+
+
+def relative(probability: jax.Array, possible: jax.Array) -> jax.Array:
+    """Returns probabilities [B,T,T] over the largest of each row, NaN where a pair is not possible."""
     best = jnp.maximum(probability.max((1, 2)), 1e-30)[:, None, None]
     return jnp.where(possible, probability / best, jnp.nan)

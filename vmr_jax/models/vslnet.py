@@ -20,24 +20,25 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError
 from vmr_jax.layers.characters import QueryEmbedding
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
-from vmr_jax.layers.norm import layer_norm
 from vmr_jax.layers.padding import batch_steps
-from vmr_jax.layers.qanet import ContextQueryAttention, FeatureEncoder, QueryConcat, check_reads
-from vmr_jax.layers.recurrent import LSTM
+from vmr_jax.layers.qanet import (
+    ContextQueryAttention,
+    FeatureEncoder,
+    QueryConcat,
+    check_predictor,
+    check_reads,
+    conditioned_states,
+)
 from vmr_jax.layers.span import (
     boundary_logits,
     clip_logits,
     explain_pairs,
-    highlight_errors,
-    highlight_labels,
     rank_pairs,
-    span_labels,
+    span_terms,
 )
-from vmr_jax.losses import position_cross_entropy
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.types import Batch, Mean, Moments
@@ -73,7 +74,6 @@ CARD = Card(
         "Checkpoints of the official PyTorch port are imported, with both span predictors.",
     ),
 )
-PREDICTORS = ("rnn", "transformer")
 
 
 @struct.dataclass
@@ -160,7 +160,9 @@ class Model(GroundingModel):
         if self.highlight:
             highlight = clip_logits(fused, mask, "highlight_logit")
             fused = fused * jax.nn.sigmoid(highlight).astype(self.dtype)[..., None]
-        start, end = self._conditioned_spans(fused, mask, index, train, seen)
+        start, end = conditioned_states(
+            self.predictor, lambda: self._encoder("span_encoder"), fused, mask, index, train, seen
+        )
         return Outputs(
             start=boundary_logits(start, fused, mask, self.dtype, "start"),
             end=boundary_logits(end, fused, mask, self.dtype, "end"),
@@ -168,8 +170,7 @@ class Model(GroundingModel):
         )
 
     def _check(self, batch: Batch) -> None:
-        if self.predictor not in PREDICTORS:
-            raise UserError(f'predictor is "{self.predictor}"; VSLNet has {" and ".join(PREDICTORS)}.')
+        check_predictor("VSLNet", self.predictor)
         check_reads("VSLNet", batch, self.max_positions)
 
     def _convolved(self, mask: jax.Array, batch: Batch) -> jax.Array:
@@ -188,31 +189,17 @@ class Model(GroundingModel):
             name=name,
         )
 
-    def _conditioned_spans(self, fused, mask, index, train, seen):
-        """Returns hidden states [B,T,F] of start and end given the start (official `ConditionedPredictor`)."""
-        if self.predictor == "rnn":
-            start = LSTM(self.features, dtype=self.dtype, name="start_lstm")(fused, mask)
-            return start, LSTM(self.features, dtype=self.dtype, name="end_lstm")(start, mask)
-        encoder = self._encoder("span_encoder")
-        start = encoder(fused, mask, index, train, seen)
-        end = encoder(start, mask, index, train, seen)
-        return layer_norm(start, self.dtype, "start_norm"), layer_norm(end, self.dtype, "end_norm")
-
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'start', 'end': cross-entropy of both clips; 'highlight': cross-entropy, twice as heavy inside."""
         del epoch
-        first, last = span_labels(batch.span, batch.duration, batch.video_mask)
-        terms = {
-            "start": Mean.of(position_cross_entropy(outputs.start, first), batch.example_mask),
-            "end": Mean.of(position_cross_entropy(outputs.end, last), batch.example_mask),
-        }
-        if outputs.highlight is None:
-            return terms
-        inside = highlight_labels(first, last, batch.video_mask, self.extension)
-        errors = highlight_errors(outputs.highlight, inside)  # official `HighLightLayer.compute_loss`
-        counted = batch.video_mask & batch.example_mask[:, None]
-        terms["highlight"] = Mean.of(errors, counted, self.highlight_weight)
-        return terms
+        return span_terms(
+            outputs.start,
+            outputs.end,
+            outputs.highlight,
+            batch,
+            extension=self.extension,
+            weight=self.highlight_weight,
+        )
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns moments from a start clip to an end clip, by the product of both probabilities."""
