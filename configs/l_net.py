@@ -20,7 +20,6 @@ def get_config(arg=None):
     config.input.resample = "pad"
     config.input.normalize = False
     config.batch_size = 64
-    config.optimizer.learning_rate = 1e-3
     config.optimizer.clip_norm = 5.0
     config.train_for = "30 epochs"
     if dataset == "storyboard":
