@@ -21,7 +21,6 @@ def get_config(arg=None):
     config.input.normalize = False
     config.batch_size = 64
     config.optimizer.clip_norm = 5.0
-    config.train_for = "30 epochs"
     if dataset == "storyboard":
         datasets.storyboard(config)
         config.model.features = 64
