@@ -69,4 +69,11 @@ def open_encoder(name: str, folder: Path | None, parallel: Parallel | None = Non
         if folder is not None:
             raise UserError(f"The encoder pixels is a fixed function, without weights; {folder} is not read.")
         return Pixels()
-    raise UserError(f'The encoder "{name}" is not there yet. Use pixels.')
+    from vmr_jax.video.image_text import ImageTextEncoder
+
+    if folder is None:
+        raise UserError(
+            f"The encoder {name} needs its published weights: give the folder with them, --encoder_dir=DIR "
+            '(encoder_dir="DIR" in Python). docs/library.md says where they are.'
+        )
+    return ImageTextEncoder(name, folder, parallel)
