@@ -15,6 +15,8 @@ from vmr_jax.errors import UserError, unknown
 from vmr_jax.text import tokenize
 
 COMPILATION_CACHE = "~/.cache/vmr_jax/compiled"
+LIBRARY = "library"  # in the place of a dataset: jsonl, with the features of a library of videos
+LIBRARY_ENCODERS = ("pixels", "clip", "clip_l14", "siglip")  # options of it; datasets.py has their widths
 
 
 def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
@@ -152,13 +154,17 @@ def parse_arg(arg: str | None, datasets: Mapping[str, tuple[str, ...]]) -> tuple
     """Splits 'dataset,option,...' and checks it against what a config knows.
 
     Args:
-      arg: what stands after the colon of --config; None or '' is 'storyboard'.
+      arg: what stands after the colon of --config; None or '' is 'storyboard'. 'library[,ENCODER]' is 'jsonl'
+        with the features of a library of videos.
       datasets: dataset name -> its options.
 
     Returns:
       The dataset and the options.
     """
     dataset, *options = (arg or "storyboard").split(",")
+    if dataset == LIBRARY and "jsonl" in datasets:  # your own data, with the features of a library of videos
+        dataset, datasets = "jsonl", {"jsonl": (*datasets["jsonl"], *LIBRARY_ENCODERS, LIBRARY)}
+        options.append(LIBRARY)
     if dataset not in datasets:
         raise unknown("This config has no dataset", dataset, datasets)
     for option in options:

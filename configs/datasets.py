@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from vmr_jax.configs.common import base, chosen
+from vmr_jax.configs.common import LIBRARY, LIBRARY_ENCODERS, base, chosen
 from vmr_jax.models import GroundingModel
 
 
@@ -74,6 +74,12 @@ FEATURES = {
         "clip": Features("clip_features", 512, 2.0),
     },
     "jsonl": {},
+}
+
+# encoder of a library of videos -> its features; of other sizes, set config.dataset.feature_dim.
+_LIBRARY = {
+    encoder: Features("features", dim, stride)
+    for encoder, dim, stride in zip(LIBRARY_ENCODERS, (304, 512, 768, 768), (0.25, 0.0, 0.0, 0.0), strict=True)
 }
 
 # dataset -> options that are not features; the first of each group is the default, unless the paper of the
@@ -180,13 +186,14 @@ def manual_dataset(
     Returns:
       The feature variant that was chosen, an option of the dataset.
     """
-    variants = FEATURES[dataset] or {"features": Features("features", 512)}
+    library = LIBRARY in options
+    variants = _LIBRARY if library else FEATURES[dataset] or {"features": Features("features", 512)}
     named = chosen(options, variants, "feature variant") or next(iter(variants))
     features = variants[named]
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = dataset
     config.dataset.data_dir = "~/.cache/vmr_jax"
-    config.dataset.manual_dir = dataset
+    config.dataset.manual_dir = LIBRARY if library else dataset
     config.dataset.features = features.path
     config.dataset.feature_dim = features.dim
     config.dataset.feature_key = features.key

@@ -1,12 +1,18 @@
-"""A library follows its files, by content, and finds moments in them."""
+"""A library follows its files, by content, and finds the second that a sentence describes."""
 
 from pathlib import Path
 
+import colours_model
 import filmed
+import numpy as np
 import pytest
+from colours_model import coloured, run_of
 
 import vmr_jax as vmr
+from vmr_jax.errors import UserError
+from vmr_jax.input.features import open_features
 from vmr_jax.video import ingest
+from vmr_jax.video.manifest import MANIFEST, read_manifest
 
 
 @pytest.fixture
@@ -20,18 +26,259 @@ def whats(report):
     return {Path(outcome.file).name: outcome.what for outcome in report}
 
 
-def test_only_what_changed_is_encoded(tmp_path, folder):
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_only_what_changed_is_encoded(tmp_path, folder, monkeypatch):
     filmed.film(folder / "a.mp4", 2.0)
     filmed.film(folder / "b.mkv", 3.0)
+    encoded = []
+    encode = ingest.encode_file
+    monkeypatch.setattr(
+        ingest, "encode_file", lambda lib, found, *rest: encoded.append(found.file) or encode(lib, found, *rest)
+    )
     lib = vmr.Library(tmp_path / "lib")
     assert whats(lib.update(folder)) == {"a.mp4": "added", "b.mkv": "added"}
     assert {video.id: round(video.duration) for video in lib.videos} == {"a": 2, "b": 3}
     assert whats(lib.update(folder)) == {"a.mp4": "unchanged", "b.mkv": "unchanged"}
     (folder / "a.mp4").rename(folder / "c.mp4")
     assert whats(lib.update(folder)) == {"c.mp4": "moved", "b.mkv": "unchanged"}
+    (folder / "deep").mkdir()
+    (folder / "c.mp4").rename(folder / "deep" / "c.mp4")
+    assert whats(lib.update(folder)) == {"c.mp4": "moved", "b.mkv": "unchanged"}
+    assert len(encoded) == 2
     filmed.film(folder / "b.mkv", 4.0)
     assert whats(lib.update(folder)) == {"c.mp4": "unchanged", "b.mkv": "changed"}
-    (folder / "c.mp4").unlink()
+    assert [Path(file).name for file in encoded[2:]] == ["b.mkv"]
+    (folder / "deep" / "c.mp4").unlink()
     assert whats(lib.update(folder)) == {"c.mp4": "removed", "b.mkv": "unchanged"}
     assert [video.id for video in vmr.Library(tmp_path / "lib").videos] == ["b"]
     assert len(list((tmp_path / "lib" / "features").iterdir())) == 1
+
+
+def test_two_files_change_their_names(tmp_path, folder):
+    filmed.film(folder / "a.mp4", 2.0)
+    filmed.film(folder / "b.mp4", 3.0)
+    lib = vmr.Library(tmp_path / "lib")
+    lib.update(folder)
+    (folder / "a.mp4").rename(folder / "x")
+    (folder / "b.mp4").rename(folder / "a.mp4")
+    (folder / "x").rename(folder / "b.mp4")
+    assert whats(lib.update(folder)) == {"a.mp4": "moved", "b.mp4": "moved"}
+    assert {video.id: round(video.duration) for video in lib.videos} == {"a": 3, "b": 2}
+
+
+def test_the_same_film_twice_is_one_video_and_two_of_one_name_are_two(tmp_path, folder):
+    filmed.film(folder / "a.mp4", 2.0)
+    (folder / "copy.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "other").mkdir()
+    filmed.film(folder / "other" / "a.mkv", 3.0)
+    lib = vmr.Library(tmp_path / "lib")
+    assert whats(lib.update(folder)) == {"a.mp4": "added", "copy.mp4": "duplicate", "a.mkv": "added"}
+    assert {video.id for video in lib.videos} == {"a", "a (2)"}
+    (folder / "a.mp4").unlink()
+    assert whats(lib.update(folder))["copy.mp4"] == "moved"
+
+
+def test_files_are_added_and_removed_one_by_one(tmp_path, folder):
+    files = [filmed.film(folder / name, 2.0 + i) for i, name in enumerate(("a.mp4", "b.mp4", "c.mp4"))]
+    lib = vmr.Library(tmp_path / "lib")
+    lib.add(files[0])
+    lib.add([files[1], folder / "none.mp4"])
+    assert [video.id for video in lib.videos] == ["a", "b"]
+    assert whats(lib.remove("a")) == {"a.mp4": "removed"} and files[0].exists()
+    with pytest.raises(UserError, match='has no video "a"'):
+        lib.remove("a")
+    files[1].unlink()
+    assert whats(lib.update()) == {"b.mp4": "removed"}
+    assert lib.add(folder / "none.mp4").of("unreadable")[0].reason == "there is no such file"
+
+
+def test_what_cannot_be_read_is_named_once_and_the_others_go_on(tmp_path, folder, monkeypatch):
+    filmed.film(folder / "whole.mp4", 3.0)
+    (folder / "empty.mp4").touch()
+    (folder / "noise.avi").write_bytes(np.random.default_rng(0).bytes(5000))
+    filmed.film(folder / "sound.mp4", codec=None, sound=1.0)
+    front = filmed.film(tmp_path / "front.mp4", 8.0, movflags="faststart").read_bytes()
+    (folder / "front.mp4").write_bytes(front[: len(front) * 6 // 10])
+    back = filmed.film(tmp_path / "back.mp4", 8.0).read_bytes()
+    (folder / "back.mp4").write_bytes(back[: len(back) * 6 // 10])
+    cut = filmed.film(tmp_path / "cut.mkv", 8.0).read_bytes()
+    (folder / "cut.mkv").write_bytes(cut[: len(cut) * 6 // 10])
+    key = {"encryption_key": "76a6c65c" * 4, "encryption_kid": "a7e61c37" * 4}
+    filmed.film(folder / "locked.mp4", 2.0, encryption_scheme="cenc-aes-ctr", **key)
+    (folder / "list.ts").write_text(f"#EXTM3U\n#EXTINF:3,\n{folder / 'whole.mp4'}\n#EXT-X-ENDLIST\n")
+    lib = vmr.Library(tmp_path / "lib")
+    reasons = {Path(o.file).name: o.reason for o in lib.update(folder).of("unreadable")}
+    assert reasons.pop("empty.mp4") == "it is empty"
+    assert reasons.pop("sound.mp4") == "it has no video stream"
+    assert reasons.pop("locked.mp4") == "it is encrypted"
+    assert "cut short: " in reasons.pop("cut.mkv") and "of 8.0 s are there" in reasons.pop("front.mp4")
+    assert set(reasons) == {"noise.avi", "back.mp4", "list.ts"}
+    assert set(reasons.values()) == {"it is broken, cut short, or no video"}
+    assert [video.id for video in lib.videos] == ["whole"]
+    monkeypatch.setattr(ingest, "content_hash", None)  # nothing is read a second time
+    assert len(lib.update(folder).of("unreadable")) == 8
+    monkeypatch.undo()
+    (folder / "empty.mp4").write_bytes(front)
+    assert whats(lib.update(folder))["empty.mp4"] == "added"
+
+
+def test_a_file_that_is_still_being_written_waits(tmp_path, folder, monkeypatch):
+    film = filmed.film(folder / "a.ts", 2.0)
+    whole = ingest.content_hash
+
+    def while_it_grows(path):
+        with path.open("ab") as file:
+            file.write(bytes(188))
+        return whole(path)
+
+    monkeypatch.setattr(ingest, "content_hash", while_it_grows)
+    lib = vmr.Library(tmp_path / "lib")
+    assert [(o.what, o.reason) for o in lib.add(film)] == [("unreadable", "it is still being written")]
+    monkeypatch.setattr(ingest, "content_hash", whole)
+    assert whats(lib.add(film)) == {"a.ts": "added"}
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+class Other:
+    """An encoder of the same name and width, but not the same."""
+
+    def __init__(self, encoder):
+        self.identity = {**encoder.identity, "version": 0}
+
+
+def test_two_encoders_never_mix(tmp_path, folder):
+    lib = vmr.Library(tmp_path / "lib")
+    lib.add(filmed.film(folder / "a.mp4", 2.0))
+    again = vmr.Library(tmp_path / "lib")
+    again._encoder = Other(lib.encoder)
+    with pytest.raises(UserError, match=r"they differ in version \(1 and 0\)"):
+        vmr.library.check_encoder(again.path, again.manifest, again._encoder.identity)
+    with pytest.raises(UserError, match='There is no frame encoder "clipp"'):
+        vmr.Library(tmp_path / "lib", encoder="clipp")
+
+
+def test_a_damaged_or_foreign_manifest_is_refused_in_one_line(tmp_path, folder):
+    lib = vmr.Library(tmp_path / "lib")
+    lib.add(filmed.film(folder / "a.mp4", 2.0))
+    file = tmp_path / "lib" / MANIFEST
+    good = file.read_text()
+    for content, message in {
+        good.replace('"duration": 2.0', '"duration": 3.0'): "its checksum differs",
+        good.replace('"version": 1', '"version": 7', 1): "of version 7; this program reads version 1",
+        good[:50]: "cannot be read",
+        "[]": "is not of a library",
+    }.items():
+        assert content != good
+        file.write_text(content)
+        with pytest.raises(UserError, match=message):
+            vmr.Library(tmp_path / "lib")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match="is not empty, and no library"):
+        vmr.Library(tmp_path / "full")
+    with pytest.raises(UserError, match="holds no library of videos"):
+        read_manifest(tmp_path / "full")
+
+
+def test_damaged_features_are_named(tmp_path, folder):
+    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Dual(), tmp_path))
+    lib.add(filmed.film(folder / "a.mp4", 2.0))
+    (features,) = (tmp_path / "lib" / "features").iterdir()
+    content = bytearray(features.read_bytes())
+    content[-1] ^= 1
+    features.write_bytes(content)
+    with pytest.raises(UserError, match="its checksum differs"):
+        lib.search("red")
+
+
+def test_features_are_a_dataset_as_they_lie(tmp_path, folder):
+    """Eight rows of two seconds, as `configs/NAME.py:library` reads them, by the name of the video."""
+    lib = vmr.Library(tmp_path / "lib")
+    lib.add(filmed.film(folder / "a.mp4", 2.0))
+    reader = open_features(tmp_path / "lib" / "features")
+    assert reader.ids == ("a",) and reader.read("a.mp4").shape == (8, 304)
+    (folder / "a.mp4").rename(folder / "b.mp4")
+    lib.update(folder)
+    assert open_features(tmp_path / "lib" / "features").ids == ("b",)
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def films(folder):
+    """Two short films and a long one; each colour is seen once in each."""
+    filmed.film(
+        folder / "a.mp4",
+        16.0,
+        show=coloured(("grey", 4), ("red", 6), ("grey", 10), ("green", 12), ("grey", 16)),
+    )
+    filmed.film(folder / "b.mkv", 16.0, show=coloured(("grey", 8), ("green", 10), ("grey", 16)))
+    long = coloured(("grey", 93), ("blue", 95), ("grey", 160))
+    filmed.film(folder / "long.mp4", 160.0, fps=4, show=long)
+    return folder
+
+
+@pytest.mark.parametrize("model", [colours_model.Dual(), colours_model.Joint()], ids=["index", "refined"])
+def test_a_run_finds_the_second(tmp_path, films, model):
+    """Windows of 16 s in 32 clips: a moment is two of them, a second of the two that show the colour."""
+    lib = vmr.Library(tmp_path / "lib", run=run_of(model, tmp_path), window=16.0)
+    lib.update(films)
+    first = lib.search("red", k=3)[0]
+    assert first.video == "a" and 4 <= first.start < first.end <= 6 and first.rank == 1
+    green = lib.search("green", k=6)  # three moments of each film, which overlap by a third
+    assert {hit.video for hit in green} == {"a", "b"}
+    assert all(0 <= hit.gap == pytest.approx(hit.score - after.score) for hit, after in zip(green, green[1:]))
+    (blue,) = lib.search("something blue", k=1)
+    assert blue.video == "long" and 93 <= blue.start < blue.end <= 95
+    assert {hit.video for hit in lib.search("green", k=5, video="b")} == {"b"}
+
+
+def test_overlapping_windows_find_a_moment_once(tmp_path, films):
+    """Each second of the long film lies in two windows; with an IoU of at most 0.5 there is no moment twice."""
+    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Dual(), tmp_path), window=16.0)
+    lib.add(films / "long.mp4")
+    spans = [(hit.start, hit.end) for hit in lib.search("blue", k=20)]
+    assert len(spans) == len(set(spans)) == 20
+
+
+def test_the_index_follows_the_files(tmp_path, films):
+    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Dual(), tmp_path), window=16.0)
+    lib.add([films / "a.mp4", films / "b.mkv"])
+    assert {hit.video for hit in lib.search("green", k=6)} == {"a", "b"}
+    (films / "b.mkv").rename(films / "c.mkv")
+    filmed.film(films / "a.mp4", 16.0, show=coloured(("grey", 2), ("green", 4), ("grey", 16)))
+    other = vmr.Library(tmp_path / "lib")  # as another process changes it
+    other.update(films)
+    hits = lib.search("green", k=6)
+    assert {hit.video for hit in hits} == {"a", "c"}
+    assert 2 <= next(hit.start for hit in hits if hit.video == "a") < 4
+    other.remove("c")
+    assert {hit.video for hit in lib.search("green", k=40)} == {"a", "long"}  # 31 of a
+
+
+def test_questions_that_cannot_be_answered_are_refused(tmp_path, films):
+    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Dual(), tmp_path))
+    with pytest.raises(UserError, match="has no video yet"):
+        lib.search("red")
+    lib.add(films / "a.mp4")
+    with pytest.raises(UserError, match='knows no word of "the violet thing"'):
+        lib.search("the violet thing")
+    with pytest.raises(UserError, match='has no video "b"'):
+        lib.search("red", video="b")
+    with pytest.raises(UserError, match="k is 0"):
+        lib.search("red", k=0)
+    with pytest.raises(UserError, match="no text tower"):
+        vmr.Library(tmp_path / "lib").search("red")
+
+
+def test_a_run_of_other_features_is_refused(tmp_path, folder):
+    run = run_of(colours_model.Dual(), tmp_path)
+    with run.config.unlocked():
+        run.config.dataset.feature_dim = 512
+    with pytest.raises(UserError, match="features of 512 numbers .* have 304"):
+        vmr.Library(tmp_path / "lib", run=run)

@@ -10,12 +10,9 @@ stays.
 """
 
 import contextlib
-import functools
 import hashlib
-import itertools
-import math
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,21 +20,20 @@ import jax
 import numpy as np
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import open_lock
+from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input.queries import check_sentence
 from vmr_jax.parallel import Parallel
-from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos
+from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos, suppressed
 from vmr_jax.retrieval.segments import EncodedVideo
-from vmr_jax.retrieval.store import MANIFEST as STORE_MANIFEST
-from vmr_jax.retrieval.store import MomentStore
+from vmr_jax.retrieval.windows import MomentEncoder, content_of, follow, stored_id, windows
 from vmr_jax.run import Run, VideoFeatures
+from vmr_jax.text.parse import content_words
 from vmr_jax.training.owner import owned
 from vmr_jax.video.encoder import FrameEncoder, open_encoder
 from vmr_jax.video.ingest import Change, EncodeFiles, EncodeHere, Progress, Report, read_features, video_files
 from vmr_jax.video.manifest import (
     INDEX,
     MANIFEST,
-    Entry,
     Manifest,
     check_encoder,
     is_library,
@@ -45,8 +41,10 @@ from vmr_jax.video.manifest import (
     write_manifest,
 )
 
+log = logging.getLogger("vmr_jax")
+
 WINDOW = 120.0  # seconds; a longer video is read in parts
-_TOGETHER = 64  # videos that are added to the index in one step
+_AUXILIARIES = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "does", "do", "did"}
 REFINED = 100  # moments, of those that the encoder finds, which a run that is no dual encoder looks at
 
 
@@ -139,11 +137,12 @@ class Library:
             self._name = encoder or "pixels"
             first = self.encoder
             self._manifest = Manifest(first.identity, first.rate, first.dim, self._weights or "")
-        self._searcher: Any = None
+        self._searched: tuple[Manifest, MomentIndex] | None = None
         self.run: Run | None = None
         if run is not None:
             self.run = run if isinstance(run, Run) else Run.load(run, parallel=self.parallel)
             self._check_run(self.run)
+            self._variables = _fingerprint(self.run)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -270,22 +269,118 @@ class Library:
         check_sentence(query)
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
-        manifest = self.manifest
-        if not manifest.videos:
-            raise UserError(f"The library {self.path} has no video yet. Add some: vmr_jax --mode=ingest.")
-        if video is not None and video not in manifest.videos:
-            raise unknown(f"The library {self.path} has no video", video, manifest.videos)
-        if self.run is None:
-            return _hits(self._encoder_moments(query, k, video))
-        self._check_words(self.run, query)
-        if self.run.is_dual_encoder:
-            return _hits(self._indexed(self.run, query, k, video))
+        videos = self.manifest.videos
+        if not videos:
+            raise UserError(f"The library {self.path} has no video yet. Add some with --mode=ingest.")
+        if video is not None and video not in videos:
+            raise unknown(f"The library {self.path} has no video", video, videos)
+        if self.run is not None:
+            self._check_words(self.run, query)
+        if self.run is None or self.run.is_dual_encoder:
+            return _hits(self._index().search([query], k, video)[0])
         return _hits(self._refined(self.run, query, k, video))
 
-    def _encoder_moments(self, query: str, k: int, video: str | None) -> list[Found]:
-        """The moments that the encoder's own sentence vectors find."""
-        self.encoder.encode_sentences([query])  # says so where it has none
+    def _check_words(self, run: Run, query: str) -> None:
+        """UserError where no word that says something means anything to the run; names those that do not."""
+        unread = run.unknown_words(query)
+        words = [query[start:end].lower() for start, end in content_words(query)]
+        if all(word in unread for word in words if word not in _AUXILIARIES) and unread:
+            raise UserError(
+                f'The run knows no word of "{query}" that says something: it has no vector of '
+                f"{', '.join(unread)}. Use other words, or a run with more word vectors (config.text.vectors)."
+            )
+        if unread:
+            log.warning("The run has no vector of %s, which is not searched for.", ", ".join(unread))
+
+    def _index(self) -> MomentIndex:
+        """The index of the run, or of the encoder, brought to the videos that are there now."""
+        encoder = (
+            self._run_moments(self.run) if self.run and self.run.is_dual_encoder else self._frame_moments()
+        )
+        while self._searched is None or self._searched[0] is not self.manifest:
+            manifest = self.manifest
+            names = {entry.content: entry.id for entry in manifest.videos.values()}
+            try:
+                self._searched = manifest, follow(self.path / INDEX, encoder, names)
+            except UserError:
+                if manifest is self.manifest:  # else features were deleted while they were read
+                    raise
+        return self._searched[1]
+
+    def _run_moments(self, run: Run) -> MomentEncoder:
+        """The moments of a dual encoder's run."""
+        manifest = self.manifest
+
+        def moments(contents: Sequence[str]) -> Iterator[EncodedVideo]:
+            videos = (window for content in contents for window in self._windows(run, content))
+            return encoded_videos(run.model, run.variables, run.video_batches(videos), run.parallel)
+
+        source = {**run.source, "variables": self._variables, "window": self.window, "rate": manifest.rate}
+        options = run.config.retrieval
+        return MomentEncoder(
+            source, run.encode_sentences, moments, run.parallel, options.dtype, options.nms_threshold
+        )
+
+    def _frame_moments(self) -> MomentEncoder:
+        """The moments of the encoder itself; UserError where it has no sentences."""
+        self.encoder.encode_sentences(["a person"])
         raise NotImplementedError
+
+    def _windows(
+        self, run: Run, content: str, only: Collection[float] | None = None
+    ) -> Iterator[VideoFeatures]:
+        """The windows of a video as a run reads them, named by `stored_id`; `only` those that begin then."""
+        manifest = self.manifest
+        entry = manifest.by_content()[content]
+        rows = read_features(self.path, entry)
+        for start, end in windows(entry.duration, self.window):
+            if only is None or start in only:
+                first, last = round(start * manifest.rate), round(end * manifest.rate)
+                part = np.asarray(rows[first : max(last, first + 1)])
+                yield run.encode_video(part, end - start, id=stored_id(content, start))
+
+    def _refined(self, run: Run, query: str, k: int, video: str | None) -> list[Found]:
+        """The run's own moments, in the windows where the encoder finds its best ones."""
+        names, found = {e.content: e.id for e in self.manifest.videos.values()}, []
+        places = self._places(query, video)
+        looked_at = [window for content, starts in places for window in self._windows(run, content, starts)]
+        for window, moments in zip(looked_at, run.predict_in(looked_at, query, k)):
+            start = float(window.id.partition(":")[2])
+            name = names[content_of(window.id)]
+            found += [Found(name, start + m.start, start + m.end, m.score) for m in moments]
+        found.sort(key=lambda moment: -moment.score)
+        ids, spans, scores = (
+            [moment.video for moment in found],
+            np.asarray([(moment.start, moment.end) for moment in found], np.float32).reshape(-1, 2),
+            np.asarray([moment.score for moment in found], np.float32),
+        )
+        threshold = make_protocol(run.config.evaluation).nms_thresholds()[0]
+        return suppressed(ids, spans, scores, threshold, k)
+
+    def _places(self, query: str, video: str | None) -> list[tuple[str, set[float]]]:
+        """(content, starts of windows) in which a run looks: those of the encoder's best moments.
+
+        All of them where the encoder has no sentences and they are few.
+        """
+        entries = [entry for entry in self.manifest.videos.values() if video in (None, entry.id)]
+        every = [(e, start, end) for e in entries for start, end in windows(e.duration, self.window)]
+        if self.encoder.has_text:
+            best = self._index().search([query], REFINED, video)[0]
+            middles: dict[str, list[float]] = {}
+            for moment in best:
+                middles.setdefault(moment.video, []).append((moment.start + moment.end) / 2)
+            every = [w for w in every if any(w[1] <= middle <= w[2] for middle in middles.get(w[0].id, ()))]
+        elif len(every) > REFINED:
+            raise UserError(
+                "The run scores a moment together with the sentence, and the encoder "
+                f"{self.encoder.name} cannot say in which of {len(every):,} windows to look; at most {REFINED} "
+                "are looked at. Give a run of a dual encoder, such as fvmr, ask one video, or ingest with clip "
+                "or siglip."
+            )
+        places: dict[str, set[float]] = {}
+        for entry, start, _ in every:
+            places.setdefault(entry.content, set()).add(start)
+        return list(places.items())
 
     def _check_run(self, run: Run) -> None:
         """UserError where the run does not read what the library has."""
@@ -301,114 +396,6 @@ class Library:
                 f"({self._manifest.encoder['name']}). Train one on the library: --config=configs/"
                 f"{run.config.model.name}.py:library --config.dataset.manual_dir={self.path}"
             )
-
-    def _check_words(self, run: Run, query: str) -> None:
-        """UserError where the run knows no word of the query."""
-
-    # --- a run ------------------------------------------------------------------------------------
-
-    def _windows(self, run: Run, entry: Entry) -> Iterator[VideoFeatures]:
-        """The windows of a video as a run reads them, with ids CONTENT:SECOND."""
-        rows = read_features(self.path, entry)
-        for start, end in windows(entry.duration, self.window):
-            first, last = round(start * self.manifest.rate), round(end * self.manifest.rate)
-            part = np.asarray(rows[first : max(last, first + 1)])
-            yield run.encode_video(part, end - start, id=f"{entry.content}:{start:g}")
-
-    def _indexed(self, run: Run, query: str, k: int, video: str | None) -> list[Found]:
-        return self._index(run).search([query], k, video)[0]
-
-    def _index(self, run: Run) -> MomentIndex:
-        """The index of a run's moments, brought to the videos that are there now."""
-        while self._searcher is None or self._searcher[0] is not self.manifest:
-            manifest = self.manifest
-            try:
-                store = self._synced(run, manifest)
-            except UserError:
-                if manifest is self.manifest:  # else features were deleted while they were read
-                    raise
-                continue
-            names = {entry.content: entry.id for entry in manifest.videos.values()}
-            index = MomentIndex(
-                store,
-                run.encode_sentences,
-                run.parallel,
-                run.config.retrieval.nms_threshold,
-                video_of=functools.partial(_video_of, names),
-            )
-            self._searcher = manifest, index
-        return self._searcher[1]
-
-    def _synced(self, run: Run, manifest: Manifest) -> MomentStore:
-        """The moments of the videos of the manifest: new ones are encoded, those that are gone removed."""
-        import fcntl  # not on Windows
-
-        source = {**run.source, "variables": _fingerprint(run), "window": self.window, "rate": manifest.rate}
-        path = self.path / INDEX / hashlib.sha256(repr(sorted(source.items())).encode()).hexdigest()[:16]
-        store, contents = _opened(path), manifest.by_content()
-        if store and not _gone(store, contents) and not _new(store, contents):
-            return store
-        path.mkdir(parents=True, exist_ok=True)
-        with open_lock(path.with_suffix(".lock")) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be about the same
-            store, new = _opened(path), _new(_opened(path), contents)
-            for part in (new[i : i + _TOGETHER] for i in range(0, len(new), _TOGETHER)):
-                batches = run.video_batches(window for entry in part for window in self._windows(run, entry))
-                encoded: Iterator[EncodedVideo] = map(
-                    _shifted, encoded_videos(run.model, run.variables, batches, run.parallel)
-                )
-                if store is None:
-                    shutil.rmtree(path)  # what a process that died has left
-                    first = next(encoded)
-                    store = MomentStore.create(path, first.vectors.shape[1], run.config.retrieval.dtype, source)
-                    encoded = itertools.chain([first], encoded)
-                store = store.add(encoded)
-            assert store is not None  # a library that is searched has a video
-            gone = _gone(store, contents)
-            return store.remove(gone) if gone else store
-
-    def _refined(self, run: Run, query: str, k: int, video: str | None) -> list[Found]:
-        """The run's own moments of the windows in which the encoder finds the best ones."""
-        raise NotImplementedError
-
-
-def windows(duration: float, length: float) -> list[tuple[float, float]]:
-    """Seconds (start, end) of the parts of a video: the whole where it fits, else windows that overlap by half.
-
-    >>> windows(100.0, 120.0), windows(250.0, 120.0)
-    ([(0.0, 100.0)], [(0.0, 120.0), (60.0, 180.0), (130.0, 250.0)])
-    """
-    if duration <= length:
-        return [(0.0, duration)]
-    starts = [i * length / 2 for i in range(math.ceil((duration - length) / (length / 2)))]
-    return [*((start, start + length) for start in starts), (duration - length, duration)]
-
-
-def _video_of(names: Mapping[str, str], stored: str) -> str:
-    """Id of the video of a window, by names: content -> id."""
-    return names[stored.partition(":")[0]]
-
-
-def _opened(path: Path) -> MomentStore | None:
-    """The index in a folder; None where there is none yet."""
-    return MomentStore.open(path) if (path / STORE_MANIFEST).exists() else None
-
-
-def _new(store: MomentStore | None, contents: Mapping[str, Entry]) -> list[Entry]:
-    """The videos of which no window is in the index."""
-    there = {stored.partition(":")[0] for stored in store.videos} if store else set()
-    return [entry for content, entry in contents.items() if content not in there]
-
-
-def _gone(store: MomentStore, contents: Mapping[str, Entry]) -> list[str]:
-    """The windows in the index of which the library has no video."""
-    return [stored for stored in store.videos if stored.partition(":")[0] not in contents]
-
-
-def _shifted(window: EncodedVideo) -> EncodedVideo:
-    """The moments of a window in seconds of its video."""
-    start = float(window.id.partition(":")[2])
-    return EncodedVideo(window.id, window.vectors, window.spans + np.float32(start))
 
 
 def _fingerprint(run: Run) -> str:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from vmr_jax.retrieval.milvus import COLLECTION
 from vmr_jax.training.experiment import make_model, read_run_vocabulary, restore_best
 from vmr_jax.types import Batch, fields_from
 
+_T = TypeVar("_T")
 _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two
 
 
@@ -255,13 +256,43 @@ class Run:
         answers: list[list[Moment]] = []
         for part in _parts(sentences):
             batch = self.batch(video, part, self._rows(len(part)))
-            spans, scores = self._ranked(_bucket(k))(self.variables, self.parallel.put_batch(batch))
-            spans = np.clip(spans[: len(part)], 0.0, video.duration)
-            answers += [
-                [Moment(*map(float, (*span, score))) for span, score in zip(*row) if np.isfinite(score)][:k]
-                for row in zip(spans, scores[: len(part)])
-            ]
+            answers += self._moments(batch, [video.duration] * len(part), k)
         return answers
+
+    def predict_in(self, videos: Sequence[VideoFeatures], sentence: str, k: int = 5) -> list[list[Moment]]:
+        """The best moments of each of several videos for one sentence, as `predict` finds them one by one.
+
+        Args:
+          videos: from `encode_video`.
+          sentence: the query, in English.
+          k: number of moments of each video at most.
+        """
+        answers: list[list[Moment]] = []
+        for part in _parts(videos):
+            rows = [self.batch(video, [sentence]) for video in part]
+            nothing: Any = np.zeros(1, bool)
+            filling = dataclasses.replace(rows[-1], example_mask=nothing)
+            rows += [filling] * (self._rows(len(part)) - len(part))
+            batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
+            answers += self._moments(batch, [video.duration for video in part], k)
+        return answers
+
+    def unknown_words(self, sentence: str) -> list[str]:
+        """The words of a sentence that mean nothing to the run, as it has no vector of them."""
+        query = asked_query(sentence, 1.0, self.config.text.tokenizer)
+        return [token.text for token in self.examples.unknown(query)]
+
+    def _moments(self, batch: Batch, durations: Sequence[float], k: int) -> list[list[Moment]]:
+        """The k best moments of the first rows of a batch, which have these durations."""
+        spans, scores = self._ranked(_bucket(k))(self.variables, self.parallel.put_batch(batch))
+        return [
+            [
+                Moment(*map(float, (*span, score)))
+                for span, score in zip(np.clip(row, 0.0, duration), of_row)
+                if np.isfinite(score)
+            ][:k]
+            for row, of_row, duration in zip(spans, scores, durations)
+        ]
 
     def _rows(self, count: int) -> int:
         """Rows of a batch for `count` sentences: a power of two, or a multiple of it that all devices share."""
@@ -386,9 +417,9 @@ def _check_sources(config: Any, parts: Sequence[np.ndarray], where: str) -> None
         )
 
 
-def _parts(sentences: Sequence[str]) -> Iterator[Sequence[str]]:
-    for first in range(0, len(sentences), _TOGETHER):
-        yield sentences[first : first + _TOGETHER]
+def _parts(many: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for first in range(0, len(many), _TOGETHER):
+        yield many[first : first + _TOGETHER]
 
 
 def _bucket(count: int) -> int:

@@ -4,7 +4,7 @@ import pytest
 from absl.testing import flagsaver
 
 from vmr_jax.errors import UserError
-from vmr_jax.modes.launch import MODES, help_text, main, parse
+from vmr_jax.modes.launch import MODES, OF_LIBRARY, help_text, main, parse
 
 
 def refusal(*arguments):
@@ -49,7 +49,7 @@ def test_every_flag_is_of_a_mode_and_stands_in_the_help():
     from vmr_jax.modes.launch import _own_flags
 
     names = {flag.name for flag in _own_flags()}
-    read = {name for mode in MODES.values() for name in (*mode.common, *mode.flags)}
+    read = {name for mode in [*MODES.values(), *OF_LIBRARY.values()] for name in (*mode.common, *mode.flags)}
     assert names == read | {"mode"}
     text = help_text("vmr_jax")
     assert all(f"--{name} " in text for name in names) and all(f"\n  {name} " in text for name in MODES)

@@ -40,6 +40,10 @@ class Examples:
         """The words of a sentence, of which `__call__` reads at most `config.text.max_words`."""
         return self._read_query.tokens(query)
 
+    def unknown(self, query: schema.Query) -> list[Token]:
+        """The words of a sentence that mean nothing to the model, see `QueryReader.unknown`."""
+        return self._read_query.unknown(query)
+
     def __call__(
         self, query: schema.Query, video: Video, tokens: Sequence[Token], video_index: int = 0
     ) -> Batch:

@@ -12,13 +12,14 @@ before the moment that is asked for, are stretched over it; `launch.py --mode=ch
 import abc
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest
+from vmr_jax.files import read_json
 from vmr_jax.input.feature_files import (
     HDF5,
     READ_FILE,
@@ -32,6 +33,7 @@ log = logging.getLogger("vmr_jax")
 
 # What to do with features that were saved as [dimensions,clips].
 TURN = "Save each matrix transposed (array.T), as [clips,dimensions]."
+LIBRARY_FORMAT = "vmr_jax video library"  # of the manifest beside a folder of features
 RESAMPLE = ("average", "pad", "cut", "pick", "spread")  # how the rows of a video become clips; see `fit_rows`
 _VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
 MOST = 1e6  # of a feature, either sign; the largest of the field's are some thousands
@@ -180,6 +182,38 @@ class Folder(FeatureReader):
         return READ_FILE[self._suffix](self._file_of(name), self.key, where)
 
 
+class LibraryFolder(Folder):
+    """The features of a library of videos (`vmr_jax.Library`): a .npy file for each content of a video file.
+
+    Args:
+      path: the folder `features` of the library.
+      key: as in `open_features`.
+      contents: video id -> name of its file, without suffix.
+    """
+
+    def __init__(self, path: Path, key: str, contents: Mapping[str, str]):
+        self._suffix, self._contents = ".npy", dict(contents)
+        FeatureReader.__init__(self, path, key, self._contents)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return (*super().identity, *(f"{id}={content}" for id, content in sorted(self._contents.items())))
+
+    def _file_of(self, name: str) -> Path:
+        return super()._file_of(self._contents[name])
+
+
+def _library_contents(path: Path) -> dict[str, str] | None:
+    """Video id -> content, where a folder of features is that of a library; else None."""
+    try:
+        manifest = read_json(path.parent / "manifest.json")
+    except (OSError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or manifest.get("format") != LIBRARY_FORMAT:
+        return None
+    return {video["id"]: video["content"] for video in manifest["videos"]}
+
+
 class Concatenated(FeatureReader):
     """Several sources side by side: the rows [n,D1+D2+...] of the videos that all of them have.
 
@@ -228,7 +262,8 @@ def open_features(path: str | Path, key: str = "") -> FeatureReader:
 
     Args:
       path: an HDF5 file with one entry per video (2D-TAN, MS-2D-TAN, CPL), or a folder of one .npy (LGI,
-        VSLNet), .npz (Moment-DETR's family), .pt (DRN, Ego4D) or HDF5 file (SCN, RTBPN) per video.
+        VSLNet), .npz (Moment-DETR's family), .pt (DRN, Ego4D) or HDF5 file (SCN, RTBPN) per video; or the
+        folder `features` of a library of videos.
       key: name of the array within a video's HDF5 group or file; '' takes the first of
         `feature_files.KEYS` that is there.
 
@@ -237,7 +272,8 @@ def open_features(path: str | Path, key: str = "") -> FeatureReader:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return Folder(path, key)
+        contents = _library_contents(path)
+        return Folder(path, key) if contents is None else LibraryFolder(path, key, contents)
     if not path.exists():
         raise UserError(
             f"There are no features at {path}. Set config.dataset.features to an HDF5 file or a folder with "

@@ -11,8 +11,8 @@ from vmr_jax.errors import UserError
 log = logging.getLogger("vmr_jax")
 
 
-def pipeline_options(text: str):
-    """Beam's options of a text such as '--runner=DirectRunner --direct_num_workers=2'.
+def pipeline_options(text: str, setting: str = "config.dataset.beam"):
+    """Beam's options of a text such as '--runner=DirectRunner --direct_num_workers=2'; `setting` gives them.
 
     Raises:
       UserError: Beam is not installed; it does not know the options.
@@ -21,8 +21,8 @@ def pipeline_options(text: str):
         from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
     except ImportError:
         raise UserError(
-            f"config.dataset.beam is '{text}', and Apache Beam is not installed. Install it with: "
-            "pip install -e '.[beam]', or prepare without it: config.dataset.beam=''."
+            f"{setting} is '{text}', and Apache Beam is not installed. Install it with: "
+            f"pip install -e '.[beam]', or do without it: {setting}=''."
         ) from None
     flags = shlex.split(text)
     options = PipelineOptions(flags)
@@ -35,7 +35,7 @@ def pipeline_options(text: str):
     if not known or not text.strip().startswith("--"):
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise UserError(
-            f"config.dataset.beam is '{text}', which are no options of Apache Beam{reason and f' ({reason})'}. "
+            f"{setting} is '{text}', which are no options of Apache Beam{reason and f' ({reason})'}. "
             "Expected is, for example, '--runner=DirectRunner --direct_num_workers=2 "
             "--direct_running_mode=multi_processing'."
         )
@@ -49,7 +49,7 @@ def pipeline_options(text: str):
 
 
 @contextlib.contextmanager
-def failing_plainly(text: str) -> Iterator[None]:
+def failing_plainly(text: str, setting: str = "config.dataset.beam") -> Iterator[None]:
     """Makes of a worker's failure one paragraph, not the tracebacks of all the layers above it."""
     try:
         yield
@@ -61,8 +61,8 @@ def failing_plainly(text: str) -> Iterator[None]:
         log.debug("Apache Beam failed", exc_info=True)
         raise UserError(
             f"Apache Beam failed with the options '{text}': {type(error).__name__}: {reason[:400]}. Workers "
-            "need this package and the user's files at the same paths (config.dataset.manual_dir and data_dir, "
-            "best absolute). Correct config.dataset.beam, or prepare without it: config.dataset.beam=''."
+            "need this package and the user's files at the same paths, best absolute ones. Correct "
+            f"{setting}, or do without it: {setting}=''."
         ) from error
 
 
@@ -74,3 +74,15 @@ def mapped(function: Callable, items: Sequence):
     import apache_beam as beam
 
     return beam.Create(list(enumerate(items))) | beam.Map(function)
+
+
+def run_each(function: Callable, items: Sequence, text: str, setting: str) -> None:
+    """Calls `function` with every item, for what it leaves on disk, over the pipeline that `setting` describes.
+
+    `function` and `items` are pickled for the workers.
+    """
+    options = pipeline_options(text, setting)
+    import apache_beam as beam
+
+    with failing_plainly(text, setting), beam.Pipeline(options=options) as pipeline:
+        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | beam.Map(function)

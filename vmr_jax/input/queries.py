@@ -53,6 +53,14 @@ class QueryReader:
         """The words of a sentence, at most `config.text.max_words` of which `__call__` reads."""
         return tokenize(query.text, self.options.tokenizer)
 
+    def unknown(self, query: schema.Query) -> list[Token]:
+        """The words without a vector and, where words are learnt, not among those of training: zeros."""
+        if self.vectors is None or self._subwords is not None:
+            return []
+        learnt = self._ids if self.options.trainable else {}
+        tokens = self.tokens(query)[: self.options.max_words]
+        return [token for token in tokens if not self.vectors.known(token.text) and token.text not in learnt]
+
     def __call__(self, query: schema.Query, tokens: Sequence[Token]) -> dict[str, Any]:
         """The query fields of one unbatched example."""
         limit = self.options.max_words

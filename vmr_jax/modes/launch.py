@@ -43,6 +43,12 @@ MODES = {
     "import": Mode("an official PyTorch checkpoint as a run", "importing.import_checkpoint", ("checkpoint",)),
     "check": Mode("annotations and features, before training", "check.check"),
     "index": Mode("encodes every moment of a run's dataset once", "index.index", ("dtype", "uri")),
+    "ingest": Mode(
+        "decodes and encodes video files into a library",
+        "ingest.ingest",
+        ("videos", "library", "encoder", "encoder_dir", "watch", "beam"),
+        (),
+    ),
     "search": Mode("the best moments of an index", "search.search", ("query", "video", "top", "uri")),
     "serve": Mode(
         "a page to type a sentence, over an index", "serve.serve", ("host", "port", "videos", "token", "uri")
@@ -57,7 +63,15 @@ MODES = {
     ),
 }  # fmt: skip
 
+OF_LIBRARY = {  # what these modes are with --library in the place of --config and --workdir
+    "search": Mode(
+        "the same in a library of videos", "search.search_library",
+        ("library", "run", "query", "video", "top", "window", "encoder_dir"), (),
+    ),
+}  # fmt: skip
+
 _MODEL = "-config.model.name"
+_COLUMN = 58  # characters of a flag in --help, of which two then stand side by side
 _FLAG = re.compile("--?[A-Za-z]")
 
 FLAGS = flags.FLAGS
@@ -83,17 +97,25 @@ flags.DEFINE_string("dataset", None, "Only those whose config has this dataset; 
 flags.DEFINE_string("feature", None, "Only rows with these features, such as c3d; unknown: not stated.")
 flags.DEFINE_string("output", None, "File to write: .txt, .csv or .html.")
 flags.DEFINE_boolean("imports", None, "Only those whose official checkpoints can be imported, or not.")
-flags.DEFINE_string("videos", None, "Folder of video files named by video id, which the page plays.")
+flags.DEFINE_string("videos", None, "Folder of video files; those that the page plays are named by video id.")
+flags.DEFINE_string("library", None, "Folder of a library of videos.")
+flags.DEFINE_string("encoder", None, "Of the frames: pixels, clip or siglip; that of the library, or pixels.")
+flags.DEFINE_string("encoder_dir", None, "Folder of the encoder's weights.")
+flags.DEFINE_boolean("watch", False, "Follows the folder until Ctrl-C.")
+flags.DEFINE_string("beam", None, "Options of Apache Beam, which then encodes: '--runner=DirectRunner ...'.")
+flags.DEFINE_string("run", None, "Folder of a trained run, whose moments are searched in the library.")
+flags.DEFINE_float("window", None, "Seconds; longer videos are searched in parts of that length.")
 
 
 def main(argv: list[str]) -> None:
     """Resolves config and folder, then calls the one function of the mode."""
     if FLAGS.mode not in MODES:
         raise unknown("There is no --mode", FLAGS.mode, MODES)
-    mode, rest = MODES[FLAGS.mode], argv[1:]
-    _check_flags(FLAGS.mode, rest)
+    mode, rest = _mode(), argv[1:]
+    _check_flags(FLAGS.mode, mode, rest)
     from vmr_jax import parallel
     from vmr_jax.config import default_workdir, load_config, read_config
+    from vmr_jax.configs.common import COMPILATION_CACHE
     from vmr_jax.modes.overrides import overridden
 
     if not FLAGS["verbosity"].present:
@@ -101,7 +123,9 @@ def main(argv: list[str]) -> None:
     parallel.initialise_hosts(FLAGS.mode)
     module, function = mode.place.split(".")
     values: dict[str, Any] = {name: FLAGS[name].value for name in mode.flags}
-    if FLAGS.mode in ("models", "survey"):
+    if not mode.common:
+        if "library" in mode.flags:
+            parallel.keep_programs(COMPILATION_CACHE)
         return _function(module, function)(**values)
     if FLAGS.mode == "compare":
         return _function(module, function)(rest, FLAGS.workdir and Path(FLAGS.workdir).expanduser())
@@ -141,9 +165,14 @@ def _function(module: str, function: str) -> Any:
     return getattr(importlib.import_module(f"vmr_jax.modes.{module}"), function)
 
 
-def _check_flags(name: str, rest: Sequence[str]) -> None:
+def _mode() -> Mode:
+    """The mode that the flags ask for."""
+    of_library = FLAGS["library"].present and FLAGS.mode in OF_LIBRARY
+    return (OF_LIBRARY if of_library else MODES)[FLAGS.mode]
+
+
+def _check_flags(name: str, mode: Mode, rest: Sequence[str]) -> None:
     """Refuses the flags and arguments that a mode would ignore; `rest` is what is no flag of the program."""
-    mode = MODES[name]
     reads = (*mode.common, *mode.flags)
     unread = [argument.lstrip("-").split("=")[0] for argument in rest if _FLAG.match(argument)]
     for flag in unread:
@@ -154,7 +183,8 @@ def _check_flags(name: str, rest: Sequence[str]) -> None:
     ignored = [flag.name for flag in _own_flags() if flag.present and flag.name not in (*reads, "mode")]
     ignored += unread if "config" not in reads else []
     if ignored:
-        others = [f"--mode={other}" for other, its in MODES.items() if ignored[0] in its.flags]
+        every = [*MODES.items(), *((f"{other} --library=DIR", its) for other, its in OF_LIBRARY.items())]
+        others = [f"--mode={other}" for other, its in every if ignored[0] in its.flags and its is not mode]
         raise UserError(
             f"--mode={name} does not read --{ignored[0]}{', which is of ' if others else ''}"
             f"{' and '.join(others)}. It reads {', '.join(f'--{flag}' for flag in reads)}."
@@ -175,14 +205,18 @@ def help_text(program: str) -> str:
         "",
         f"  {program} --config=configs/NAME.py[:DATASET[,OPTION]] [--config.FIELD=VALUE ...] [--workdir=DIR]",
         f"  {program} --mode=MODE --workdir=DIR [FLAGS]",
+        f"  {program} --mode=ingest --videos=FOLDER --library=DIR; then search and serve with --library=DIR",
         "",
         "modes, and the flags that they read:",
     ]
-    for name, mode in MODES.items():
+    for name, mode in [*MODES.items(), *OF_LIBRARY.items()]:
         read = f" [{' '.join(f'--{flag}' for flag in mode.flags)}]" if mode.flags else ""
         lines.append(f"  {name:<9} {mode.does}{read}")
     lines += ["", "flags:"]
-    lines += [f"  --{flag.name:<12} {flag.help}" for flag in _own_flags()]
+    told = [f"--{flag.name:<12} {flag.help}" for flag in _own_flags()]
+    short = [text for text in told if len(text) < _COLUMN]
+    lines += [f"  {left:<{_COLUMN}}{right}".rstrip() for left, right in zip(short[::2], [*short[1::2], ""])]
+    lines += [f"  {text}" for text in told if len(text) >= _COLUMN]
     lines += [
         "",
         f"Begin with {program} --config=configs/fvmr.py, which needs no data; --mode=models lists NAME.",

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import hashlib
 import os
+import shutil
 import threading
 import time
 import zlib
@@ -25,6 +26,7 @@ from vmr_jax.video.encoder import FrameEncoder
 from vmr_jax.video.manifest import FEATURES, Entry, Manifest, Refused, write_manifest
 
 _SETTLED = 1.0  # seconds after its last change in which a file may still be being written
+ENCODED = "encoded"  # folder of a library in which workers tell what they have encoded
 GROWING = "it is still being written"
 _READ = 1 << 20  # bytes
 _SHARE = 0.05  # of the time that writing the manifest may take
@@ -195,7 +197,7 @@ def _vectors(
     for times, frames in read_frames(found.file, encoder.rate, encoder.prepare):
         if stop is not None and stop.is_set():
             raise KeyboardInterrupt
-        with lock:
+        with lock or contextlib.nullcontext():
             vectors = encoder.encode(frames, before)
         yield vectors
         before = frames[-1]
@@ -321,6 +323,7 @@ class Change:
                 self._write_seldom()
         finally:
             self._write()
+        shutil.rmtree(self.library / ENCODED, ignore_errors=True)
         clear(self.library, self.manifest)
         return self.manifest, Report(sorted(report))
 
@@ -452,11 +455,17 @@ def _named(entries: Iterable[Entry]) -> dict[str, Entry]:
 
 
 def clear(library: Path, manifest: Manifest) -> None:
-    """Deletes the features that no video of the manifest has, such as those of a process that died."""
-    folder = library / FEATURES
-    if not folder.is_dir():
-        return
-    known = {f"{entry.content}.npy" for entry in manifest.videos.values()}
-    for file in folder.iterdir():
-        if file.name not in known:
+    """Deletes the features that no video of the manifest has, such as those of a process that died.
+
+    Those of which a worker has told stay, as the next manifest may take them.
+    """
+    known, told = {entry.content for entry in manifest.videos.values()}, set()
+    for note in (library / ENCODED).glob("*.json"):
+        if note.stem in known:
+            note.unlink(missing_ok=True)
+        else:
+            told.add(note.stem)
+    names = {f"{content}.npy" for content in known | told}
+    for file in (library / FEATURES).glob("*"):
+        if file.name not in names:
             file.unlink(missing_ok=True)

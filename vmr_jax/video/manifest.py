@@ -20,8 +20,9 @@ from typing import Any
 
 from vmr_jax.errors import UserError
 from vmr_jax.files import plain, read_json, write_json
+from vmr_jax.input.features import LIBRARY_FORMAT
 
-MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax video library", 1
+MANIFEST, VERSION = "manifest.json", 1
 FEATURES, INDEX, THUMBNAILS = "features", "index", "thumbnails"
 
 
@@ -103,7 +104,7 @@ def is_library(path: Path) -> bool:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes the manifest of a library, whole or not at all."""
     document = {
-        "format": FORMAT,
+        "format": LIBRARY_FORMAT,
         "version": VERSION,
         **{name: getattr(manifest, name) for name in ("encoder", "rate", "dim", "weights")},
         "videos": [dataclasses.asdict(entry) for entry in manifest.videos.values()],
@@ -128,7 +129,7 @@ def read_manifest(path: Path) -> Manifest:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}). {_again(path)}") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") != LIBRARY_FORMAT:
         raise UserError(f"{file} is not of a library of videos. Give the folder of a library.")
     if document.get("version") != VERSION:
         raise UserError(
