@@ -44,7 +44,8 @@ def get_config(arg=None):
         config.input.num_clips, config.input.resample = 40, "pad"
         return config
     tower = common.chosen(options, _TOWERS, "encoder") or "clip"
-    options = tuple(option for option in options if option not in _TOWERS)
+    if common.LIBRARY not in options:  # whose features are those of the encoder
+        options = tuple(option for option in options if option not in _TOWERS)
     datasets.manual_dataset(config, dataset, options if dataset == "jsonl" else (*options, "clip"))
     config.text.encoder = config.model.text = tower
     config.text.vectors, config.text.dim = "none", 1  # subwords are read in place of words

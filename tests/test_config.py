@@ -6,7 +6,7 @@ import ml_collections
 import pytest
 
 from vmr_jax.config import CONFIG, config_as_dict, load_config, override, read_config
-from vmr_jax.configs import fvmr, vslnet
+from vmr_jax.configs import fvmr, mmn, vslnet, zero_shot
 from vmr_jax.errors import UserError
 
 
@@ -131,3 +131,14 @@ def test_a_pipeline_that_a_folder_asks_for_is_not_started(tmp_path):
 def test_a_value_of_another_kind_is_named(tmp_path, fields, message):
     with pytest.raises(UserError, match=rf"config\.json, the config of the run, is damaged: {message}"):
         load_config(folder_of(tmp_path, **fields))
+
+
+def test_a_library_of_videos_is_a_users_own_data():
+    """In every config that reads such data, at the width of the encoder that is named."""
+    for config, argument, width in ((fvmr, "library", 304), (mmn, "library,siglip,glove", 768)):
+        found = config.get_config(argument).dataset
+        assert (found.name, found.manual_dir, found.features) == ("jsonl", "library", "features")
+        assert found.feature_dim == width
+    assert zero_shot.get_config("library,clip").dataset.feature_dim == 512
+    with pytest.raises(UserError, match='no option "clipp"'):
+        fvmr.get_config("library,clipp")

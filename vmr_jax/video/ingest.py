@@ -5,6 +5,7 @@ replaced the one before. Features are written before that, under a name of their
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
