@@ -15,7 +15,7 @@ where they are apart: they are not comparable with those of whole videos.
 from vmr_jax.configs import common, datasets
 
 DATASETS = {
-    dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))
+    dataset: (*options, *(("skip_thoughts",) if dataset not in datasets.EMBEDDED else ()))
     for dataset, options in datasets.DATASETS.items()
 }
 
@@ -31,8 +31,8 @@ def get_config(arg=None):
     config.optimizer.rules = (("agent/actor/.*", 0.1), (".*", 1.0))
     config.train_for = "100 epochs"
     config.patience = 10
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.text = "sentence"
         config.model.actor_hidden, config.model.critic_hidden = (128, 64), (256, 128, 64)
         config.model.features, config.model.hidden = 128, (128, 64)

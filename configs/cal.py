@@ -51,8 +51,8 @@ def get_config(arg=None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_at = ("29 epochs", "59 epochs", "89 epochs")  # it steps before the epoch
     config.train_for = "108 epochs"
-    if dataset == "storyboard":
-        return _storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        return _embedded(config, dataset)
     datasets.manual_dataset(config, dataset, options)
     clips, seconds, scales = _WINDOWS.get(dataset, (32, 0.0, (1, 2, 4, 8, 16)))
     config.input.num_clips, config.model.clip_seconds, config.model.scales = clips, seconds, scales
@@ -67,8 +67,8 @@ def get_config(arg=None):
     return config
 
 
-def _storyboard(config):
-    datasets.storyboard(config)
+def _embedded(config, dataset):
+    datasets.embedded(config, dataset)
     datasets.corpus(config)
     config.model.clip_seconds = 0.0
     config.model.scales = (1, 2, 3, 4, 6, 8)

@@ -26,7 +26,7 @@ _ANCHORS = {
     "charades_cg": (64, (16, 24, 32, 40)),
     "didemo": (6, (1, 2, 3, 4, 5, 6)),
     "tempo": (6, (1, 2, 3, 4, 5, 6)),
-    "storyboard": (32, (3, 4, 6, 8, 11, 15)),
+    **dict.fromkeys(datasets.EMBEDDED, (32, (3, 4, 6, 8, 11, 15))),
 }
 
 
@@ -47,8 +47,8 @@ def get_config(arg=None):
     config.optimizer.warmup_from = 1e-7 if tacos else 1e-6
     config.evaluation.nms_margin = 0.05
     config.train_for = "40 epochs" if tacos else "10 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.batch_size = 16
         config.optimizer.learning_rate = 3e-3

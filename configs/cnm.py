@@ -29,8 +29,8 @@ def get_config(arg=None):
     config.optimizer.warmup = "400 steps"
     config.optimizer.warmup_from = 1e-7
     config.optimizer.clip_norm = 10.0
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 2

@@ -29,8 +29,8 @@ def get_config(arg=None):
     config.optimizer.warmup_from = 1e-7
     config.optimizer.clip_norm = 10.0
     config.evaluation.nms_threshold = 1.0  # none
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 2

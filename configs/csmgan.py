@@ -29,7 +29,7 @@ _ANCHORS = {
     "charades_cg": (64, (16, 24, 32, 40)),
     "didemo": (6, (1, 2, 3, 4, 5, 6)),
     "tempo": (6, (1, 2, 3, 4, 5, 6)),
-    "storyboard": (32, (3, 4, 6, 8, 11, 15)),
+    **dict.fromkeys(datasets.EMBEDDED, (32, (3, 4, 6, 8, 11, 15))),
 }
 
 
@@ -53,8 +53,8 @@ def get_config(arg=None):
     if tacos:
         config.model.refine_low, config.model.refine_relative = 0.45, False
         config.model.offset_weight = 5e-3
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.lstm_layers = 1
         config.batch_size = 16

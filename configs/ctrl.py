@@ -25,7 +25,7 @@ DATASETS = {
     dataset: (
         *options,
         *(() if dataset in _SEGMENTS else _VARIANTS),
-        *(() if dataset == "storyboard" else ("skip_thoughts",)),
+        *(() if dataset in datasets.EMBEDDED else ("skip_thoughts",)),
     )
     for dataset, options in datasets.DATASETS.items()
 }
@@ -68,8 +68,8 @@ def get_config(arg=None):
     config.optimizer.learning_rate = 5e-3
     config.train_for = "20000 steps"
     config.evaluation.nms_margin = 0.05
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         # At test without the shortest, as in the paper: one within the moment scores as high as a better one.
         _set_windows(config, ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4))
         config.model.text = "sentence"

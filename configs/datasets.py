@@ -22,6 +22,25 @@ def storyboard(config: ml_collections.ConfigDict) -> None:
     config.text.dim = 50
 
 
+def films(config: ml_collections.ConfigDict) -> None:
+    """The embedded dataset with pictures: rendered films, 304 numbers for each of four frames a second."""
+    storyboard(config)
+    config.note = "films is a rendered test bed; its numbers say nothing about real video."
+    config.dataset.name = "films"
+    config.dataset.features = "pixels"
+    config.dataset.feature_dim = 304
+    config.dataset.train_videos = 400
+    config.dataset.test_videos = 80  # of val and of test
+
+
+EMBEDDED = {"storyboard": storyboard, "films": films}  # datasets that are generated; nothing is downloaded
+
+
+def embedded(config: ml_collections.ConfigDict, dataset: str) -> None:
+    """A dataset of `EMBEDDED`."""
+    EMBEDDED[dataset](config)
+
+
 class Features(NamedTuple):
     """A feature variant of a dataset: what an option such as `vgg` stands for."""
 
@@ -161,7 +180,7 @@ _FIELDS = {
 }
 
 DATASETS = {
-    "storyboard": (),
+    **{dataset: () for dataset in EMBEDDED},
     **{
         dataset: (*variants, *(o for group in CHOICES.get(dataset, {}).values() for o in group))
         for dataset, variants in FEATURES.items()
@@ -234,9 +253,10 @@ def with_streams(options: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ..
 
 
 def streams(config: ml_collections.ConfigDict, options: tuple[str, ...]) -> None:
-    """Sets `config.model.streams`: the stream that the options name, else both."""
+    """Sets `config.model.streams`: the stream that the options name, else all that are there."""
     named = [option for option in options if option in STREAMS]
-    config.model.streams = named[0] if len(named) == 1 else "both"
+    there = "video" if config.dataset.name == "films" else "both"
+    config.model.streams = named[0] if len(named) == 1 else there
 
 
 def corpus(config: ml_collections.ConfigDict) -> None:

@@ -35,8 +35,8 @@ def get_config(arg=None):
     config.evaluation.strict = True
     config.evaluation.nms_threshold = 0.45
     config.train_for = "25 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.text.tokenizer = "words"
         config.batch_size = 16
         config.model.features = 64

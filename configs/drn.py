@@ -33,8 +33,8 @@ def get_config(arg=None):
     config.optimizer.decay_by = 0.01
     if dataset not in ("didemo", "tempo"):  # of which all segments are ranked
         config.evaluation.nms_margin = 0.05
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = config.model.query_features = 64
         config.model.first_features = config.model.position_features = 32
         config.model.window_frames = 8  # rows do not overlap

@@ -31,8 +31,8 @@ def get_config(arg=None):
     config.optimizer.schedule = "linear"
     config.optimizer.clip_norm = 1.0
     config.train_for = "100 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.block = 2
         config.model.elastic_epochs = 12

@@ -31,8 +31,8 @@ def get_config(arg=None):
     config.input.normalize = False
     config.optimizer.learning_rate = 1e-3
     config.patience = 10
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         datasets.streams(config, options)
         config.model.recurrent_features = config.model.hidden = 64
         config.model.dropout = 0.2

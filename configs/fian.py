@@ -49,7 +49,7 @@ _WINDOWS = {
     "charades_cg": _CHARADES,
     "didemo": (6, (1, 2, 3, 4, 5, 6), "1"),
     "tempo": (6, (1, 2, 3, 4, 5, 6), "1"),
-    "storyboard": (32, (3, 4, 6, 8, 12, 16), "k/4"),
+    **dict.fromkeys(datasets.EMBEDDED, (32, (3, 4, 6, 8, 12, 16), "k/4")),
 }
 
 
@@ -72,8 +72,8 @@ def get_config(arg=None):
     config.evaluation.nms_margin = 0.05
     config.evaluation.strict = True  # "larger than m", Section 4.2
     config.train_for = "40 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 4

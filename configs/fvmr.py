@@ -29,8 +29,8 @@ def get_config(arg=None):
     config = common.base("fvmr")
     config.optimizer.learning_rate = 2e-4
     config.evaluation.strict = True  # "larger than m", Section 4.1
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = config.model.common = 64
         config.model.warmup_epochs = 2
         config.batch_size = 16

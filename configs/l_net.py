@@ -21,8 +21,8 @@ def get_config(arg=None):
     config.input.normalize = False
     config.batch_size = 64
     config.optimizer.clip_norm = 5.0
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.batch_size = 16
         config.train_for = "15 epochs"

@@ -40,14 +40,15 @@ def get_config(arg=None):
     dataset, options = common.parse_arg(arg, DATASETS)
     config = common.base("lgi")
     config.input.num_clips = 128
-    config.input.resample = "pad" if dataset == "storyboard" else "pick"  # every row of a small test bed counts
+    # Every row of a small test bed counts.
+    config.input.resample = "pad" if dataset in datasets.EMBEDDED else "pick"
     config.input.normalize = False
     config.text.trainable = True
     config.batch_size = 100
     config.optimizer.learning_rate = 4e-4
     _of_dataset(config, "charades" if dataset.startswith("charades") else "activitynet")
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.attention_features = 32
         config.model.num_phrases = 3

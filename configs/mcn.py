@@ -38,9 +38,10 @@ def get_config(arg=None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_at = ("10000 steps", "20000 steps")
     config.train_for = "30000 steps"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
-        config.model.streams = "fused"
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
+        if dataset == "storyboard":  # films has one stream
+            config.model.streams = "fused"
         config.model.features = 64
         config.model.hidden = config.model.lstm_features = 128
         config.input.num_clips = 12

@@ -20,7 +20,7 @@ here it is the validation split.
 from vmr_jax.configs import common, datasets
 
 DATASETS = {
-    dataset: (*options, *(() if dataset == "storyboard" else ("glove",)))
+    dataset: (*options, *(() if dataset in datasets.EMBEDDED else ("glove",)))
     for dataset, options in datasets.DATASETS.items()
 }
 
@@ -77,7 +77,7 @@ def get_config(arg=None):
     dataset, options = common.parse_arg(arg, DATASETS)
     setting = _SETTINGS.get(dataset, _CHARADES)
     config = common.base("mmn")
-    config.model.text = "glove" if "glove" in options or dataset == "storyboard" else "distilbert"
+    config.model.text = "glove" if "glove" in options or dataset in datasets.EMBEDDED else "distilbert"
     config.model.update(setting["model"])
     config.model.queries_per_video = config.input.queries_per_video = setting["queries_per_video"]
     config.batch_size = setting["videos"] * setting["queries_per_video"]
@@ -89,8 +89,8 @@ def get_config(arg=None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_at = setting["decay_at"]
     config.train_for = setting["train_for"]
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = config.model.text_features = config.model.space = 64
         config.model.map_kernel = 3
         config.model.map_layers = 4

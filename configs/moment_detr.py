@@ -50,8 +50,8 @@ def settings(architecture, dataset, options):
     config.optimizer.clip_norm = 0.1
     config.evaluation.nms_threshold = 1.0
     config.train_for = "200 epochs"
-    if dataset == "storyboard":
-        return _storyboard(config, options)
+    if dataset in datasets.EMBEDDED:
+        return _embedded(config, dataset, options)
     variant = datasets.manual_dataset(config, dataset, options)
     config.text.max_words = 100 if dataset == "tacos" else 32
     config.input.num_clips, config.model.round_to = _CLIPS.get(dataset, (75, 2.0))
@@ -67,8 +67,8 @@ def settings(architecture, dataset, options):
     return config
 
 
-def _storyboard(config, options):
-    datasets.storyboard(config)
+def _embedded(config, dataset, options):
+    datasets.embedded(config, dataset)
     config.model.features = 64
     config.model.hidden = 128
     config.model.num_queries = 5

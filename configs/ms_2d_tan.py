@@ -30,8 +30,8 @@ def get_config(arg=None):
     config.evaluation.strict = True
     config.evaluation.nms_threshold = 0.49
     config.train_for = "100 epochs"
-    if dataset == "storyboard":
-        return _storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        return _embedded(config, dataset)
     variant = datasets.manual_dataset(config, dataset, options)
     config.input.num_clips = config.model.num_clips
     # ActivityNet Captions resamples every video, the others keep the rows of shorter ones.
@@ -49,8 +49,8 @@ def get_config(arg=None):
     return config
 
 
-def _storyboard(config):
-    datasets.storyboard(config)
+def _embedded(config, dataset):
+    datasets.embedded(config, dataset)
     config.text.tokenizer = "words"
     config.model.num_clips = 32
     config.model.scale_layers = (16, 8)

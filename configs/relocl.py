@@ -8,7 +8,7 @@ r"""ReLoCLNet (Zhang et al., SIGIR 2021).
         configs/xml.py names.
 
 Options video and subtitles read that stream alone, where the data set has both; video then reads the
-queries of bert_feature/query_only/, tvr_query_pretrained_w_query.h5. On TVR and storyboard the protocol is
+queries of bert_feature/query_only/, tvr_query_pretrained_w_query.h5. On TVR and the test beds the protocol is
 'corpus', which finds the video too; it works on any other data set (config.evaluation.protocol), where there
 are no subtitles, word vectors are read, and the settings are ours: the paper's for ActivityNet Captions were
 never released.
@@ -32,8 +32,8 @@ def get_config(arg=None):
     config.model.keep = 100
     config.input.resample = "pad"
     common.bert_adam(config)
-    if dataset == "storyboard":
-        return _storyboard(config, options)
+    if dataset in datasets.EMBEDDED:
+        return _embedded(config, dataset, options)
     datasets.manual_dataset(config, dataset, options)
     config.text.max_words = 30
     clips, longest = datasets.CLIPS.get(dataset, (128, 0))
@@ -47,13 +47,14 @@ def get_config(arg=None):
     return config
 
 
-def _storyboard(config, options):
-    datasets.storyboard(config)
+def _embedded(config, dataset, options):
+    datasets.embedded(config, dataset)
     datasets.streams(config, options)
     datasets.corpus(config)
     config.model.features = 64
     config.model.heads = 4
-    config.model.clip_seconds = 1.5
+    if dataset == "storyboard":  # its rows are clips; films has several rows in each
+        config.model.clip_seconds = 1.5
     config.model.shortest, config.model.longest = 3, 24
     config.model.span_weight = 0.1
     config.model.dropout = 0.0

@@ -33,8 +33,8 @@ def get_config(arg=None):
     config.optimizer.clip_norm = 10.0
     config.evaluation.nms_threshold = 0.45
     config.train_for = "19 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.num_clips = 16
         config.model.scale_layers = (8,)
         # Of the moments of training, nine in ten are 0.08 to 0.4 of their video long.

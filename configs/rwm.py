@@ -15,7 +15,7 @@ here it is the validation split.
 from vmr_jax.configs import common, datasets
 
 DATASETS = {
-    dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))
+    dataset: (*options, *(("skip_thoughts",) if dataset not in datasets.EMBEDDED else ()))
     for dataset, options in datasets.DATASETS.items()
 }
 UNITS = 300  # that are kept of a video (port: original_feats)
@@ -31,8 +31,8 @@ def get_config(arg=None):
     config.batch_size = 64
     config.optimizer.learning_rate = 1e-3
     config.train_for = "100 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.text = "sentence"
         config.model.features = config.model.query_features = 128
         config.model.video_features = 64

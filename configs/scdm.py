@@ -41,8 +41,8 @@ def get_config(arg=None):
     config.optimizer.clip_value = 1.0
     config.optimizer.l2 = 1e-3
     config.train_for = "200 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 128
         config.model.layers = 4
         config.model.overlap_weights = (2.0, 1.0, 1.0)

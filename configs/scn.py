@@ -31,8 +31,8 @@ def get_config(arg=None):
     config.optimizer.clip_norm = 10.0
     config.evaluation.nms_threshold = 0.45
     config.train_for = "19 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.hidden = 128
         config.model.heads = 2

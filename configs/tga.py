@@ -30,8 +30,8 @@ def get_config(arg=None):
     config.optimizer.decay_at = ("15 epochs",)
     config.optimizer.clip_norm = 2.0
     config.evaluation.nms_threshold = 1.0
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 128
         config.model.window_rows = (4, 8)
         config.model.whole_windows = True

@@ -34,8 +34,8 @@ def get_config(arg=None):
     config.optimizer.clip_norm = 5.0
     config.optimizer.rules = ((".*bias", 2.0), (".*", 1.0))
     config.train_for = "50 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 128
         config.model.recurrent_features = 64
         config.batch_size = 16

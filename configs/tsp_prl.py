@@ -14,7 +14,7 @@ C3D 38.76 at .5. The official code selects on the test split; here it is the val
 from vmr_jax.configs import common, datasets
 
 DATASETS = {
-    dataset: (*options, *(("skip_thoughts",) if dataset != "storyboard" else ()))
+    dataset: (*options, *(("skip_thoughts",) if dataset not in datasets.EMBEDDED else ()))
     for dataset, options in datasets.DATASETS.items()
 }
 UNITS = 300  # that are kept of a video (official code: original_feats); a batch of them takes 157 MB
@@ -36,8 +36,8 @@ def get_config(arg=None):
         (".*", 1.0),
     )
     config.train_for = "100 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 128
         config.model.critic_features = (64, 32)
         config.model.text = "sentence"

@@ -43,8 +43,8 @@ def get_config(arg=None):
     config.evaluation.strict = True
     config.evaluation.nms_threshold = nms[_MAPS.index(proposal)]
     config.train_for = "100 epochs"
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.text.tokenizer = "words"
         config.model.features = 64
         config.model.lstm_layers = 1

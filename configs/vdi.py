@@ -28,7 +28,7 @@ _INJECTIONS = {
     "dynamics": ("off", "transformer"),
 }  # option -> context, dynamics
 DATASETS = {
-    dataset: (*options, *_INJECTIONS, *(() if dataset == "storyboard" else ("glove",)))
+    dataset: (*options, *_INJECTIONS, *(() if dataset in datasets.EMBEDDED else ("glove",)))
     for dataset, options in datasets.DATASETS.items()
 }
 
@@ -45,7 +45,7 @@ def get_config(arg=None):
     config = common.base("vdi")
     model = config.model
     model.map_kernel, model.map_layers, model.margin, model.contrast_weight, rate = setting
-    config.model.text = "glove" if "glove" in options or dataset == "storyboard" else "clip"
+    config.model.text = "glove" if "glove" in options or dataset in datasets.EMBEDDED else "clip"
     config.model.context, config.model.dynamics = _INJECTIONS.get(injection, ("static", "transformer"))
     config.batch_size = 48
     config.optimizer.name = "adamw"
@@ -56,8 +56,8 @@ def get_config(arg=None):
     config.evaluation.strict = True  # "larger than", Section 4.1.2
     config.train_for = "18 epochs"
     config.patience = 3
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = config.model.space = config.model.text_features = 64
         config.model.map_kernel = 3
         config.model.map_layers = 4

@@ -8,9 +8,9 @@ r"""XML (Lei et al., ECCV 2020).
         the archive: the tokens of the queries, and tvr_sub_pretrained_w_sub_query_max_cl-1.5.h5, the subtitles.
 
 Options video and subtitles read that stream alone, where the data set has both; video then reads the queries of
-bert_feature/query_only/, tvr_query_pretrained_w_query.h5. On TVR and storyboard the protocol is 'corpus', which
-finds the video too; it works on any other data set (config.evaluation.protocol), where XML has no published
-numbers, no subtitles and word vectors, and the settings are ours.
+bert_feature/query_only/, tvr_query_pretrained_w_query.h5. On TVR and the test beds the protocol is 'corpus',
+which finds the video too; it works on any other data set (config.evaluation.protocol), where XML has no
+published numbers, no subtitles and word vectors, and the settings are ours.
 
 Validation split of TVR, both streams, without NMS, R@1/10/100 (%) in the corpus at IoU .7: 2.62 / 9.05 / 22.47,
 from memory, as a later paper cites them; the official code's README says 2.6 of R@1. The official code selects
@@ -33,8 +33,8 @@ def get_config(arg=None):
     config.model.keep = 100
     config.input.resample = "pad"
     common.bert_adam(config)
-    if dataset == "storyboard":
-        return _storyboard(config, options)
+    if dataset in datasets.EMBEDDED:
+        return _embedded(config, dataset, options)
     datasets.manual_dataset(config, dataset, options)
     config.text.max_words = 30
     clips, longest = datasets.CLIPS.get(dataset, (100, 0))
@@ -48,12 +48,13 @@ def get_config(arg=None):
     return config
 
 
-def _storyboard(config, options):
-    datasets.storyboard(config)
+def _embedded(config, dataset, options):
+    datasets.embedded(config, dataset)
     datasets.streams(config, options)
     datasets.corpus(config)
     config.model.features = 64
-    config.model.clip_seconds = 1.5
+    if dataset == "storyboard":  # its rows are clips; films has several rows in each
+        config.model.clip_seconds = 1.5
     config.model.shortest, config.model.longest = 3, 24
     config.model.span_weight = 0.1
     config.model.dropout = 0.0

@@ -97,7 +97,8 @@ class Datasets:
 
     def get_builder_cls(self, name: str) -> type[tfds.core.GeneratorBasedBuilder]:
         """The builder of a dataset."""
-        return _storyboard() if name == "storyboard" else _annotated(name)
+        embedded = {"storyboard": _storyboard, "films": _films}
+        return embedded[name]() if name in embedded else _annotated(name)
 
 
 @functools.cache
@@ -109,6 +110,19 @@ def _storyboard() -> type[tfds.core.GeneratorBasedBuilder]:
 
         name = "storyboard"
         BUILDER_CONFIGS = [StoryboardConfig.of(0, 900)]
+
+    return Default
+
+
+@functools.cache
+def _films() -> type[tfds.core.GeneratorBasedBuilder]:
+    from vmr_jax.data.films.builder import Films, FilmsConfig
+
+    class Default(Films, skip_registration=True):  # type: ignore[call-arg]
+        """With the seed and the sizes of the configs."""
+
+        name = "films"
+        BUILDER_CONFIGS = [FilmsConfig.of(0, 400, 80)]
 
     return Default
 

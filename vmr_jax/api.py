@@ -68,8 +68,8 @@ class Dataset:
         input_dataset.dataset_module(name)  # refuses an unknown name
         variants = datasets.FEATURES.get(name, {})
         self._options = [features] if features in variants else []
-        if features and name == "storyboard":
-            raise UserError(f'storyboard has features of its own; features="{features}" is of other datasets.')
+        if features and name in datasets.EMBEDDED:
+            raise UserError(f'{name} has features of its own; features="{features}" is of other datasets.')
         self._settings = dict(settings or {})
         if features and features not in variants:
             self._settings["dataset.features"] = features
@@ -117,8 +117,8 @@ class Dataset:
                 ",".join([self.name, *self._options])
             )
         config = common.base(name)
-        if self.name == "storyboard":
-            datasets.storyboard(config)
+        if self.name in datasets.EMBEDDED:
+            datasets.embedded(config, self.name)
         else:
             datasets.manual_dataset(config, self.name, tuple(self._options))
         return config

@@ -162,8 +162,8 @@ def _check_trusted(path: Path, name: str, trusted: Collection[str]) -> None:
 def _dataset_defaults(name: Any) -> dict[str, Any]:
     """`config.dataset` of a dataset of this package where nothing is chosen; {} for another."""
     config = common.base(GroundingModel)
-    if name == "storyboard":
-        datasets.storyboard(config)
+    if isinstance(name, str) and name in datasets.EMBEDDED:
+        datasets.embedded(config, name)
     elif isinstance(name, str) and name in datasets.FEATURES:
         datasets.manual_dataset(config, name)
     else:

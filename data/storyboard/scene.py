@@ -83,12 +83,27 @@ class Scene:
     questions: tuple[Question, ...]
 
 
-def make_scene(rng: np.random.Generator, split: str, video: str) -> Scene:
-    """Draws the scene of one video; `split` decides its words, pairs and positions."""
+def make_scene(
+    rng: np.random.Generator,
+    split: str,
+    video: str,
+    queries: int = QUERIES,
+    relational_share: float = RELATIONAL_SHARE,
+) -> Scene:
+    """Draws the scene of one video.
+
+    Args:
+      rng: decides all that is random.
+      split: decides its words, pairs and positions.
+      video: its id.
+      queries: the most that are asked about it.
+      relational_share: of the questions, how many place their moment by another one.
+    """
     while True:  # a scene without a question that the split may ask is drawn again
         scene = _draw_scene(rng, split, video)
-        if scene.questions:
-            return scene
+        questions = _ask(rng, scene, split, queries, relational_share)
+        if questions:
+            return dataclasses.replace(scene, questions=questions)
 
 
 def _draw_scene(rng: np.random.Generator, split: str, video: str) -> Scene:
@@ -100,8 +115,7 @@ def _draw_scene(rng: np.random.Generator, split: str, video: str) -> Scene:
         Event(agent, action, item, recipient, place, start, end)
         for (agent, action, item, recipient), place, (start, end) in zip(doings, places, spans)
     )
-    scene = Scene(video, clips, duration, agents, _objects(rng, events), events, ())
-    return dataclasses.replace(scene, questions=_ask(rng, scene, split))
+    return Scene(video, clips, duration, agents, _objects(rng, events), events, ())
 
 
 # --- the timeline ---------------------------------------------------------------------------------
@@ -261,7 +275,9 @@ def _follows_once(events: Sequence[Event], first: Clause, second: Clause) -> boo
     return len(pairs) == 1
 
 
-def _ask(rng: np.random.Generator, scene: Scene, split: str) -> tuple[Question, ...]:
+def _ask(
+    rng: np.random.Generator, scene: Scene, split: str, queries: int, relational_share: float
+) -> tuple[Question, ...]:
     """Draws the questions of a scene: a moment again only by another relation, or with anyone as agent."""
     asked_late = rng.random(len(scene.events)) < LATE_KEPT
     left = []
@@ -271,8 +287,8 @@ def _ask(rng: np.random.Generator, scene: Scene, split: str) -> tuple[Question, 
         if _may_ask(meaning, late, bool(asked_late[last]), split):
             left.append((meaning, span))
     writer, questions = Writer(rng, novel=split == "test_novel_word"), []
-    for _ in range(QUERIES):
-        relation = _relation(rng, {meaning.relation for meaning, _ in left})
+    for _ in range(queries):
+        relation = _relation(rng, {meaning.relation for meaning, _ in left}, relational_share)
         among = [entry for entry in left if entry[0].relation == relation]
         if among:
             meaning, span = choice(rng, among)
@@ -294,10 +310,10 @@ def _kind(meaning: Meaning, span: tuple[float, float]) -> tuple:
     return meaning.relation, meaning.main.agent, span
 
 
-def _relation(rng: np.random.Generator, possible: set[str]) -> str:
-    """Draws '' (a plain question) or, at RELATIONAL_SHARE, one of the possible relations."""
+def _relation(rng: np.random.Generator, possible: set[str], share: float) -> str:
+    """Draws '' (a plain question) or, at this share, one of the possible relations."""
     relations = [r for r in RELATION_ODDS if r in possible]
-    if rng.random() >= RELATIONAL_SHARE or not relations:
+    if rng.random() >= share or not relations:
         return ""
     return _weighted(rng, relations, [RELATION_ODDS[r] for r in relations])
 
