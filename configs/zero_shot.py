@@ -52,9 +52,7 @@ def get_config(arg=None):
     if tower == "siglip":
         siglip(config)
     config.text.max_subwords = config.model.text_positions
-    config.input.resample = (
-        "pad"  # a frame stays a frame; of longer videos than 256 frames several are averaged
-    )
+    config.input.resample = "pad"  # a frame stays a frame, but in videos of more than 256
     return config
 
 

@@ -4,7 +4,8 @@
     lib.update("videos")                       # decodes and encodes what is new or has changed
     lib.search("a man opens the door", k=10)
 
-A run's moments are encoded once for each video and kept in the library's index, which follows the files. A
+A run's moments, or those of an encoder that reads sentences, are encoded once for each video and kept in the
+library's index, which follows the files. A
 video that is longer than a window is read as windows that overlap by half; of what two of them find, the better
 stays.
 """
@@ -12,6 +13,7 @@ stays.
 import contextlib
 import hashlib
 import logging
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +25,12 @@ from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input.queries import check_sentence
 from vmr_jax.parallel import Parallel
+from vmr_jax.retrieval.calibration import Calibration
+from vmr_jax.retrieval.confidence import calibration_of
 from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos, suppressed
 from vmr_jax.retrieval.segments import EncodedVideo
 from vmr_jax.retrieval.windows import MomentEncoder, content_of, follow, stored_id, windows
+from vmr_jax.retrieval.zero_shot import FrameMoments, Window
 from vmr_jax.run import Run, VideoFeatures
 from vmr_jax.text.parse import content_words
 from vmr_jax.training.owner import owned
@@ -45,6 +50,7 @@ log = logging.getLogger("vmr_jax")
 
 WINDOW = 120.0  # seconds; a longer video is read in parts
 _AUXILIARIES = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "does", "do", "did"}
+_SAME = 0.5  # IoU above which only the better of two moments of frames is found
 REFINED = 100  # moments, of those that the encoder finds, which a run that is no dual encoder looks at
 
 
@@ -138,6 +144,7 @@ class Library:
             first = self.encoder
             self._manifest = Manifest(first.identity, first.rate, first.dim, self._weights or "")
         self._searched: tuple[Manifest, MomentIndex] | None = None
+        self._calibrated: tuple[MomentIndex, dict[bool, Calibration | None]] | None = None
         self.run: Run | None = None
         if run is not None:
             self.run = run if isinstance(run, Run) else Run.load(run, parallel=self.parallel)
@@ -277,8 +284,28 @@ class Library:
         if self.run is not None:
             self._check_words(self.run, query)
         if self.run is None or self.run.is_dual_encoder:
-            return _hits(self._index().search([query], k, video)[0])
-        return _hits(self._refined(self.run, query, k, video))
+            found = self._index().search([query], k, video)[0]
+            return _hits(found, self.calibration(within=video is not None))
+        return _hits(self._refined(self.run, query, k, video), None)
+
+    def calibration(self, *, within: bool = False) -> Calibration | None:
+        """How the confidence of a hit follows from its score; None where there is nothing to fit it to.
+
+        It is fitted to the library's own sentences (`val.jsonl` in its folder, or a part of `train.jsonl`),
+        anew when these or the videos change. Runs that are no dual encoders have none: it would take too long.
+
+        Args:
+          within: whether for the search in one video, not in all.
+        """
+        if self.run is not None and not self.run.is_dual_encoder:
+            return None
+        index = self._index()
+        if self._calibrated is None or self._calibrated[0] is not index:
+            self._calibrated = index, {}
+        fitted = self._calibrated[1]
+        if within not in fitted:
+            fitted[within] = calibration_of(self.path, index, self.manifest.videos, within)
+        return fitted[within]
 
     def _check_words(self, run: Run, query: str) -> None:
         """UserError where no word that says something means anything to the run; names those that do not."""
@@ -323,21 +350,37 @@ class Library:
 
     def _frame_moments(self) -> MomentEncoder:
         """The moments of the encoder itself; UserError where it has no sentences."""
-        self.encoder.encode_sentences(["a person"])
-        raise NotImplementedError
+        encoder, manifest = self.encoder, self.manifest
+        if not encoder.has_text:
+            encoder.encode_sentences(["a person"])  # it says what to do
+        frames = FrameMoments(math.ceil(self.window * manifest.rate) + 1, self.parallel)
+
+        def moments(contents: Sequence[str]) -> Iterator[EncodedVideo]:
+            return frames(
+                Window(stored_id(content, start), rows, seconds)
+                for content in contents
+                for start, rows, seconds in self._parts(content)
+            )
+
+        source = {**frames.settings, "encoder": encoder.identity, "window": self.window, "rate": manifest.rate}
+        return MomentEncoder(source, encoder.encode_sentences, moments, self.parallel, "float32", _SAME)
 
     def _windows(
         self, run: Run, content: str, only: Collection[float] | None = None
     ) -> Iterator[VideoFeatures]:
         """The windows of a video as a run reads them, named by `stored_id`; `only` those that begin then."""
+        for start, rows, seconds in self._parts(content):
+            if only is None or start in only:
+                yield run.encode_video(rows, seconds, id=stored_id(content, start))
+
+    def _parts(self, content: str) -> Iterator[tuple[float, np.ndarray, float]]:
+        """The windows of a video: second of the start, rows [n,D], length in seconds."""
         manifest = self.manifest
         entry = manifest.by_content()[content]
         rows = read_features(self.path, entry)
         for start, end in windows(entry.duration, self.window):
-            if only is None or start in only:
-                first, last = round(start * manifest.rate), round(end * manifest.rate)
-                part = np.asarray(rows[first : max(last, first + 1)])
-                yield run.encode_video(part, end - start, id=stored_id(content, start))
+            first, last = round(start * manifest.rate), round(end * manifest.rate)
+            yield start, np.asarray(rows[first : max(last, first + 1)]), end - start
 
     def _refined(self, run: Run, query: str, k: int, video: str | None) -> list[Found]:
         """The run's own moments, in the windows where the encoder finds its best ones."""
@@ -406,10 +449,11 @@ def _fingerprint(run: Run) -> str:
     return found.hexdigest()
 
 
-def _hits(found: Sequence[Found]) -> list[Hit]:
+def _hits(found: Sequence[Found], calibration: Calibration | None) -> list[Hit]:
     scores = [moment.score for moment in found]
     gaps = [score - after for score, after in zip(scores, [*scores[1:], scores[-1] if scores else 0.0])]
+    sure = [None] * len(found) if calibration is None else calibration.confidence(scores).tolist()
     return [
-        Hit(moment.video, moment.start, moment.end, moment.score, None, rank, gap)
-        for rank, (moment, gap) in enumerate(zip(found, gaps), 1)
+        Hit(moment.video, moment.start, moment.end, moment.score, confidence, rank, gap)
+        for rank, (moment, confidence, gap) in enumerate(zip(found, sure, gaps), 1)
     ]

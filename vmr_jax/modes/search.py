@@ -12,6 +12,7 @@ from vmr_jax.errors import printable_line
 from vmr_jax.library import WINDOW, Hit, Library
 from vmr_jax.modes.index import open_index
 from vmr_jax.modes.predict import check_query
+from vmr_jax.retrieval.calibration import no_match
 from vmr_jax.retrieval.index import Found
 
 
@@ -52,6 +53,10 @@ def search_library(
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
     console.print(f'"{printable_line(query)}" in {printable_line(video or str(lib))}', markup=False)
     console.print(_hits(hits))
+    if line := no_match([hit.confidence for hit in hits]):
+        console.print(line, markup=False)
+    if calibration := lib.calibration(within=video is not None):
+        console.print(str(calibration), markup=False)
 
 
 def _hits(hits: Sequence[Hit]) -> Table:

@@ -2,8 +2,8 @@
 
 A hit is right where its video is the annotated one and the IoU with an annotated moment is at least 0.5. The
 probability of that is a sigmoid of the score (Platt, "Probabilistic outputs for support vector machines", 1999;
-the targets are smoothed as there, the fit is Newton's), so more confidence never stands behind less. It holds for
-the search that it was fitted to: the same moments, in the same videos.
+the targets are smoothed as there, the fit is Newton's), so more confidence never stands behind less. It holds
+for the search that it was fitted to: the same moments, in the same videos.
 """
 
 import dataclasses
