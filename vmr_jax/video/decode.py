@@ -161,7 +161,7 @@ class _Reader:
     """An open file: its video stream, and its clock."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self._sought = path, False
 
     def __enter__(self) -> "_Reader":
         av = _av()
@@ -203,13 +203,26 @@ class _Reader:
             raise Unreadable(self.path, "it is broken, or of a kind that FFmpeg does not know") from None
         except FileNotFoundError:
             raise Unreadable(self.path, "there is no such file") from None
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, av.error.ArgumentError):
             raise Unreadable(self.path, "it is broken, cut short, or no video") from None
         except (av.error.FFmpegError, OSError) as error:
             raise Unreadable(self.path, f"it cannot be opened ({error.strerror or error})") from None
 
     def seek(self, second: float) -> None:
-        """Goes to the key frame before a second."""
+        """Goes to a key frame before a second: further back where a container only finds what is near it."""
+        back = 0.0
+        while second - back > 0:
+            self._go(second - back)
+            key = next(
+                (packet for packet in self.packets() if packet.is_keyframe and packet.pts is not None), None
+            )
+            if key is not None and float(key.pts * key.time_base) - self.start <= second + _TOLERANCE:
+                break
+            back = max(1.0, 2 * back)
+        self._go(max(second - back, 0.0))
+        self._sought = True
+
+    def _go(self, second: float) -> None:
         with self._errors():
             self._file.seek(int((second + self.start) / self.stream.time_base), stream=self.stream)
 
@@ -233,7 +246,10 @@ class _Reader:
         av = _av()
         decoded = broken = 0
         before = -math.inf
-        for packet in self.packets():
+        packets = self.packets()
+        if self._sought:  # pictures before the first key frame lack what they change
+            packets = itertools.dropwhile(lambda packet: packet.size and not packet.is_keyframe, packets)
+        for packet in packets:
             if packet.size and "encryption_info" in {data.data_type for data in packet.iter_sidedata()}:
                 raise Unreadable(self.path, "it is encrypted")
             try:
