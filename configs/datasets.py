@@ -98,7 +98,7 @@ FEATURES = {
 # encoder of a library of videos -> its features; of other sizes, set config.dataset.feature_dim.
 _LIBRARY = {
     encoder: Features("features", dim, stride)
-    for encoder, dim, stride in zip(LIBRARY_ENCODERS, (304, 512, 768, 768), (0.25, 0.0, 0.0, 0.0), strict=True)
+    for encoder, dim, stride in zip(LIBRARY_ENCODERS, (304, 512, 768, 768), (0.25, 1.0, 1.0, 1.0), strict=True)
 }
 
 # dataset -> options that are not features; the first of each group is the default, unless the paper of the

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +14,8 @@ from rich.text import Text
 from vmr_jax.errors import UserError, printable_line
 from vmr_jax.library import Library
 from vmr_jax.parallel import Parallel
-from vmr_jax.video import ingest as video_ingest
-from vmr_jax.video.ingest import Report
+from vmr_jax.video.ingest import Outcome, Report
+from vmr_jax.video.ingest import Progress as OnProgress
 
 log = logging.getLogger("vmr_jax")
 
@@ -52,25 +52,26 @@ def ingest(
         from vmr_jax.video.beam import EncodeOverBeam
 
         encode = EncodeOverBeam(lib.path, lib.encoder, encoder_dir, beam)
-    told: set[tuple[str, ...]] = set()
+    told: set[Outcome] | None = None  # what could not be read at the look before
     while True:
         with _progress() as on_progress:
             change = lib.update if source.is_dir() else lib.add
             report = change(source, encode=encode, on_progress=on_progress)
-        if not told or report.of("added", "changed", "moved", "removed"):
-            _print(lib, report, told)
-        told |= {outcome for outcome in report}
+        unreadable = [outcome for outcome in report.of("unreadable") if outcome not in (told or ())]
+        if told is None or unreadable or report.of("added", "changed", "moved", "removed"):
+            _print(lib, report, unreadable)
         if not watch:
             return
+        told = {*report.of("unreadable")}
         time.sleep(_LOOK)
 
 
-def _print(lib: Library, report: Report, told: set[tuple[str, ...]]) -> None:
-    """The counts, and a table of the files that could not be read and were not named before."""
+def _print(lib: Library, report: Report, unreadable: Sequence[Outcome]) -> None:
+    """The counts, and a table of the files that could not be read."""
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
-    unreadable = [outcome for outcome in report.of("unreadable") if outcome not in told]
     if unreadable:
-        table = Table(title=f"{len(unreadable):,} files are not in the library", title_justify="left")
+        what = "1 file is" if len(unreadable) == 1 else f"{len(unreadable):,} files are"
+        table = Table(title=f"{what} not in the library", title_justify="left")
         table.add_column("file", overflow="fold")
         table.add_column("because", overflow="fold")
         for outcome in unreadable:
@@ -80,7 +81,7 @@ def _print(lib: Library, report: Report, told: set[tuple[str, ...]]) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[video_ingest.Progress]:
+def _progress() -> Iterator[OnProgress]:
     """A bar for each file on a terminal; elsewhere a line every few seconds."""
     console = Console()
     bars = Progress(
@@ -113,4 +114,5 @@ def _progress() -> Iterator[video_ingest.Progress]:
     try:
         yield on_progress
     finally:
-        bars.stop()
+        if console.is_terminal:
+            bars.stop()
