@@ -80,6 +80,22 @@ def test_the_same_film_twice_is_one_video_and_two_of_one_name_are_two(tmp_path, 
     assert whats(lib.update(folder))["copy.mp4"] == "moved"
 
 
+def test_a_film_that_is_overwritten_by_another_one_is_gone(tmp_path, folder):
+    filmed.film(folder / "a.mp4", 2.0)
+    filmed.film(folder / "b.mp4", 3.0)
+    filmed.film(folder / "c.mp4", 4.0)
+    lib = vmr.Library(tmp_path / "lib")
+    lib.update(folder)
+    (folder / "a.mp4").write_bytes((folder / "b.mp4").read_bytes())
+    assert whats(lib.update(folder)) == {"a.mp4": "duplicate", "b.mp4": "unchanged", "c.mp4": "unchanged"}
+    assert {video.id: round(video.duration) for video in lib.videos} == {"b": 3, "c": 4}
+    new = filmed.film(tmp_path / "new.mp4", 5.0).read_bytes()
+    (folder / "b.mp4").write_bytes(new)
+    (folder / "c.mp4").write_bytes(new)
+    assert whats(lib.update(folder)) == {"a.mp4": "moved", "b.mp4": "added", "c.mp4": "duplicate"}
+    assert {video.id: round(video.duration) for video in lib.videos} == {"a": 3, "b": 5}
+
+
 def test_files_are_added_and_removed_one_by_one(tmp_path, folder):
     files = [filmed.film(folder / name, 2.0 + i) for i, name in enumerate(("a.mp4", "b.mp4", "c.mp4"))]
     lib = vmr.Library(tmp_path / "lib")
@@ -282,3 +298,27 @@ def test_a_run_of_other_features_is_refused(tmp_path, folder):
         run.config.dataset.feature_dim = 512
     with pytest.raises(UserError, match="features of 512 numbers .* have 304"):
         vmr.Library(tmp_path / "lib", run=run)
+
+
+KINDS = {
+    "a.mp4": {},
+    "b.mov": {},
+    "c.mkv": {"codec": "libx265"},
+    "d.webm": {"codec": "libvpx-vp9"},
+    "e.avi": {"codec": "mpeg4"},
+    "f.m4v": {"codec": "mpeg4"},
+    "g.ts": {"sound": 16.0},
+    "h.mp4": {"rotation": 90},
+    "i.mkv": {"times": [*range(0, 5000, 400), *range(5000, 12000, 90), *range(12000, 16000, 1000)]},
+    "j.mp4": {"sound": 16.0, "movflags": "frag_keyframe+empty_moov"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_second_is_found_in_every_kind_of_file(tmp_path, folder, name):
+    """Blue is seen from 9 to 11 s, and a moment is a second of the 16."""
+    show = coloured(("grey", 9), ("blue", 11), ("red", 16))
+    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Joint(), tmp_path), window=16.0)
+    assert whats(lib.add(filmed.film(folder / name, 16.0, show=show, **KINDS[name]))) == {name: "added"}
+    hit = lib.search("a blue one", k=1)[0]
+    assert 8.9 <= hit.start < hit.end <= 11.1

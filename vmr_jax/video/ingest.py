@@ -317,6 +317,7 @@ class Change:
         contents = self._contents(stats, report)
         new = self._known(contents, stats, report)
         self._drop_gone(stats, within, report)
+        self._drop_overwritten(contents, {found.file for found in new})
         self._write()
         try:
             for found, encoded in self._encode(new):
@@ -389,6 +390,15 @@ class Change:
         ]
         refused = {file: why for file, why in self.manifest.refused.items() if not gone(file)}
         self.manifest = dataclasses.replace(self.manifest, videos=videos, refused=refused)
+
+    def _drop_overwritten(self, contents: dict[str, str], new: set[str]) -> None:
+        """Drops the videos whose file has the content of another one now; `new` contents are yet to come."""
+        videos = {
+            id: entry
+            for id, entry in self.manifest.videos.items()
+            if entry.file in new or contents.get(entry.file, entry.content) == entry.content
+        }
+        self.manifest = dataclasses.replace(self.manifest, videos=videos)
 
     def _take(self, found: Found, encoded: Encoded | str, report: Report) -> None:
         """Takes a file into the manifest, in place of the video that the file was before."""
