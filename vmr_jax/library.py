@@ -5,9 +5,8 @@
     lib.search("a man opens the door", k=10)
 
 A run's moments, or those of an encoder that reads sentences, are encoded once for each video and kept in the
-library's index, which follows the files. A
-video that is longer than a window is read as windows that overlap by half; of what two of them find, the better
-stays.
+library's index, which follows the files. A video that is longer than a window is read as windows that overlap by
+half; of what two of them find, the better stays.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ from vmr_jax.retrieval.windows import MomentEncoder, content_of, follow, stored_
 from vmr_jax.retrieval.zero_shot import FrameMoments, Window
 from vmr_jax.run import Run, VideoFeatures
 from vmr_jax.text.parse import content_words
-from vmr_jax.training.owner import owned
+from vmr_jax.training.owner import OWNER, owned
 from vmr_jax.video.encoder import FrameEncoder, open_encoder
 from vmr_jax.video.ingest import Change, EncodeFiles, EncodeHere, Progress, Report, read_features, video_files
 from vmr_jax.video.manifest import (
@@ -49,6 +48,7 @@ from vmr_jax.video.manifest import (
 log = logging.getLogger("vmr_jax")
 
 WINDOW = 120.0  # seconds; a longer video is read in parts
+_BEGUN = {OWNER, f"{MANIFEST}.tmp"}  # files of a new library whose process died at once
 _AUXILIARIES = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "does", "do", "did"}
 _SAME = 0.5  # IoU above which only the better of two moments of frames is found
 REFINED = 100  # moments, of those that the encoder finds, which a run that is no dual encoder looks at
@@ -136,7 +136,7 @@ class Library:
             if encoder is not None or encoder_dir is not None:
                 check_encoder(self.path, self._manifest, self.encoder.identity)
         else:
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and {file.name for file in self.path.iterdir()} - _BEGUN:
                 raise UserError(
                     f"{self.path} is not empty, and no library. Give a new folder for a new library."
                 )
