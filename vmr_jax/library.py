@@ -5,8 +5,8 @@
     lib.search("a man opens the door", k=10)
 
 A run's moments, or those of an encoder that reads sentences, are encoded once for each video and kept in the
-library's index, which follows the files. A video that is longer than a window is read as windows that overlap by
-half; of what two of them find, the better stays.
+library's index, which follows the files. A video that is longer than a window is read as windows that overlap
+by half; of what two of them find, the better stays.
 """
 
 import contextlib
