@@ -34,12 +34,14 @@ _SERVER = """
 import sys
 from pathlib import Path
 from vmr_jax.modes import serve
-from vmr_jax.retrieval import web
+from vmr_jax.retrieval import corpus, web
+from vmr_jax.retrieval.video_folder import VideoFolder
 from vmr_jax.retrieval.index import Found
 def search(sentences, k, video):
     return [[Found("a", float(i), i + 1.0, 1.0 - i) for i in range(k)] for _ in sentences]
-service = web.Service("attacked", search, {"a": 60.0}, web.VideoFolder(Path(sys.argv[1])))
-serve.run(service, serve.listening("127.0.0.1", 0))
+files = VideoFolder(Path(sys.argv[1]))
+service = web.Service(corpus.RunCorpus("attacked", search, {"a": 60.0}, files))
+serve.answer(service, serve.listening("127.0.0.1", 0))
 """
 _ROW = "{:<40} {:>6} {:>6} {:>10} {:>11} {:>11}"
 _QUESTION = b'{"query": "a person", "k": 3}'

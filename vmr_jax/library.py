@@ -15,7 +15,7 @@ import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,10 +24,14 @@ from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input.queries import check_sentence
 from vmr_jax.parallel import Parallel
+from vmr_jax.retrieval import export
 from vmr_jax.retrieval.calibration import Calibration
+from vmr_jax.retrieval.client import RemoteLibrary, is_address
 from vmr_jax.retrieval.confidence import calibration_of
+from vmr_jax.retrieval.hits import Hit, LibraryVideo
 from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos, suppressed
 from vmr_jax.retrieval.segments import EncodedVideo
+from vmr_jax.retrieval.thumbnails import Thumbnails
 from vmr_jax.retrieval.windows import MomentEncoder, content_of, follow, stored_id, windows
 from vmr_jax.retrieval.zero_shot import FrameMoments, Window
 from vmr_jax.run import Run, VideoFeatures
@@ -38,6 +42,8 @@ from vmr_jax.video.ingest import Change, EncodeFiles, EncodeHere, Progress, Repo
 from vmr_jax.video.manifest import (
     INDEX,
     MANIFEST,
+    THUMBNAILS,
+    Entry,
     Manifest,
     check_encoder,
     is_library,
@@ -54,50 +60,11 @@ _SAME = 0.5  # IoU above which only the better of two moments of frames is found
 REFINED = 100  # moments, of those that the encoder finds, which a run that is no dual encoder looks at
 
 
-class Hit(NamedTuple):
-    """A moment that was found.
-
-    Attributes:
-      video: id of the video.
-      start: second at which it begins.
-      end: likewise.
-      score: of which more is better.
-      confidence: probability, from 0 to 1, that the moment is right, where scores are calibrated; else None.
-      rank: from 1 on.
-      gap: the score's lead over that of the next hit; 0 for the last.
-    """
-
-    video: str
-    start: float
-    end: float
-    score: float
-    confidence: float | None = None
-    rank: int = 1
-    gap: float = 0.0
-
-
-class LibraryVideo(NamedTuple):
-    """A video of a library.
-
-    Attributes:
-      id: its name.
-      file: the absolute path.
-      title: to be shown.
-      duration: seconds.
-      added: when it came into the library, in seconds since 1970.
-      content: SHA-256 of the file.
-    """
-
-    id: str
-    file: Path
-    title: str
-    duration: float
-    added: float
-    content: str
-
-
 class Library:
     """See the file.
+
+    The address of a server, "http://HOST:8000", gives the library that it serves (`RemoteLibrary`), with the
+    calls `videos`, `add`, `remove`, `search`, `thumbnail` and `export`.
 
     Args:
       path: the folder; one that is missing or empty becomes a library with the first video.
@@ -111,6 +78,17 @@ class Library:
     Raises:
       UserError: for another encoder than that of the library, and for a run of other features.
     """
+
+    def __new__(cls, path: str | Path, **settings: Any) -> Any:
+        """A `RemoteLibrary` where the path is the address of a server."""
+        if not is_address(path):
+            return super().__new__(cls)
+        own = [name for name in ("encoder", "encoder_dir", "run", "parallel") if settings.get(name) is not None]
+        if own:
+            raise UserError(
+                f"{own[0]} is of the server at {path}, which was started with it. Leave it out here."
+            )
+        return RemoteLibrary(str(path))
 
     def __init__(
         self,
@@ -306,6 +284,46 @@ class Library:
         if within not in fitted:
             fitted[within] = calibration_of(self.path, index, self.manifest.videos, within)
         return fitted[within]
+
+    def thumbnail(self, video: str, second: float) -> bytes:
+        """The frame of a video at a second, as JPEG; the library keeps it.
+
+        Raises:
+          UserError: for an unknown video, and where its file is no longer there.
+        """
+        return Thumbnails(self.path / THUMBNAILS).get(Path(self._entry(video).file), second)
+
+    def export(
+        self, hits: Sequence[Any], format: str, path: str | Path, exact: bool = False, *, query: str = ""
+    ) -> list[Path]:
+        """Writes hits as clips, a table, subtitles, or a list of cuts for an editing program.
+
+        Args:
+          hits: from `search`.
+          format: one of `vmr_jax.retrieval.export.FORMATS`: mp4, csv, json, srt, vtt, edl or fcpxml.
+          path: the file; a folder for clips of several hits and subtitles of several videos.
+          exact: clips begin and end with the very frame, and are encoded anew; else copied from the key frame
+            before.
+          query: the sentence, which subtitles and tables show.
+
+        Returns:
+          The files that were written.
+        """
+        chosen = []
+        for hit in hits:
+            entry = self._entry(hit.video)
+            file = Path(entry.file)
+            of_video = entry.id, entry.id, file if file.is_file() else None, entry.duration
+            chosen.append(
+                export.Chosen(*of_video, hit.start, hit.end, hit.score, hit.confidence, hit.rank, query)
+            )
+        return export.export(chosen, format, Path(path).expanduser(), exact)
+
+    def _entry(self, video: str) -> Entry:
+        """What the manifest says of a video; UserError for an unknown one."""
+        if video not in self.manifest.videos:
+            raise unknown(f"The library {self.path} has no video", video, self.manifest.videos)
+        return self.manifest.videos[video]
 
     def _check_words(self, run: Run, query: str) -> None:
         """UserError where no word that says something means anything to the run; names those that do not."""

@@ -7,7 +7,9 @@ import threading
 
 from vmr_jax.errors import UserError
 from vmr_jax.modes import serve
+from vmr_jax.retrieval import corpus, web
 from vmr_jax.retrieval.index import Found
+from vmr_jax.retrieval.video_folder import VideoFolder
 
 DURATIONS = {"a": 30.0, "B <i>": 0.0, "b.avi": 10.0, "../secret": 10.0, "out": 10.0, "é/ö": 10.0}
 
@@ -23,6 +25,24 @@ def search(sentences, k, video):
         [Found(video or "a", float(i), i + 1.5, len(s) + ord(s[-1]) / 1000 - i) for i in range(k)]
         for s in sentences
     ]
+
+
+def made_up(folder=None, title="test", find=search, durations=DURATIONS):
+    """The service of a made-up index, with the video files of a folder."""
+    return web.Service(corpus.RunCorpus(title, find, durations, VideoFolder(folder)))
+
+
+def video_folder(root):
+    """A folder of video files, of which two are links, beside a file that is not to be seen."""
+    (root / "secret.mp4").write_bytes(b"SECRET")
+    videos = root / "videos"
+    videos.mkdir()
+    (videos / "a.mp4").write_bytes(bytes(range(256)) * 1000)
+    (videos / "b.webm").write_bytes(b"of b")
+    (videos / "notes.txt").write_bytes(b"SECRET")
+    (videos / "out.mp4").symlink_to(root / "secret.mp4")
+    (videos / "within.mp4").symlink_to(videos / "a.mp4")
+    return videos
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ import time
 import types
 
 import pytest
-from serving import DURATIONS, ask, request, search, served
+from serving import ask, made_up, request, served
 
-from vmr_jax.retrieval import connections, web
+from vmr_jax.retrieval import connections
 
 LIMITS = connections.Limits(connections=6, request=0.5, unread=0.5)
 POST = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -22,7 +22,7 @@ def port(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     with (folder / "a.mp4").open("wb") as file:
         file.truncate(1 << 26)  # more than the sockets hold
-    service = web.Service("test", search, DURATIONS, web.VideoFolder(folder))
+    service = made_up(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "_LOOK", 0.05)
         with served(service, limits=LIMITS) as port:

@@ -1,6 +1,5 @@
 """--mode=serve: what it answers, what it refuses, and many who ask at once."""
 
-import asyncio
 import json
 import re
 import signal
@@ -8,36 +7,26 @@ import socket
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-from serving import DURATIONS, ask, request, search, served
+from serving import ask, made_up, request, served, video_folder
 
 from vmr_jax.errors import UserError
 from vmr_jax.modes import serve
-from vmr_jax.retrieval import web
+from vmr_jax.retrieval import questions, waiting, web
 
 TOKEN = "0123456789abcdef"  # as short as is taken
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of video files, of which two are links, beside a file that is not to be seen."""
-    root = tmp_path_factory.mktemp("files")
-    (root / "secret.mp4").write_bytes(b"SECRET")
-    videos = root / "videos"
-    videos.mkdir()
-    (videos / "a.mp4").write_bytes(bytes(range(256)) * 1000)
-    (videos / "b.webm").write_bytes(b"of b")
-    (videos / "notes.txt").write_bytes(b"SECRET")
-    (videos / "out.mp4").symlink_to(root / "secret.mp4")
-    (videos / "within.mp4").symlink_to(videos / "a.mp4")
-    return videos
+    return video_folder(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture(scope="module")
 def port(folder):
-    with served(web.Service("fvmr on <i>x</i>", search, DURATIONS, web.VideoFolder(folder))) as port:
+    with served(made_up(folder, "fvmr on <i>x</i>")) as port:
         yield port
 
 
@@ -52,7 +41,20 @@ def test_the_page_asks_nobody_else(port):
     assert "default-src 'none'" in policy and "connect-src 'self'" in policy and "unsafe" not in policy
     (nonce,) = set(re.findall(r"'nonce-([^']+)'", policy))
     assert page.count(f'nonce="{nonce}"') == 2 and "{" + "nonce}" not in page
-    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", page)
+    files = {name: request(port, "GET", f"/{name}")[2].decode() for name in re.findall(r'"(page/[^"]+)"', page)}
+    names = set(re.findall(r'from "./([^"]+)"', files["page/page.js"])) | {"dom.js"}
+    files |= {name: request(port, "GET", f"/page/{name}")[2].decode() for name in names}
+    assert {*files} == {
+        "page/page.css",
+        "page/page.js",
+        "chosen.js",
+        "dom.js",
+        "hits.js",
+        "player.js",
+        "upload.js",
+    }
+    for content in (page, *files.values()):
+        assert content and not re.search(r"https?:|//[a-z]+\.|@import|url\(", content)
     assert "fvmr on &lt;i&gt;x&lt;/i&gt;" in page and "<i>" not in page
     assert request(port, "GET", "/")[1]["Content-Security-Policy"] != policy  # a new nonce each time
 
@@ -60,11 +62,13 @@ def test_the_page_asks_nobody_else(port):
 def test_an_answer(port):
     status, answer = ask(port, {"query": "a person", "k": 2})
     score = 8.11  # 8 letters; ord("n") is 110
+    of_video = {"video": "a", "title": "a", "duration": 30.0, "playable": True, "confidence": None}
     assert status == 200 and answer == {
         "moments": [
-            {"video": "a", "start": 0.0, "end": 1.5, "score": score, "duration": 30.0, "playable": True},
-            {"video": "a", "start": 1.0, "end": 2.5, "score": score - 1, "duration": 30.0, "playable": True},
-        ]
+            {**of_video, "start": 0.0, "end": 1.5, "score": score, "rank": 1, "gap": pytest.approx(1.0)},
+            {**of_video, "start": 1.0, "end": 2.5, "score": score - 1, "rank": 2, "gap": 0.0},
+        ],
+        "confident": None,
     }
     assert len(ask(port, {"query": "a person"})[1]["moments"]) == 10
     assert len(ask(port, {"query": "a person", "k": 50, "video": ""})[1]["moments"]) == 50
@@ -80,13 +84,39 @@ def test_a_video_of_unknown_length_ends_with_its_last_moment(port):
 
 def test_suggestions(port, monkeypatch):
     def suggested(prefix):
-        return json.loads(request(port, "GET", f"/videos?prefix={prefix}")[2])["videos"]
+        return [video["id"] for video in listed(port, f"prefix={prefix}")["videos"]]
 
     assert suggested("b") == suggested("B") == ["B <i>", "b.avi"]
     assert suggested("") == ["../secret", "a", "B <i>", "b.avi", "out", "é/ö"]
     assert suggested("zzz") == []
     monkeypatch.setattr(web, "SUGGESTIONS", 2)
     assert suggested("") == ["../secret", "a"]
+
+
+def listed(port, query):
+    return json.loads(request(port, "GET", f"/videos?{query}")[2])
+
+
+def test_all_videos_come_in_parts(port):
+    first = listed(port, "limit=4")
+    assert [video["id"] for video in first["videos"]] == ["../secret", "a", "B <i>", "b.avi"]
+    assert first["next"] == "b.avi"
+    rest = listed(port, "limit=4&after=b.avi")
+    assert [video["id"] for video in rest["videos"]] == ["out", "é/ö"] and rest["next"] is None
+    assert listed(port, "id=a") == {
+        "videos": [{"id": "a", "title": "a", "duration": 30.0, "added": None, "playable": True}], "next": None,
+    }  # fmt: skip
+    assert 'no video "nowhere"' in listed(port, "id=nowhere")["message"]
+    for limit in ("0", "501", "-1", "x", "9" * 5000, "²"):
+        assert "from 1 to 500" in listed(port, f"limit={quote(limit)}")["message"]
+
+
+def test_the_page_files_are_those_of_its_folder(port):
+    status, headers, content = request(port, "GET", "/page/page.css")
+    assert status == 200 and headers["Content-Type"] == "text/css; charset=utf-8" and b"{" in content
+    assert request(port, "GET", "/page/page.css", **{"If-None-Match": headers["ETag"]})[::2] == (304, b"")
+    for name in ("page.html", "nothing.js", "..%2fweb.py", "%2e%2e%2faccess.py", ""):
+        assert request(port, "GET", f"/page/{name}")[0] == 404
 
 
 # --- refusals ----------------------------------------------------------------------------------------
@@ -116,7 +146,7 @@ def test_suggestions(port, monkeypatch):
         ({"query": "a", "video": "nowhere"}, 404, 'no video "nowhere"'),
         ({"query": "???"}, 400, "has no word"),
         ({"query": "break"}, 500, "The server failed here"),
-        (b"{" + b" " * web.MAX_BODY, 413, "more than 16,384 bytes"),
+        (b"{" + b" " * questions.MAX_BODY, 413, "more than 16,384 bytes"),
     ],
 )
 def test_refused_questions(port, question, status, message):
@@ -149,7 +179,7 @@ def test_a_body_without_end_is_not_read_to_its_end(port):
             b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
-        for _ in range(web.MAX_BODY // 4096 + 1):  # one chunk more than is read, and never the last
+        for _ in range(questions.MAX_BODY // 4096 + 1):  # one chunk more than is read, and never the last
             connection.sendall(b"1000\r\n" + b" " * 4096 + b"\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server hangs up
     assert answer.startswith(b"HTTP/1.1 413 ") and b"more than 16,384 bytes" in answer
@@ -250,137 +280,13 @@ def test_a_request_that_is_no_http_is_refused(port, path):
     assert request_raw(port, path)[0] in (400, 404)
 
 
-def test_files_by_id(folder):
-    files = web.VideoFolder(folder)
-    assert len(files) == 3  # a, b and the link within the folder
-    assert files.find("a") == files.find("a.mp4") == files.find("a.mov") == folder / "a.mp4"
-    assert files.find("within") == folder / "within.mp4"
-    for name in (
-        "out",
-        "out.mp4",
-        "notes",
-        "notes.txt",
-        "../secret",
-        "../secret.mp4",
-        str(folder / "a"),
-        "",
-        ".",
-        "\0",
-    ):
-        assert files.find(name) is None
-
-
-def test_the_full_name_counts_before_the_stem(tmp_path):
-    for name in ("x.avi", "x.mp4", "x.mp4.webm", "y.MKV", "v_1.5.webm"):
-        (tmp_path / name).write_bytes(b"")
-    files = web.VideoFolder(tmp_path)
-    assert files.find("x.avi").name == "x.avi"
-    assert files.find("x").name == files.find("x.mov").name == "x.mp4"  # which browsers play
-    assert files.find("x.mp4").name == "x.mp4"
-    assert files.find("y").name == "y.MKV" and files.find("v_1.5").name == "v_1.5.webm"
-
-
-def test_a_file_that_becomes_a_link_is_no_longer_served(tmp_path):
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "secret").write_bytes(b"SECRET")
-    file = tmp_path / "videos" / "a.mp4"
-    file.write_bytes(b"of a")
-    files = web.VideoFolder(tmp_path / "videos")
-    assert files.find("a") == file
-    file.unlink()
-    assert files.find("a") is None
-    file.symlink_to(tmp_path / "secret")
-    assert files.find("a") is None
-
-
-def test_a_folder_that_is_none():
-    with pytest.raises(UserError, match="--videos=/nowhere is no folder"):
-        web.VideoFolder(Path("/nowhere"))
-    assert web.VideoFolder(None).find("a") is None
-
-
-# --- many who ask ------------------------------------------------------------------------------------
-
-
-def asked_together(questions, search, waiting=web.MAX_WAITING):
-    """Answers or errors of questions (sentence, k, video) that all wait before the first search."""
-
-    async def together():
-        queue = web.SearchQueue(search)
-        asking = [asyncio.ensure_future(queue.ask(*question)) for question in questions]
-        await asyncio.sleep(0)  # all have asked
-        running = asyncio.ensure_future(queue.run())
-        found = await asyncio.gather(*asking, return_exceptions=True)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        return found
-
-    return asyncio.run(together())
-
-
-def counting(calls):
-    def counted(sentences, k, video):
-        calls.append((len(sentences), video))
-        return search(sentences, k, video)
-
-    return counted
-
-
-def test_who_waits_is_answered_together():
-    questions = [(f"sentence {i}", 1 + i % 50, None) for i in range(37)]
-    calls = []
-    found = asked_together(questions, counting(calls))
-    assert found == [search([sentence], k, video)[0] for sentence, k, video in questions]
-    assert calls == [(16, None), (16, None), (8, None)]  # 37 are 16 + 16 + 5, and 5 are searched as 8
-
-
-def test_videos_take_turns():
-    calls = []
-    questions = [(f"sentence {i}", 2, None) for i in range(18)] + [("other", 3, "a"), ("sentence", 2, "a")]
-    found = asked_together(questions, counting(calls))
-    assert found == [search([sentence], k, video)[0] for sentence, k, video in questions]
-    assert calls == [(16, None), (2, "a"), (2, None)]
-
-
-def test_a_query_that_fails_fails_alone():
-    sentences = [f"sentence {i}" for i in range(11)]
-    sentences[3], sentences[8] = "???", "break"
-    found = asked_together([(sentence, 4, None) for sentence in sentences], search)
-    assert isinstance(found[3], UserError) and isinstance(found[8], RuntimeError)
-    for i in set(range(11)) - {3, 8}:
-        assert found[i] == search([sentences[i]], 4, None)[0]
-
-
-def test_too_many_are_refused_at_once(monkeypatch):
-    monkeypatch.setattr(web, "MAX_WAITING", 3)
-    found = asked_together([(f"sentence {i}", 1, None) for i in range(5)], search)
-    assert found[:3] == [search([f"sentence {i}"], 1, None)[0] for i in range(3)]
-    assert [error.status_code for error in found[3:]] == [503, 503]
-
-
 def test_a_refused_client_is_told_to_ask_again(port, monkeypatch):
-    monkeypatch.setattr(web, "MAX_WAITING", 0)
+    monkeypatch.setattr(waiting, "MAX_WAITING", 0)
     status, headers, content = request(
         port, "POST", "/search", b'{"query": "a person"}', **{"Content-Type": "application/json"}
     )
     assert status == 503 and headers["Retry-After"] == "1"
     assert json.loads(content)["message"].startswith("Too many questions are waiting")
-
-
-def test_a_client_that_leaves_does_not_stop_the_others():
-    async def leaving():
-        queue = web.SearchQueue(search)
-        left = asyncio.ensure_future(queue.ask("gone", 1, None))
-        stays = asyncio.ensure_future(queue.ask("stays", 1, None))
-        await asyncio.sleep(0)
-        left.cancel()
-        running = asyncio.ensure_future(queue.run())
-        found = await stays
-        running.cancel()
-        await asyncio.gather(running, left, return_exceptions=True)
-        return found
-
-    assert asyncio.run(leaving()) == search(["stays"], 1, None)[0]
 
 
 # --- the address -------------------------------------------------------------------------------------
@@ -418,10 +324,11 @@ def test_interrupt_ends_it_even_while_a_video_is_watched(tmp_path, host, foreign
     program = f"""
         from pathlib import Path
         from vmr_jax.modes import serve
-        from vmr_jax.retrieval import web
-        files = web.VideoFolder(Path({str(tmp_path)!r}))
-        service = web.Service("test", lambda s, k, v: [[]] * len(s), {{"a": 1.0}}, files)
-        serve.run(service, serve.listening("{host}", 0), {token!r})
+        from vmr_jax.retrieval import corpus, web
+        from vmr_jax.retrieval.video_folder import VideoFolder
+        files = VideoFolder(Path({str(tmp_path)!r}))
+        service = web.Service(corpus.RunCorpus("test", lambda s, k, v: [[]] * len(s), {{"a": 1.0}}, files))
+        serve.answer(service, serve.listening("{host}", 0), {token!r})
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -30,7 +30,7 @@ def run_service(trained, tmp_path_factory):
     videos, made = tmp_path_factory.mktemp("videos"), []
     (videos / "val_0001.mp4").write_bytes(b"of val_0001")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve, "run", lambda service, *_: made.append(service))
+        patch.setattr(serve, "answer", lambda service, *_: made.append(service))
         serve.serve(*trained, "127.0.0.1", 0, str(videos))
     return made[0]
 
@@ -38,9 +38,10 @@ def run_service(trained, tmp_path_factory):
 def test_serve_knows_the_videos_of_the_run(trained, run_service):
     dataset = Experiment(trained[0]).dataset
     lengths = {v.id: v.duration for name in dataset.split_names for v in dataset.split(name).videos}
-    assert run_service.durations == lengths
-    assert run_service.title == f"fvmr on storyboard, {len(lengths):,} videos"
-    assert run_service.files.find("val_0001") and not run_service.files.find("val_0000")
+    corpus = run_service.corpus
+    assert {video.id: video.duration for video in corpus.videos().values()} == lengths
+    assert corpus.title == f"fvmr on storyboard, {len(lengths):,} videos"
+    assert corpus.file("val_0001") and not corpus.file("val_0000")
 
 
 def test_fifty_clients_get_the_answers_of_the_index(trained, run_service):

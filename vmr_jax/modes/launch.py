@@ -53,6 +53,10 @@ MODES = {
     "serve": Mode(
         "a page to type a sentence, over an index", "serve.serve", ("host", "port", "videos", "token", "uri")
     ),
+    "export": Mode(
+        "the best moments as clips, tables, subtitles, cuts", "export.export",
+        ("query", "video", "top", "uri", "videos", "format", "output", "exact"),
+    ),
     "score": Mode("the metrics of any program's prediction file", "score.score", ("predictions",)),
     "compare": Mode("one table of several runs: DIR DIR ...", "compare.compare", (), ("workdir",)),
     "models": Mode(
@@ -67,6 +71,14 @@ OF_LIBRARY = {  # what these modes are with --library in the place of --config a
     "search": Mode(
         "the same in a library of videos", "search.search_library",
         ("library", "run", "query", "video", "top", "window", "encoder_dir"), (),
+    ),
+    "serve": Mode(
+        "the page of a library", "serve.serve_library",
+        ("library", "run", "host", "port", "token", "window", "encoder_dir", "allow_upload"), (),
+    ),
+    "export": Mode(
+        "the same from a library", "export.export_library",
+        ("library", "run", "query", "video", "top", "window", "encoder_dir", "format", "output", "exact"), (),
     ),
 }  # fmt: skip
 
@@ -90,21 +102,24 @@ flags.DEFINE_string("dtype", None, "Of the rows, if not config.retrieval.dtype."
 flags.DEFINE_string("uri", None, "A Milvus server, or file of Milvus Lite (FILE.db), not a folder.")
 flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machines reach 0.0.0.0.")
 flags.DEFINE_integer("port", 8000, "The port.")
-flags.DEFINE_string("token", None, "What who asks must know; VMR_JAX_TOKEN where not given.")
+flags.DEFINE_string("token", None, "Of the page; else VMR_JAX_TOKEN.")
 flags.DEFINE_string("family", None, "Only of this family, such as ranking.")
 flags.DEFINE_string("supervision", None, "Only full, weak or none.")
 flags.DEFINE_string("dataset", None, "Only those whose config has this dataset; only the rows of it.")
 flags.DEFINE_string("feature", None, "Only rows with these features, such as c3d; unknown: not stated.")
-flags.DEFINE_string("output", None, "File to write: .txt, .csv or .html.")
+flags.DEFINE_string("output", None, "File to write, or folder of clips.")
+flags.DEFINE_string("format", None, "Of the export, such as mp4.")
+flags.DEFINE_boolean("exact", False, "Clips from the very frame, encoded anew.")
+flags.DEFINE_boolean("allow_upload", False, "The page takes and removes videos.")
 flags.DEFINE_boolean("imports", None, "Only those whose official checkpoints can be imported, or not.")
 flags.DEFINE_string("videos", None, "Folder of video files; those that the page plays are named by video id.")
 flags.DEFINE_string("library", None, "Folder of a library of videos.")
-flags.DEFINE_string("encoder", None, "Of the frames: pixels, clip or siglip; that of the library, or pixels.")
+flags.DEFINE_string("encoder", None, "Of frames: pixels, clip or siglip.")
 flags.DEFINE_string("encoder_dir", None, "Folder of the encoder's weights.")
 flags.DEFINE_boolean("watch", False, "Follows the folder until Ctrl-C.")
 flags.DEFINE_string("beam", None, "Options of Apache Beam, which then encodes: '--runner=DirectRunner ...'.")
-flags.DEFINE_string("run", None, "Folder of a trained run, whose moments are searched in the library.")
-flags.DEFINE_float("window", None, "Seconds; longer videos are searched in parts of that length.")
+flags.DEFINE_string("run", None, "Folder of a run that searches a library.")
+flags.DEFINE_float("window", None, "Seconds; of longer videos, parts.")
 
 
 def main(argv: list[str]) -> None:
@@ -198,6 +213,11 @@ def _own_flags() -> list[flags.Flag]:
     return FLAGS.flags_by_module_dict()[__name__]
 
 
+def _read(mode: Mode) -> str:
+    """The flags of a mode as --help shows them."""
+    return f" [{' '.join(f'--{flag}' for flag in mode.flags)}]" if mode.flags else ""
+
+
 def help_text(program: str) -> str:
     """The text of --help: the modes with their flags, and the flags."""
     lines = [
@@ -209,9 +229,10 @@ def help_text(program: str) -> str:
         "",
         "modes, and the flags that they read:",
     ]
-    for name, mode in [*MODES.items(), *OF_LIBRARY.items()]:
-        read = f" [{' '.join(f'--{flag}' for flag in mode.flags)}]" if mode.flags else ""
-        lines.append(f"  {name:<9} {mode.does}{read}")
+    for name, mode in MODES.items():
+        lines.append(f"  {name:<9} {mode.does}{_read(mode)}")
+        if name in OF_LIBRARY:
+            lines[-1] += f" or{_read(OF_LIBRARY[name])}"
     lines += ["", "flags:"]
     told = [f"--{flag.name:<12} {flag.help}" for flag in _own_flags()]
     short = [text for text in told if len(text) < _COLUMN]

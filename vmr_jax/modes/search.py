@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vmr_jax.errors import printable_line
-from vmr_jax.library import WINDOW, Hit, Library
+from vmr_jax.library import WINDOW, Library
 from vmr_jax.modes.index import open_index
 from vmr_jax.modes.predict import check_query
 from vmr_jax.retrieval.calibration import no_match
+from vmr_jax.retrieval.hits import Hit
 from vmr_jax.retrieval.index import Found
 
 

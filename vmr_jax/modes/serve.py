@@ -1,16 +1,24 @@
-"""`--mode=serve`: a local page that asks a run's index and plays what it finds; `web` holds its answers."""
+"""`--mode=serve`: a local page that asks a run's index, or a library of videos, and plays what it finds.
+
+`retrieval/web.py` holds its answers.
+"""
 
 import functools
 import ipaddress
 import os
 import socket
-from collections.abc import Sequence
+import urllib.parse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Dataset
+from vmr_jax.library import WINDOW, Library
 from vmr_jax.modes.index import open_index
+from vmr_jax.retrieval.calibration import CONFIDENT
+from vmr_jax.retrieval.hits import Hit, ServedVideo
+from vmr_jax.retrieval.video_folder import VideoFolder
 
 _SECONDS_TO_END = 2  # that open requests are given after Ctrl-C
 
@@ -42,9 +50,11 @@ def serve(
       UserError: the port is taken, the folder or the index is missing, Starlette is not installed, or other
         machines could ask without a token.
     """
-    web, access = _web()
+    web = _web()
+    from vmr_jax.retrieval import access, corpus, waiting
+
     token = token or os.environ.get("VMR_JAX_TOKEN")
-    files = web.VideoFolder(Path(videos) if videos else None)
+    files = VideoFolder(Path(videos) if videos else None)
     with listening(host, port) as listener:
         access.check_token(token, host, _is_loopback(listener))
         print(f"Opening the index of {workdir} ...", flush=True)
@@ -53,29 +63,141 @@ def serve(
         def search(sentences, k, video):
             return index.search(sentences, k=k, video=video)
 
-        for size in web.batch_sizes():
-            search(["a person"] * size, web.MAX_MOMENTS, None)
-        durations = _durations(config, index.store.videos)
+        for size in waiting.batch_sizes():
+            search(["a person"] * size, waiting.MAX_MOMENTS, None)
+        durations = durations_of(config, index.store.videos)
         title = f"{config.model.name} on {config.dataset.name}, {len(durations):,} videos"
         if videos:
             playable = sum(files.find(video) is not None for video in durations)
             print(f"{playable:,} of {len(durations):,} videos have a file in {videos}.", flush=True)
-        run(web.Service(title, search, durations, files), listener, token)
+        answer(web.Service(corpus.RunCorpus(title, search, durations, files)), listener, token)
+
+
+def serve_library(
+    library: str | Library,
+    host: str,
+    port: int,
+    token: str | None = None,
+    run: str | None = None,
+    window: float | None = None,
+    encoder_dir: str | None = None,
+    allow_upload: bool = False,
+    opens: str = "",
+) -> None:
+    """Serves the page of a library of videos until Ctrl-C.
+
+    Args:
+      library: its folder, or the library itself.
+      host: the address to listen on.
+      port: the port; 0 takes a free one.
+      token: who asks must know it; None is the environment variable VMR_JAX_TOKEN.
+      run: folder of a trained run, whose moments take the place of the encoder's own scores.
+      window: seconds; longer videos are searched in parts; None is the default of `Library`.
+      encoder_dir: folder of the encoder's weights, where it is no longer the one of the library.
+      allow_upload: whether the page takes videos, and removes them.
+      opens: what follows '/' in the address that is printed: '?q=SENTENCE' opens the page with an answer.
+
+    Raises:
+      UserError: the port is taken, the folder holds no library, Starlette is not installed, or other machines
+        could ask without a token.
+    """
+    web = _web()
+    from vmr_jax.retrieval import access
+
+    token = token or os.environ.get("VMR_JAX_TOKEN")
+    with listening(host, port) as listener:
+        access.check_token(token, host, _is_loopback(listener))
+        if not isinstance(library, Library):
+            print(f"Opening the library {library} ...", flush=True)
+            library = Library(library, run=run, window=window or WINDOW, encoder_dir=encoder_dir)
+        corpus = LibraryCorpus(library)
+        service = web.Service(corpus, corpus if allow_upload else None)
+        answer(service, listener, token, opens)
+
+
+class LibraryCorpus:
+    """A library of videos as the page serves it (`retrieval.corpus.Editable`).
+
+    Args:
+      library: the library.
+    """
+
+    threshold = CONFIDENT
+
+    def __init__(self, library: Library):
+        self._library = library
+        self._known: tuple[Any, Mapping[str, ServedVideo]] = (None, {})
+
+    @property
+    def title(self) -> str:
+        """How many videos there are, and what scores them."""
+        library, videos = self._library, self._library.manifest.videos
+        by = library.run.config.model.name if library.run else library.manifest.encoder["name"]
+        return f"{by} on {library.path.name}, {len(videos):,} video{'' if len(videos) == 1 else 's'}"
+
+    @property
+    def uploads(self) -> Path:
+        """The folder for files that are sent."""
+        return self._library.path / "uploads"
+
+    def videos(self) -> Mapping[str, ServedVideo]:
+        """The videos by id, the same object until they change."""
+        manifest = self._library.manifest
+        if self._known[0] is not manifest:
+            entries = manifest.videos.values()
+            self._known = manifest, {e.id: ServedVideo(e.id, e.id, e.duration, e.added) for e in entries}
+        return self._known[1]
+
+    def file(self, video: str) -> Path | None:
+        """The file of a video as long as it is the one that was encoded; None where it has changed or gone."""
+        entry = self._library.manifest.videos.get(video)
+        if entry is None:
+            return None
+        path = Path(entry.file)
+        try:
+            return path if path.is_file() and path.stat().st_size == entry.size else None
+        except OSError:
+            return None
+
+    def search(self, sentences: Sequence[str], k: int, video: str | None) -> list[list[Hit]]:
+        """The k best moments for each sentence."""
+        found = {sentence: self._library.search(sentence, k, video) for sentence in dict.fromkeys(sentences)}
+        return [found[sentence] for sentence in sentences]
+
+    def thumbnail(self, video: str, second: float) -> bytes:
+        """The frame at a second as JPEG."""
+        return self._library.thumbnail(video, second)
+
+    def add(self, path: Path) -> str:
+        """Takes a file in; its id. UserError where it cannot be read, or is there already."""
+        (outcome,) = self._library.add(path)
+        if outcome.what == "duplicate":
+            raise UserError(f"This video is in the library already, as {outcome.reason}.")
+        if outcome.what == "unreadable":
+            raise UserError(f"It cannot be read: {outcome.reason}.")
+        return self._library.manifest.by_file()[outcome.file].id
+
+    def remove(self, video: str) -> None:
+        """Takes a video out; its file is deleted where it was sent here."""
+        file = Path(self._library.manifest.videos[video].file)
+        self._library.remove(video)
+        if file.parent == self.uploads.absolute():
+            file.unlink(missing_ok=True)
 
 
 def _web():
     try:
         import uvicorn  # noqa: F401
 
-        from vmr_jax.retrieval import access, web
+        from vmr_jax.retrieval import web
     except ModuleNotFoundError as error:
         raise UserError(
             f"--mode=serve needs {error.name}, which is not installed: pip install -e '.[serve]'"
         ) from None
-    return web, access
+    return web
 
 
-def _durations(config, videos: Sequence[str]) -> dict[str, float]:
+def durations_of(config, videos: Sequence[str]) -> dict[str, float]:
     """Video id -> seconds, of the videos of an index; 0 where the dataset has no such video."""
     dataset = Dataset(config.dataset, annotations_only=True)
     known = {video.id: video.duration for name in dataset.split_names for video in dataset.split(name).videos}
@@ -105,7 +227,7 @@ def _is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def run(service, listener: socket.socket, token: str | None = None) -> None:
+def answer(service, listener: socket.socket, token: str | None = None, opens: str = "") -> None:
     """Answers on a listening socket until Ctrl-C, and prints the address.
 
     On a loopback address only requests for a name of this machine are answered; on another, a warning says that
@@ -115,6 +237,7 @@ def run(service, listener: socket.socket, token: str | None = None) -> None:
       service: a `web.Service`.
       listener: from `listening`.
       token: who asks must know it; None asks for none.
+      opens: what follows '/' in the address that is printed.
     """
     host, port = listener.getsockname()[:2]
     local = _is_loopback(listener)
@@ -128,7 +251,10 @@ def run(service, listener: socket.socket, token: str | None = None) -> None:
     if ipaddress.ip_address(host).is_unspecified:
         host = "localhost"
     shown = f"[{host}]" if ":" in host else host
-    print(f"Open http://{shown}:{port}/ in a browser; Ctrl-C ends.", flush=True)
+    print(
+        f"Open http://{shown}:{port}/{urllib.parse.quote(opens, safe='?=&%')} in a browser; Ctrl-C ends.",
+        flush=True,
+    )
     names = ["localhost", "127.0.0.1", "[::1]", shown] if local else ["*"]
     try:
         make_server(service, names, token).run([listener])

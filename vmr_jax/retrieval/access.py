@@ -1,6 +1,8 @@
 """The token of `--mode=serve`: who does not know it gets a page that asks for it, and nothing else."""
 
+import html
 import secrets
+import urllib.parse
 from importlib import resources
 
 from starlette.datastructures import QueryParams
@@ -67,7 +69,8 @@ class TokenGate:
             return None
         if not _same(given, self._token):
             return self._refused(asking, "This is not the token.")
-        answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
+        kept = urllib.parse.urlencode(_others(asking))  # a link to a moment still leads to it
+        answer = RedirectResponse(f"/?{kept}" if kept else "/", 303, {"Cache-Control": "no-store"})
         answer.set_cookie(_cookie(asking), self._session, httponly=True, samesite="lax")
         return answer
 
@@ -83,12 +86,23 @@ class TokenGate:
             return JSONResponse({"message": message}, 401, headers)
         nonce = secrets.token_urlsafe(16)
         headers["Content-Security-Policy"] = _POLICY.format(nonce=nonce)
-        return HTMLResponse(self._form.replace("{nonce}", nonce).replace("{why}", why), 401, headers)
+        kept = "".join(
+            f'<input type="hidden" name="{html.escape(name)}" value="{html.escape(value)}">'
+            for name, value in _others(asking)
+        )
+        form = self._form.replace("{nonce}", nonce).replace("{why}", why).replace("{kept}", kept)
+        return HTMLResponse(form, 401, headers)
 
 
 def _cookie(asking: HTTPConnection) -> str:
     """Its name has the port, as browsers send a host's cookies to all ports of it."""
     return f"vmr_jax_{(asking.scope.get('server') or ('', 0))[1]}"
+
+
+def _others(asking: HTTPConnection) -> list[tuple[str, str]]:
+    """What an address asks for beside the token."""
+    given = QueryParams(asking.scope["query_string"]).multi_items()
+    return [(name, value) for name, value in given if name != "token"]
 
 
 def _same(given: str, expected: str) -> bool:

@@ -29,13 +29,16 @@ class Limits(NamedTuple):
 
     Attributes:
       connections: number of them; of more, the one that has waited longest for its client is closed.
-      request: seconds from the first byte of a request, or the start of the connection, to its last byte.
+      request: seconds from the first byte of a request, or the start of the connection, to its last byte; who
+        sends a file gets as many more as it takes at `rate`.
       unread: seconds in which a client reads nothing of its answer.
+      rate: bytes a second at which a file must come.
     """
 
     connections: int = 256
     request: float = 10.0
     unread: float = 60.0
+    rate: float = 1e5
 
 
 class LimitedProtocol(H11Protocol):
@@ -68,6 +71,7 @@ class LimitedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Reads in pieces: h11 counts only what it had before a piece that ends the head."""
+        self._since = min(self.loop.time(), self._since + len(data) / self._limits.rate)
         for first in range(0, len(data), MAX_HEAD):
             if not self.transport.is_closing():
                 super().data_received(data[first : first + MAX_HEAD])

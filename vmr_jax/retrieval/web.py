@@ -1,51 +1,64 @@
-"""The page of `--mode=serve` and the small Starlette application that answers it.
+"""The Starlette application of `--mode=serve`: the page, and the interface for programs.
 
-  GET  /                    the page
-  POST /search              {"query", "k", "video"} -> {"moments": [{"video", "start", "end", "score",
-                            "duration", "playable"}]}, best first, in seconds
-  GET  /videos?prefix=TEXT  {"videos": [the first ids that begin so]}
+  GET  /                    the page; /page/NAME are its files
+  GET  /about               what is served, and what can be asked of it
+  GET  /openapi.json        the description of all this for programs
+  POST /search              {"query", "k", "video", ...} -> {"moments": [...], "confident"}, best first
+  GET  /videos              {"videos": [...], "next"}: by id, those whose id begins so
   GET  /video/ID            the file of a video, or a range of its bytes
+  GET  /thumbnail/ID?t=S    the frame at a second, as JPEG
+  POST /export              {"moments", "format", ...} -> a file
+  POST /videos?name=NAME    takes a video file, where uploads are allowed; GET /uploads/N says what became of it
+  DELETE /video/ID          takes a video out, likewise
 
-What is refused is JSON with a `message` and a status of 400 or more. One thread searches: requests wait for it
-on the event loop and are answered together.
+What is refused is JSON with a `message` and a status of 400 or more. Times are in seconds.
 """
 
 import asyncio
 import bisect
 import contextlib
+import hashlib
 import html
-import json
-import logging
+import itertools
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+import tempfile
+import time
+import urllib.parse
+import zipfile
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+import vmr_jax
 from vmr_jax.errors import UserError, printable_line
-from vmr_jax.input.queries import check_sentence
+from vmr_jax.retrieval import export, questions
 from vmr_jax.retrieval.access import TokenGate
 from vmr_jax.retrieval.connections import Seldom
-from vmr_jax.retrieval.index import Found
+from vmr_jax.retrieval.corpus import Corpus, Editable
+from vmr_jax.retrieval.hits import ServedVideo
+from vmr_jax.retrieval.openapi import description
+from vmr_jax.retrieval.uploads import Uploads
+from vmr_jax.retrieval.waiting import MAX_MOMENTS, SearchQueue
+from vmr_jax.retrieval.workers import Workers
 
-log = logging.getLogger("vmr_jax")
 seldom = Seldom()
 
-MAX_MOMENTS = 50
-MAX_BODY = 1 << 14  # bytes: a query of 1000 characters takes at most 12,000 in JSON
-MAX_WAITING = 256  # sentences; who comes later is told to ask again
-MAX_BATCH = 16  # sentences of one search
+MAX_PICTURES = 256  # that wait to be cut
+MAX_EXPORTS = 8  # that wait to be written
+EXPORT_SECONDS = 120.0  # that cutting may take
 SUGGESTIONS = 20
-SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi")  # of video files; what browsers play best comes first
+MAX_VIDEOS = 500  # of one answer
 
 HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -56,255 +69,260 @@ HEADERS = (
 )
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-    "media-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "media-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-Search = Callable[[Sequence[str], int, str | None], Sequence[Sequence[Found]]]  # (sentences, k, video)
-
-
-class VideoFolder:
-    """The video files of a folder, listed once.
-
-    Args:
-      folder: holds files named by video id, with one of `SUFFIXES`; None has no file. UserError where it is no
-        folder.
-    """
-
-    def __init__(self, folder: Path | None):
-        self._folder = folder and folder.expanduser().resolve()
-        self._by_name: dict[str, Path] = {}
-        self._by_stem: dict[str, Path] = {}
-        if self._folder is None:
-            return
-        if not self._folder.is_dir():
-            raise UserError(f"--videos={folder} is no folder. Give the folder that holds the video files.")
-        files = [path for path in self._folder.iterdir() if _rank(path.suffix) is not None]
-        for path in sorted(files, key=lambda path: (_rank(path.suffix), path.name)):
-            if self._served(path):
-                self._by_name[path.name] = path
-                self._by_stem.setdefault(path.stem, path)
-            else:
-                log.warning(
-                    "%s is not served: no file, or a link out of the folder.", printable_line(str(path))
-                )
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-    def find(self, video: str) -> Path | None:
-        """The file of a video id, which may carry the suffix of another file; None where there is none."""
-        stem = video if _rank(Path(video).suffix) is None else Path(video).stem
-        found = self._by_name.get(video) or self._by_stem.get(video) or self._by_stem.get(stem)
-        return found if found and self._served(found) else None
-
-    def _served(self, path: Path) -> bool:
-        """Whether it is, now, a file whose real place is in the folder."""
-        real = path.resolve()
-        return self._folder is not None and real.is_relative_to(self._folder) and real.is_file()
-
-
-def _rank(suffix: str) -> int | None:
-    suffix = suffix.lower()
-    return SUFFIXES.index(suffix) if suffix in SUFFIXES else None
-
-
-class _Waiting(NamedTuple):
-    sentence: str
-    answer: asyncio.Future
-
-
-class SearchQueue:
-    """Lets one thread search, for all who wait and ask the same video (or all videos) at once.
-
-    All but `_answers` runs on the event loop, so nothing is locked.
-
-    Args:
-      search: function of type `Search`; it is called by one thread at a time, always for `MAX_MOMENTS` moments
-        and for 1, 2, 4, 8 or 16 sentences, so that the devices see few shapes.
-    """
-
-    def __init__(self, search: Search):
-        self._search = search
-        self._waiting: dict[str | None, list[_Waiting]] = {}  # by video, those who came first in front
-        self._count = 0
-        self._some = asyncio.Event()
-
-    async def ask(self, sentence: str, k: int, video: str | None) -> Sequence[Found]:
-        """The k best moments. HTTPException 503 where too many wait; what the search raises, is raised.
-
-        NMS keeps moments from the best down, so the k best are the first k of more.
-        """
-        if self._count >= MAX_WAITING:
-            raise HTTPException(
-                503, "Too many questions are waiting. Ask again in a moment.", {"Retry-After": "1"}
-            )
-        waiting = _Waiting(sentence, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(video, []).append(waiting)
-        self._count += 1
-        self._some.set()
-        return (await waiting.answer)[:k]
-
-    async def run(self) -> None:
-        """Answers until it is cancelled."""
-        with ThreadPoolExecutor(1) as thread:
-            while True:
-                await self._some.wait()
-                video, batch = self._next()
-                sentences = [waiting.sentence for waiting in batch]
-                answers = await asyncio.get_running_loop().run_in_executor(
-                    thread, self._answers, sentences, video
-                )
-                for waiting, answer in zip(batch, answers):
-                    if waiting.answer.done():  # its request was cancelled
-                        continue
-                    if isinstance(answer, Exception):
-                        waiting.answer.set_exception(answer)
-                    else:
-                        waiting.answer.set_result(answer)
-
-    def _next(self) -> tuple[str | None, list[_Waiting]]:
-        """Takes the first of the video whose turn it is; the others of that video wait for its next turn."""
-        video = next(iter(self._waiting))
-        everyone = self._waiting.pop(video)
-        batch, rest = everyone[:MAX_BATCH], everyone[MAX_BATCH:]
-        if rest:
-            self._waiting[video] = rest  # behind the other videos
-        self._count -= len(batch)
-        if not self._count:
-            self._some.clear()
-        return video, batch
-
-    def _answers(self, sentences: list[str], video: str | None) -> list[Sequence[Found] | Exception]:
-        """An answer or an error each: where a search fails, its halves are tried, down to single sentences."""
-        filled = sentences + sentences[-1:] * (_power_of_two(len(sentences)) - len(sentences))
-        try:
-            found: list[Sequence[Found] | Exception] = [*self._search(filled, MAX_MOMENTS, video)]
-            return found[: len(sentences)]
-        except Exception as error:
-            if len(sentences) == 1:
-                return [error]
-            half = len(sentences) // 2
-            return self._answers(sentences[:half], video) + self._answers(sentences[half:], video)
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest one that is not below n."""
-    return 1 << (n - 1).bit_length()
-
-
-def batch_sizes() -> list[int]:
-    """The numbers of sentences that a search of `SearchQueue` can have."""
-    return [1 << i for i in range(MAX_BATCH.bit_length())]
-
-
-class Asked(NamedTuple):
-    """A checked request of /search."""
-
-    query: str
-    k: int
-    video: str | None
-
-
-def asked(body: bytes) -> Asked:
-    """Reads the JSON of a request; HTTPException 400, or UserError, says what is wrong with it."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "The request is not JSON.") from None
-    if not isinstance(fields, dict):
-        raise HTTPException(400, "The request is no JSON object with the field query.")
-    query, k, video = fields.get("query"), fields.get("k", 10), fields.get("video")
-    if not isinstance(query, str) or not query.strip():
-        raise HTTPException(400, "Type a sentence first.")
-    if type(k) is not int or not 1 <= k <= MAX_MOMENTS:
-        raise HTTPException(400, f"The number of moments (k) must be a whole number from 1 to {MAX_MOMENTS}.")
-    if video is not None and not isinstance(video, str):
-        raise HTTPException(400, "The video must be the id of one, as text.")
-    if any("\ud800" <= character <= "\udfff" for character in query + (video or "")):
-        raise HTTPException(400, "The request has half of a surrogate pair, which is no text.")
-    check_sentence(query)
-    return Asked(query, k, video or None)
+_FILES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
 class Service:
     """The answers to requests.
 
     Args:
-      title: name of the run that is searched, shown on the page.
-      search: function of type `Search`.
-      durations: video id -> seconds, of all videos that can be asked for.
-      files: the video files.
+      corpus: what is searched.
+      editable: the same, where files may be sent and videos removed; None allows neither.
     """
 
-    def __init__(self, title: str, search: Search, durations: Mapping[str, float], files: VideoFolder):
-        self.title, self.durations, self.files = title, durations, files
-        self.queue = SearchQueue(search)
-        self._ids = sorted((video.casefold(), video) for video in durations)
-        self._page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    def __init__(self, corpus: Corpus, editable: Editable | None = None):
+        self.corpus = corpus
+        self.queue = SearchQueue(corpus.search)
+        self.uploads = Uploads(editable, seldom) if editable is not None else None
+        self._editable = editable
+        self._pictures, self._exports = Workers(2, MAX_PICTURES), Workers(1, MAX_EXPORTS)
+        self._orders = itertools.count()
+        self._sorted: tuple[Mapping[str, ServedVideo], list[tuple[str, str]]] | None = None
+        folder = resources.files(__package__) / "page"
+        self._page = folder.joinpath("page.html").read_text(encoding="utf-8")
+        self._files = {f.name: f.read_bytes() for f in folder.iterdir() if Path(f.name).suffix in _FILES}
+
+    def close(self) -> None:
+        """Begins nothing more."""
+        for workers in (self._pictures, self._exports, self.uploads):
+            if workers is not None:
+                workers.close()
+
+    # --- the page -------------------------------------------------------------------------------
 
     async def page(self, request: Request) -> HTMLResponse:
         """GET /."""
         nonce = secrets.token_urlsafe(16)
-        content = self._page.replace("{nonce}", nonce).replace("{title}", html.escape(self.title))
+        content = self._page.replace("{nonce}", nonce).replace("{title}", html.escape(self.corpus.title))
         headers = {"Content-Security-Policy": _POLICY.format(nonce=nonce), "Cache-Control": "no-store"}
         return HTMLResponse(content, headers=headers)
 
+    async def page_file(self, request: Request) -> Response:
+        """GET /page/NAME: the style and the scripts of the page."""
+        name = request.path_params["name"]
+        if name not in self._files:
+            raise HTTPException(404, "The page has no such file.")
+        content = self._files[name]
+        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=_FILES[Path(name).suffix], headers=headers)
+
+    async def about(self, request: Request) -> JSONResponse:
+        """GET /about."""
+        videos = self.corpus.videos()
+        return JSONResponse(
+            {
+                "program": "vmr_jax",
+                "version": vmr_jax.__version__,
+                "title": self.corpus.title,
+                "videos": len(videos),
+                "dates": any(video.added is not None for video in videos.values()),
+                "threshold": self.corpus.threshold,
+                "max_moments": MAX_MOMENTS,
+                "formats": list(export.FORMATS),
+                "upload": self.uploads is not None,
+                "max_upload": self.uploads.most if self.uploads else 0,
+            }
+        )
+
+    async def openapi(self, request: Request) -> JSONResponse:
+        """GET /openapi.json."""
+        return JSONResponse(description())
+
+    # --- search -----------------------------------------------------------------------------------
+
     async def search(self, request: Request) -> JSONResponse:
         """POST /search."""
-        # A page of another origin can send JSON under this name only after asking, which is refused.
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
-        question = asked(await _bounded_body(request))
+        question = questions.asked(await questions.read(request, questions.MAX_BODY))
+        videos = self.corpus.videos()
         if question.video is not None:
-            self._check_video(question.video)
-        found = await self.queue.ask(*question)
-        return JSONResponse({"moments": self._moments(found)})
+            _check_video(question.video, videos)
+        keep = None
+        if question.filter is not None:
+            wanted = {video.id for video in videos.values() if question.filter.keeps(video)}
 
-    def _moments(self, found: Sequence[Found]) -> list[dict[str, Any]]:
+            def keep(moment: Any) -> bool:
+                return moment.video in wanted
+
+        found = await self.queue.ask(question.query, question.k, question.video, keep)
+        return JSONResponse({"moments": self._moments(found), "confident": self._is_confident(found)})
+
+    def _is_confident(self, found: Sequence[Any]) -> bool | None:
+        """Whether the best moment is a match; None where scores are not calibrated."""
+        sure = getattr(found[0], "confidence", None) if found else None
+        return None if sure is None or self.corpus.threshold is None else sure >= self.corpus.threshold
+
+    def _moments(self, found: Sequence[Any]) -> list[dict[str, Any]]:
         """As JSON; a video whose length is not known ends with the last of its moments."""
-        ends: dict[str, float] = {}
+        videos = self.corpus.videos()
+        known = {moment.video: videos.get(moment.video) for moment in found}
+        ends = {name: video.duration if video else 0.0 for name, video in known.items()}
         for moment in found:
-            ends[moment.video] = max(moment.end, ends.get(moment.video, self.durations.get(moment.video, 0.0)))
-        playable = {video: self.files.find(video) is not None for video in ends}
+            ends[moment.video] = max(moment.end, ends[moment.video])
+        playable = {video: self.corpus.file(video) is not None for video in ends}
+        scores = [moment.score for moment in found]
         return [
-            {**moment._asdict(), "duration": ends[moment.video], "playable": playable[moment.video]}
-            for moment in found
+            {
+                "video": moment.video,
+                "title": video.title if (video := known[moment.video]) else moment.video,
+                "start": moment.start,
+                "end": moment.end,
+                "score": moment.score,
+                "confidence": getattr(moment, "confidence", None),
+                "rank": rank,
+                "gap": moment.score - scores[rank] if rank < len(found) else 0.0,
+                "duration": ends[moment.video],
+                "playable": playable[moment.video],
+            }
+            for rank, moment in enumerate(found, 1)
         ]
 
+    # --- videos -----------------------------------------------------------------------------------
+
     async def videos(self, request: Request) -> JSONResponse:
-        """GET /videos: upper and lower case are the same."""
+        """GET /videos: upper and lower case are the same; `after` goes on where the last answer ended."""
         prefix = request.query_params.get("prefix", "").casefold()
-        first = bisect.bisect_left(self._ids, (prefix, ""))
-        near = self._ids[first : first + SUGGESTIONS]
-        return JSONResponse({"videos": [video for folded, video in near if folded.startswith(prefix)]})
+        after, only = request.query_params.get("after"), request.query_params.get("id")
+        limit = request.query_params.get("limit", str(SUGGESTIONS))
+        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_VIDEOS:
+            raise HTTPException(400, f"The limit must be a whole number from 1 to {MAX_VIDEOS}.")
+        videos, ids = self._by_id()
+        if only is not None:
+            _check_video(only, videos)
+            return JSONResponse({"videos": [self._video(videos[only])], "next": None})
+        first = bisect.bisect_left(ids, (prefix, ""))
+        if after is not None:
+            first = max(first, bisect.bisect_right(ids, (after.casefold(), after)))
+        near = [video for folded, video in ids[first : first + int(limit) + 1] if folded.startswith(prefix)]
+        shown, more = near[: int(limit)], len(near) > int(limit)
+        found = [self._video(videos[video]) for video in shown]
+        return JSONResponse({"videos": found, "next": shown[-1] if more else None})
+
+    def _by_id(self) -> tuple[Mapping[str, ServedVideo], list[tuple[str, str]]]:
+        videos = self.corpus.videos()
+        if self._sorted is None or self._sorted[0] is not videos:
+            self._sorted = videos, sorted((video.casefold(), video) for video in videos)
+        return self._sorted
+
+    def _video(self, video: ServedVideo) -> dict[str, Any]:
+        return {**video._asdict(), "playable": self.corpus.file(video.id) is not None}
 
     def video(self, request: Request) -> FileResponse:
         """GET /video/ID: the id is looked up and never becomes a path. Starlette calls it in a thread."""
-        video = request.path_params["video"]
-        self._check_video(video)
-        path = self.files.find(video)
+        return FileResponse(self._file(request.path_params["video"]))
+
+    def _file(self, video: str) -> Path:
+        _check_video(video, self.corpus.videos())
+        path = self.corpus.file(video)
         if path is None:
             raise HTTPException(404, f'There is no file of the video "{video}".')
-        return FileResponse(path)
+        return path
 
-    def _check_video(self, video: str) -> None:
-        if video not in self.durations:
-            raise HTTPException(404, f'There is no video "{video[:100]}" among those that are searched.')
+    async def thumbnail(self, request: Request) -> Response:
+        """GET /thumbnail/ID?t=SECOND."""
+        video, second = request.path_params["video"], round(questions.second(request), 1)
+        self._file(video)
+        picture = await self._pictures.do((video, second), lambda: self.corpus.thumbnail(video, second))
+        return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+    # --- export -----------------------------------------------------------------------------------
+
+    async def export_file(self, request: Request) -> Response:
+        """POST /export: one file; several are packed into one."""
+        videos = self.corpus.videos()
+        order = questions.ordered(await questions.read(request, questions.MAX_EXPORT), videos)
+        folder = Path(tempfile.mkdtemp(prefix="vmr_jax_"))
+        drop = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            file = await self._exports.do(next(self._orders), lambda: self._exported(order, videos, folder))
+        except BaseException:
+            await drop()
+            raise
+        kind = "application/zip" if file.suffix == ".zip" else export.FORMATS[order.format]
+        name = f"attachment; filename*=UTF-8''{urllib.parse.quote(file.name)}"
+        headers = {"Content-Disposition": name, "Cache-Control": "no-store"}
+        return FileResponse(file, media_type=kind, headers=headers, background=drop)
+
+    def _exported(self, order: questions.Ordered, videos: Mapping[str, ServedVideo], folder: Path) -> Path:
+        latest = time.monotonic() + EXPORT_SECONDS
+        chosen = [self._chosen(moment, videos[moment["video"]], order.query) for moment in order.moments]
+        name = export.file_name(order.query or "moments")
+        stem = export.clip_name(chosen[0]) if order.format == "mp4" else name
+        single = folder / "files" / f"{stem}.{order.format}"
+        several = order.format == "mp4" and len(chosen) > 1
+        several |= order.format in ("srt", "vtt") and len({moment.video for moment in chosen}) > 1
+        target = folder / "files" if several else single
+        target.parent.mkdir(exist_ok=True)
+        try:
+            if several:
+                target.mkdir()
+            files = export.export(
+                chosen, order.format, target, order.exact, lambda: time.monotonic() > latest, places=False
+            )
+        except InterruptedError:
+            raise UserError(
+                f"Cutting took more than {EXPORT_SECONDS:g} s. Choose fewer or shorter moments, or copy them "
+                "at key frames."
+            ) from None
+        if not several:
+            return files[0]
+        packed = folder / f"{name}.zip"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for file in files:
+                archive.write(file, file.name)
+        return packed
+
+    def _chosen(self, moment: Mapping[str, Any], video: ServedVideo, query: str) -> export.Chosen:
+        file = self.corpus.file(video.id)
+        duration = video.duration or moment["end"]
+        fields = {name: moment[name] for name in ("start", "end", "score", "confidence", "rank")}
+        return export.Chosen(video.id, video.title, file, duration, **fields, query=query)
+
+    # --- changes ----------------------------------------------------------------------------------
+
+    async def upload(self, request: Request) -> JSONResponse:
+        """POST /videos?name=NAME: the body is the file."""
+        return JSONResponse(await self._uploads().receive(request), 202)
+
+    async def upload_state(self, request: Request) -> JSONResponse:
+        """GET /uploads/N."""
+        return JSONResponse(self._uploads().state(request.path_params["number"]))
+
+    def remove(self, request: Request) -> JSONResponse:
+        """DELETE /video/ID."""
+        self._uploads()
+        assert self._editable is not None
+        video = request.path_params["video"]
+        _check_video(video, self.corpus.videos())
+        self._editable.remove(video)
+        return JSONResponse({"removed": video})
+
+    def _uploads(self) -> Uploads:
+        if self.uploads is None:
+            raise HTTPException(
+                403, "This server takes and removes no videos. Start it with --allow_upload where it should.",
+                {"Connection": "close"},
+            )  # fmt: skip
+        return self.uploads
 
 
-async def _bounded_body(request: Request) -> bytes:
-    too_large = HTTPException(413, f"The request has more than {MAX_BODY:,} bytes.", {"Connection": "close"})
-    if int(request.headers.get("content-length", 0)) > MAX_BODY:  # h11 has seen that it is a number
-        raise too_large
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise too_large
-    except ClientDisconnect:
-        raise HTTPException(400, "The request was not sent to its end.") from None
-    return bytes(body)
+def _check_video(video: str, videos: Mapping[str, ServedVideo]) -> None:
+    if video not in videos:
+        raise HTTPException(404, f'There is no video "{video[:100]}" among those that are searched.')
 
 
 def make_app(service: Service, hosts: Sequence[str], token: str | None = None) -> Starlette:
@@ -324,6 +342,7 @@ def make_app(service: Service, hosts: Sequence[str], token: str | None = None) -
         yield
         searching.cancel()
         await asyncio.gather(searching, return_exceptions=True)
+        service.close()
 
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)]
     if token:
@@ -332,9 +351,17 @@ def make_app(service: Service, hosts: Sequence[str], token: str | None = None) -
     return Starlette(
         routes=[
             Route("/", service.page),
+            Route("/page/{name}", service.page_file),
+            Route("/about", service.about),
+            Route("/openapi.json", service.openapi),
             Route("/search", service.search, methods=["POST"]),
             Route("/videos", service.videos),
+            Route("/videos", service.upload, methods=["POST"]),
+            Route("/uploads/{number:int}", service.upload_state),
             Route("/video/{video:path}", service.video),
+            Route("/video/{video:path}", service.remove, methods=["DELETE"]),
+            Route("/thumbnail/{video:path}", service.thumbnail),
+            Route("/export", service.export_file, methods=["POST"]),
         ],
         middleware=middleware,
         exception_handlers=handlers,

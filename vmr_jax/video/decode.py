@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3  # seconds; Matroska rounds presentation times to milliseconds
 _MISSING = (1.0, 0.05)  # seconds and share of the length by which a whole file may end early
 # What FFmpeg may open: containers of video alone. A playlist in the guise of a video would lead to other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 
 
 class VideoFile(NamedTuple):
@@ -60,7 +60,7 @@ class Unreadable(UserError):
         super().__init__(f"{printable_line(str(path))} cannot be read as a video: {reason}.")
 
 
-def _av() -> Any:
+def pyav() -> Any:
     """PyAV, which is imported when the first file is opened.
 
     Its log stays off, as it is: with it on, threads of a codec that close wait for Python, and Python for them.
@@ -164,12 +164,12 @@ class _Reader:
         self.path, self._sought = path, False
 
     def __enter__(self) -> "_Reader":
-        av = _av()
+        av = pyav()
         with self._errors():
             if self.path.stat().st_size == 0:
                 raise Unreadable(self.path, "it is empty")
             # An absolute path is no address of another protocol, whatever its name.
-            self._file = av.open(str(self.path.absolute()), options=_OPTIONS, metadata_errors="replace")
+            self._file = av.open(str(self.path.absolute()), options=OPTIONS, metadata_errors="replace")
         try:
             picture = av.stream.Disposition.attached_pic
             streams = [s for s in self._file.streams.video if not s.disposition & picture]
@@ -196,7 +196,7 @@ class _Reader:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Turns what FFmpeg and the disk raise into `Unreadable`."""
-        av = _av()
+        av = pyav()
         try:
             yield
         except (av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError):
@@ -243,7 +243,7 @@ class _Reader:
 
     def frames(self) -> Iterator[tuple[float, "av.VideoFrame"]]:
         """The frames with the seconds from which on they are shown, which rise."""
-        av = _av()
+        av = pyav()
         decoded = broken = 0
         before = -math.inf
         packets = self.packets()
@@ -337,4 +337,4 @@ def upright(frame: "av.VideoFrame") -> "av.VideoFrame":
     if not turns:
         return frame
     pixels = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-    return _av().VideoFrame.from_ndarray(pixels, format="rgb24")
+    return pyav().VideoFrame.from_ndarray(pixels, format="rgb24")
