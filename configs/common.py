@@ -45,9 +45,9 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
 
     config.input = ml_collections.ConfigDict()
     config.input.num_clips = 256  # T
-    # How the rows of a video become T clips: 'average' and 'spread' (CMIN's) resample every video; 'pad' keeps
-    # the rows of shorter ones and averages those of longer ones, of which 'cut' keeps the first T and 'pick'
-    # (LGI's) T at equal distances.
+    # How the rows of a video become T clips: 'average', 'spread' (CMIN's) and 'interpolate' (VLG-Net's)
+    # resample every video; 'pad' keeps the rows of shorter ones and averages those of longer ones, of which
+    # 'cut' keeps the first T and 'pick' (LGI's) T at equal distances.
     config.input.resample = "average"
     config.input.normalize = True  # L2, each feature row
     config.input.queries_per_video = 1  # S > 1: every S training rows are queries of one video

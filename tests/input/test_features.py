@@ -343,7 +343,7 @@ def test_padded_rows_have_a_mask():
     assert mask.all() and rows.shape == (5, 2)
 
 
-@pytest.mark.parametrize("resample", ["average", "pad", "cut", "pick", "spread"])
+@pytest.mark.parametrize("resample", ["average", "pad", "cut", "pick", "spread", "interpolate"])
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 40])
 def test_fitting_what_was_kept_is_fitting_all_rows(n, resample):
     rows, kept = rows_of(n, 33), shorten(rows_of(n, 33), 8, resample)
@@ -368,6 +368,14 @@ def test_spread_rows_are_those_of_the_official_cmin(n, expected):
     assert mask.all()
 
 
+@pytest.mark.parametrize("n,expected", [(2, [0, 0.25, 0.75, 1]), (10, [0.75, 3.25, 5.75, 8.25])])
+def test_rows_are_interpolated_at_the_middles_of_the_clips(n, expected):
+    """(i + 1/2) n / 4 - 1/2, within the video: of 2 rows -1/4, 1/4, 3/4 and 5/4."""
+    rows, mask = fit_rows(np.arange(n, dtype=np.float32)[:, None], 4, "interpolate")
+    np.testing.assert_array_equal(rows[:, 0], expected)
+    assert mask.all()
+
+
 @pytest.mark.parametrize("n,expected", [(6, [0, 2, 3, 4]), (9, [0, 2, 4, 7]), (10, [0, 2, 5, 8])])
 def test_picked_rows_are_those_of_the_official_lgi(n, expected):
     """np.round(np.arange(0, n - 0.5, n / 4)), halves to the even row: of 9 rows 0, 2.25, 4.5 and 6.75."""
@@ -384,7 +392,7 @@ def test_cut_keeps_the_first_rows():
     assert mask.all() and shorter.tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize("resample", ["average", "pad", "cut", "pick", "spread"])
+@pytest.mark.parametrize("resample", ["average", "pad", "cut", "pick", "spread", "interpolate"])
 @pytest.mark.parametrize("n", [1, 3, 8, 9, 40])
 def test_clips_begin_at_their_first_rows(n, resample):
     """Rows that are numbered: no clip is less than its first row, and where it is one row, equal to it."""

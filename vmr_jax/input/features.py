@@ -28,13 +28,14 @@ from vmr_jax.input.feature_files import (
     open_hdf5,
     refuse_other_downloads,
 )
+from vmr_jax.input.interpolation import interpolate_rows, middle_rows
 
 log = logging.getLogger("vmr_jax")
 
 # What to do with features that were saved as [dimensions,clips].
 TURN = "Save each matrix transposed (array.T), as [clips,dimensions]."
 LIBRARY_FORMAT = "vmr_jax video library"  # of the manifest beside a folder of features
-RESAMPLE = ("average", "pad", "cut", "pick", "spread")  # how the rows of a video become clips; see `fit_rows`
+RESAMPLE = ("average", "pad", "cut", "pick", "spread", "interpolate")  # rows to clips; see `fit_rows`
 _VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
 MOST = 1e6  # of a feature, either sign; the largest of the field's are some thousands
 _MOST_APART = 2  # rows by which sources of one video may differ, as the field's extractors round differently
@@ -374,6 +375,8 @@ def spread_rows(rows: np.ndarray, length: int) -> np.ndarray:
 
 def first_rows(n: int, length: int, resample: str) -> np.ndarray:
     """Returns [length] int32, the first of the n rows that `fit_rows` makes each clip of; 0 at padding."""
+    if resample == "interpolate":
+        return middle_rows(n, length).astype(np.int32)
     if resample == "spread":
         return np.linspace(0, n - 1, length).astype(np.int32)
     if resample == "average" or (n > length and resample == "pad"):
@@ -386,17 +389,19 @@ def first_rows(n: int, length: int, resample: str) -> np.ndarray:
 def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, np.ndarray]:
     """Brings [n,...] to [length,...] float32 and its mask [length]; rows already so are not copied.
 
-    'average' resamples every video to `length`, and so does 'spread', see `spread_rows`; 'pad' and 'cut' keep
-    the rows of a shorter one and pad, and so does 'pick'. Of a longer one 'cut' keeps the first `length`
-    (Moment-DETR, official code: max_v_l), 'pick' single rows at equal distances, rounded to the nearest (LGI,
-    official code: `get_fixed_length_feat`); 'pad' averages. Fitting what `shorten` left is fitting the native
-    rows.
+    'average' resamples every video to `length`, and so do 'spread' and 'interpolate', see `spread_rows` and
+    `interpolate_rows`; 'pad', 'cut' and 'pick' keep the rows of a shorter one and pad. Of a longer one 'cut'
+    keeps the first `length` (Moment-DETR, official code: max_v_l), 'pick' single rows at equal distances,
+    rounded to the nearest (LGI, official code: `get_fixed_length_feat`); 'pad' averages. Fitting what `shorten`
+    left is fitting the native rows.
     """
     n, rows = rows.shape[0], np.asarray(rows, np.float32)
     if n == length:
         return rows, np.ones(length, bool)
     if resample == "spread":
         return spread_rows(rows, length), np.ones(length, bool)
+    if resample == "interpolate":
+        return interpolate_rows(rows, length), np.ones(length, bool)
     if resample in ("cut", "pick") and n > length:
         return rows[first_rows(n, length, resample)], np.ones(length, bool)
     if resample == "average" or n > length:
@@ -412,7 +417,7 @@ def shorten(rows: np.ndarray, num_clips: int, resample: str = "average") -> np.n
         return rows
     if resample in ("cut", "pick"):
         return rows[first_rows(rows.shape[0], num_clips, resample)]
-    return average_rows(rows, num_clips)
+    return interpolate_rows(rows, num_clips) if resample == "interpolate" else average_rows(rows, num_clips)
 
 
 def read_rows(

@@ -54,6 +54,7 @@ from vmr_jax.layers.attention import check_heads, masked_softmax
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.layers.linear import torch_linear
+from vmr_jax.layers.positions import positions
 from vmr_jax.layers.recurrent import GRU, LSTM
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.layers.transformer import Attention
@@ -368,9 +369,3 @@ class GatedUpdate(nn.Module):
         update, reset = jax.nn.sigmoid(linear(state, "update")), jax.nn.sigmoid(linear(state, "reset"))
         candidate = jnp.tanh(linear(state * reset, "candidate"))
         return (1 - update) * state + update * candidate
-
-
-def positions(length: int, features: int) -> np.ndarray:
-    """Returns [T,F] float32, sine and cosine of place / 10000^(2i / F) (official code: PositionalEncoding)."""
-    angle = np.arange(length)[:, None] / 10_000.0 ** (np.arange(0, features, 2)[None] / features)
-    return np.stack([np.sin(angle), np.cos(angle)], -1).reshape(length, features).astype(np.float32)

@@ -267,7 +267,8 @@ def contradicts(name: str, field: str, read: Any, value: Any) -> bool:
 
 def _smallest_batch(model: models.GroundingModel, widths: Mapping[str, int]) -> Batch:
     """One row with all that the model reads, of the widths of its checkpoint and as short as it can be."""
-    clips = getattr(model, "num_clips", 1)  # the clips of a moment map are means of as many rows each
+    # The clips of a moment map are means of as many rows each, or of windows of rows.
+    clips = getattr(model, "rows", getattr(model, "num_clips", 1))
 
     def zeros(name: str, axes: str, dtype: Any) -> np.ndarray:
         lengths = {"T": clips, "D": widths.get(name, 1), "W": widths.get(name, 1)}
