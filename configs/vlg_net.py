@@ -29,8 +29,9 @@ def get_config(arg=None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_at = tuple(f"{epoch} epochs" for epoch in range(10, 50, 10))
     config.optimizer.decay_by = 0.5
-    if dataset == "storyboard":
-        return _storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
+        return _embedded(config)
     datasets.manual_dataset(config, dataset, options)
     if dataset == "tacos":
         return _tacos(config)
@@ -80,11 +81,11 @@ def _narrow(config):
     config.model.match_groups, config.model.match_width = 32, 4
 
 
-def _storyboard(config):
-    datasets.storyboard(config)
+def _embedded(config):
     config.model.num_clips = 32
     config.model.scale_layers = (16, 8)
     config.model.window = 1
+    config.model.places = False  # of 64 features of length 1 in all they would leave little
     config.model.features = config.model.query_features = config.model.score_features = 64
     config.model.context_neighbours = 5
     config.model.context_groups = 8

@@ -375,10 +375,9 @@ def spread_rows(rows: np.ndarray, length: int) -> np.ndarray:
 
 def first_rows(n: int, length: int, resample: str) -> np.ndarray:
     """Returns [length] int32, the first of the n rows that `fit_rows` makes each clip of; 0 at padding."""
-    if resample == "interpolate":
-        return middle_rows(n, length).astype(np.int32)
-    if resample == "spread":
-        return np.linspace(0, n - 1, length).astype(np.int32)
+    if resample in ("interpolate", "spread"):
+        rows = middle_rows(n, length) if resample == "interpolate" else np.linspace(0, n - 1, length)
+        return rows.astype(np.int32)
     if resample == "average" or (n > length and resample == "pad"):
         return _edges(n, length)[:-1].astype(np.int32)
     if n > length and resample == "pick":
@@ -389,11 +388,10 @@ def first_rows(n: int, length: int, resample: str) -> np.ndarray:
 def fit_rows(rows: np.ndarray, length: int, resample: str) -> tuple[np.ndarray, np.ndarray]:
     """Brings [n,...] to [length,...] float32 and its mask [length]; rows already so are not copied.
 
-    'average' resamples every video to `length`, and so do 'spread' and 'interpolate', see `spread_rows` and
-    `interpolate_rows`; 'pad', 'cut' and 'pick' keep the rows of a shorter one and pad. Of a longer one 'cut'
-    keeps the first `length` (Moment-DETR, official code: max_v_l), 'pick' single rows at equal distances,
-    rounded to the nearest (LGI, official code: `get_fixed_length_feat`); 'pad' averages. Fitting what `shorten`
-    left is fitting the native rows.
+    'average', 'spread' and 'interpolate' resample every video to `length`; the others pad a shorter one. Of a
+    longer one 'cut' keeps the first `length` (Moment-DETR, official code: max_v_l), 'pick' single rows at equal
+    distances, rounded to the nearest (LGI, official code: `get_fixed_length_feat`); 'pad' averages. Fitting
+    what `shorten` left is fitting the native rows.
     """
     n, rows = rows.shape[0], np.asarray(rows, np.float32)
     if n == length:

@@ -98,9 +98,11 @@ def batch_norm(key: str, path: str, features: int) -> list[Entry]:
     ]
 
 
-def lstm(key: str, path: str, inputs: int, features: int, layers: int, directions: int = 1) -> list[Entry]:
+def lstm(
+    key: str, path: str, inputs: int, features: int, layers: int, directions: int = 1, use_bias: bool = True
+) -> list[Entry]:
     """All tensors of a torch.nn.LSTM that become those of `vmr_jax.layers.recurrent.LSTM`."""
-    return _recurrent(4, key, path, inputs, features, layers, directions)
+    return _recurrent(4, key, path, inputs, features, layers, directions, use_bias)
 
 
 def gru(
