@@ -41,6 +41,29 @@ def finished(data_dir, tmp_path_factory):
     return workdir
 
 
+def test_confidence_is_fitted_to_val_and_judged_on_test(finished):
+    """By the moments of predictions.jsonl, of which the first five of each query are kept."""
+    found = results_of(finished)["confidence"]
+    lines = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
+    moments = [m for line in lines if line["split"] == "test" for m in with_iou(line)]
+    said = [1 / (1 + np.exp(-(found["slope"] * score + found["intercept"]))) for score, _ in moments]
+    right = np.array([iou >= 0.5 for _, iou in moments])
+    assert found["split"] == "val" and found["queries"] == 395
+    bins = found["splits"]["test"]["bins"]
+    assert sum(hits for hits, _, _ in bins) == len(moments)
+    np.testing.assert_allclose(sum(n * s for n, s, _ in bins) / len(moments), np.mean(said), atol=1e-4)
+    np.testing.assert_allclose(sum(n * w for n, _, w in bins) / len(moments), right.mean(), atol=1e-3)
+    assert abs(np.mean(said) - right.mean()) < 0.05  # the two splits are of one kind
+
+
+def with_iou(line):
+    """(score, IoU with the annotated moment) of each moment of a line."""
+    (start, end), *_ = line["relevant_windows"]
+    for first, last, score in line["pred_relevant_windows"]:
+        inside = max(0.0, min(last, end) - max(first, start))
+        yield score, inside / (last - first + end - start - inside)
+
+
 # --- killed ---------------------------------------------------------------------------------------
 
 

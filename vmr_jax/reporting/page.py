@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from vmr_jax.files import write_whole
 from vmr_jax.reporting.charts import bar_table
+from vmr_jax.reporting.confidence_section import confidence
 from vmr_jax.reporting.examples_section import examples
 from vmr_jax.reporting.markup import Markup, tag
 from vmr_jax.reporting.results_section import protocol, results
@@ -61,6 +62,7 @@ def _page(run: Run) -> str:
         "main",
         tag("header", tag("h1", title), summary(run) if run.evaluated else note(run)),
         _section("results", "Results", results(run) if run.evaluated else []),
+        _section("confidence", "Confidence", confidence(run) if run.evaluated else []),
         _section("protocol", "Protocol", protocol(run)),
         _section("training", "Training", training(run)),
         _section("breakdown", "Breakdown", _breakdown(run) if run.evaluated else []),

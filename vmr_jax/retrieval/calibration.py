@@ -97,6 +97,11 @@ class Calibration:
         """Probabilities of the shape of the scores."""
         return _sigmoid(self.slope * np.asarray(scores, np.float64) + self.intercept)
 
+    def judged(self, answers: Sequence[Answer]) -> tuple[float, tuple[Bin, ...]]:
+        """The error, and the bins, on the hits of other queries, at least one."""
+        scores, right = _joined([answer for answer in answers if len(answer.scores)])
+        return _judged(self.confidence(scores), right)
+
     def __str__(self) -> str:
         """A line for people."""
         return (
@@ -125,9 +130,7 @@ def fit(answers: Sequence[Answer]) -> Calibration:
         (_sigmoid(slope * scores + intercept), right)
         for (slope, intercept), (scores, right) in zip(map(_platt, halves), map(_joined, halves[::-1]))
     ]
-    said, was = (np.concatenate(parts) for parts in zip(*judged))
-    bins = _bins(said, was)
-    error = sum(b.hits * abs(b.said - b.was) for b in bins) / len(said)
+    error, bins = _judged(*(np.concatenate(parts) for parts in zip(*judged)))
     return Calibration(*_platt(answers), len(answers), error, bins)
 
 
@@ -207,11 +210,12 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def _bins(said: np.ndarray, was: np.ndarray) -> tuple[Bin, ...]:
-    """The bins that have a hit."""
+def _judged(said: np.ndarray, was: np.ndarray) -> tuple[float, tuple[Bin, ...]]:
+    """The expected calibration error, and the bins that have a hit."""
     place = np.clip(np.searchsorted(_EDGES, said, side="right") - 1, 0, len(_EDGES) - 2)
-    return tuple(
+    bins = tuple(
         Bin(int(inside.sum()), float(said[inside].mean()), float(was[inside].mean()))
         for inside in (place == i for i in range(len(_EDGES) - 1))
         if inside.any()
     )
+    return sum(b.hits * abs(b.said - b.was) for b in bins) / len(said), bins

@@ -12,6 +12,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
+from vmr_jax.evaluation.protocols.base import Predictions
 from vmr_jax.evaluation.results import (
     choose_examples,
     prediction_rows,
@@ -25,6 +26,7 @@ from vmr_jax.input.dataset import Split
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.reporting.page import write_report
 from vmr_jax.reporting.tables import results_table
+from vmr_jax.retrieval.calibration import IOU, Answer, fit
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
 from vmr_jax.training.identity import changed_data
@@ -69,6 +71,7 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bo
         "splits": {},
     }
     lines: list[dict[str, Any]] = []
+    answers: dict[str, list[Answer]] = {}
     drawn: Drawn | None = None
     for name in splits:
         loader = experiment.loader(name)
@@ -80,15 +83,49 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bo
             config, evaluator.protocol, train, loader.split, predictions, sanity
         )
         lines += prediction_rows(loader.split, predictions)
+        answers[name] = _answers(predictions)
         if name == ("test" if "test" in splits else splits[-1]):
             chosen = choose_examples(predictions.ious)
             pictures = evaluator.pictures(variables, loader, np.asarray([row for _, row in chosen]))
             drawn = loader.split, chosen, pictures
+    results |= _confidence(answers, config.evaluation.select_split)
     results = plain(results)
     if is_lead_host() and save:
         _write(workdir, results, lines, drawn)
     wait_for_hosts("finished")  # a host that ends first would wait for the others in vain
     return results
+
+
+def _answers(predictions: Predictions) -> list[Answer]:
+    """The moments of each query with their scores, and which of them are right."""
+    return [
+        Answer(scores[real], ious[real] >= IOU - 1e-6)
+        for scores, ious, real in zip(
+            predictions.scores, predictions.ious, np.isfinite(predictions.scores), strict=True
+        )
+    ]
+
+
+def _confidence(answers: Mapping[str, list[Answer]], fitted_on: str) -> dict[str, Any]:
+    """How the score of a moment becomes a probability, and how that does on each split; {} of too few queries.
+
+    It is fitted to the split on which the checkpoint was selected; on that it is judged by halves.
+    """
+    try:
+        found = fit(answers.get(fitted_on, []))
+    except UserError:  # too few queries
+        return {}
+    judged = {name: found.judged(of) for name, of in answers.items() if any(len(a.scores) for a in of)}
+    judged[fitted_on] = found.error, found.bins
+    return {
+        "confidence": {
+            "split": fitted_on,
+            "queries": found.queries,
+            "slope": found.slope,
+            "intercept": found.intercept,
+            "splits": {name: {"error": error, "bins": bins} for name, (error, bins) in judged.items()},
+        }
+    }
 
 
 def is_evaluated(config: ml_collections.ConfigDict, workdir: Path, position: Mapping[str, Any]) -> bool:
