@@ -314,11 +314,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_the_second_is_found_in_every_kind_of_file(tmp_path, folder, name):
+def test_the_second_is_found_in_every_kind_of_file(tmp_path, folder):
     """Blue is seen from 9 to 11 s, and a moment is a second of the 16."""
     show = coloured(("grey", 9), ("blue", 11), ("red", 16))
-    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Joint(), tmp_path), window=16.0)
-    assert whats(lib.add(filmed.film(folder / name, 16.0, show=show, **KINDS[name]))) == {name: "added"}
-    hit = lib.search("a blue one", k=1)[0]
-    assert 8.9 <= hit.start < hit.end <= 11.1
+    for name, options in KINDS.items():
+        filmed.film(folder / name, 16.0, show=show, **options)
+    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Dual(), tmp_path), window=16.0)
+    assert whats(lib.update(folder)) == dict.fromkeys(KINDS, "added")
+    for video in lib.videos:
+        (hit,) = lib.search("a blue one", k=1, video=video.id)
+        assert 8.9 <= hit.start < hit.end <= 11.1, video.id

@@ -81,6 +81,13 @@ def test_a_part_is_read_from_the_key_frame_before_it(tmp_path):
         assert len(all_times) == 120
 
 
+def test_sound_from_before_the_start_of_a_transport_stream_is_no_day_of_film(tmp_path):
+    """AAC begins 21 ms before the picture: 26.5 hours, by 33 bits at 90 kHz. What counts is the picture."""
+    path = filmed.film(tmp_path / "a.ts", 16.0, sound=16.0)
+    assert probe(path).duration == pytest.approx(16.0, abs=0.15)
+    assert len(frames_of(path)[0]) == 64
+
+
 def test_the_last_picture_stays_until_the_sound_ends(tmp_path):
     path = filmed.film(tmp_path / "a.mp4", 2.0, sound=5.0)
     times, frames = frames_of(path)
@@ -124,6 +131,13 @@ def test_few_frames_are_held_however_long_the_file(tmp_path):
     time.sleep(0.3)
     assert len(prepared) <= 4 * CHUNK + 4
     assert sum(len(times) for times, _ in chunks) == 240 - CHUNK
+
+
+def test_a_clock_that_claims_weeks_is_refused(tmp_path):
+    """Two frames, the second after 12 days: rows of the first one would fill the disk."""
+    path = filmed.film(tmp_path / "a.mkv", times=[0, 10**9])
+    with pytest.raises(Unreadable, match="its clock claims 278 hours"):
+        probe(path)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
 CHUNK = 32  # frames that are handed over together
 _AHEAD = 2  # chunks that wait for who reads them
+_LONGEST = 100 * 3600.0  # seconds; rows for what a broken clock claims would fill the disk
 _TOLERANCE = 1e-3  # seconds; Matroska rounds presentation times to milliseconds
 _MISSING = (1.0, 0.05)  # seconds and share of the length by which a whole file may end early
 # What FFmpeg may open: containers of video alone. A playlist in the guise of a video would lead to other files.
@@ -180,15 +181,26 @@ class _Reader:
                 self.stream.thread_type = "AUTO"
             self._timed = [self.stream, *self._file.streams.audio]
             self.start = (self._file.start_time or 0) / av.time_base
-            self.duration = (self._file.duration or 0) / av.time_base
+            self.duration = self._told_duration()
             self.end = 0.0  # of the last packet that was read, in seconds
             if self.duration <= 0:  # such as a recording of a browser
                 self._read_through()
                 self.duration = self.end
+            if self.duration > _LONGEST:
+                raise Unreadable(self.path, f"its clock claims {self.duration / 3600:,.0f} hours")
         except BaseException:
             self._file.close()
             raise
         return self
+
+    def _told_duration(self) -> float:
+        """Seconds, as the header or FFmpeg's look at the ends of the file has them; 0 where neither has."""
+        stream = self.stream
+        if self._file.format.name == "mpegts" and stream.duration:
+            # Its clock has 33 bits: a packet of sound from before zero would be a day after the end.
+            end = (stream.start_time or 0) + stream.duration
+            return float(end * stream.time_base) - self.start
+        return (self._file.duration or 0) / _av().time_base
 
     def __exit__(self, *exception: Any) -> None:
         self._file.close()
