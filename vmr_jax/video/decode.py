@@ -200,7 +200,7 @@ class _Reader:
             # Its clock has 33 bits: a packet of sound from before zero would be a day after the end.
             end = (stream.start_time or 0) + stream.duration
             return float(end * stream.time_base) - self.start
-        return (self._file.duration or 0) / _av().time_base
+        return (self._file.duration or 0) / pyav().time_base
 
     def __exit__(self, *exception: Any) -> None:
         self._file.close()
