@@ -12,6 +12,7 @@ import vmr_jax as vmr
 from vmr_jax.errors import UserError
 from vmr_jax.input.features import open_features
 from vmr_jax.video import ingest
+from vmr_jax.video.decode import probe, read_frames
 from vmr_jax.video.manifest import MANIFEST, read_manifest
 
 
@@ -110,20 +111,26 @@ def test_files_are_added_and_removed_one_by_one(tmp_path, folder):
     assert lib.add(folder / "none.mp4").of("unreadable")[0].reason == "there is no such file"
 
 
-def test_what_cannot_be_read_is_named_once_and_the_others_go_on(tmp_path, folder, monkeypatch):
-    filmed.film(folder / "whole.mp4", 3.0)
+def broken(folder, elsewhere):
+    """Seven files that are no whole films: empty, noise, sound alone, three that are cut short, encrypted."""
     (folder / "empty.mp4").touch()
     (folder / "noise.avi").write_bytes(np.random.default_rng(0).bytes(5000))
     filmed.film(folder / "sound.mp4", codec=None, sound=1.0)
-    front = filmed.film(tmp_path / "front.mp4", 8.0, movflags="faststart").read_bytes()
+    front = filmed.film(elsewhere / "front.mp4", 8.0, movflags="faststart").read_bytes()
     (folder / "front.mp4").write_bytes(front[: len(front) * 6 // 10])
-    back = filmed.film(tmp_path / "back.mp4", 8.0).read_bytes()
+    back = filmed.film(elsewhere / "back.mp4", 8.0).read_bytes()
     (folder / "back.mp4").write_bytes(back[: len(back) * 6 // 10])
-    cut = filmed.film(tmp_path / "cut.mkv", 8.0).read_bytes()
+    cut = filmed.film(elsewhere / "cut.mkv", 8.0).read_bytes()
     (folder / "cut.mkv").write_bytes(cut[: len(cut) * 6 // 10])
     key = {"encryption_key": "76a6c65c" * 4, "encryption_kid": "a7e61c37" * 4}
     filmed.film(folder / "locked.mp4", 2.0, encryption_scheme="cenc-aes-ctr", **key)
-    (folder / "list.ts").write_text(f"#EXTM3U\n#EXTINF:3,\n{folder / 'whole.mp4'}\n#EXT-X-ENDLIST\n")
+
+
+def test_what_cannot_be_read_is_named_once_and_the_others_go_on(tmp_path, folder, monkeypatch):
+    filmed.film(folder / "whole.mp4", 3.0)
+    broken(folder, tmp_path)
+    playlist = f"#EXTM3U\n#EXTINF:3,\n{folder / 'whole.mp4'}\n#EXT-X-ENDLIST\n"
+    (folder / "list.ts").write_text(playlist)
     lib = vmr.Library(tmp_path / "lib")
     reasons = {Path(o.file).name: o.reason for o in lib.update(folder).of("unreadable")}
     assert reasons.pop("empty.mp4") == "it is empty"
@@ -136,7 +143,7 @@ def test_what_cannot_be_read_is_named_once_and_the_others_go_on(tmp_path, folder
     monkeypatch.setattr(ingest, "content_hash", None)  # nothing is read a second time
     assert len(lib.update(folder).of("unreadable")) == 8
     monkeypatch.undo()
-    (folder / "empty.mp4").write_bytes(front)
+    (folder / "empty.mp4").write_bytes((folder / "whole.mp4").read_bytes() + bytes(8))
     assert whats(lib.update(folder))["empty.mp4"] == "added"
 
 
@@ -314,13 +321,20 @@ KINDS = {
 }
 
 
-def test_the_second_is_found_in_every_kind_of_file(tmp_path, folder):
-    """Blue is seen from 9 to 11 s, and a moment is a second of the 16."""
+def test_from_a_folder_of_real_files_to_clips(tmp_path, folder):
+    """Ten kinds and seven broken ones; blue is seen from 9 to 11 s, and a moment is a second of the 16."""
+    broken(folder, tmp_path)
     show = coloured(("grey", 9), ("blue", 11), ("red", 16))
     for name, options in KINDS.items():
         filmed.film(folder / name, 16.0, show=show, **options)
     lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Dual(), tmp_path), window=16.0)
-    assert whats(lib.update(folder)) == dict.fromkeys(KINDS, "added")
+    report = lib.update(folder)
+    assert {Path(o.file).name for o in report.of("added")} == set(KINDS) and len(report.of("unreadable")) == 7
     for video in lib.videos:
         (hit,) = lib.search("a blue one", k=1, video=video.id)
         assert 8.9 <= hit.start < hit.end <= 11.1, video.id
+        (clip,) = lib.export([hit], "mp4", tmp_path / f"{video.id}.mp4", exact=True)
+        assert probe(clip).duration == pytest.approx(hit.end - hit.start, abs=0.2)
+        ((_, frames),) = read_frames(clip, 4.0, lambda frame: frame.to_ndarray(format="rgb24"))
+        middle = frames[len(frames) // 2].mean((0, 1))
+        assert middle[2] > 150 > 100 > middle[0], (video.id, middle)
