@@ -28,12 +28,12 @@ HEIGHT = {
     "video": 7,
     "data": 8,
     "reporting": 8,
-    "retrieval": 8,
-    "training": 9,
-    "run": 10,
-    "api": 11,
-    "library": 11,
-    "modes": 12,
+    "retrieval": 9,
+    "training": 10,
+    "run": 11,
+    "api": 12,
+    "library": 12,
+    "modes": 13,
 }
 
 
