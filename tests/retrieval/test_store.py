@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from killed import killed_at
 
+import vmr_jax as vmr
 from vmr_jax import errors
 from vmr_jax.errors import UserError
 from vmr_jax.retrieval import store as store_module
@@ -36,6 +37,35 @@ def test_what_is_written_is_read(store):
     np.testing.assert_array_equal(segment.vectors[rows], video("b", 2).vectors)
     videos, spans = again.locate(np.array([2, 3]))
     assert videos == ["a", "b"] and spans.tolist() == [[2, 4], [0, 2]]
+
+
+def rewritten(path, **changes):
+    """Changes fields of a manifest, with the checksum that belongs to them; None drops one."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    fields = {**manifest, **changes}
+    fields = {name: value for name, value in fields.items() if value is not None and name != "crc32"}
+    store_module._write_manifest(path, fields)
+
+
+def test_the_index_says_how_it_is_to_be_read(store):
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    assert manifest["version"] == 3 and manifest["written_by"] == vmr.__version__
+    assert manifest["read_as"] == {"byte_order": "little", "score": "inner product", "times": "seconds"}
+    rewritten(store.path, read_as={**manifest["read_as"], "score": "cosine"})
+    with pytest.raises(UserError, match="is to be read as .*cosine.*, which this program cannot"):
+        MomentStore.open(store.path)
+
+
+def test_an_index_of_version_2_is_read_and_becomes_one_of_version_3(store):
+    """That version had the same files and the same fields, but for the two that say how it is to be read."""
+    rewritten(store.path, version=2, read_as=None, written_by=None)
+    assert "read_as" not in json.loads((store.path / "manifest.json").read_text())
+    older = MomentStore.open(store.path)
+    assert older.videos == ["a", "b"]
+    newer = older.add([video("c", 4)])
+    assert newer.videos == ["a", "b", "c"]
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    assert manifest["version"] == 3 and manifest["read_as"]["byte_order"] == "little"
 
 
 def test_add_and_remove_without_a_rebuild(store):
@@ -91,7 +121,11 @@ def test_a_file_that_is_not_whole_is_refused(store):
         ("{", "cannot be read"),
         ('{"a": 1}', "is not of a moment index"),
         ("[" * 100_000, "cannot be read"),
-        (json.dumps({"format": "vmr_jax moment index", "version": 99}), "is an index of version 99"),
+        (
+            json.dumps({"format": "vmr_jax moment index", "version": 99}),
+            "version 99, written by vmr_jax 0.2",
+        ),
+        (json.dumps({"format": "vmr_jax moment index", "version": 1}), "this program reads versions 2 to 3"),
         (json.dumps({"format": "vmr_jax moment index", "version": 2}), "its checksum differs"),
     ],
 )

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+import vmr_jax
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import open_lock, plain, read_json, write_json
 from vmr_jax.parallel import Parallel
@@ -35,7 +36,10 @@ from vmr_jax.retrieval.segments import (
     write_segment,
 )
 
-MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 2
+MANIFEST, FORMAT, VERSION = "manifest.json", "vmr_jax moment index", 3
+_OLDEST = 2  # version that is still read; the first one had no checksums
+# Said in the manifest for programs that come later: how rows are to be read, and what a score is.
+_READ_AS = {"byte_order": "little", "score": "inner product", "times": "seconds"}
 _SEGMENTS = 8  # of an index at most
 
 
@@ -81,6 +85,7 @@ class MomentStore:
         path.mkdir(parents=True, exist_ok=True)
         manifest = {
             "format": FORMAT, "version": VERSION, "dim": dim, "dtype": dtype, "source": source, "segments": [],
+            "read_as": _READ_AS, "written_by": vmr_jax.__version__,
         }  # fmt: skip
         _write_manifest(path, manifest)
         return cls(path, manifest, [])
@@ -219,17 +224,28 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} cannot be read ({error}). {again}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{file} is not of a moment index. Give the folder of an index.")
-    if manifest.get("version") != VERSION:
+    version = manifest.get("version")
+    if type(version) is not int or not _OLDEST <= version <= VERSION:
         raise UserError(
-            f"{path} is an index of version {manifest.get('version')}; this program reads version {VERSION}. "
-            f"{again}"
+            f"{path} is an index of version {version}, written by vmr_jax {manifest.get('written_by', '0.2')}; "
+            f"this program reads versions {_OLDEST} to {VERSION}. {again}"
         )
     if manifest.pop("crc32", None) != _checksum(manifest):
         raise UserError(f"{file} is not what was written (its checksum differs). {again}")
+    manifest = _migrated(manifest)
+    if manifest["read_as"] != _READ_AS:
+        raise UserError(f"{file} is to be read as {manifest['read_as']}, which this program cannot. {again}")
     dim, segments = manifest.get("dim"), manifest.get("segments")
     possible = type(dim) is int and dim > 0 and manifest.get("dtype") in DTYPES
     if not possible or not isinstance(segments, list) or not all(isinstance(entry, dict) for entry in segments):
         raise UserError(f"{file} has no width, number format or segments. {again}")
+    return manifest
+
+
+def _migrated(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an older version as one of this version; the next change writes it so."""
+    if manifest["version"] == 2:  # all was as it is now, and not said
+        manifest = {**manifest, "version": 3, "read_as": _READ_AS, "written_by": "0.2"}
     return manifest
 
 
