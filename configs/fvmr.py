@@ -2,6 +2,8 @@
 
     python launch.py --config=configs/fvmr.py
         the embedded dataset: about two minutes on two CPU cores.
+    python launch.py --config=configs/fvmr.py:films
+        the embedded dataset with pictures: renders 560 short films first, about seven minutes in all.
     python launch.py --config=configs/fvmr.py:charades_sta,vgg --config.dataset.manual_dir=DIR
         the paper's setting; DIR as in data/charades_sta/README.md. Needs an accelerator.
     python launch.py --config=configs/fvmr.py:charades_sta,clip --config.dataset.manual_dir=DIR ...
@@ -39,6 +41,10 @@ def get_config(arg=None):
         config.optimizer.warmup = "0.5 epochs"
         config.optimizer.clip_norm = 5.0
         config.train_for = "10 epochs"
+        if dataset == "films":
+            config.optimizer.learning_rate = 2e-3
+            config.train_for = "14 epochs"
+            config.evaluate_every = "3 epochs"
         return config
     config.train_for = "50 epochs"
     config.evaluation.nms_threshold = _NMS.get(dataset, 0.5)

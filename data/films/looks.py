@@ -174,20 +174,20 @@ def _foot(pencil: Pencil, thing: Thing, x: float, y: float, width: float, height
 
 
 THINGS = {
-    "door": Thing(30, 66, (130, 70, 25), (245, 200, 60), _handle, opens="swing", stands=True),
-    "window": Thing(38, 40, (135, 205, 255), (255, 255, 255), _cross, opens="swing"),
-    "cupboard": Thing(42, 50, (0, 105, 95), (240, 240, 200), _two_doors, opens="swing", stands=True),
-    "fridge": Thing(32, 64, (240, 243, 248), (140, 150, 165), _two_parts, opens="swing", stands=True),
-    "box": Thing(34, 28, (205, 160, 100), (240, 215, 165), _tape, opens="lid"),
-    "laptop": Thing(36, 26, (110, 115, 125), (60, 65, 75), _screen, opens="lid"),
-    "book": Thing(24, 30, (200, 40, 170), (255, 225, 250), _spine, opens="swing"),
-    "cup": Thing(20, 24, (0, 200, 225), (230, 255, 255), _ear),
-    "bag": Thing(30, 34, (115, 120, 10), (180, 190, 60), _straps, opens="lid"),
-    "towel": Thing(28, 34, (255, 125, 30), (255, 255, 255), _stripes),
-    "pillow": Thing(38, 24, (255, 165, 200), (255, 215, 230), _buttons),
-    "phone": Thing(16, 28, (10, 10, 12), (60, 60, 80), _screen),
-    "lamp": Thing(26, 44, (255, 245, 150), (90, 60, 30), _foot),
-    "television": Thing(48, 36, (60, 20, 95), (25, 10, 40), _screen),
+    "door": Thing(34, 74, (130, 70, 25), (245, 200, 60), _handle, opens="swing", stands=True),
+    "window": Thing(51, 54, (135, 205, 255), (255, 255, 255), _cross, opens="swing"),
+    "cupboard": Thing(47, 56, (0, 105, 95), (240, 240, 200), _two_doors, opens="swing", stands=True),
+    "fridge": Thing(36, 72, (240, 243, 248), (140, 150, 165), _two_parts, opens="swing", stands=True),
+    "box": Thing(46, 38, (205, 160, 100), (240, 215, 165), _tape, opens="lid"),
+    "laptop": Thing(49, 35, (110, 115, 125), (60, 65, 75), _screen, opens="lid"),
+    "book": Thing(32, 40, (200, 40, 170), (255, 225, 250), _spine, opens="swing"),
+    "cup": Thing(27, 32, (0, 200, 225), (230, 255, 255), _ear),
+    "bag": Thing(40, 46, (115, 120, 10), (180, 190, 60), _straps, opens="lid"),
+    "towel": Thing(38, 46, (255, 125, 30), (255, 255, 255), _stripes),
+    "pillow": Thing(51, 32, (255, 165, 200), (255, 215, 230), _buttons),
+    "phone": Thing(22, 38, (10, 10, 12), (60, 60, 80), _screen),
+    "lamp": Thing(35, 59, (255, 245, 150), (90, 60, 30), _foot),
+    "television": Thing(65, 49, (60, 20, 95), (25, 10, 40), _screen),
 }
 
 _INSIDE = (255, 235, 120)  # of what is open
@@ -257,9 +257,9 @@ TABLE = 84.0
 
 def draw_table(pencil: Pencil, x: float) -> None:
     """Draws the table under a thing at x."""
-    pencil.rectangle(x, TABLE + 2.5, 50, 5, (95, 75, 60))
+    pencil.rectangle(x, TABLE + 2.5, 56, 5, (95, 75, 60))
     for side in (-1, 1):
-        pencil.rectangle(x + side * 20, (TABLE + 5 + GROUND) / 2, 4, GROUND - TABLE - 5, (75, 58, 45))
+        pencil.rectangle(x + side * 23, (TABLE + 5 + GROUND) / 2, 4, GROUND - TABLE - 5, (75, 58, 45))
 
 
 # --- places ---------------------------------------------------------------------------------------

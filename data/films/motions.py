@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vmr_jax.data.films.drawing import Pencil, Point
 from vmr_jax.data.films.looks import GROUND, THINGS, Person, Pose, draw_table, draw_thing, rests_at
 
-THING_X = 88.0  # of a thing that stands
+THING_X = 92.0  # of a thing that stands
 _WASH = (255, 255, 255)
 _SPARK = (255, 150, 20)
 _TOOL = (60, 60, 65)
@@ -148,8 +148,8 @@ def _throws(m: Moment) -> Instant:
 
 def _holds(m: Moment) -> Instant:
     """Before the chest, nearly still."""
-    x = 58.0
-    at = (x + 4, m.level(0.5) + m.swing(0.25))
+    x = 50.0
+    at = (x + 0.12 * m.person.height + m.size[0] / 2, m.level(0.5) + m.swing(0.25))
     hands = ((at[0] - m.size[0] / 2, at[1]), (at[0] + m.size[0] / 2, at[1]))
     return Instant(Pose(x, hands), at)
 

@@ -15,7 +15,7 @@ from vmr_jax.data.storyboard.scene import CLIP_SECONDS, Event, Scene
 
 FPS = 10
 _SKINS = ((255, 220, 190), (235, 190, 150), (200, 145, 105), (140, 95, 65))
-_AWAY = 0.36  # scale of what stands on the shelf
+_AWAY = 0.22  # scale of what stands on the shelf
 _WAITS = 0.5  # how often one who has nothing to do is seen
 _BACK = 96.0  # where the feet of those who wait are
 _CRF = "28"  # of H.264: less is better
@@ -38,9 +38,9 @@ class Film:
     def __init__(self, scene: Scene, rng: np.random.Generator):
         self.scene = scene
         self._skins = {name: _SKINS[int(rng.integers(len(_SKINS)))] for name in scene.agents}
-        light = rng.uniform(0.85, 1.12) * rng.uniform(0.96, 1.04, 3)
+        light = rng.uniform(0.94, 1.04) * rng.uniform(0.99, 1.01, 3)
         self._curve = [round(min(255.0, value * gain)) for gain in light for value in range(256)]
-        self._shift = (float(rng.uniform(-4, 4)), float(rng.uniform(-4, 4)))
+        self._shift = (float(rng.uniform(-2, 2)), float(rng.uniform(-2, 2)))
         self._waits = rng.random((len(scene.events) + 1, len(scene.agents))) < _WAITS
         self._rooms: dict[tuple, Any] = {}
 

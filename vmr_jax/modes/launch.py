@@ -57,6 +57,7 @@ MODES = {
         "the best moments as clips, tables, subtitles, cuts", "export.export",
         ("query", "video", "top", "uri", "videos", "format", "output", "exact"),
     ),
+    "demo": Mode("films are rendered, learnt and searched; opens the page", "demo.demo", ("port",)),
     "score": Mode("the metrics of any program's prediction file", "score.score", ("predictions",)),
     "compare": Mode("one table of several runs: DIR DIR ...", "compare.compare", (), ("workdir",)),
     "models": Mode(
@@ -144,20 +145,21 @@ def main(argv: list[str]) -> None:
         return _function(module, function)(**values)
     if FLAGS.mode == "compare":
         return _function(module, function)(rest, FLAGS.workdir and Path(FLAGS.workdir).expanduser())
-    if FLAGS.config is None and FLAGS.workdir is None:
+    of = FLAGS.config or ("configs/fvmr.py:films" if FLAGS.mode == "demo" else None)
+    if of is None and FLAGS.workdir is None:
         raise UserError(
             "Give --config=configs/NAME.py to train, or --workdir=DIR of a run; --help lists the modes."
         )
-    if FLAGS.config is None:
+    if of is None:
         named = [value for flag, _, value in (a.partition("=") for a in rest) if flag.endswith(_MODEL)]
         config = load_config(Path(FLAGS.workdir).expanduser(), model=FLAGS.mode != "score", trusted=named)
     else:
-        config = read_config(*config_file(FLAGS.config))
+        config = read_config(*config_file(of))
     config, given, _ = overridden(config, rest)
-    parallel.keep_programs(_program_folder(config, FLAGS.config is None, given))
+    parallel.keep_programs(_program_folder(config, of is None, given))
     workdir = Path(FLAGS.workdir or default_workdir(config)).expanduser()
     if FLAGS.mode == "score":
-        values |= {"given": given, "of_run": FLAGS.config is None}
+        values |= {"given": given, "of_run": of is None}
     _function(module, function)(config, workdir, **values)
 
 

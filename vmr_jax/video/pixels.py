@@ -14,6 +14,7 @@ A frame has 64 x 64 pixels, each channel from 0 to 1. A vector has 304 numbers, 
 Letters beyond the usual: N frames, P pixels.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,10 @@ class Pixels:
         change = np.abs(now - last).mean(-1)
         change = np.where(change > _STILL, change, 0.0)
         down, right = (np.gradient(grey[1:], axis=axis) for axis in (1, 2))
+        nearest = _nearest(now)
         groups = [
-            _colours(now, np.ones_like(change)),
-            _colours(now, change),
+            _colours(nearest, np.ones_like(change)),
+            _colours(nearest, change),
             (_cells(now) - 0.5).reshape(len(frames), -1),
             _GAIN * _cells(_directed(down, right)).reshape(len(frames), -1),
             _GAIN * _motion(change, grey[1:] - grey[:-1], down, right),
@@ -73,20 +75,39 @@ class Pixels:
         )
 
 
-def _colours(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Square roots [N,64] of the shares of colours; a pixel counts for the levels that it lies between.
+def _nearest(pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The eight colours that each pixel lies between: positions [N,P] in N x 64 numbers, and shares [N,P].
 
     Args:
       pixels: [N,H,W,3] from 0 to 1.
+    """
+    levels = pixels.reshape(len(pixels), -1, 3) * np.float32(_LEVELS - 1)  # [N,P,3]
+    below = np.minimum(levels.astype(np.int32), _LEVELS - 2)
+    above = levels - below
+    shares = np.stack([1 - above, above])  # [2,N,P,3]
+    frame = np.arange(len(pixels), dtype=np.int32)[:, None]
+    first = ((frame * _LEVELS + below[..., 0]) * _LEVELS + below[..., 1]) * _LEVELS + below[..., 2]
+    return [
+        (
+            first + (red * _LEVELS + green) * _LEVELS + blue,
+            shares[red, ..., 0] * shares[green, ..., 1] * shares[blue, ..., 2],
+        )
+        for red, green, blue in itertools.product((0, 1), repeat=3)
+    ]
+
+
+def _colours(nearest: list[tuple[np.ndarray, np.ndarray]], weights: np.ndarray) -> np.ndarray:
+    """Square roots [N,64] of the shares of colours; a pixel counts for the levels that it lies between.
+
+    Args:
+      nearest: of `_nearest`.
       weights: [N,H,W], from 0 to 1 each.
     """
-    levels = np.linspace(0, 1, _LEVELS, dtype=np.float32)
-    near = np.maximum(1 - np.abs(pixels[..., None] - levels) * (_LEVELS - 1), 0)  # [N,H,W,3,levels]
-    red, green, blue = (near[..., i, :].reshape(len(pixels), -1, _LEVELS) for i in range(3))  # [N,P,levels]
-    red = red * weights.reshape(len(pixels), -1, 1)
-    both = (red[..., :, None] * green[..., None, :]).reshape(*red.shape[:2], -1)  # [N,P,16]
-    shares = both.transpose(0, 2, 1) @ blue / red.shape[1]  # [N,16,levels]
-    return np.sqrt(shares).reshape(len(pixels), -1)
+    pixels = weights.reshape(len(weights), -1)
+    counts = np.zeros(len(weights) * _LEVELS**3)
+    for position, share in nearest:
+        counts += np.bincount(position.ravel(), (share * pixels).ravel(), len(counts))
+    return np.sqrt(counts.reshape(len(weights), -1) / pixels.shape[1])
 
 
 def _cells(maps: np.ndarray) -> np.ndarray:

@@ -1,0 +1,118 @@
+"""`--mode=demo`: the whole way on rendered films, from video files to the page that plays a moment."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import urllib.parse
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from vmr_jax.data import films
+from vmr_jax.errors import UserError
+from vmr_jax.input.dataset import Dataset
+from vmr_jax.library import Library
+from vmr_jax.modes import serve
+from vmr_jax.modes.train import train
+
+LIBRARY = "library"  # folder of the run
+_SHOWN = 3  # moments
+_HOST = "127.0.0.1"
+
+
+def demo(config: Any, workdir: Path, port: int, page: bool = True) -> None:
+    """Renders films, trains on some of them, makes a library of others, searches it and opens its page.
+
+    Each step says what it does. A command that is given again goes on where it stopped.
+
+    Args:
+      config: of a dual encoder on films.
+      workdir: the folder of the run; the library is WORKDIR/library.
+      port: of the page; 0 takes a free one.
+      page: whether to serve the page at the end; False ends with a search.
+
+    Raises:
+      UserError: for a config of another dataset.
+    """
+    if config.dataset.name != "films":
+        raise UserError(
+            f"--mode=demo shows rendered films, and this config is of {config.dataset.name}. Leave --config "
+            f"out, or give the films of another architecture, such as configs/mmn.py:films."
+        )
+    steps = _Steps(4 + page)
+    options = config.dataset
+    steps.say(
+        f"Renders {options.train_videos + 2 * options.test_videos} short films as mp4 files and encodes four "
+        "frames a second by their colours, texture and motion. They are a test bed: drawn people who do "
+        f"things to drawn objects, nothing is downloaded. In {options.data_dir}/films; once."
+    )
+    dataset = Dataset(options, config.input)
+    steps.say(
+        f"Trains {config.model.name} on {options.train_videos} of them, to find the moment that a sentence "
+        "describes, and evaluates it on films that it has not seen."
+    )
+    train(config, workdir)
+    library = _library(films.files(options, "test"), workdir, steps)
+    query = dataset.split("test").queries[0].text
+    steps.say("Searches all of them for a sentence, as --mode=search --library does.")
+    _print_found(library, query, dataset)
+    if page:
+        steps.say("Serves the page: type a sentence, and see the moment played.")
+        opens = "?" + urllib.parse.urlencode({"q": query})
+        if port and _has_display():
+            threading.Thread(target=_open_when_ready, args=(port, opens), daemon=True).start()
+        serve.serve_library(library, _HOST, port, opens=opens)
+
+
+class _Steps:
+    """Says which step begins, and when."""
+
+    def __init__(self, count: int):
+        self._count, self._done, self._start = count, 0, time.monotonic()
+
+    def say(self, text: str) -> None:
+        self._done += 1
+        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+        line = f"[{self._done}/{self._count}, {minutes}:{seconds:02d}] {text}"
+        print(f"\n{line}", flush=True)
+
+
+def _library(files: list[Path], workdir: Path, steps: _Steps) -> Library:
+    """The library of some films, with the moments of the run."""
+    folder = workdir / LIBRARY
+    steps.say(
+        f"Makes a library of the {len(files)} films of the test split in {folder}, as --mode=ingest does with "
+        "video files of your own: each is decoded and encoded, and its moments are indexed."
+    )
+    library = Library(folder, run=workdir)
+    print(library.add(files), flush=True)
+    return library
+
+
+def _print_found(library: Library, query: str, dataset: Dataset) -> None:
+    """Prints the moments that are found for a query of the test split, beside the true one."""
+    split = dataset.split("test")
+    start, end = split.queries[0].span
+    video = split.videos[split.owner[0]].id
+    print(f'"{query}" is {start:.1f} to {end:.1f} s of {video}. Found:')
+    for hit in library.search(query, k=_SHOWN):
+        print(f"  {hit.rank}. {hit.start:.1f} to {hit.end:.1f} s of {hit.video}, {hit.score:.3f}")
+
+
+def _has_display() -> bool:
+    """Whether a browser would have a window; in a terminal alone the address that is printed must do."""
+    return sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+
+
+def _open_when_ready(port: int, opens: str) -> None:
+    """Opens the page in the user's browser as soon as it is served."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=1):
+            break
+        time.sleep(0.2)
+    webbrowser.open(f"http://{_HOST}:{port}/{opens}")
