@@ -61,7 +61,14 @@ REFINED = 100  # moments, of those that the encoder finds, which a run that is n
 
 
 class Library:
-    """See the file.
+    """Video files that are known by their content, and searched by a sentence.
+
+    >>> lib = vmr.Library(tmp / "library")
+    >>> (tmp / "films").mkdir()
+    >>> print(lib.update(tmp / "films"))
+    no video file
+    >>> lib.videos
+    []
 
     The address of a server, "http://HOST:8000", gives the library that it serves (`RemoteLibrary`), with the
     calls `videos`, `add`, `remove`, `search`, `thumbnail` and `export`.

@@ -54,8 +54,8 @@ def windows(duration: float, length: float) -> list[tuple[float, float]]:
     """Seconds (start, end) of the parts of a video: the whole where it fits, else windows that overlap by half.
 
     >>> from vmr_jax.retrieval.windows import windows
-    >>> windows(100.0, 120.0), windows(250.0, 120.0)
-    ([(0.0, 100.0)], [(0.0, 120.0), (60.0, 180.0), (130.0, 250.0)])
+    >>> windows(100.0, 120.0), windows(250.0, 120.0)[-2:]
+    ([(0.0, 100.0)], [(120.0, 240.0), (130.0, 250.0)])
     """
     if duration <= length:
         return [(0.0, duration)]

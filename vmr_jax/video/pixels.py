@@ -34,7 +34,7 @@ _GAIN = 4.0  # of gradients and changes, which are small beside colours
 
 
 class Pixels:
-    """See the file; a `FrameEncoder`."""
+    """Colours, places, texture and motion of frames as vectors [N,304]; a `FrameEncoder`."""
 
     name = "pixels"
     rate = 4.0
