@@ -1,7 +1,7 @@
 """RTBPN (Zhang et al., ACM MM 2020), weakly supervised: training reads no moment.
 
     python launch.py --config=configs/rtbpn.py
-        the embedded dataset: about five minutes on two CPU cores.
+        the embedded dataset, on which it stays on the prior: four minutes on two CPU cores.
     python launch.py --config=configs/rtbpn.py:activitynet_captions,c3d --config.dataset.manual_dir=DIR
     python launch.py --config=configs/rtbpn.py:charades_sta,c3d --config.dataset.manual_dir=DIR
         the official settings, with GloVe; DIR as in data/DATASET/README.md. Needs an accelerator.
@@ -37,14 +37,16 @@ def get_config(arg=None):
         datasets.embedded(config, dataset)
         config.model.num_clips = 16
         config.model.scale_layers = (8,)
-        # Of the moments of training, nine in ten are 0.08 to 0.4 of their video long.
-        config.model.lengths = (1, 2, 3, 4, 5, 6)
+        # With shorter ones it tells videos apart by single clips, and R@1,IoU=0.5 on validation is below 10.
+        config.model.lengths = (3, 4, 5)
         config.model.features = 64
         config.model.map_kernel = 3
-        config.model.nearest = 8
+        config.model.nearest = 3
+        config.model.suppressed_weight = 1.0
+        _charades_weights(config)
         config.batch_size = 32
         config.optimizer.learning_rate = 2e-3
-        config.train_for = "10 epochs"
+        config.train_for = "6 epochs"
         return config
     datasets.manual_dataset(config, dataset, options)
     datasets.map_size(config)
@@ -57,6 +59,11 @@ def get_config(arg=None):
         config.model.num_clips = 32
         config.model.lengths = tuple(range(1, 33))
         config.model.train_lengths = tuple(range(1, 16, 2))
-        config.model.score_weight = 0.01
-        config.model.filter_weight = 0.001
+        _charades_weights(config)
     return config
+
+
+def _charades_weights(config):
+    """The official weights for Charades-STA, a tenth of those for ActivityNet Captions."""
+    config.model.score_weight = 0.01
+    config.model.filter_weight = 0.001

@@ -37,6 +37,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # official name of a tensor -> its shape
 
 # Keys under which training scripts save the tensors.
 WRAPPERS = ("state_dict", "model", "model_parameters", "net")
+PARTS = "dynamic_params"  # where the program of WSSL saves a state_dict of each module, and counts beside them
 LISTED = 8  # tensors that an error message names
 
 
@@ -388,6 +389,8 @@ def tensors_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
             f"The checkpoint is {type(state_dict).__name__}, not a dictionary of tensors by name. Read a file "
             "with vmr_jax.torch_import.read_checkpoint(PATH) first."
         )
+    if isinstance(parts := state_dict.get(PARTS), Mapping):
+        state_dict = {name: part for name, part in parts.items() if isinstance(part, Mapping)}
     for wrapper in WRAPPERS:
         if isinstance(inner := _numbered(state_dict.get(wrapper)), Mapping):
             state_dict = inner
