@@ -12,7 +12,7 @@ Times are those of rounds that take turns; the ratios are of their medians, in o
 """
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -137,8 +137,9 @@ def watched(film: str, library: str, encoder: str, encoder_dir: str) -> None:
 
 
 def peak() -> float:
-    """The most memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """The most memory of this program so far, in GB; what `resource` says is that of its parent too."""
+    told = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", told)[1]) * 1024 / 1e9
 
 
 if __name__ == "__main__":
