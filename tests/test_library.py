@@ -173,13 +173,17 @@ class Other:
         self.identity = {**encoder.identity, "version": 0}
 
 
-def test_two_encoders_never_mix(tmp_path, folder):
+def test_two_encoders_never_mix(tmp_path, folder, monkeypatch):
     lib = vmr.Library(tmp_path / "lib")
     lib.add(filmed.film(folder / "a.mp4", 2.0))
-    again = vmr.Library(tmp_path / "lib")
-    again._encoder = Other(lib.encoder)
-    with pytest.raises(UserError, match=r"they differ in version \(1 and 0\)"):
-        vmr.library.check_encoder(again.path, again.manifest, again._encoder.identity)
+    other = filmed.film(folder / "b.mp4", 3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("vmr_jax.library.open_encoder", lambda *given: Other(lib.encoder))
+        with pytest.raises(UserError, match=r"they differ in version \(1 and 0\)"):
+            vmr.Library(tmp_path / "lib", encoder="pixels")
+        with pytest.raises(UserError, match="Vectors of two encoders cannot be compared"):
+            vmr.Library(tmp_path / "lib").add(other)
+    assert [video.id for video in vmr.Library(tmp_path / "lib").videos] == ["a"]
     with pytest.raises(UserError, match='There is no frame encoder "clipp"'):
         vmr.Library(tmp_path / "lib", encoder="clipp")
 
