@@ -1,7 +1,8 @@
 """VLG-Net (Soldan et al., ICCV Workshops 2021).
 
     python launch.py --config=configs/vlg_net.py
-        the embedded dataset, on two CPU cores.
+        the embedded dataset, on two CPU cores. In 12 epochs it hardly leaves the best span of the training
+        prior (R@1,IoU=0.5 24.3 on test, 17.7 of the prior).
     python launch.py --config=configs/vlg_net.py:activitynet_captions,c3d --config.dataset.manual_dir=DIR
         the paper's setting, for an accelerator; DIR as in data/activitynet_captions/README.md.
     python launch.py --config=configs/vlg_net.py:jsonl --config.dataset.manual_dir=DIR ...
