@@ -154,7 +154,7 @@ class Library:
 
     @property
     def manifest(self) -> Manifest:
-        """What is in the library now; another process may change it."""
+        """The content of the library now; another process may change it."""
         with contextlib.suppress(FileNotFoundError):
             found = (self.path / MANIFEST).stat()
             stamp = found.st_mtime_ns, found.st_ino
@@ -327,7 +327,7 @@ class Library:
         return export.export(chosen, format, Path(path).expanduser(), exact)
 
     def _entry(self, video: str) -> Entry:
-        """What the manifest says of a video; UserError for an unknown one."""
+        """The entry of a video in the manifest; UserError for an unknown one."""
         if video not in self.manifest.videos:
             raise unknown(f"The library {self.path} has no video", video, self.manifest.videos)
         return self.manifest.videos[video]

@@ -43,7 +43,7 @@ def encoded(films: Iterable[Film], folder: Path, encoder: FrameEncoder) -> Itera
 
 
 def _together(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """What the work makes of each item, in order; as many at a time as there are cores."""
+    """Results of the work on each item, in order; as many at a time as there are cores."""
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
         begun: deque[Future] = deque()

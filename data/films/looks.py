@@ -14,7 +14,7 @@ _HORIZON = 92.0  # where the wall ends and the floor begins
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """What a person wears, and how tall he or she is, in pixels."""
+    """Clothes and height, in pixels, of a person."""
 
     clothes: Colour
     hair: Colour
@@ -88,7 +88,7 @@ def draw_person(pencil: Pencil, person: Person, pose: Pose, skin: Colour, ground
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """What an object looks like: size in pixels, colours, and how it opens.
+    """Looks of an object: size in pixels, colours, and how it opens.
 
     Attributes:
       width, height: pixels.
@@ -239,7 +239,7 @@ def draw_thing(
 
 
 def _glow(pencil: Pencil, x: float, y: float, width: float, height: float, light: float) -> None:
-    """What is on is bright in the middle and has rays around it."""
+    """A thing that is on is bright in the middle and has rays around it."""
     pencil.rectangle(x, y - 0.05 * height, 0.75 * width, 0.65 * height, shaded(_LIGHT, light))
     for dx, dy in ((-1, 0), (1, 0), (0, -1), (-0.75, -0.75), (0.75, -0.75)):
         inner = (x + dx * (width / 2 + 3), y + dy * (height / 2 + 3))

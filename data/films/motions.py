@@ -15,7 +15,7 @@ _TOOL = (60, 60, 65)
 
 @dataclasses.dataclass(frozen=True)
 class Instant:
-    """What is to be drawn at an instant of an event.
+    """Picture to be drawn at an instant of an event.
 
     Attributes:
       pose: of the agent.

@@ -31,7 +31,7 @@ def test_filters_agree_with_cards_configs_and_imports():
     assert not {"scdm", "tga"} & set(names(dataset="didemo"))  # six chunks cannot be halved, nor windows
     assert sorted(names(imports=True) + names(imports=False)) == architectures()
     assert {"two_d_tan", "xml"} <= set(names(imports=True)) and "fvmr" in names(imports=False)
-    assert names(family="ranking", supervision="weak") == ["tga"]
+    assert names(family="ranking", supervision="weak") == ["rtbpn", "tga"]
     assert names(family="corpus", supervision="weak") == []
 
 

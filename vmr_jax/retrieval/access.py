@@ -100,7 +100,7 @@ def _cookie(asking: HTTPConnection) -> str:
 
 
 def _others(asking: HTTPConnection) -> list[tuple[str, str]]:
-    """What an address asks for beside the token."""
+    """The part of an address that is not the token."""
     given = QueryParams(asking.scope["query_string"]).multi_items()
     return [(name, value) for name, value in given if name != "token"]
 

@@ -55,7 +55,7 @@ class RemoteLibrary:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the server says of itself: title, number of videos, formats of export."""
+        """Facts that the server tells of itself: title, number of videos, formats of export."""
         return self._json("about")
 
     @property
@@ -212,7 +212,7 @@ class _Nowhere(urllib.request.HTTPRedirectHandler):
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """What the server says, else its status."""
+    """The message of the server, else its status."""
     try:
         return printable_line(str(json.loads(error.read(1 << 16))["message"]))
     except (ValueError, KeyError, TypeError, OSError):

@@ -1,4 +1,4 @@
-"""What the page serves: a corpus of videos that can be searched, and the one of a run's index.
+"""The content of the page: a corpus of videos that can be searched, and the one of a run's index.
 
 A library of videos (`vmr_jax.Library`) is the other one; `modes/serve.py` brings it into this form.
 """

@@ -1,4 +1,4 @@
-"""What a library of videos, here or on another machine, says of its videos and of what it finds."""
+"""Answers of a library of videos, here or on another machine: its videos, and the moments that it finds."""
 
 from pathlib import Path
 from typing import NamedTuple

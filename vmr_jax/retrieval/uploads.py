@@ -66,7 +66,7 @@ class Uploads:
         return dict(state)
 
     def state(self, number: int) -> dict[str, Any]:
-        """What became of an upload: 'waiting', 'taking', 'done' with `video`, or 'failed' with `reason`."""
+        """State of an upload: 'waiting', 'taking', 'done' with `video`, or 'failed' with `reason`."""
         if number not in self._states:
             raise HTTPException(404, "There is no such upload, or it is long over.")
         return dict(self._states[number])

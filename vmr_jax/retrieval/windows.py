@@ -31,7 +31,7 @@ _KEPT = 4  # indices of a library, of the runs that were asked last
 
 
 class MomentEncoder(NamedTuple):
-    """What encodes moments and sentences.
+    """Encoder of moments and sentences.
 
     Attributes:
       source: JSON that tells it from others: an index is of one of them.

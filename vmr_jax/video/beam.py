@@ -70,7 +70,7 @@ def _encode(file: tuple, *, library: Path, open: tuple[str, str | None], identit
 
 
 def _told(library: Path, found: Found) -> Encoded | str | None:
-    """What a worker has told of a file as it is now; None where none has."""
+    """The answer of a worker about a file as it is now; None where there is none."""
     try:
         told = read_json(library / ENCODED / f"{found.content}.json")
     except (OSError, ValueError):

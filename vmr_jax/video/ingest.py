@@ -36,7 +36,7 @@ Progress = Callable[[str, float, float], None]  # (file, seconds that are done, 
 
 
 class Outcome(NamedTuple):
-    """What became of a file.
+    """Fate of a file.
 
     Attributes:
       file: its path.
@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 class Report(list[Outcome]):
-    """What became of the files, in the order of their paths.
+    """Fates of the files, in the order of their paths.
 
     >>> report = Report([Outcome("a.mp4", "added"), Outcome("b.mp4", "unreadable", "it is empty")])
     >>> print(report)

@@ -69,7 +69,7 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds.
+    """Content of `manifest.json`.
 
     Attributes:
       encoder: `FrameEncoder.identity`.
