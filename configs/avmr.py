@@ -38,9 +38,18 @@ def get_config(arg=None):
         config.model.features, config.model.hidden = 128, (128, 64)
         config.model.unit_weights = False
         config.model.look_every = 1
+        # The weighted improvement teaches the discriminator to score those segments high that cannot be moved.
+        config.model.iou_weight = 0.0
+        config.model.reward_scale = 1.0
+        config.model.discount = 0.3
+        config.model.step = 0.1
+        config.model.horizon = 30
+        config.model.noise_at_test = True
+        config.optimizer.learning_rate = 5e-4
+        config.optimizer.schedule = "cosine"
         config.batch_size = 16
-        config.train_for = "30 epochs"
-        config.evaluate_every = "3 epochs"
+        config.train_for = "12 epochs"
+        config.evaluate_every = "2 epochs"
         return config
     datasets.manual_dataset(config, dataset, options, paper=("tall",))
     if "skip_thoughts" in options:

@@ -34,17 +34,17 @@ def get_config(arg=None):
     if dataset in datasets.EMBEDDED:
         datasets.embedded(config, dataset)
         config.model.text = "sentence"
-        config.model.features = config.model.query_features = 128
-        config.model.video_features = 64
+        config.model.features = config.model.query_features = config.model.video_features = 256
+        config.model.entropy_weight = 0.03
         config.model.location_features = 32
         config.model.whole_units = True  # moments of three to thirteen units
         config.model.unit_weights = False
         config.model.detach_advantage = True
         config.batch_size = 16
-        config.optimizer.learning_rate = 2e-3
         config.optimizer.schedule = "cosine"
-        config.train_for = "30 epochs"
-        config.evaluate_every = "3 epochs"
+        config.optimizer.l2 = 1e-5
+        config.train_for = "40 epochs"
+        config.evaluate_every = "4 epochs"
         return config
     datasets.manual_dataset(config, dataset, options)
     if "skip_thoughts" in options:

@@ -88,6 +88,7 @@ def _random_modalities(rng, video_mask, query_mask, span, width=4) -> dict[str, 
         "windows": np.where(window_mask[..., None], others, 0).astype(np.float32),
         "window_mask": window_mask,
         "saliency": (rng.integers(0, 13, (size, clips)) * video_mask).astype(np.float32),
+        "grid": stream(3, 3),
     }
 
 

@@ -14,6 +14,7 @@ Axis letters, one meaning each, in every docstring and shape assertion of the li
     R  clips that are read of a candidate         Y  steps of an episode
     J  sentences of one video                     U  videos of a corpus
     Q  queries of a split                         X  words of the vocabulary
+    I  cells along each side of a frame
 
 Every padded axis has a mask; True marks what is real. A file that needs another letter defines it at its top.
 """
@@ -121,6 +122,8 @@ class Batch:
     audio: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")
     objects: Array | None = _array("BTOD", np.float32, "video", mask="object_mask", source="stream")
     object_mask: Array | None = _array("BTO", bool, "video", optional=True)
+    # What is seen in each cell of a frame, rows of cells from the top, cells of a row from the left.
+    grid: Array | None = _array("BTIID", np.float32, "video", mask="video_mask", source="stream")
     # The mean word vector of what is said in a clip; the mask is False where nothing is said.
     subtitles: Array | None = _array("BTW", np.float32, "video", mask="subtitle_mask", source="stream")
     subtitle_mask: Array | None = _array("BT", bool, "video", optional=True)

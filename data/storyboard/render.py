@@ -6,6 +6,7 @@ from vmr_jax.data.storyboard.grammar import ACTIONS, OBJECTS, choice
 from vmr_jax.data.storyboard.scene import Event, Scene
 from vmr_jax.data.storyboard.vectors import (
     AUDIO_DIM,
+    CELL_DIM,
     FLOW_DIM,
     OBJECT_DIM,
     PHASES,
@@ -15,6 +16,7 @@ from vmr_jax.data.storyboard.vectors import (
 )
 
 SLOTS = 4  # O, objects per clip
+SIDE = 4  # I, cells along each side of a frame
 
 # Shapes of the arrays in a record; None is T.
 SHAPES = {
@@ -23,10 +25,11 @@ SHAPES = {
     "audio": (None, AUDIO_DIM),
     "objects": (None, SLOTS, OBJECT_DIM),
     "subtitles": (None, SUBTITLE_DIM),
+    "grid": (None, SIDE, SIDE, CELL_DIM),
 }
 
 # Standard deviation of the noise of one number; a concept vector has length 1.
-NOISE = {"rgb": 0.12, "flow": 0.12, "audio": 0.12, "objects": 0.1}
+NOISE = {"rgb": 0.12, "flow": 0.12, "audio": 0.12, "objects": 0.1, "grid": 0.12}
 PHASE_GAIN = 0.7
 STYLE_GAIN = 0.5  # what all clips of a video have in common beside the place
 
@@ -39,6 +42,7 @@ def render(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, 
         "audio": _audio(scene, world, rng),
         "objects": _objects(scene, world, rng),
         "subtitles": _subtitles(scene, world, rng),
+        "grid": _grid(scene, world, rng),  # the last one, so that its draws change no other
     }
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
@@ -147,3 +151,18 @@ def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.nda
         if line:
             signal[t] = world.said(line)
     return signal
+
+
+def _grid(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
+    """An event fills four cells of the frame, who and how above what; any other may hold any thing there."""
+    signal = np.zeros((scene.clips, SIDE, SIDE, CELL_DIM))
+    others = [world.cells[name] for name in (*scene.agents, *scene.objects)]
+    seen = rng.random((scene.clips, SIDE, SIDE)) < 0.3
+    which = rng.integers(0, len(others), (scene.clips, SIDE, SIDE))
+    signal[seen] = np.stack(others)[which[seen]]
+    for event in scene.events:
+        row, column = rng.integers(0, SIDE - 1, 2)
+        who = world.cells[event.agent] + world.cells[event.action]
+        signal[event.start : event.end, row, column : column + 2] = who
+        signal[event.start : event.end, row + 1, column : column + 2] = world.cells[event.object]
+    return _noisy(signal, "grid", rng)

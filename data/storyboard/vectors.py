@@ -18,6 +18,7 @@ from vmr_jax.data.storyboard.grammar import (
 WORD_DIM = 50
 SENTENCE_DIM = 32
 RGB_DIM, FLOW_DIM, AUDIO_DIM, OBJECT_DIM, SUBTITLE_DIM = 64, 32, 16, 32, SENTENCE_DIM
+CELL_DIM = 16
 PHASES = 3  # start, middle, end
 
 _SYNONYM_SPREAD = 0.35  # length of a word's own part beside the unit vector it shares with its synonyms
@@ -37,6 +38,7 @@ class Vectors:
       entities: {name: [OBJECT_DIM]} of agents and objects as a detector sees them.
       use, pose: {action: [OBJECT_DIM]}, what an action adds to its object and to its agent.
       receiving: [OBJECT_DIM], what it adds to its recipient.
+      cells: {name: [CELL_DIM]} of agents, objects and actions in a part of a frame.
     """
 
     def __init__(self, seed: int):
@@ -55,6 +57,7 @@ class Vectors:
         self.use = _table(rng, ACTIONS, OBJECT_DIM)
         self.pose = _table(rng, ACTIONS, OBJECT_DIM)
         self.receiving = _unit(rng.normal(size=OBJECT_DIM))
+        self.cells = _table(rng, [*agents, *OBJECTS, *ACTIONS], CELL_DIM)
 
     def sentence(self, text: str) -> np.ndarray:
         """[SENTENCE_DIM] float32: the projected sum of the vectors of a text's content words."""

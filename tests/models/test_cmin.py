@@ -14,7 +14,9 @@ from vmr_jax.models import create
 from vmr_jax.models.cmin import Outputs, SyntacticGraphConv
 
 SMALL = dict(features=8, heads=2, widths=(1, 3))
-OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
+OTHERS = dict.fromkeys(
+    ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "saliency")
+)
 
 
 @pytest.fixture(scope="module")

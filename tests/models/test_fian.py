@@ -26,7 +26,9 @@ from vmr_jax.models.fian import (
 from vmr_jax.moments import nms
 
 SMALL = dict(num_clips=21, max_words=7, windows=(2, 4), stride="k/2", features=8, heads=2, hidden=12)
-OTHERS = dict.fromkeys(("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency"))
+OTHERS = dict.fromkeys(
+    ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "saliency")
+)
 
 
 def random_variables(model, batch):

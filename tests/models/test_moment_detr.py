@@ -35,7 +35,7 @@ def terms_of(model, outputs, batch):
 def bare_batch():
     """Without the fields of other architectures that have an axis of clips."""
     others = dict.fromkeys(
-        ("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "clip_rows")
+        ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "clip_rows")
     )
     return dataclasses.replace(random_batch(), **others)
 

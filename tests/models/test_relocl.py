@@ -18,7 +18,14 @@ from vmr_jax.models import create
 from vmr_jax.models.relocl import Outputs, clip_contrast, pair_contrast
 
 SMALL = dict(features=8, heads=2, max_clips=32, clip_seconds=0.0)
-OTHERS = ("flow", "audio", "objects", "object_mask", "saliency")  # of other architectures, along the clips
+OTHERS = (
+    "flow",
+    "audio",
+    "objects",
+    "object_mask",
+    "grid",
+    "saliency",
+)  # of other architectures, along the clips
 
 
 def created(**fields):

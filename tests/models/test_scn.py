@@ -15,7 +15,7 @@ from vmr_jax.layers.completion import completion_loss
 from vmr_jax.models import create
 from vmr_jax.models.scn import Model, Outputs, clip_iou, proposals, rewards_of, select
 
-OF_CLIPS = ("flow", "audio", "objects", "object_mask", "subtitles", "subtitle_mask", "saliency")
+OF_CLIPS = ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "saliency")
 SMALL = dict(features=8, hidden=16, heads=2, layers=1, widths=(0.25, 0.5, 1.0), rows=4, vocab_size=12)
 
 

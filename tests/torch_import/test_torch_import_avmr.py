@@ -31,7 +31,7 @@ def twin():
     twin = Twin(D, Q, horizon=H, look_every=1, **SIZES)
     for name, parameter in twin.named_parameters():
         if "actors.0" in name and name.endswith("weight"):
-            torch.nn.init.normal_(parameter)
+            torch.nn.init.normal_(parameter, std=0.5)
     return twin
 
 

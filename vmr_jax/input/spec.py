@@ -54,6 +54,7 @@ def _lengths(config, batch_size: int) -> dict[str, int]:
         "S": config.text.max_subwords,
         "C": MAX_CHARACTERS,
         "O": objects[0],
+        "I": _widths(config).get("grid", (0,))[0],
         "V": config.text.max_verbs,
         "N": config.text.max_nouns,
         "A": schema.MAX_WINDOWS,

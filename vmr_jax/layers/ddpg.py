@@ -63,8 +63,8 @@ class DeterministicAgent(nn.Module):
         actor_sizes = [self.inputs, *self.actor_hidden, self.actions]
         critic_sizes = [(self.inputs, first), *_pairs([first + self.actions, *later, 1])]
         own = {
-            "actor": self.param("actor", _layers, _pairs(actor_sizes)),
-            "critic": self.param("critic", _layers, critic_sizes),
+            "actor": self.param("actor", linear_layers, _pairs(actor_sizes)),
+            "critic": self.param("critic", linear_layers, critic_sizes),
         }
         targets = {
             name: self.variable("targets", name, lambda x: jax.tree.map(jnp.copy, x), tree)
@@ -83,7 +83,7 @@ def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
     return list(zip(sizes[:-1], sizes[1:]))
 
 
-def _layers(key: jax.Array, sizes: list[tuple[int, int]]) -> dict[str, dict[str, jax.Array]]:
+def linear_layers(key: jax.Array, sizes: list[tuple[int, int]]) -> dict[str, dict[str, jax.Array]]:
     """Linear layers of (inputs, outputs), which start as PyTorch's."""
     found = {}
     for i, (inputs, outputs) in enumerate(sizes):
@@ -95,7 +95,7 @@ def _layers(key: jax.Array, sizes: list[tuple[int, int]]) -> dict[str, dict[str,
     return found
 
 
-def _linear(layer: dict[str, jax.Array], x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def linear_of(layer: dict[str, jax.Array], x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Maps [...,D] to [...,F] float32; `dtype` is that of the product."""
     product = jnp.dot(x.astype(dtype), layer["kernel"].astype(dtype)).astype(jnp.float32)
     return product + jnp.broadcast_to(layer["bias"], product.shape)
@@ -104,16 +104,16 @@ def _linear(layer: dict[str, jax.Array], x: jax.Array, dtype: jnp.dtype) -> jax.
 def act(actor: Any, state: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Returns the actor's vector [...,Z] in (-1, 1) for states [...,D] (official code: Actor)."""
     for i in range(len(actor)):
-        state = _linear(actor[f"layer_{i}"], state, dtype)
+        state = linear_of(actor[f"layer_{i}"], state, dtype)
         state = nn.relu(state) if i < len(actor) - 1 else jnp.tanh(state)
     return state
 
 
 def value(critic: Any, state: jax.Array, action: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Returns the value [...] of states [...,D] and vectors [...,Z] of actions (official code: Critic)."""
-    x = jnp.concatenate([nn.relu(_linear(critic["layer_0"], state, dtype)), action], axis=-1)
+    x = jnp.concatenate([nn.relu(linear_of(critic["layer_0"], state, dtype)), action], axis=-1)
     for i in range(1, len(critic)):
-        x = _linear(critic[f"layer_{i}"], x, dtype)
+        x = linear_of(critic[f"layer_{i}"], x, dtype)
         x = nn.relu(x) if i < len(critic) - 1 else x
     return x[..., 0]
 
