@@ -28,8 +28,8 @@ def get_config(arg=None):
     config.optimizer.learning_rate = 1e-2
     config.optimizer.clip_norm = 5.0
     config.evaluation.nms_threshold = 1.0
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.features = 64
         config.model.embedding = 64
         config.model.caption_words = 12

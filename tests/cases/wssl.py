@@ -3,7 +3,7 @@
 from cases import manual_variants
 from vmr_jax.configs.wssl import DATASETS
 
-SMALL = dict(features=4, embedding=4, layers=2, caption_words=3, beams=2, dropout=0.5, vocab_size=12)
+SMALL = dict(features=4, embedding=4, layers=1, caption_words=1, beams=1, dropout=0.5, vocab_size=12)
 
 
 def network(dim: int, features: int, words: int, embedding: int) -> int:
