@@ -84,14 +84,16 @@ class Outputs:
     clip_draws: jax.Array  # [B,T] uniform: which clips are compared
 
 
-class Model(GroundingModel):
-    """Moment-DETR. The defaults are those of QVHighlights.
+class SetPrediction(GroundingModel):
+    """All of Moment-DETR but its layers between the inputs and the heads, which a subclass adds in `__call__`.
+
+    The defaults are those of QVHighlights.
 
     Attributes:
       features: F, width of every layer.
       heads: number of attention heads.
       hidden: width inside the feed-forward networks.
-      encoder_layers: number of encoder layers over clips and words.
+      encoder_layers: number of encoder layers.
       decoder_layers: I, number of decoder layers.
       num_queries: M, number of slots of the decoder, that is of moments that are predicted.
       all_windows: whether all annotated moments (batch.windows) are learnt; else batch.span alone.
@@ -102,7 +104,7 @@ class Model(GroundingModel):
       giou_weight: weight of the generalised IoU, in the matching and in the loss.
       label_weight: weight of the classes, in the matching and in the loss.
       none_weight: weight of the class 'none' in the loss, beside 1 of the class 'moment'.
-      saliency_weight: weight of the saliency loss.
+      saliency_weight: weight of the losses of the saliency.
       saliency_margin: score difference by which the more salient of two clips is to be ahead.
       round_to: step in seconds to which predicted times are rounded; 0 leaves them as they are.
       normalize_words: whether each word vector is L2-normalised.
@@ -139,73 +141,23 @@ class Model(GroundingModel):
         labels = (("windows", self.all_windows), ("saliency", self.annotated_saliency))
         return tuple(name for name, learnt in labels if learnt)
 
-    @nn.compact
-    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Predicts M moments and the saliency of every clip; UserError without the labels that are required."""
-        batch.check()
-        self._check(batch)
-        index = batch.example_index
+    def _inputs(self, clips: jax.Array, batch: Batch, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Returns clips [B,T,F] of rows [B,T,*], and words [B,L,F]."""
         project = functools.partial(
             project_twice, features=self.features, dropout=self.input_dropout, dtype=self.dtype
         )
         words = WordEmbedding(self.vocab_size, dtype=jnp.float32, name="word_vectors")(batch)
         if self.normalize_words:
             words = l2_normalize(words)
-        words = project(words, index, train, name="words")
-        clips = jnp.concatenate([batch.video, clip_bounds(batch.video_mask)], axis=-1)
-        clips = project(clips, index, train, name="clips")
+        words = project(words, batch.example_index, train, name="words")
+        return project(clips, batch.example_index, train, name="clips"), words
 
-        source = jnp.concatenate([clips, words], axis=1)
-        mask = jnp.concatenate([batch.video_mask, batch.query_mask], axis=1)
-        positions = sine_positions(batch.video_mask, self.features)
-        positions = jnp.concatenate([positions, jnp.zeros(words.shape, positions.dtype)], axis=1)
-        memory = self._encode(source, positions, mask, index, train)
-        decoded = self._decode(memory, positions, mask, index, train).astype(jnp.float32)
-
-        saliency = torch_linear(
-            1, memory[:, : clips.shape[1]].astype(jnp.float32), jnp.float32, "saliency_head"
-        )
+    def _heads(self, decoded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns of slots [B,I,M,F] logits [B,I,M,2], and centre and width [B,I,M,2] before the sigmoid."""
         hidden = nn.relu(torch_linear(self.features, decoded, jnp.float32, "span_head_0"))
         hidden = nn.relu(torch_linear(self.features, hidden, jnp.float32, "span_head_1"))
-        return Outputs(
-            logits=torch_linear(2, decoded, jnp.float32, "label_head"),
-            spans=jax.nn.sigmoid(torch_linear(2, hidden, jnp.float32, "span_head_2")),
-            saliency=jnp.where(batch.video_mask, saliency[..., 0], MASKED),
-            window_draws=self._draw(index, self._windows(batch)[1].shape[1], train),
-            clip_draws=self._draw(index, clips.shape[1], train),
-        )
-
-    def _check(self, batch: Batch) -> None:
-        absent = [name for name in self.requires() if getattr(batch, name) is None]
-        if absent:
-            raise UserError(
-                f"Moment-DETR learns {' and '.join(absent)}, and this batch has none. Choose a data set that "
-                "has them, or set config.model.all_windows and config.model.annotated_saliency to False."
-            )
-
-    def _encode(self, x, positions, mask, index, train: bool) -> jax.Array:
-        """Returns the memory [B,T+L,F] (official `TransformerEncoder`)."""
-        for i in range(self.encoder_layers):
-            layer = EncoderLayer(**self._sizes(), name=f"encoder_{i}")
-            x = layer(x, mask, index, train, positions)
-        return x
-
-    def _decode(self, memory, positions, mask, index, train: bool) -> jax.Array:
-        """Returns the slots after each layer [B,I,M,F], under one layer norm; they start at zero.
-
-        Source: official `TransformerDecoder`.
-        """
-        queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.features))
-        shape = (memory.shape[0], *queries.shape)
-        places = jnp.broadcast_to(queries[None], shape)
-        x, every = jnp.zeros(shape, self.dtype), jnp.ones(shape[:2], bool)
-        norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="decoder_norm")
-        decoded = []
-        for i in range(self.decoder_layers):
-            layer = DecoderLayer(**self._sizes(), name=f"decoder_{i}")
-            x = layer(x, memory, every, mask, index, train, places, positions)
-            decoded.append(norm(x))
-        return jnp.stack(decoded, axis=1)
+        spans = torch_linear(2, hidden, jnp.float32, "span_head_2")
+        return torch_linear(2, decoded, jnp.float32, "label_head"), spans
 
     def _sizes(self) -> dict:
         names = ("features", "heads", "hidden", "dropout", "dtype")
@@ -255,3 +207,67 @@ class Model(GroundingModel):
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns the saliency of clips, between the least (0) and the most (1) of the video: 'clips' [B,T]."""
         return {"clips": share_of_most(outputs.saliency, batch.video_mask)}
+
+
+class Model(SetPrediction):
+    """Moment-DETR: clips and words in one encoder; a learned slot is a place that decoder layers look from."""
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Predicts M moments and the saliency of every clip; UserError without the labels that are required."""
+        batch.check()
+        self._check(batch)
+        index = batch.example_index
+        clips = jnp.concatenate([batch.video, clip_bounds(batch.video_mask)], axis=-1)
+        clips, words = self._inputs(clips, batch, train)
+
+        source = jnp.concatenate([clips, words], axis=1)
+        mask = jnp.concatenate([batch.video_mask, batch.query_mask], axis=1)
+        positions = sine_positions(batch.video_mask, self.features)
+        positions = jnp.concatenate([positions, jnp.zeros(words.shape, positions.dtype)], axis=1)
+        memory = self._encode(source, positions, mask, index, train)
+        decoded = self._decode(memory, positions, mask, index, train).astype(jnp.float32)
+
+        saliency = torch_linear(
+            1, memory[:, : clips.shape[1]].astype(jnp.float32), jnp.float32, "saliency_head"
+        )
+        logits, spans = self._heads(decoded)
+        return Outputs(
+            logits=logits,
+            spans=jax.nn.sigmoid(spans),
+            saliency=jnp.where(batch.video_mask, saliency[..., 0], MASKED),
+            window_draws=self._draw(index, self._windows(batch)[1].shape[1], train),
+            clip_draws=self._draw(index, clips.shape[1], train),
+        )
+
+    def _check(self, batch: Batch) -> None:
+        absent = [name for name in self.requires() if getattr(batch, name) is None]
+        if absent:
+            raise UserError(
+                f"Moment-DETR learns {' and '.join(absent)}, and this batch has none. Choose a data set that "
+                "has them, or set config.model.all_windows and config.model.annotated_saliency to False."
+            )
+
+    def _encode(self, x, positions, mask, index, train: bool) -> jax.Array:
+        """Returns the memory [B,T+L,F] (official `TransformerEncoder`)."""
+        for i in range(self.encoder_layers):
+            layer = EncoderLayer(**self._sizes(), name=f"encoder_{i}")
+            x = layer(x, mask, index, train, positions)
+        return x
+
+    def _decode(self, memory, positions, mask, index, train: bool) -> jax.Array:
+        """Returns the slots after each layer [B,I,M,F], under one layer norm; they start at zero.
+
+        Source: official `TransformerDecoder`.
+        """
+        queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.features))
+        shape = (memory.shape[0], *queries.shape)
+        places = jnp.broadcast_to(queries[None], shape)
+        x, every = jnp.zeros(shape, self.dtype), jnp.ones(shape[:2], bool)
+        norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="decoder_norm")
+        decoded = []
+        for i in range(self.decoder_layers):
+            layer = DecoderLayer(**self._sizes(), name=f"decoder_{i}")
+            x = layer(x, memory, every, mask, index, train, places, positions)
+            decoded.append(norm(x))
+        return jnp.stack(decoded, axis=1)

@@ -25,8 +25,6 @@ Defaults are those of the official code's `BaseOptions` and, for `round_to`, `Po
 numbers of equations here: the paper was not at hand.
 """
 
-import functools
-
 import chex
 import flax.linen as nn
 import jax
@@ -37,18 +35,14 @@ from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.clips import clip_bounds
 from vmr_jax.layers.conditional_decoder import AnchorDecoder, inverse_sigmoid
-from vmr_jax.layers.draws import draw_per_column
 from vmr_jax.layers.examples import own_rows
-from vmr_jax.layers.linear import project_twice, torch_linear
-from vmr_jax.layers.norm import l2_normalize
-from vmr_jax.layers.saliency import compared_pairs, pair_loss, relevant_clips, share_of_most
-from vmr_jax.layers.set_prediction import SetWeights, set_losses, set_moments, set_truth
-from vmr_jax.layers.text import WordEmbedding
+from vmr_jax.layers.linear import torch_linear
+from vmr_jax.layers.saliency import relevant_clips
 from vmr_jax.layers.transformer import EncoderLayer, PostNormLayer, sine_positions
-from vmr_jax.models.base import GroundingModel
+from vmr_jax.models import moment_detr
 from vmr_jax.models.card import Card
 from vmr_jax.parallel import gather_examples
-from vmr_jax.types import Batch, Mean, Moments
+from vmr_jax.types import Batch, Mean
 
 CARD = Card(
     title="Query-Dependent Video Representation for Moment Retrieval and Highlight Detection",
@@ -84,85 +78,35 @@ CARD = Card(
 
 
 @struct.dataclass
-class Outputs:
-    """Predicted moments and saliency, float32, and the random numbers of the training labels."""
+class Outputs(moment_detr.Outputs):
+    """And the saliency of the second reading, float32."""
 
-    logits: jax.Array  # [B,I,M,2] of 'moment' and 'none', after each decoder layer
-    spans: jax.Array  # [B,I,M,2] centre and width as shares of the video
-    saliency: jax.Array  # [B,T], `MASKED` at padded clips
-    other_saliency: jax.Array  # [B,T] likewise, for the query of another row; `MASKED` where there is none
+    other_saliency: jax.Array  # [B,T] as `saliency`, for another row's query; `MASKED` where there is none
     has_other: jax.Array  # [B] bool, whether there is another query: never at evaluation
-    window_draws: jax.Array  # [B,A] uniform: which annotated moments are learnt where there are many
-    clip_draws: jax.Array  # [B,T] uniform: which clips are compared
 
 
-class Model(GroundingModel):
-    """QD-DETR. The defaults are those of QVHighlights.
+class Model(moment_detr.SetPrediction):
+    """QD-DETR: the further fields beside those of `vmr_jax.models.moment_detr.SetPrediction`.
+
+    `features` is a multiple of 4; `encoder_layers` are those in which clips read the words, and as many after
+    them.
 
     Attributes:
-      features: F, width of every layer, a multiple of 4.
-      heads: number of attention heads.
-      hidden: width inside the feed-forward networks.
-      encoder_layers: number of layers in which clips read the words, and of encoder layers after them.
-      decoder_layers: I, number of decoder layers.
-      num_queries: M, number of slots of the decoder, that is of moments that are predicted.
       audio: whether sound (batch.audio) is read beside the features of the clips.
-      all_windows: whether all annotated moments (batch.windows) are learnt; else batch.span alone.
-      max_windows: number of annotated moments that are learnt in a step; of more, random ones.
-      annotated_saliency: whether clips are compared by the scores of annotators (batch.saliency); else clips
-        inside the annotated moments are compared with others.
-      span_weight: weight of the L1 distance, in the matching and in the loss.
-      giou_weight: weight of the generalised IoU, in the matching and in the loss.
-      label_weight: weight of the classes, in the matching and in the loss.
-      none_weight: weight of the class 'none' in the loss, beside 1 of the class 'moment'.
-      saliency_weight: weight of the three losses of the saliency.
-      saliency_margin: score difference by which the more salient of two clips is to be ahead.
       ranks: number by which the loss of ranks is divided; clips of one level less are told from those below.
       rank_temperature: number by which saliency is divided in the loss of ranks.
-      round_to: step in seconds to which predicted times are rounded; 0 leaves them as they are.
-      normalize_words: whether each word vector is L2-normalised.
-      dropout: dropout rate of the transformer.
-      input_dropout: dropout rate before the linear layers that clips and words first go through.
       official_padding: whether the masks of other rows hide words, as in the official code; results then depend
         on the rows of the batch. For checkpoints that were trained on videos of different lengths.
-      vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
-      dtype: number format of the layers; parameters, anchors, heads and loss are float32.
     """
 
-    features: int = 256
-    heads: int = 8
-    hidden: int = 1024
-    encoder_layers: int = 2
-    decoder_layers: int = 2
-    num_queries: int = 10
     audio: bool = False
-    all_windows: bool = True
-    max_windows: int = 5
-    annotated_saliency: bool = True
-    span_weight: float = 10.0
-    giou_weight: float = 1.0
-    label_weight: float = 4.0
-    none_weight: float = 0.1
-    saliency_weight: float = 1.0
-    saliency_margin: float = 0.2
     ranks: int = 12  # official `loss_saliency`: levels 1 to 11, of three annotators' scores from 0 to 4
     rank_temperature: float = 0.5  # official `loss_saliency`: tau
-    round_to: float = 2.0
-    normalize_words: bool = True
-    dropout: float = 0.1
-    input_dropout: float = 0.5
     official_padding: bool = False
-    vocab_size: int = 0
-    dtype: jnp.dtype = jnp.float32
 
     def requires(self) -> tuple[str, ...]:
         """Names the sound, the annotated moments and the saliency scores, where they are read."""
-        fields = (
-            ("audio", self.audio),
-            ("windows", self.all_windows),
-            ("saliency", self.annotated_saliency),
-        )
-        return tuple(name for name, read in fields if read)
+        return ("audio",) * self.audio + super().requires()
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
@@ -170,14 +114,7 @@ class Model(GroundingModel):
         batch.check()
         self._check(batch)
         index, size = batch.example_index, batch.size
-        project = functools.partial(
-            project_twice, features=self.features, dropout=self.input_dropout, dtype=self.dtype
-        )
-        words = WordEmbedding(self.vocab_size, dtype=jnp.float32, name="word_vectors")(batch)
-        if self.normalize_words:
-            words = l2_normalize(words)
-        words = project(words, index, train, name="words")
-        clips = project(self._rows(batch), index, train, name="clips")
+        clips, words = self._inputs(self._rows(batch), batch, train)
         mask, seen = batch.video_mask, self._seen(batch, batch.query_mask)
         has_other = jnp.zeros(size, bool)
         if train:  # the second reading of a video is further rows, with draws of their own
@@ -192,11 +129,9 @@ class Model(GroundingModel):
         index, memory, positions = index[:size], memory[:size], positions[:size]
         decoder = AnchorDecoder(self.decoder_layers, self.num_queries, **self._sizes(), name="decoder")
         decoded, anchors = decoder(memory, positions, batch.video_mask, index, train)
-        hidden = nn.relu(torch_linear(self.features, decoded, jnp.float32, "span_head_0"))
-        hidden = nn.relu(torch_linear(self.features, hidden, jnp.float32, "span_head_1"))
-        moved = torch_linear(2, hidden, jnp.float32, "span_head_2")
+        logits, moved = self._heads(decoded)
         return Outputs(
-            logits=torch_linear(2, decoded, jnp.float32, "label_head"),
+            logits=logits,
             spans=jax.nn.sigmoid(moved + inverse_sigmoid(anchors)),
             saliency=saliency[:size],
             other_saliency=jnp.where(has_other[:, None], other, MASKED),
@@ -265,42 +200,14 @@ class Model(GroundingModel):
         token = torch_linear(self.features, token.astype(jnp.float32), jnp.float32, "saliency_token")
         return jnp.einsum("btf,bf->bt", clips, token, precision="highest") / self.features**0.5
 
-    def _sizes(self) -> dict:
-        names = ("features", "heads", "hidden", "dropout", "dtype")
-        return {name: getattr(self, name) for name in names}
-
-    def _draw(self, index: jax.Array, count: int, train: bool) -> jax.Array:
-        """Returns uniform numbers [B,count] that depend on example and column alone; zeros at evaluation."""
-        if not train:
-            return jnp.zeros((*index.shape, count))
-        return draw_per_column(self.make_rng("dropout"), index, count)
-
-    # Targets and losses.
-
-    def _windows(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Returns the annotated moments [B,A,2] in seconds and their mask [B,A]."""
-        if self.all_windows:
-            return batch.windows, batch.window_mask
-        return batch.span[:, None], jnp.ones((batch.size, 1), bool)
-
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'span', 'giou' and 'label' of matched moments; of the clips 'saliency', 'rank' and 'negative'.
 
         Source: official `SetCriterion`, whose `loss_saliency` is the sum of the last three.
         """
-        del epoch
-        windows, mask = self._windows(batch)
-        relevant = relevant_clips(windows, mask, batch.duration, batch.video_mask)
-        mask = mask & batch.example_mask[:, None]
-        truth, mask = set_truth(windows, mask, batch.duration, outputs.window_draws, self.max_windows)
-        weights = SetWeights(self.span_weight, self.giou_weight, self.label_weight, self.none_weight)
-        terms = set_losses(outputs.logits, outputs.spans, truth, mask, batch.example_mask, weights)
-
+        terms = super().loss(outputs, batch, epoch=epoch)
+        relevant = relevant_clips(*self._windows(batch), batch.duration, batch.video_mask)
         scores = batch.saliency if self.annotated_saliency else None
-        pairs = compared_pairs(relevant, scores, batch.video_mask, outputs.clip_draws)
-        terms["saliency"] = pair_loss(
-            outputs.saliency, pairs, batch.example_mask, self.saliency_margin, self.saliency_weight
-        )
         levels = relevant.astype(jnp.float32) if scores is None else scores
         ranked = rank_contrast(outputs, levels, batch.video_mask, self.ranks, self.rank_temperature)
         terms["rank"] = Mean.of(ranked, batch.example_mask, self.saliency_weight)
@@ -309,21 +216,6 @@ class Model(GroundingModel):
             raised.sum(-1), batch.example_mask & outputs.has_other, self.saliency_weight
         )
         return terms
-
-    # Inference.
-
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the M moments of the last layer; the score is the probability of being a moment."""
-        return set_moments(outputs.logits[:, -1], outputs.spans[:, -1], batch.duration, self.round_to)
-
-    def saliency(self, outputs: Outputs, batch: Batch) -> jax.Array:
-        """Returns scores [B,T] of the clips, of any range; `MASKED` at padding."""
-        del batch
-        return outputs.saliency
-
-    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the saliency of clips, between the least (0) and the most (1) of the video: 'clips' [B,T]."""
-        return {"clips": share_of_most(outputs.saliency, batch.video_mask)}
 
 
 # The query of another row.
