@@ -12,8 +12,6 @@ workers divide its time by the number of free cores at best. Ours assembles two 
 """
 
 import json
-import os
-import platform
 import sys
 import tempfile
 import threading
@@ -21,9 +19,9 @@ import time
 from pathlib import Path
 
 import h5py
-import jax
 import numpy as np
 from absl import app, flags, logging
+from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
@@ -151,24 +149,15 @@ def resident() -> tuple[int, int]:
 _QUEUE = 4 + 2 + 1
 
 
-def describe_machine() -> str:
-    """Processor, cores and the versions that matter."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    import tensorflow as tf
-
-    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (np, h5py, tf, jax))
-    cores = len(os.sched_getaffinity(0))
-    return f"{processor}, {cores} cores, Python {platform.python_version()}, {versions}"
-
-
 def main(_):
     """Prints speed side by side, then memory."""
     logging.set_verbosity(logging.WARNING)
+    import tensorflow
     import tensorflow_datasets  # noqa: F401  its memory is not that of the pipeline
 
     console = Console(width=150, highlight=False, soft_wrap=True)
-    console.print(f"{' '.join(sys.argv)}\n{describe_machine()}")
+    machine = describe_machine(*(f"{module.__name__} {module.__version__}" for module in (h5py, tensorflow)))
+    console.print(f"{' '.join(sys.argv)}\n{machine}")
     with tempfile.TemporaryDirectory(dir=FLAGS.folder or None) as folder:
         size = make_data(Path(folder))
         own, files = resident()

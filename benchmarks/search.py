@@ -17,7 +17,6 @@ saved index to the first answer but for compile seconds, which stand apart.
 import functools
 import importlib.metadata
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
+from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
@@ -217,26 +217,19 @@ class Report:
             )
 
 
-def describe_machine() -> str:
-    """Device, processor, cores and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    device, cores = jax.devices()[0], len(os.sched_getaffinity(0))
+def faiss_version() -> str:
+    """Of the other program, where it is installed."""
     try:
-        faiss = f"faiss-cpu {importlib.metadata.version('faiss-cpu')}"
+        return f"faiss-cpu {importlib.metadata.version('faiss-cpu')}"
     except importlib.metadata.PackageNotFoundError:
-        faiss = "no FAISS (pip install -e '.[bench]')"
-    return (
-        f"{len(jax.devices())} x {device.device_kind} ({device.platform}), {processor}, {cores} cores, Python "
-        f"{platform.python_version()}, jax {jax.__version__}, numpy {np.__version__}, {faiss}"
-    )
+        return "no FAISS (pip install -e '.[bench]')"
 
 
 def main(_):
     """Prints how indexes open and what they recall, then their speed."""
     logging.set_verbosity(logging.WARNING)
     console = Console(width=150, highlight=False, soft_wrap=True)
-    console.print(f"python {' '.join(sys.argv)}\n{describe_machine()}")
+    console.print(f"python {' '.join(sys.argv)}\n{describe_machine(faiss_version())}")
     parallel = Parallel("pmap")
     copy = copy_bandwidth() * len(parallel.devices)
     console.print(f"copy bandwidth, read and written: {copy / 1e9:.1f} GB/s; D = {FLAGS.dim}")

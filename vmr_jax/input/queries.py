@@ -19,6 +19,7 @@ from vmr_jax.types import Batch, Tree, fields_of, with_masks
 
 PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2  # vocabulary ids
 MAX_QUERY = 1000  # characters of a sentence that a user asks
+_REMEMBERED = 2**17  # sentences: of a dataset all, of what a server is asked the latest
 
 _SUBWORDS = tuple(name for name, info in fields_of(Batch).items() if "S" in info.axes)
 # Those with an entry for every word of the tokeniser.
@@ -47,7 +48,7 @@ class QueryReader:
         self._subwords: Any = None
         if "subwords" in self.fields:
             tokenizer = open_subwords(self.options.encoder, Path(self.options.encoder_dir).expanduser())
-            self._subwords = functools.lru_cache(maxsize=None)(tokenizer.encode)
+            self._subwords = functools.lru_cache(maxsize=_REMEMBERED)(tokenizer.encode)
 
     def tokens(self, query: schema.Query) -> list[Token]:
         """The words of a sentence, at most `config.text.max_words` of which `__call__` reads."""
@@ -138,8 +139,8 @@ class QueryReader:
         return mask
 
 
-_content_words = functools.lru_cache(maxsize=None)(content_words)
-_dependencies = functools.lru_cache(maxsize=None)(dependency_graph)
+_content_words = functools.lru_cache(maxsize=_REMEMBERED)(content_words)
+_dependencies = functools.lru_cache(maxsize=_REMEMBERED)(dependency_graph)
 
 
 def check_text(config, fields: Sequence[str]) -> None:

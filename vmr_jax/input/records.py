@@ -185,7 +185,7 @@ def _where(video: annotations.Video) -> str:
     return f"{video.source}, video {video.id}"
 
 
-_parsed = functools.lru_cache(maxsize=None)(parse)  # many sentences of these datasets occur more than once
+_parsed = functools.lru_cache(maxsize=2**17)(parse)  # many sentences of these datasets occur more than once
 
 
 @functools.cache
