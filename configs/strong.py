@@ -18,7 +18,7 @@ are not comparable with those of whole videos.
 from vmr_jax.configs import common, datasets
 
 DATASETS = {
-    dataset: (*options, *(("skip_thoughts", "spatial") if dataset != "storyboard" else ("temporal",)))
+    dataset: (*options, *(("skip_thoughts", "spatial") if dataset not in datasets.EMBEDDED else ("temporal",)))
     for dataset, options in datasets.DATASETS.items()
 }
 
@@ -35,8 +35,8 @@ def get_config(arg=None):
     config.optimizer.rules = (("(temporal|spatial)/actor/.*", 0.1), (".*", 1.0))
     config.train_for = "100 epochs"
     config.patience = 10
-    if dataset == "storyboard":
-        datasets.storyboard(config)
+    if dataset in datasets.EMBEDDED:
+        datasets.embedded(config, dataset)
         config.model.spatial = "temporal" not in options
         config.model.text = "sentence"
         config.model.actor_hidden, config.model.critic_hidden = (128, 64), (256, 128, 64)

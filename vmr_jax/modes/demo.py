@@ -61,7 +61,7 @@ def demo(config: Any, workdir: Path, port: int, page: bool = True) -> None:
     _print_found(library, query, dataset)
     if page:
         steps.say("Serves the page: type a sentence, and see the moment played.")
-        opens = "?" + urllib.parse.urlencode({"q": query})
+        opens = f"?q={urllib.parse.quote(query)}"
         if port and _has_display():
             threading.Thread(target=_open_when_ready, args=(port, opens), daemon=True).start()
         serve.serve_library(library, _HOST, port, opens=opens)

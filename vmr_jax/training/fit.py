@@ -50,7 +50,9 @@ def fit(
                 changes = check_same_run(config, workdir)
                 experiment = open_experiment(config, workdir)
                 trainer = Trainer(experiment, workdir, losses=losses, changes=changes, signals=signals)
-                return trainer.run()
+                results = trainer.run()
+                signals.advice = ""  # a signal that comes later stops no training
+                return results
 
 
 def open_experiment(config: ml_collections.ConfigDict, workdir: Path) -> Experiment:
