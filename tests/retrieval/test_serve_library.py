@@ -17,6 +17,8 @@ from serving import made_up, request, served
 
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
+from vmr_jax.modes import serve
+from vmr_jax.modes.export import export_library
 from vmr_jax.modes.serve import LibraryCorpus
 from vmr_jax.retrieval import client, openapi, uploads, web
 from vmr_jax.retrieval.hits import Hit
@@ -194,6 +196,31 @@ class _Sock:
 
     def close(self):
         pass
+
+
+# --- the commands -------------------------------------------------------------------------------------
+
+
+def test_an_export_from_the_command_line(library, port, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VMR_JAX_TOKEN", TOKEN)
+    address = f"http://127.0.0.1:{port}"
+    fields = {"run": None, "video": None, "window": None, "encoder_dir": None, "exact": False}
+    target = tmp_path / "red.json"
+    export_library(address, query="red", top=2, format="json", output=str(target), **fields)
+    assert capsys.readouterr().out == f"{target}\n"
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert found["query"] == "red"
+    assert [(m["video"], m["start"]) for m in found["moments"]] == [
+        (hit.video, pytest.approx(hit.start, abs=1e-3)) for hit in library.search("red", 2)
+    ]
+    for kind, message in ((None, "needs --format=NAME"), ("mp5", 'Did you mean "mp4"')):
+        with pytest.raises(UserError, match=message):
+            export_library(address, query="red", top=2, format=kind, output=None, **fields)
+
+
+def test_a_library_in_which_nothing_reads_sentences_is_not_served(library):
+    with pytest.raises(UserError, match="pixels has no text tower"):
+        serve.serve_library(str(library.path), "127.0.0.1", 0)
 
 
 # --- uploads ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """--mode=serve with a run: its videos, its answers, what it needs."""
 
+import json
 import sys
 import threading
 import types
@@ -13,6 +14,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.input.words import open_word_vectors
 from vmr_jax.modes import index as commands
 from vmr_jax.modes import serve
+from vmr_jax.modes.export import export
 from vmr_jax.training.experiment import Experiment
 
 # --- a run -------------------------------------------------------------------------------------------
@@ -88,6 +90,20 @@ def test_any_word_of_the_file_of_vectors_may_be_asked(tmp_path):
     assert not open_word_vectors(config, ["a door"]).known("zebra")
     assert open_word_vectors(config, ["a zebra"]).known("zebra")
     assert open_word_vectors(config, None).known("zebra")
+
+
+def test_an_export_holds_the_answers_of_the_index(trained, tmp_path, capsys):
+    query, target = "a man opens the door", tmp_path / "moments.json"
+    given = {"video": None, "uri": None, "videos": None, "exact": False}
+    export(*trained, query=query, top=3, format="json", output=str(target), **given)
+    assert capsys.readouterr().out == f"{target}\n"
+    (expected,) = commands.open_index(*trained, sentences=[query]).search([query], k=3)
+    found = json.loads(target.read_text(encoding="utf-8"))["moments"]
+    assert [(m["rank"], m["video"], m["score"]) for m in found] == [
+        (rank, moment.video, moment.score) for rank, moment in enumerate(expected, 1)
+    ]
+    with pytest.raises(UserError, match="There is no file of the video"):
+        export(*trained, query=query, top=3, format="mp4", output=str(tmp_path / "clips"), **given)
 
 
 def test_without_an_index(trained, tmp_path):

@@ -98,8 +98,8 @@ def serve_library(
       opens: what follows '/' in the address that is printed: '?q=SENTENCE' opens the page with an answer.
 
     Raises:
-      UserError: the port is taken, the folder holds no library, Starlette is not installed, or other machines
-        could ask without a token.
+      UserError: the port is taken, the folder holds no library, nothing in it reads sentences, Starlette is not
+        installed, or other machines could ask without a token.
     """
     web = _web()
     from vmr_jax.retrieval import access
@@ -110,6 +110,8 @@ def serve_library(
         if not isinstance(library, Library):
             print(f"Opening the library {library} ...", flush=True)
             library = Library(library, run=run, window=window or WINDOW, encoder_dir=encoder_dir)
+        if library.run is None:
+            library.encoder.encode_sentences(["a person"])  # says so now where it has no sentences
         corpus = LibraryCorpus(library)
         service = web.Service(corpus, corpus if allow_upload else None)
         answer(service, listener, token, opens)
