@@ -20,6 +20,7 @@ from vmr_jax.configs import common, datasets
 DATASETS = {
     dataset: (*options, *(("skip_thoughts", "spatial") if dataset not in datasets.EMBEDDED else ("temporal",)))
     for dataset, options in datasets.DATASETS.items()
+    if dataset != "films"  # whose frames have no cells
 }
 
 
