@@ -36,6 +36,9 @@ def test_each_step_is_told_and_leaves_what_it_says(tmp_path, capsys):
     assert "1 added" in told
     assert "  1. " in told
     assert (tmp_path / "run" / "report.html").exists()
+    demo(config, tmp_path / "run", port=0, page=False)
+    again = capsys.readouterr().out
+    assert "It is trained" in again and "1 unchanged" in again and "  1. " in again
     library = vmr.Library(tmp_path / "run" / LIBRARY)
     assert [video.file for video in library.videos] == films.files(config.dataset, "test")
 

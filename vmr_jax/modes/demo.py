@@ -11,12 +11,14 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
+from vmr_jax.config import config_as_dict, load_config
 from vmr_jax.data import films
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Dataset
 from vmr_jax.library import Library
 from vmr_jax.modes import serve
 from vmr_jax.modes.train import train
+from vmr_jax.training.finish import REPORT, RESULTS
 
 LIBRARY = "library"  # folder of the run
 _SHOWN = 3  # moments
@@ -54,7 +56,10 @@ def demo(config: Any, workdir: Path, port: int, page: bool = True) -> None:
         f"Trains {config.model.name} on {options.train_videos} of them, to find the moment that a sentence "
         "describes, and evaluates it on films that it has not seen."
     )
-    train(config, workdir)
+    if _is_trained(config, workdir):
+        print(f"It is trained: {workdir / REPORT}")
+    else:
+        train(config, workdir)
     library = _library(films.files(options, "test"), workdir, steps)
     query = dataset.split("test").queries[0].text
     steps.say("Searches all of them for a sentence, as --mode=search --library does.")
@@ -65,6 +70,13 @@ def demo(config: Any, workdir: Path, port: int, page: bool = True) -> None:
         if port and _has_display():
             threading.Thread(target=_open_when_ready, args=(port, opens), daemon=True).start()
         serve.serve_library(library, _HOST, port, opens=opens)
+
+
+def _is_trained(config: Any, workdir: Path) -> bool:
+    """Whether the folder holds this very run, evaluated."""
+    if not (workdir / RESULTS).is_file():
+        return False
+    return config_as_dict(load_config(workdir)) == config_as_dict(config)
 
 
 class _Steps:
