@@ -177,9 +177,8 @@ class SetPrediction(GroundingModel):
             return batch.windows, batch.window_mask
         return batch.span[:, None], jnp.ones((batch.size, 1), bool)
 
-    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
+    def _losses(self, outputs: Outputs, batch: Batch) -> dict[str, Mean]:
         """'span', 'giou', 'label' of matched moments, 'saliency' of pairs (official `SetCriterion`)."""
-        del epoch
         windows, mask = self._windows(batch)
         relevant = relevant_clips(windows, mask, batch.duration, batch.video_mask)
         mask = mask & batch.example_mask[:, None]
@@ -271,3 +270,8 @@ class Model(SetPrediction):
             x = layer(x, memory, every, mask, index, train, places, positions)
             decoded.append(norm(x))
         return jnp.stack(decoded, axis=1)
+
+    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
+        """'span', 'giou', 'label' of matched moments, 'saliency' of pairs (official `SetCriterion`)."""
+        del epoch
+        return self._losses(outputs, batch)

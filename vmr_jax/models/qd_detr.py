@@ -205,7 +205,8 @@ class Model(moment_detr.SetPrediction):
 
         Source: official `SetCriterion`, whose `loss_saliency` is the sum of the last three.
         """
-        terms = super().loss(outputs, batch, epoch=epoch)
+        del epoch
+        terms = self._losses(outputs, batch)
         relevant = relevant_clips(*self._windows(batch), batch.duration, batch.video_mask)
         scores = batch.saliency if self.annotated_saliency else None
         levels = relevant.astype(jnp.float32) if scores is None else scores
