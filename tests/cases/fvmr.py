@@ -3,7 +3,16 @@
 from cases import manual_variants, other_width
 from vmr_jax.configs.fvmr import DATASETS
 
-SMALL = dict(num_clips=8, scale_layers=(8,), features=8, common=8, lstm_layers=1, warmup_epochs=0)
+SMALL = dict(
+    num_clips=8,
+    scale_layers=(8,),
+    features=8,
+    common=8,
+    lstm_layers=1,
+    warmup_epochs=0,
+    score="p+q",
+    feature_distillation=1.0,
+)
 
 CHARADES = 19_133_442  # VGG, 4096-d; derived in tests/models/test_fvmr.py
 
