@@ -95,10 +95,10 @@ CARD = Card(
     verified=(
         "Against the official code at this commit, running, repaired (commas, a missing argument, copies of "
         "states in its memory) and with small random weights: 3,000 moves of segments and 4,000 of boxes are "
-        "the same, of episodes of 20 steps states, actions and rewards; loss terms agree to 3e-7, gradients "
-        "of both agents to 8e-7. The update of its spatial agent fails, as no transition of it has a next "
-        "state; it was given states of no weight. Of 3,000 random moves on its grid 1% get another reward "
-        "there, where the IoU is equal but for its float32.",
+        "the same, of episodes of 20 steps states and actions, and rewards but for one tie as below; loss "
+        "terms agree to 3e-7, gradients of both agents to 8e-7. The update of its spatial agent fails, as no "
+        "transition of it has a next state; it was given states of no weight. Of 3,000 random moves on its "
+        "grid 1% get another reward there, where the IoU is equal but for its float32.",
         "Episodes of 6 steps with two looks at every second one equal a PyTorch twin.",
         "Every move, crop, reward and loss equals a computation by hand.",
     ),
