@@ -121,8 +121,9 @@ def _confidence(answers: Mapping[str, list[Answer]], fitted_on: str) -> dict[str
         "confidence": {
             "split": fitted_on,
             "queries": found.queries,
-            "slope": found.slope,
-            "intercept": found.intercept,
+            # As many digits as do not depend on the order of float32 sums.
+            "slope": float(f"{found.slope:.5g}"),
+            "intercept": float(f"{found.intercept:.5g}"),
             "splits": {name: {"error": error, "bins": bins} for name, (error, bins) in judged.items()},
         }
     }
