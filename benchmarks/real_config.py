@@ -31,6 +31,8 @@ def get_config(name):
             config.model[field] = real.model[field]
     if "dynamics" in config.model:
         config.model.dynamics = "off"  # VDI's reads patches of frames, which these files lack
+    if "spatial" in config.model:
+        config.model.spatial = False  # STRONG's second agent reads cells of frames, which they lack too
     with config.unlocked():
         config.dataset, config.evaluation = real.dataset, real.evaluation
     config.dataset.split_file = "clip_subset_splits.json"

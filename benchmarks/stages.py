@@ -12,8 +12,8 @@ from jax.extend import core
 
 # Fields of a batch; the others (masks of rows, annotations, positions) are of neither.
 VIDEO = (
-    "video", "video_mask", "clip_rows", "duration", "flow", "audio", "objects", "object_mask", "subtitles",
-    "subtitle_mask",
+    "video", "video_mask", "clip_rows", "duration", "flow", "audio", "objects", "object_mask", "grid",
+    "subtitles", "subtitle_mask",
 )  # fmt: skip
 QUERY = (
     "query", "query_vectors", "query_mask", "tree", "sentence", "static_words", "dynamic_words",

@@ -58,7 +58,7 @@ def parsed(name, *overrides):
 
 
 def written(value):
-    return f"({', '.join(map(str, value))},)" if isinstance(value, tuple) else str(value)
+    return f"({', '.join(map(str, value))},)" if isinstance(value, tuple) and value else str(value)
 
 
 @pytest.mark.parametrize("name", models.architectures())

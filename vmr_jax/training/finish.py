@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from vmr_jax.input.dataset import Split
 from vmr_jax.parallel import is_lead_host, wait_for_hosts
 from vmr_jax.reporting.page import write_report
 from vmr_jax.reporting.tables import results_table
-from vmr_jax.retrieval.calibration import IOU, Answer, fit
+from vmr_jax.retrieval.calibration import IOU, Answer, Bin, fit
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
 from vmr_jax.training.identity import changed_data
@@ -121,12 +121,22 @@ def _confidence(answers: Mapping[str, list[Answer]], fitted_on: str) -> dict[str
         "confidence": {
             "split": fitted_on,
             "queries": found.queries,
-            # As many digits as do not depend on the order of float32 sums.
-            "slope": float(f"{found.slope:.5g}"),
-            "intercept": float(f"{found.intercept:.5g}"),
-            "splits": {name: {"error": error, "bins": bins} for name, (error, bins) in judged.items()},
+            "slope": _steady(found.slope),
+            "intercept": _steady(found.intercept),
+            "splits": {name: _steady_bins(error, bins) for name, (error, bins) in judged.items()},
         }
     }
+
+
+def _steady_bins(error: float, bins: Sequence[Bin]) -> dict[str, Any]:
+    """How the probabilities of a split do, for results.json."""
+    rows = [(hits, _steady(said), _steady(was)) for hits, said, was in bins]
+    return {"error": _steady(error), "bins": rows}
+
+
+def _steady(value: float) -> float:
+    """The digits of a number that do not depend on the order of float32 sums, in which hosts differ."""
+    return float(f"{value:.5g}")
 
 
 def is_evaluated(config: ml_collections.ConfigDict, workdir: Path, position: Mapping[str, Any]) -> bool:
