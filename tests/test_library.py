@@ -10,7 +10,10 @@ from colours_model import coloured, run_of
 
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
+from vmr_jax.files import write_json
 from vmr_jax.input.features import open_features
+from vmr_jax.run import Run
+from vmr_jax.training.identity import encoder_of
 from vmr_jax.video import ingest
 from vmr_jax.video.decode import probe, read_frames
 from vmr_jax.video.manifest import MANIFEST, read_manifest
@@ -309,6 +312,25 @@ def test_a_run_of_other_features_is_refused(tmp_path, folder):
         run.config.dataset.feature_dim = 512
     with pytest.raises(UserError, match="features of 512 numbers .* have 304"):
         vmr.Library(tmp_path / "lib", run=run)
+
+
+def test_a_run_that_was_trained_on_vectors_of_another_encoder_is_refused(tmp_path, folder, monkeypatch):
+    """Of the same width: what the folder of the run says of its data tells them apart."""
+    lib = vmr.Library(tmp_path / "lib")
+    filmed.film(folder / "a.mp4", 2.0)
+    lib.add(folder)
+    identity = encoder_of({"manual_dir": str(tmp_path / "lib")})
+    assert identity == lib.encoder.identity and encoder_of({}) == encoder_of({"manual_dir": str(folder)}) == {}
+    run = run_of(colours_model.Dual(), tmp_path)
+    monkeypatch.setattr(Run, "load", lambda workdir, **settings: run)
+    record = {"name": "jsonl", "splits": {}, "vocabulary": ""}
+    write_json(tmp_path / "data.json", {**record, "encoder": identity})
+    assert vmr.Library(tmp_path / "lib", run=tmp_path).run is run
+    write_json(tmp_path / "data.json", record)  # an older one, which does not say
+    assert vmr.Library(tmp_path / "lib", run=tmp_path).run is run
+    write_json(tmp_path / "data.json", {**record, "encoder": {**identity, "version": 0}})
+    with pytest.raises(UserError, match="trained on a library that pixels encoded.*or by other weights of it"):
+        vmr.Library(tmp_path / "lib", run=tmp_path)
 
 
 KINDS = {

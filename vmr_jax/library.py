@@ -36,6 +36,7 @@ from vmr_jax.retrieval.windows import MomentEncoder, content_of, follow, stored_
 from vmr_jax.retrieval.zero_shot import FrameMoments, Window
 from vmr_jax.run import Run, VideoFeatures
 from vmr_jax.text.parse import content_words
+from vmr_jax.training.identity import read_data
 from vmr_jax.training.owner import OWNER, owned
 from vmr_jax.video.encoder import FrameEncoder, open_encoder
 from vmr_jax.video.ingest import Change, EncodeFiles, EncodeHere, Progress, Report, read_features, video_files
@@ -134,6 +135,8 @@ class Library:
         if run is not None:
             self.run = run if isinstance(run, Run) else Run.load(run, parallel=self.parallel)
             self._check_run(self.run)
+            if not isinstance(run, Run):
+                self._check_trained_on(Path(run).expanduser())
             self._variables = _fingerprint(self.run)
 
     def __repr__(self) -> str:
@@ -463,6 +466,16 @@ class Library:
                 f"({run.config.dataset.name}), and those of the library {self.path} have {self._manifest.dim} "
                 f"({self._manifest.encoder['name']}). Train one on the library: --config=configs/"
                 f"{run.config.model.name}.py:library --config.dataset.manual_dir={self.path}"
+            )
+
+    def _check_trained_on(self, workdir: Path) -> None:
+        """UserError where a run was trained on a library of another encoder, of the same width maybe."""
+        theirs = read_data(workdir).get("encoder")
+        if theirs and theirs != self._manifest.encoder:
+            raise UserError(
+                f"The run in {workdir} was trained on a library that {theirs.get('name')} encoded, and "
+                f"{self.path} was encoded by {self._manifest.encoder.get('name')}, or by other weights of it. "
+                "Vectors of two encoders cannot be compared: train a run on this library."
             )
 
 

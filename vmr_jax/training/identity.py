@@ -20,6 +20,7 @@ from vmr_jax.input.dataset import Split
 from vmr_jax.input.loader import Loader
 from vmr_jax.training.experiment import DATA, Experiment, digest_of_words
 from vmr_jax.types import fields_from
+from vmr_jax.video.manifest import is_library, read_manifest
 
 _TOLERANCE = 1e-3  # relative
 _QUERIES = 8  # of a split, of whose words the numbers are looked at
@@ -36,6 +37,7 @@ def record_data(experiment: Experiment, workdir: Path, splits: Iterable[str]) ->
             "name": experiment.dataset.options.name,
             "vocabulary": digest_of_words(experiment.vocabulary),
             "splits": {**known, **found},
+            "encoder": encoder_of(experiment.dataset.options),
         }
         write_json(workdir / DATA, document)
 
@@ -73,12 +75,25 @@ def read_data(workdir: Path) -> dict[str, Any]:
             types = tuple(type(split[key]) for key in ("queries", "annotations", "features", "words"))
             if types != (int, str, dict, dict):
                 raise ValueError("a split is described in another form")
-        return {"name": record["name"], "splits": dict(record["splits"]), "vocabulary": record["vocabulary"]}
+        return {
+            "name": record["name"],
+            "splits": dict(record["splits"]),
+            "vocabulary": record["vocabulary"],
+            "encoder": dict(record.get("encoder", {})),  # which older records lack
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}, the record of the data of the run, is damaged ({error}). Delete it if you know that the "
             "data are those of its training."
         ) from None
+
+
+def encoder_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of the encoder of frames, where `config.dataset` is a library of videos; else {}."""
+    folder = options.get("manual_dir")
+    if not folder or not is_library(Path(folder).expanduser()):
+        return {}
+    return read_manifest(Path(folder).expanduser()).encoder
 
 
 # --- what is recorded -----------------------------------------------------------------------------
