@@ -68,7 +68,9 @@ def test_search_is_the_dot_product_of_the_encodings(name, tmp_path, lite):
 @pytest.mark.parametrize("name", ["fvmr", "mcn"])
 def test_in_its_own_video_a_query_finds_what_the_model_predicts(name, tmp_path):
     """These two rank by the dot product itself; the tests of the others say how theirs relates to it."""
-    model = models.create(name, **cases.ALL[name].SMALL)
+    fields = dict(cases.ALL[name].SMALL)
+    fields.pop("score", None)  # FVMR's own; the contract has both of its scores
+    model = models.create(name, **fields)
     batch = random_batch()
     variables = jax.tree.map(lambda p: 4 * p, initial_variables(model, batch, 0))  # scores far apart
     predicted = jax.jit(lambda v, b: model.predict(model.apply(v, b, train=False), b))(variables, batch)
