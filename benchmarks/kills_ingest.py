@@ -120,7 +120,7 @@ def start(library: Path, films: Path) -> tuple[int, int]:
         for owner, name, phase in (
             (ingest, "content_hash", "reading"),
             (ingest, "probe", "encoding"),
-            (ingest, "_crc32", "features"),
+            (ingest, "crc32_of_file", "features"),
             (manifest, "write_json", "manifest"),
         ):
             announce(owner, name, phase, tell)

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ from vmr_jax.errors import UserError
 
 log = logging.getLogger("vmr_jax")
 
+_PART = 1 << 24  # bytes that are read at once for a checksum
 MOST_BYTES = 2**30  # of a file that is read at once, packed or not: a small packed one can claim terabytes
 
 
@@ -121,6 +123,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
+
+
+def crc32_of_file(path: Path) -> int:
+    """Checksum of the bytes of a file of any size."""
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            found = zlib.crc32(part, found)
+    return found
+
+
+def crc32_of_document(document: Any) -> int:
+    """Checksum of what is written as JSON, whatever the order of its keys."""
+    return zlib.crc32(json.dumps(plain(document), sort_keys=True).encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

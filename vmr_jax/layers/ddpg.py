@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.moments import iou
 from vmr_jax.types import Mean
@@ -164,6 +165,32 @@ def explored(vector: jax.Array, noise: jax.Array, sigma: jax.Array | float) -> j
 def annealed(start: float, decay: float, least: float, steps: jax.Array) -> jax.Array:
     """Deviation of the noise after `steps` steps, each of which multiplies it by `decay`, down to `least`."""
     return jnp.maximum(start * jnp.power(decay, steps.astype(jnp.float32)), least)
+
+
+def episode_noise(
+    key: jax.Array,
+    example_index: jax.Array,
+    shape: tuple[int, ...],
+    updates: jax.Array | None,
+    *,
+    start: float,
+    decay: float,
+    least: float,
+) -> jax.Array:
+    """Noise on the numbers of an actor: normal draws [B,Y,...], whose deviation is `annealed`.
+
+    Args:
+      key: of the draws.
+      example_index: [B].
+      shape: (Y, ...), that of the draws of an example.
+      updates: [] number of updates before, each of Y steps; None: every step is the first of all.
+      start: as `annealed` takes it.
+      decay: likewise.
+      least: likewise.
+    """
+    steps = jnp.zeros(shape[0]) if updates is None else updates * shape[0] + jnp.arange(shape[0])
+    sigma = annealed(start, decay, least, steps).reshape(1, -1, *(1 for _ in shape[1:]))
+    return sigma * draw_per_example(key, example_index, jax.random.normal, shape)
 
 
 def next_segment(segment: jax.Array, vector: jax.Array, step: float) -> tuple[jax.Array, jax.Array]:

@@ -12,6 +12,11 @@ from vmr_jax.types import Batch
 KINDS = ("sentence", "mean", "lstm")
 
 
+def read_fields(kind: str) -> tuple[str, ...]:
+    """Names the field of the batch that `SentenceVector` of a kind cannot do without, if any."""
+    return ("sentence",) if kind == "sentence" else ()
+
+
 class SentenceVector(nn.Module):
     """`batch.sentence` (such as a skip-thought vector), the mean of the word vectors, or an LSTM's last state.
 

@@ -37,8 +37,8 @@ from vmr_jax.layers.ddpg import (
     DeterministicAgent,
     Values,
     act,
-    annealed,
     ddpg_terms,
+    episode_noise,
     explored,
     improvement,
     mean_inside,
@@ -46,10 +46,9 @@ from vmr_jax.layers.ddpg import (
     rows_inside,
     values_of,
 )
-from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import LSTM, mean_state
-from vmr_jax.layers.sentence import SentenceVector
+from vmr_jax.layers.sentence import SentenceVector, read_fields
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
@@ -176,7 +175,7 @@ class Model(GroundingModel):
 
     def requires(self) -> tuple[str, ...]:
         """Names the vector of the sentence, where `text` says so."""
-        return ("sentence",) if self.text == "sentence" else ()
+        return read_fields(self.text)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
@@ -252,9 +251,15 @@ class Model(GroundingModel):
         if not train and not self.noise_at_test:
             return jnp.zeros((batch.size, *shape))
         key = self.make_rng("dropout") if train else jax.random.key(0)
-        steps = updates * self.horizon + jnp.arange(self.horizon) if train else jnp.zeros(self.horizon)
-        sigma = annealed(self.noise, self.noise_decay, self.noise_least, steps)
-        return sigma[None, :, None] * draw_per_example(key, batch.example_index, jax.random.normal, shape)
+        return episode_noise(
+            key,
+            batch.example_index,
+            shape,
+            updates if train else None,
+            start=self.noise,
+            decay=self.noise_decay,
+            least=self.noise_least,
+        )
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """Returns 'critic' and 'actor' of the agent, and 'discriminator', the sum over an episode.

@@ -29,7 +29,7 @@ from flax import struct
 from vmr_jax.errors import UserError, check_choices
 from vmr_jax.layers.draws import uniform_choice
 from vmr_jax.layers.norm import l2_normalize
-from vmr_jax.layers.sentence import SentenceVector
+from vmr_jax.layers.sentence import SentenceVector, read_fields
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
@@ -195,7 +195,7 @@ class Model(GroundingModel):
 
     def requires(self) -> tuple[str, ...]:
         """Names the sentence vector, unless the text is read from word vectors."""
-        return ("sentence",) if self.text == "sentence" else ()
+        return read_fields(self.text)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Returns the best score of the windows that cover a clip: 'clips' [B,T], NaN where there is none."""

@@ -54,7 +54,7 @@ from vmr_jax.layers.actor_critic import (
 )
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.recurrent import GRUCell
-from vmr_jax.layers.sentence import SentenceVector
+from vmr_jax.layers.sentence import SentenceVector, read_fields
 from vmr_jax.layers.window_agent import (
     agent_linear,
     annotated_window,
@@ -169,7 +169,7 @@ class Model(GroundingModel):
 
     def requires(self) -> tuple[str, ...]:
         """Names the vector of the sentence, where `text` says so."""
-        return ("sentence",) if self.text == "sentence" else ()
+        return read_fields(self.text)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:

@@ -23,11 +23,10 @@ import ml_dtypes
 import numpy as np
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import disk_error
+from vmr_jax.files import crc32_of_file, disk_error
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
 PARTS = ("vectors", "scales", "spans", "offsets", "videos")
-_READ = 1 << 24  # bytes that are read at once for a checksum
 _NAME = re.compile(r"[0-9]{6,12}")
 
 
@@ -167,18 +166,10 @@ def open_segments(path: Path, dim: int, dtype: str, entries: Sequence[dict[str, 
         _check_entry(path, dim, dtype, entry)
     files = [(path / f"{entry['name']}.{part}", entry["crc32"][part]) for entry in entries for part in PARTS]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # zlib and the disk keep none waiting
-        for (file, expected), found in zip(files, threads.map(_checksum, (file for file, _ in files))):
+        for (file, expected), found in zip(files, threads.map(crc32_of_file, (file for file, _ in files))):
             if found != expected:
                 raise _damaged(path, f"{file} is not what was written (its checksum differs)")
     return [_open_segment(path, dim, dtype, entry) for entry in entries]
-
-
-def _checksum(path: Path) -> int:
-    found = 0
-    with path.open("rb") as file:
-        while part := file.read(_READ):
-            found = zlib.crc32(part, found)
-    return found
 
 
 def _damaged(path: Path, what: str) -> UserError:

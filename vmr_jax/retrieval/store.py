@@ -10,9 +10,7 @@ old index whole. Where there come to be many segments, or more that does not cou
 
 import contextlib
 import functools
-import json
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +19,7 @@ import numpy as np
 
 import vmr_jax
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.files import open_lock, plain, read_json, write_json
+from vmr_jax.files import crc32_of_document, open_lock, read_json, write_json
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.search import Searcher
 from vmr_jax.retrieval.segments import (
@@ -230,7 +228,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is an index of version {version}, written by vmr_jax {manifest.get('written_by', '0.2')}; "
             f"this program reads versions {_OLDEST} to {VERSION}. {again}"
         )
-    if manifest.pop("crc32", None) != _checksum(manifest):
+    if manifest.pop("crc32", None) != crc32_of_document(manifest):
         raise UserError(f"{file} is not what was written (its checksum differs). {again}")
     manifest = _migrated(manifest)
     if manifest["read_as"] != _READ_AS:
@@ -250,11 +248,7 @@ def _migrated(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    write_json(path / MANIFEST, {**manifest, "crc32": _checksum(manifest)})
-
-
-def _checksum(manifest: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(plain(manifest), sort_keys=True).encode())
+    write_json(path / MANIFEST, {**manifest, "crc32": crc32_of_document(manifest)})
 
 
 def _open(path: Path, manifest: dict[str, Any]) -> list[Segment]:

@@ -7,7 +7,6 @@ so a damaged one is noticed and passed over for the newest good one. Several hos
 them call each function, the lead host writes, every host reads.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import disk_error, plain, require_file
+from vmr_jax.files import crc32_of_document, disk_error, require_file
 from vmr_jax.parallel import is_lead_host, one_copy, wait_for_hosts
 from vmr_jax.training.finite import named, not_finite, path_name
 
@@ -96,7 +95,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(one_copy(state)),
                     position=ocp.args.JsonSave(
-                        {**position, "checksums": _checksums(state), "crc32": _crc32(position)}
+                        {**position, "checksums": _checksums(state), "crc32": crc32_of_document(position)}
                     ),
                 ),
             )
@@ -166,7 +165,7 @@ class Checkpoints:
         )
         position = dict(restored["position"])
         sums, of_position = position.pop("checksums"), position.pop("crc32", None)  # None: of version 0.1
-        if _checksums(restored["state"]) != sums or of_position not in (None, _crc32(position)):
+        if _checksums(restored["state"]) != sums or of_position not in (None, crc32_of_document(position)):
             raise ValueError("checksum mismatch")
         # A fresh copy: restored buffers may be shared with the reader, and the state is donated later.
         state = jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), restored["state"])
@@ -230,10 +229,6 @@ def _checksums(state: Any) -> dict[str, int]:
         path_name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1).data)
         for path, leaf in _leaves(state)
     }
-
-
-def _crc32(position: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(plain(position), sort_keys=True).encode())
 
 
 def _leaves(tree: Any) -> list:

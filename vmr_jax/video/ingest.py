@@ -12,7 +12,6 @@ import os
 import shutil
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from vmr_jax.errors import UserError, printable_line
-from vmr_jax.files import disk_error
+from vmr_jax.files import crc32_of_file, disk_error
 from vmr_jax.video.decode import SUFFIXES, Unreadable, probe, read_frames
 from vmr_jax.video.encoder import FrameEncoder
 from vmr_jax.video.manifest import FEATURES, Entry, Manifest, Refused, write_manifest
@@ -29,7 +28,6 @@ from vmr_jax.video.manifest import FEATURES, Entry, Manifest, Refused, write_man
 _SETTLED = 1.0  # seconds after its last change in which a file may still be being written
 ENCODED = "encoded"  # folder of a library in which workers tell what they have encoded
 GROWING = "it is still being written"
-_READ = 1 << 20  # bytes
 _SHARE = 0.05  # of the time that writing the manifest may take
 
 Progress = Callable[[str, float, float], None]  # (file, seconds that are done, seconds of it)
@@ -112,11 +110,8 @@ def video_files(folder: Path) -> list[Path]:
 
 def content_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    found = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(_READ):
-            found.update(part)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _settled_hash(file: str, stat: tuple[int, int]) -> str:
@@ -174,7 +169,7 @@ def encode_file(
         )
         if _stat(found.file) != found.stat:
             return GROWING
-        checksum = _crc32(temporary)
+        checksum = crc32_of_file(temporary)
         os.replace(temporary, place)
     except Unreadable as error:
         return error.reason
@@ -227,21 +222,13 @@ def _write_features(path: Path, chunks: Iterable[np.ndarray], encoder: FrameEnco
     return rows
 
 
-def _crc32(path: Path) -> int:
-    found = 0
-    with path.open("rb") as file:
-        while part := file.read(_READ):
-            found = zlib.crc32(part, found)
-    return found
-
-
 def read_features(library: Path, entry: Entry) -> np.ndarray:
     """Rows [n,D] float32 of a video, mapped; UserError where they are not what was written."""
     path = library / FEATURES / f"{entry.content}.npy"
     again = f"Delete the file, and ingest {entry.file} again."
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        if _crc32(path) != entry.crc32:
+        if crc32_of_file(path) != entry.crc32:
             raise UserError(f"{path} is not what was written (its checksum differs). {again}")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the features of {entry.id}. {again}") from None

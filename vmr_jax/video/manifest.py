@@ -13,13 +13,11 @@ nobody names, which the next one clears.
 """
 
 import dataclasses
-import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import plain, read_json, write_json
+from vmr_jax.files import crc32_of_document, read_json, write_json
 from vmr_jax.input.features import LIBRARY_FORMAT
 
 MANIFEST, VERSION = "manifest.json", 1
@@ -110,7 +108,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         "videos": [dataclasses.asdict(entry) for entry in manifest.videos.values()],
         "refused": [dataclasses.asdict(refused) for refused in manifest.refused.values()],
     }
-    write_json(path / MANIFEST, {**document, "crc32": _checksum(document)})
+    write_json(path / MANIFEST, {**document, "crc32": crc32_of_document(document)})
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -136,7 +134,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} is a library of version {document.get('version')}; this program reads version {VERSION}. "
             f"Use the program that wrote it. {_again(path)}"
         )
-    if document.pop("crc32", None) != _checksum(document):
+    if document.pop("crc32", None) != crc32_of_document(document):
         raise UserError(f"{file} is not what was written (its checksum differs). {_again(path)}")
     try:
         entries = [Entry(**entry) for entry in document["videos"]]
@@ -169,7 +167,3 @@ def _short(values: dict[str, Any]) -> str:
 
 def _again(path: Path) -> str:
     return f"Or delete {path} and ingest the videos again."
-
-
-def _checksum(document: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(plain(document), sort_keys=True).encode())
