@@ -14,7 +14,6 @@ A frame has 64 x 64 pixels, each channel from 0 to 1. A vector has 304 numbers, 
 Letters beyond the usual: N frames, P pixels.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +50,20 @@ class Pixels:
     def encode(self, frames: np.ndarray, before: np.ndarray | None) -> np.ndarray:
         """Vectors [N,D] float32 of frames [N,64,64,3] uint8; nothing has moved before the first of a video."""
         previous = frames[:1] if before is None else before[None]
-        pixels = np.concatenate([previous, frames]).astype(np.float32) / 255
-        now, last = pixels[1:], pixels[:-1]
-        grey = pixels.mean(-1)
-        change = np.abs(now - last).mean(-1)
-        change = np.where(change > _STILL, change, 0.0)
+        pixels = np.concatenate([previous, frames])
+        channels = np.moveaxis(pixels, -1, 0).astype(np.float32) / 255  # [3,N+1,H,W]
+        now, last = channels[:, 1:], channels[:, :-1]
+        grey = channels.mean(0)
+        change = np.abs(now - last).mean(0)
+        change = np.where(change > _STILL, change, np.float32(0))
         down, right = (np.gradient(grey[1:], axis=axis) for axis in (1, 2))
-        nearest = _nearest(now)
         groups = [
-            _colours(nearest, np.ones_like(change)),
-            _colours(nearest, change),
-            (_cells(now) - 0.5).reshape(len(frames), -1),
-            _GAIN * _cells(_directed(down, right)).reshape(len(frames), -1),
-            _GAIN * _motion(change, grey[1:] - grey[:-1], down, right),
+            np.stack([_colours(now[:, n], change[n]) for n in range(len(frames))]),
+            np.moveaxis(_cells(now) - 0.5, 0, -1),
+            _GAIN * np.moveaxis(_cells(_directed(down, right)), 0, -1),
+            _GAIN * np.moveaxis(_motion(change, grey[1:] - grey[:-1], down, right), 0, -1),
         ]
-        return np.concatenate(groups, axis=1).astype(np.float32)
+        return np.concatenate([group.reshape(len(frames), -1) for group in groups], axis=1, dtype=np.float32)
 
     def encode_sentences(self, sentences: Sequence[str]) -> np.ndarray:
         """UserError: pixels know no words."""
@@ -75,58 +73,41 @@ class Pixels:
         )
 
 
-def _nearest(pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The eight colours that each pixel lies between: positions [N,P] in N x 64 numbers, and shares [N,P].
+def _colours(frame: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Square roots [2,64] of the shares of colours: of all pixels, and of those weighted by their change.
+
+    A pixel counts for the eight colours that it lies between, the more the nearer it is.
 
     Args:
-      pixels: [N,H,W,3] from 0 to 1.
+      frame: [3,H,W], from 0 to 1.
+      change: [H,W], from 0 to 1.
     """
-    levels = pixels.reshape(len(pixels), -1, 3) * np.float32(_LEVELS - 1)  # [N,P,3]
-    below = np.minimum(levels.astype(np.int32), _LEVELS - 2)
-    above = levels - below
-    shares = np.stack([1 - above, above])  # [2,N,P,3]
-    frame = np.arange(len(pixels), dtype=np.int32)[:, None]
-    first = ((frame * _LEVELS + below[..., 0]) * _LEVELS + below[..., 1]) * _LEVELS + below[..., 2]
-    return [
-        (
-            first + (red * _LEVELS + green) * _LEVELS + blue,
-            shares[red, ..., 0] * shares[green, ..., 1] * shares[blue, ..., 2],
-        )
-        for red, green, blue in itertools.product((0, 1), repeat=3)
-    ]
-
-
-def _colours(nearest: list[tuple[np.ndarray, np.ndarray]], weights: np.ndarray) -> np.ndarray:
-    """Square roots [N,64] of the shares of colours; a pixel counts for the levels that it lies between.
-
-    Args:
-      nearest: of `_nearest`.
-      weights: [N,H,W], from 0 to 1 each.
-    """
-    pixels = weights.reshape(len(weights), -1)
-    counts = np.zeros(len(weights) * _LEVELS**3)
-    for position, share in nearest:
-        counts += np.bincount(position.ravel(), (share * pixels).ravel(), len(counts))
-    return np.sqrt(counts.reshape(len(weights), -1) / pixels.shape[1])
+    pixels = frame.reshape(3, 1, -1) * np.float32(_LEVELS - 1)
+    levels = np.arange(_LEVELS, dtype=np.float32)[:, None]
+    red, green, blue = np.maximum(1 - np.abs(pixels - levels), 0)  # [4,P] each, 1 at a level, 0 at the next
+    of_two = (red[:, None] * green).reshape(_LEVELS**2, -1)
+    counts = [of_two @ weighted.T for weighted in (blue, blue * change.ravel())]
+    return np.sqrt(np.stack(counts).reshape(2, -1) / pixels.shape[-1])
 
 
 def _cells(maps: np.ndarray) -> np.ndarray:
-    """Means [N,4,4,...] of maps [N,64,64,...] in each cell."""
+    """Means [...,4,4] of maps [...,64,64] in each cell."""
     size = SIDE // CELLS
-    return maps.reshape(len(maps), CELLS, size, CELLS, size, *maps.shape[3:]).mean((2, 4))
+    rows = maps.reshape(*maps.shape[:-2], CELLS, size, SIDE).mean(-2)
+    return rows.reshape(*rows.shape[:-1], CELLS, size).mean(-1)
 
 
 def _directed(down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """[N,H,W,4]: the strength of the gradient, shared between the two nearest of four directions of edges."""
+    """[4,N,H,W]: the strength of the gradient, shared between the two nearest of four directions of edges."""
     strength = np.hypot(down, right)
     angle = np.arctan2(down, right) % np.pi / np.pi * _DIRECTIONS  # [0,4)
-    apart = np.abs(angle[..., None] - np.arange(_DIRECTIONS, dtype=np.float32))
+    apart = np.abs(angle - np.arange(_DIRECTIONS, dtype=np.float32)[:, None, None, None])
     apart = np.minimum(apart, _DIRECTIONS - apart)
-    return strength[..., None] * np.maximum(1 - apart, 0)
+    return strength * np.maximum(1 - apart, 0)
 
 
 def _motion(change: np.ndarray, brighter: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """[N,64]: for each cell the change, its root mean square, and the normal flow down and to the right.
+    """[4,N,4,4]: for each cell the change, its root mean square, and the normal flow down and to the right.
 
     Args:
       change: [N,H,W], of the colour.
@@ -134,7 +115,6 @@ def _motion(change: np.ndarray, brighter: np.ndarray, down: np.ndarray, right: n
       down: [N,H,W], gradient of the brightness.
       right: likewise.
     """
-    flow = np.stack([-brighter * down, -brighter * right], -1)
-    cells = [_cells(change)[..., None], np.sqrt(_cells(change**2))[..., None]]
-    cells.append(np.sign(_cells(flow)) * np.sqrt(np.abs(_cells(flow))))
-    return np.concatenate(cells, -1).reshape(len(change), -1)
+    flow = _cells(np.stack([-brighter * down, -brighter * right]))
+    moved = np.stack([_cells(change), np.sqrt(_cells(change**2))])
+    return np.concatenate([moved, np.sign(flow) * np.sqrt(np.abs(flow))])
