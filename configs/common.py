@@ -64,6 +64,7 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     config.text.vocabulary = ""  # JSON of words, such as an official checkpoint was trained with; '': of train
     config.text.features = ""  # token features by query id, file or folder, in place of word vectors
     config.text.feature_key = ""  # of the arrays in it
+    config.text.translation_features = ""  # likewise of the queries in a second language
     config.text.sentence_features = ""  # one vector by query id, file or folder
     config.text.sentence_dim = 0
     config.text.encoder = ""  # 'distilbert' or 'clip'

@@ -176,6 +176,7 @@ _FIELDS = {
     "charades_cg": {"val_fraction": 0.1},
     "activitynet_cg": {"val_fraction": 0.1},
     "activitynet_captions": {"val_fraction": 0.05},  # used by the convention lgi alone
+    "tvr": {"language": ""},  # of mTVR's queries, 'en' or 'zh'; '' reads TVR's own files
     "jsonl": {"val_fraction": 0.1},  # where there is no val.jsonl
 }
 

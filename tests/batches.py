@@ -8,6 +8,9 @@ import numpy as np
 from vmr_jax.input import schema
 from vmr_jax.types import Batch, Tree, fields_of
 
+# The optional fields with an axis of clips: those that a test with other clips has to leave out.
+OF_CLIPS = tuple(name for name, info in fields_of(Batch).items() if info.optional and "T" in info.axes)
+
 
 def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -> Batch:
     """Host batch with masks; filling rows hold noise, which must not matter."""
@@ -89,6 +92,19 @@ def _random_modalities(rng, video_mask, query_mask, span, width=4) -> dict[str, 
         "window_mask": window_mask,
         "saliency": (rng.integers(0, 13, (size, clips)) * video_mask).astype(np.float32),
         "grid": stream(3, 3),
+        **_second_language(np.random.default_rng([len(video_mask), words]), video_mask, words, width),
+    }
+
+
+def _second_language(rng, video_mask, words, width) -> dict[str, np.ndarray]:
+    """Translations of one to `words` words, and what is said in every other clip."""
+    size = len(video_mask)
+    mask = np.arange(words) < rng.integers(1, words + 1, size)[:, None]
+    said = video_mask & (rng.random(video_mask.shape) < 0.5)
+    return {
+        "translation": rng.normal(size=(size, words, width)).astype(np.float32) * mask[..., None],
+        "translation_mask": mask,
+        "translated_subtitles": rng.normal(size=(*said.shape, width)).astype(np.float32) * said[..., None],
     }
 
 

@@ -127,6 +127,10 @@ class Batch:
     # The mean word vector of what is said in a clip; the mask is False where nothing is said.
     subtitles: Array | None = _array("BTW", np.float32, "video", mask="subtitle_mask", source="stream")
     subtitle_mask: Array | None = _array("BT", bool, "video", optional=True)
+    # A second language: word vectors of the query in it, and what is said in a clip, zeros where nothing is.
+    translation: Array | None = _array("BLW", np.float32, "query", mask="translation_mask", source="records")
+    translation_mask: Array | None = _array("BL", bool, "query", optional=True)
+    translated_subtitles: Array | None = _array("BTW", np.float32, "video", mask="video_mask", source="stream")
     sentence: Array | None = _array("BD", np.float32, "query", source="records")  # one vector for the query
     # Words of the static query (noun chunks), of the dynamic query (the others), and words of content (nouns,
     # verbs, adjectives, adverbs).

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vmr_jax.data.storyboard.render import SHAPES
+from vmr_jax.data.storyboard.translation import translated_word
 from vmr_jax.data.storyboard.vectors import SENTENCE_DIM, vectors
 from vmr_jax.errors import UserError
 from vmr_jax.input.preparing import prepare_once
@@ -15,6 +16,7 @@ _WORD_LENGTH = 6.0  # of a word vector; the words of Charades have a mean of 6.0
 MODALITIES = {
     **{name: shape[1:] for name, shape in SHAPES.items() if name != "rgb"},
     "sentence": (SENTENCE_DIM,),
+    "translation": (),
     "tree": (),
     "static_words": (),
     "dynamic_words": (),
@@ -52,7 +54,10 @@ def features(options) -> None:
 def word_vectors(options) -> tuple[list[str], np.ndarray]:
     """Returns every word of the grammar, novel ones too, and vectors [n,50] float32 as long as GloVe's.
 
-    Words of the same meaning have a cosine above 0.8; different meanings are nearly orthogonal.
+    Words of the same meaning have a cosine above 0.8; different meanings are nearly orthogonal. Behind them are
+    their translations, whose vectors are related in the same way to each other and not to the first.
     """
     world = vectors(options.seed)
-    return list(world.words), world.word_vectors * np.float32(_WORD_LENGTH)
+    words = [*world.words, *map(translated_word, world.words)]
+    rows = np.concatenate([world.word_vectors, world.translated_vectors])
+    return words, rows * np.float32(_WORD_LENGTH)

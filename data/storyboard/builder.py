@@ -31,13 +31,14 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
     A change of content needs a new VERSION, or else prepared files of the old content would be reused.
     """
 
-    VERSION = tfds.core.Version("1.4.0")
+    VERSION = tfds.core.Version("1.5.0")
     RELEASE_NOTES = {
         "1.0.0": "First content.",
         "1.1.0": "People give things to each other.",
         "1.2.0": "Queries have windows and tags.",
         "1.3.0": "There is room for trees of 12 verbs and 16 nouns.",
         "1.4.0": "Frames have cells.",
+        "1.5.0": "There is a second language.",
     }
     url_infos = None  # nothing is downloaded, so there is no file of checksums to look for
 
@@ -45,7 +46,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Synthetic moment retrieval, a test bed: see data/storyboard/README.md.",
-            features=schema.feature_spec(SHAPES, SENTENCE_DIM),
+            features=schema.feature_spec(SHAPES, SENTENCE_DIM, translated=True),
             disable_shuffling=True,
         )
 

@@ -7,6 +7,7 @@ import numpy as np
 from vmr_jax.data.storyboard.render import render
 from vmr_jax.data.storyboard.scene import Scene, make_scene
 from vmr_jax.data.storyboard.splits import SPLITS
+from vmr_jax.data.storyboard.translation import translate
 from vmr_jax.data.storyboard.vectors import Vectors, vectors
 from vmr_jax.input import schema
 
@@ -32,14 +33,14 @@ def generate(seed: int, split: str, train_videos: int) -> Iterator[tuple[Scene, 
         yield scene, render(scene, world, rng)
 
 
-def scene_record(scene: Scene, arrays: dict[str, np.ndarray], seed: int) -> dict:
-    """Returns the record (see `vmr_jax.input.schema`) of a scene and its features."""
+def scene_record(scene: Scene, arrays: dict[str, np.ndarray], seed: int, translated: bool = True) -> dict:
+    """Returns the record (see `vmr_jax.input.schema`) of a scene and its features, in one language or two."""
     world = vectors(seed)
-    queries = [_query(f"{scene.video}_{k}", q, world) for k, q in enumerate(scene.questions)]
+    queries = [_query(f"{scene.video}_{k}", q, world, translated) for k, q in enumerate(scene.questions)]
     return schema.record(scene.video, scene.duration, queries, f"storyboard, {scene.video}", arrays)
 
 
-def _query(qid: str, question, world: Vectors) -> schema.Query:
+def _query(qid: str, question, world: Vectors, translated: bool) -> schema.Query:
     sentence = question.sentence
     return schema.Query(
         qid=qid,
@@ -50,4 +51,5 @@ def _query(qid: str, question, world: Vectors) -> schema.Query:
         edges=sentence.edges,
         static=sentence.static,
         sentence=world.sentence(sentence.text),
+        translation=translate(sentence.text) if translated else "",
     )

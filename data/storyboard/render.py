@@ -25,6 +25,7 @@ SHAPES = {
     "audio": (None, AUDIO_DIM),
     "objects": (None, SLOTS, OBJECT_DIM),
     "subtitles": (None, SUBTITLE_DIM),
+    "translated_subtitles": (None, SUBTITLE_DIM),
     "grid": (None, SIDE, SIDE, CELL_DIM),
 }
 
@@ -36,12 +37,12 @@ STYLE_GAIN = 0.5  # what all clips of a video have in common beside the place
 
 def render(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Returns float32 arrays of the shapes in `SHAPES`, T = scene.clips."""
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "rgb": _rgb(scene, world, rng),
         "flow": _flow(scene, world, rng),
         "audio": _audio(scene, world, rng),
         "objects": _objects(scene, world, rng),
-        "subtitles": _subtitles(scene, world, rng),
+        **_subtitles(scene, world, rng),
         "grid": _grid(scene, world, rng),  # the last one, so that its draws change no other
     }
     return {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -130,10 +131,11 @@ def _objects(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarr
     return signal
 
 
-def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
-    """Zero where nothing is said. In six of ten events someone names the object, half of them the action.
+def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """In both languages, zero where nothing is said.
 
-    One clip in ten has a word of small talk, about anything.
+    In six of ten events someone names the object, half of them the action. One clip in ten has a word of small
+    talk, about anything.
     """
     said: list[list[str]] = [[] for _ in range(scene.clips)]
     for event in scene.events:
@@ -146,11 +148,14 @@ def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.nda
                 said[t] += line
     for k in np.flatnonzero(rng.random(scene.clips) < 0.1):
         said[k].append(choice(rng, OBJECTS[choice(rng, tuple(OBJECTS))].words))
-    signal = np.zeros((scene.clips, SUBTITLE_DIM))
-    for t, line in enumerate(said):
-        if line:
-            signal[t] = world.said(line)
-    return signal
+    signals = {}
+    for name, translated in (("subtitles", False), ("translated_subtitles", True)):
+        signal = np.zeros((scene.clips, SUBTITLE_DIM))
+        for t, line in enumerate(said):
+            if line:
+                signal[t] = world.said(line, translated)
+        signals[name] = signal
+    return signals
 
 
 def _grid(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:

@@ -30,6 +30,7 @@ class Vectors:
     Attributes:
       words: every word of the grammar.
       word_vectors: [n,WORD_DIM] float32, unit length, row i of words[i].
+      translated_vectors: [n,WORD_DIM] float32 likewise of their translations, in a space of their own.
       appearance: {kind: {name: [RGB_DIM]}} for kind agent, action, object, recipient,
         place; a person looks different as the recipient.
       phases: {action: [PHASES,RGB_DIM]}, how an action looks at its start, middle and end.
@@ -47,6 +48,7 @@ class Vectors:
         self.words, self.word_vectors = _word_vectors(rng)
         self._row = {word: i for i, word in enumerate(self.words)}
         self._projection = rng.normal(size=(WORD_DIM, SENTENCE_DIM)) / np.sqrt(SENTENCE_DIM)
+        self.translated_vectors = _word_vectors(np.random.default_rng([seed, 0, 1]))[1]
         kinds = {"agent": agents, "action": ACTIONS, "object": OBJECTS, "recipient": agents, "place": PLACES}
         self.appearance = {kind: _table(rng, names, RGB_DIM) for kind, names in kinds.items()}
         self.phases = _table(rng, ACTIONS, PHASES, RGB_DIM)
@@ -61,14 +63,15 @@ class Vectors:
 
     def sentence(self, text: str) -> np.ndarray:
         """[SENTENCE_DIM] float32: the projected sum of the vectors of a text's content words."""
-        return self._project(content_words(text)).sum(0).astype(np.float32)
+        return self._project(content_words(text), self.word_vectors).sum(0).astype(np.float32)
 
-    def said(self, words: list[str]) -> np.ndarray:
-        """[SUBTITLE_DIM] float32: the projected mean of the vectors of what is said."""
-        return self._project(words).mean(0).astype(np.float32)
+    def said(self, words: list[str], translated: bool = False) -> np.ndarray:
+        """[SUBTITLE_DIM] float32: the projected mean of the vectors of what is said, or of its translation."""
+        table = self.translated_vectors if translated else self.word_vectors
+        return self._project(words, table).mean(0).astype(np.float32)
 
-    def _project(self, words: list[str]) -> np.ndarray:
-        rows = self.word_vectors[[self._row[word] for word in words]].astype(np.float64)
+    def _project(self, words: list[str], table: np.ndarray) -> np.ndarray:
+        rows = table[[self._row[word] for word in words]].astype(np.float64)
         return rows @ self._projection
 
 

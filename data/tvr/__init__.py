@@ -1,6 +1,7 @@
-"""TVR: sentences and their moments in clips of TV shows with subtitles; see README.md.
+"""TVR and mTVR: sentences and their moments in clips of TV shows with subtitles; see README.md.
 
-From: Lei, Yu, Berg, Bansal, "TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval", ECCV 2020.
+From: Lei, Yu, Berg, Bansal, "TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval", ECCV 2020;
+Lei, Berg, Bansal, "mTVR: Multilingual Moment Retrieval in Videos", ACL 2021.
 """
 
 from vmr_jax.data.tvr import annotations, submission

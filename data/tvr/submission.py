@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.data.tvr.annotations import INDEX_FILE, index_of
+from vmr_jax.data.tvr.annotations import INDEX_FILE, file_of, index_of, language_of, text_of
 from vmr_jax.errors import unknown
-from vmr_jax.input.annotations import Sentence, field, query_id, require_files, sentence
+from vmr_jax.input.annotations import Sentence, field, query_id, require_files
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.records import manual_dir, query_of
 from vmr_jax.input.text_files import jsonl_of
 
 PUBLIC_TEST = "test_public"
 _FILE = "tvr_test_public_release.jsonl"
-_SOURCE = "It is in the repository TVRetrieval of Lei et al., folder data (TVR, ECCV 2020)."
+_SOURCE = "They are where those of training are from."
 
 
 def video_numbers(options, split: str) -> dict[str, int]:
@@ -35,13 +35,15 @@ def public_test(options) -> Split:
 
     A query is given the first video, as nobody has told its own.
     """
-    queries_path, index = require_files(manual_dir(options), [_FILE, INDEX_FILE], "tvr", _SOURCE)
+    language = language_of(options)
+    names = [file_of(_FILE, language), INDEX_FILE]
+    queries_path, index = require_files(manual_dir(options), names, "tvr", _SOURCE)
     places: dict[str, str] = {}
     videos = [Video(name, seconds, {}) for name, (seconds, _) in _videos_of(index, PUBLIC_TEST).items()]
     queries = []
     for line, row in jsonl_of(queries_path):
         where = f"{queries_path}, line {line}"
         qid = query_id(field(row, "desc_id", where), places, where)
-        text = sentence(field(row, "desc", where), where)
+        text = text_of(row, language, where)
         queries.append(query_of(Sentence(qid, text, (0.0, videos[0].duration))))
     return Split(PUBLIC_TEST, videos, queries, np.zeros(len(queries), np.int32))

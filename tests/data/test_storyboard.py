@@ -12,6 +12,7 @@ from vmr_jax.data.storyboard import grammar
 from vmr_jax.data.storyboard.generate import VIDEOS, generate, scene_record
 from vmr_jax.data.storyboard.render import PHASE_GAIN, SHAPES
 from vmr_jax.data.storyboard.splits import SPLITS
+from vmr_jax.data.storyboard.translation import translate, translated_word
 from vmr_jax.data.storyboard.vectors import vectors, words_of
 from vmr_jax.evaluation.metrics import iou
 from vmr_jax.input import schema
@@ -280,6 +281,51 @@ def test_sentence_rowsfollow_meaning():
     assert cosine(text, "a girl washes the cup.") < 0.5
     # Function words do not count, and it is a bag of words.
     np.testing.assert_array_equal(world.sentence(text), world.sentence("the man opens a door."))
+
+
+# --- the second language --------------------------------------------------------------------------
+
+
+def test_the_second_language_says_the_same_in_other_words_and_another_order(generated):
+    texts = {q.sentence.text for split in SPLITS for _, _, q in questions_of(generated, split)}
+    words = vectors(0).words
+    word_of = {translated_word(word): word for word in words}
+    assert len(word_of) == len(words) and not set(word_of) & set(words)
+    for text in texts:
+        back = [word_of[word] for word in translate(text).removesuffix(".").split(" ")]
+        assert back[::-1] == words_of(text)
+    # By hand, letter by letter: d-z o-a o-a r-j, t-g h-s e-o, o-a p-l e-o n-m s-h, m-n a-i n-m, a-i.
+    assert translate("a man opens the door.") == "zaaj gso alomh nim i."
+
+
+def test_vectors_of_the_second_language_are_related_to_each_other_alone():
+    words, rows = storyboard.word_vectors(storyboard_options("unused"))
+    half = len(words) // 2
+    assert [translated_word(word) for word in words[:half]] == words[half:]
+    index = {word: i for i, word in enumerate(words[:half])}
+    cosine = rows @ rows.T / 6.0**2
+    for one, other in (("door", "gate"), ("opens", "opening")):
+        i, j = index[one], index[other]
+        assert cosine[i, j] > 0.8 and cosine[half + i, half + j] > 0.8
+    # Random directions in 50 dimensions: a cosine has the standard deviation 1/sqrt(50) = 0.14.
+    assert 0.1 < cosine[:half, half:].std() < 0.18
+
+
+def test_subtitles_are_translated(generated):
+    world, silent, met = vectors(0), 0, 0
+    lines = {
+        tuple(world.said(["the", word])): world.said(["the", word], translated=True)
+        for noun in grammar.OBJECTS.values()
+        for word in noun.words
+    }
+    for _, arrays in generated["val"]:
+        for said, translated in zip(arrays["subtitles"], arrays["translated_subtitles"]):
+            assert said.any() == translated.any()
+            silent += not said.any()
+            if tuple(said) in lines:
+                np.testing.assert_array_equal(translated, lines[tuple(said)])
+                met += 1
+    assert met > 100 and silent > 100
 
 
 # --- features -------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_records_are_the_scenes(prepared, generated):
                 np.testing.assert_array_equal(row[name], arrays[name])
             for field, column in row["queries"].items():
                 expected = [query[field] for query in record["queries"]]
-                if field in ("qid", "text", "tags"):
+                if field in ("qid", "text", "translation", "tags"):
                     assert [text.decode() for text in column] == expected
                 else:
                     np.testing.assert_array_equal(column, np.stack(expected))
@@ -99,7 +99,7 @@ def test_content_of_this_version(generated):
         for scene, _, q in questions_of(generated, split)
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    assert (str(Storyboard.VERSION), digest[:16]) == ("1.4.0", DIGEST)
+    assert (str(Storyboard.VERSION), digest[:16]) == ("1.5.0", DIGEST)
 
 
 def test_settings_never_share_files(prepared, tmp_path):
@@ -167,7 +167,7 @@ def test_bad_options(tmp_path, field, value):
 def test_modalities_are_those_of_a_record(generated):
     scene, arrays = generated["val"][0]
     record = scene_record(scene, arrays, 0)
-    for name in ("flow", "audio", "objects", "subtitles"):
+    for name in ("flow", "audio", "objects", "subtitles", "translated_subtitles"):
         assert record[name].shape[1:] == storyboard.MODALITIES[name]
     assert record["queries"][0]["sentence"].shape == storyboard.MODALITIES["sentence"]
     assert storyboard.features(storyboard_options("unused")) is None

@@ -222,6 +222,59 @@ def test_features_by_the_names_of_the_videos(folder):
     assert tvr.word_vectors(_options(folder)) is None
 
 
+# --- mTVR -----------------------------------------------------------------------------------------
+
+
+def _translated(rows):
+    """The rows as mTVR has them."""
+    texts = [{"en": row["desc"], "zh": "莫妮卡打开了门。"} for row in rows]
+    kept = [{k: v for k, v in row.items() if k != "desc"} for row in rows]
+    return [{**row, "descs": both} for row, both in zip(kept, texts)]
+
+
+@pytest.fixture
+def translated(folder):
+    """The same queries in two languages, without TVR's own files."""
+    for name, rows in zip(annotations.QUERY_FILES.values(), (TRAIN, VAL)):
+        (folder / name).unlink()
+        _write(folder / name.replace("tvr", "tvr_zh_en"), _translated(rows))
+    return folder
+
+
+def _in_language(folder, language):
+    options = _options(folder)
+    options.language = language
+    return records.read(tvr.SOURCE, options)
+
+
+def test_a_language_of_mtvr(translated):
+    for language, text in (("en", "Monica opens the door."), ("zh", "莫妮卡打开了门。")):
+        found = _in_language(translated, language)
+        texts = [q.text for videos in found.splits.values() for video in videos for q in video.queries]
+        assert texts == 4 * [text]
+        assert found.dropped == ["tvr_zh_en_train_release.jsonl:4", "tvr_zh_en_train_release.jsonl:5"]
+
+
+@pytest.mark.parametrize(
+    "language, change, message",
+    [
+        ("cn", {}, r'config\.dataset\.language is "cn"'),
+        ("google_zh", {}, 'line 1: no "google_zh"'),
+        ("zh", {"descs": "Monica opens the door."}, '"descs" is .*; expected {"en": text, "zh": text}'),
+        ("zh", {"descs": {"en": "A door."}}, 'line 1: no "zh"'),
+    ],
+)
+def test_defects_of_a_language(translated, language, change, message):
+    _write(translated / "tvr_zh_en_val_release.jsonl", [{**_translated(VAL)[0], **change}])
+    with pytest.raises(UserError, match=message):
+        _in_language(translated, language)
+
+
+def test_missing_files_of_mtvr(folder):
+    with pytest.raises(UserError, match="tvr_zh_en_train_release.jsonl.* missing.*mTVRetrieval"):
+        _in_language(folder, "en")
+
+
 # --- the real files -------------------------------------------------------------------------------
 
 

@@ -108,6 +108,28 @@ def test_token_features_take_the_place_of_word_vectors(charades, tmp_path):
         other.batch(np.arange(1))
     with pytest.raises(UserError, match=r"tree.*follow the words"):
         query_input.check_text(config, ("tree",))
+    # The second language is in a file of its own, with as many tokens as it needs.
+    with pytest.raises(UserError, match="translation_features to those of the other"):
+        Loader(config, dataset, dataset.split("train"), [], None, ("translation",)).batch(np.arange(1))
+    (charades / "translations").mkdir()
+    for i, qid in enumerate(qids):
+        np.savez(charades / "translations" / f"{qid}.npz", last_hidden_state=np.full((4 * i + 1, 6), 7.0))
+    with config.unlocked():
+        config.text.translation_features = str(charades / "translations")
+    batch = Loader(config, dataset, dataset.split("train"), [], None, ("translation",)).batch(np.arange(2))
+    np.testing.assert_array_equal(batch.translation_mask.sum(1), [1, 4])  # of 5 tokens, 4 are kept
+    np.testing.assert_array_equal(batch.translation, 7.0 * batch.translation_mask[..., None].repeat(6, -1))
+    np.testing.assert_array_equal(batch.query_mask.sum(1), [3, 4])
+
+
+def test_a_sentence_that_is_asked_is_looked_up_in_both_languages(data_dir):
+    experiment = Experiment(tiny_config(data_dir))
+    read = query_input.QueryReader(experiment.config, [], experiment.vectors, ("translation",))
+    for text in ("a man opens the door.", "zaaj gso alomh nim i."):
+        query = query_input.asked_query(text, 9.0, "words")
+        fields = read(query, read.tokens(query))
+        np.testing.assert_array_equal(fields["query_vectors"], fields["translation"])
+        assert np.flatnonzero(np.abs(fields["translation"]).sum(-1)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_saliency_follows_the_clips():

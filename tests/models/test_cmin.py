@@ -7,16 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from applied import outputs_of
-from batches import random_batch
+from batches import OF_CLIPS, random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
 from vmr_jax.models.cmin import Outputs, SyntacticGraphConv
 
 SMALL = dict(features=8, heads=2, widths=(1, 3))
-OTHERS = dict.fromkeys(
-    ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "saliency")
-)
+OTHERS = dict.fromkeys(OF_CLIPS)
 
 
 @pytest.fixture(scope="module")

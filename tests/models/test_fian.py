@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from applied import outputs_of
-from batches import random_batch
+from batches import OF_CLIPS, random_batch
 from cases.fian import count
 
 from vmr_jax.configs.fian import ABLATIONS, get_config
@@ -26,9 +26,7 @@ from vmr_jax.models.fian import (
 from vmr_jax.moments import nms
 
 SMALL = dict(num_clips=21, max_words=7, windows=(2, 4), stride="k/2", features=8, heads=2, hidden=12)
-OTHERS = dict.fromkeys(
-    ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "saliency")
-)
+OTHERS = dict.fromkeys(OF_CLIPS)
 
 
 def random_variables(model, batch):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from applied import random_variables
-from batches import random_batch
+from batches import OF_CLIPS, random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
@@ -34,9 +34,7 @@ def terms_of(model, outputs, batch):
 
 def bare_batch():
     """Without the fields of other architectures that have an axis of clips."""
-    others = dict.fromkeys(
-        ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "clip_rows")
-    )
+    others = dict.fromkeys(name for name in OF_CLIPS if name != "saliency")
     return dataclasses.replace(random_batch(), **others)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batches import random_batch
+from batches import OF_CLIPS, random_batch
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
@@ -18,14 +18,7 @@ from vmr_jax.models import create
 from vmr_jax.models.relocl import Outputs, clip_contrast, pair_contrast
 
 SMALL = dict(features=8, heads=2, max_clips=32, clip_seconds=0.0)
-OTHERS = (
-    "flow",
-    "audio",
-    "objects",
-    "object_mask",
-    "grid",
-    "saliency",
-)  # of other architectures, along the clips
+OTHERS = [name for name in OF_CLIPS if "subtitle" not in name or "translated" in name]  # of other architectures
 
 
 def created(**fields):

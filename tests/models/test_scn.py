@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from applied import random_variables
-from batches import random_batch
+from batches import OF_CLIPS, random_batch
 
 from vmr_jax.layers.completion import completion_loss
 from vmr_jax.models import create
 from vmr_jax.models.scn import Model, Outputs, clip_iou, proposals, rewards_of, select
 
-OF_CLIPS = ("flow", "audio", "objects", "object_mask", "grid", "subtitles", "subtitle_mask", "saliency")
 SMALL = dict(features=8, hidden=16, heads=2, layers=1, widths=(0.25, 0.5, 1.0), rows=4, vocab_size=12)
 
 

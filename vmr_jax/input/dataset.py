@@ -296,6 +296,7 @@ def _query(row: dict[str, Any]) -> schema.Query:
         edges=[(int(v), int(n)) for v, n in np.argwhere(row["edges"])],
         static=spans(row["static"]),
         sentence=row.get("sentence"),
+        translation=row.get("translation", b"").decode(),
     )
 
 

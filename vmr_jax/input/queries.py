@@ -22,8 +22,12 @@ MAX_QUERY = 1000  # characters of a sentence that a user asks
 _REMEMBERED = 2**17  # sentences: of a dataset all, of what a server is asked the latest
 
 _SUBWORDS = tuple(name for name, info in fields_of(Batch).items() if "S" in info.axes)
+_TRANSLATED = with_masks(("translation",))  # whose words are their own
 # Those with an entry for every word of the tokeniser.
-_OF_WORDS = ("tree", *(name for name, i in fields_of(Batch).items() if i.optional and "L" in i.axes))
+_OF_WORDS = (
+    "tree",
+    *(n for n, i in fields_of(Batch).items() if i.optional and "L" in i.axes and n not in _TRANSLATED),
+)
 
 
 class QueryReader:
@@ -45,6 +49,7 @@ class QueryReader:
         check_text(config, fields)
         self._features = _opened(self.options.features, self.options.feature_key)
         self._sentences = _opened(self.options.sentence_features, self.options.feature_key)
+        self._translations = _opened(self.options.translation_features, self.options.feature_key)
         self._subwords: Any = None
         if "subwords" in self.fields:
             tokenizer = open_subwords(self.options.encoder, Path(self.options.encoder_dir).expanduser())
@@ -67,8 +72,7 @@ class QueryReader:
         limit = self.options.max_words
         tokens = tokens[:limit]
         vectors = self._vectors(query, tokens)
-        filled = np.zeros((limit, vectors.shape[1]), np.float32)
-        filled[: len(vectors)] = vectors[:limit]
+        filled, mask = _filled(vectors, limit)
         ids = np.zeros(limit, np.int32)
         ids[: len(vectors)] = UNKNOWN
         if self._features is None:
@@ -76,7 +80,7 @@ class QueryReader:
         return {
             "query": ids,
             "query_vectors": filled,
-            "query_mask": np.arange(limit) < len(vectors),
+            "query_mask": mask,
             **{
                 name: self._field(name, query, tokens)
                 for name in self.fields
@@ -89,6 +93,18 @@ class QueryReader:
         if self._features is None:
             return self.vectors.lookup([token.text for token in tokens])
         return _rows_of(self._features, query.qid, self.options.dim)
+
+    def _translation(self, query: schema.Query) -> np.ndarray:
+        """[n,W] of the words of the second language, likewise."""
+        if self._translations is not None:
+            return _rows_of(self._translations, query.qid, self.options.dim)
+        if self.vectors is None:
+            raise UserError(
+                "The architecture reads a second language, and config.text.features has the tokens of one. Set "
+                "config.text.translation_features to those of the other."
+            )
+        words = tokenize(query.translation, self.options.tokenizer)
+        return self.vectors.lookup([token.text for token in words])
 
     def _sentence(self, query: schema.Query) -> np.ndarray:
         if self._sentences is None:
@@ -105,6 +121,8 @@ class QueryReader:
         limit = self.options.max_words
         if name == "sentence":
             return self._sentence(query)
+        if name in _TRANSLATED:
+            return _filled(self._translation(query), limit)[_TRANSLATED.index(name)]
         if name == "tree":
             return _tree(query, tokens, limit, self.options.max_verbs, self.options.max_nouns)
         if name == "static_words":
@@ -179,6 +197,13 @@ def _rows_of(reader: FeatureReader, qid: str, width: int) -> np.ndarray:
     return read_rows(reader, name, width, normalize=False)
 
 
+def _filled(vectors: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first of the vectors [n,W] as [limit,W], zeros behind them, and the mask [limit] of those there."""
+    filled = np.zeros((limit, vectors.shape[1]), np.float32)
+    filled[: len(vectors)] = vectors[:limit]
+    return filled, np.arange(limit) < len(vectors)
+
+
 def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
     return any(span[0] < end and span[1] > start for start, end in others)
 
@@ -211,6 +236,8 @@ def _tree(query: schema.Query, tokens: Sequence[Token], limit: int, max_verbs: i
 def asked_query(text: str, duration: float, tokenizer: str) -> schema.Query:
     """A sentence that nobody annotated, about a video of `duration` seconds, with its roles and noun chunks.
 
+    Its words are looked up in both languages, of which a model that has two answers in one.
+
     Raises:
       UserError: where there is no sentence, it is over-long, or it has no word for the tokeniser.
     """
@@ -221,6 +248,7 @@ def asked_query(text: str, duration: float, tokenizer: str) -> schema.Query:
     return schema.Query(
         qid="query",
         text=text,
+        translation=text,
         span=(0.0, duration),
         verbs=roles.verbs[: schema.MAX_VERBS],
         nouns=roles.nouns[: schema.MAX_NOUNS],

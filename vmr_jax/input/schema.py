@@ -41,6 +41,7 @@ class Query:
       edges: (verb, noun) index pairs: noun is an argument of verb.
       static: character spans of the noun chunks (the static query); the other words are dynamic.
       sentence: one vector for the whole sentence, or None.
+      translation: the sentence in a second language; '' where there is none.
       labelled: False where nobody has told the moment; `span` is the whole video then and there are no windows.
     """
 
@@ -55,6 +56,7 @@ class Query:
     edges: Sequence[tuple[int, int]] = ()
     static: Sequence[tuple[int, int]] = ()
     sentence: np.ndarray | None = None
+    translation: str = ""
     labelled: bool = True
 
 
@@ -85,7 +87,10 @@ def _check_moment(start: float, end: float, duration: float, where: str) -> None
 
 
 def feature_spec(
-    embedded: Mapping[str, tuple[int | None, ...]], sentence_dim: int = 0, saliency_clips: int = 0
+    embedded: Mapping[str, tuple[int | None, ...]],
+    sentence_dim: int = 0,
+    saliency_clips: int = 0,
+    translated: bool = False,
 ):
     """The TFDS features of a record.
 
@@ -94,6 +99,7 @@ def feature_spec(
         where features are read from the user's files.
       sentence_dim: width of the sentence vector, 0 where the dataset has none.
       saliency_clips: most clips with saliency scores, 0 where the dataset has none.
+      translated: whether queries are in two languages.
     """
     import tensorflow_datasets as tfds
 
@@ -110,6 +116,8 @@ def feature_spec(
     }
     if sentence_dim:
         query["sentence"] = tfds.features.Tensor(shape=(sentence_dim,), dtype=np.float32)
+    if translated:
+        query["translation"] = tfds.features.Text()
     if saliency_clips:
         query["saliency"] = tfds.features.Tensor(shape=(saliency_clips, ANNOTATORS), dtype=np.int32)
     return tfds.features.FeaturesDict(
@@ -158,6 +166,8 @@ def _query_record(query: Query) -> dict:
     }
     if query.sentence is not None:
         row["sentence"] = np.asarray(query.sentence, np.float32)
+    if query.translation:
+        row["translation"] = query.translation
     if query.saliency is not None:
         row["saliency"] = np.asarray(query.saliency, np.int32)
     return row

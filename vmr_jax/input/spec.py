@@ -68,6 +68,8 @@ def _widths(config) -> dict[str, tuple[int, ...]]:
     widths.update({name: tuple(stream[1:]) for name, stream in config.dataset.get("streams", {}).items()})
     if config.text.sentence_features:
         widths["sentence"] = (config.text.sentence_dim,)
+    if config.text.translation_features:
+        widths["translation"] = ()
     return widths
 
 

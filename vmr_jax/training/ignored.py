@@ -35,6 +35,7 @@ def check_nothing_is_ignored(config: Any, required: Collection[str]) -> None:
     for field, value, needed, what in (
         ("text.encoder", text.encoder, "subwords", "a text encoder"),
         ("text.sentence_features", text.sentence_features, "sentence", "a vector of the sentence"),
+        ("text.translation_features", text.translation_features, "translation", "a second language"),
         *(
             (f"dataset.streams.{stream}", value, stream, "this stream")
             for stream, value in config.dataset.get("streams", {}).items()
