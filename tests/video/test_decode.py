@@ -7,7 +7,8 @@ import filmed
 import numpy as np
 import pytest
 
-from vmr_jax.video.decode import CHUNK, Unreadable, probe, read_frames
+from vmr_jax.video.decode import CHUNK, probe, read_frames
+from vmr_jax.video.reader import Unreadable
 
 KINDS = {
     "a.mp4": {},

@@ -8,7 +8,8 @@ from PIL import Image
 
 from vmr_jax.errors import UserError
 from vmr_jax.video.clips import cut, frame_rate, still
-from vmr_jax.video.decode import Unreadable
+from vmr_jax.video.decode import read_frames
+from vmr_jax.video.reader import Unreadable
 
 GOP = 10  # frames from one key frame to the next: one second of ten frames
 CLOSE = 6  # levels of grey that a codec may be off
@@ -44,6 +45,50 @@ def films(tmp_path_factory):
     for name, codec in (("a.mp4", "libx264"), ("b.mkv", "libx264"), ("c.ts", "libx264"), ("d.webm", "libvpx")):
         film(folder / name, codec=codec, sound=6.0)
     return folder
+
+
+CONTAINERS = {
+    "a.mp4": {},
+    "b.mov": {"sound": 6.0},
+    "c.mkv": {"codec": "libx265"},
+    "d.webm": {"codec": "libvpx-vp9"},
+    "e.avi": {"codec": "mpeg4"},
+    "f.ts": {},  # without an index, and with frames that need later ones
+    "g.mp4": {"movflags": "frag_keyframe+empty_moov"},
+    "h.webm": {"codec": "libvpx", "live": "1"},  # of no length
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_clips_and_pictures_begin_with_the_frame_that_is_encoded(tmp_path, name):
+    """What ingestion encodes of that second (`read_frames`), of 29.97 frames a second, no two alike."""
+
+    def show(second):
+        k = round(second * 30000 / 1001)  # in two digits of 15, of grey
+        pixels = np.full((48, 64, 3), 8 + 16 * (k % 15), np.uint8)
+        pixels[:, 32:] = 8 + 16 * (k // 15)
+        return pixels
+
+    def number(pixels):
+        left, right = pixels[:, 4:28].mean(), pixels[:, 36:60].mean()
+        return round((left - 8) / 16) + 15 * round((right - 8) / 16)
+
+    times = [round(1001 * k / 30) for k in range(180)]
+    source = film(tmp_path / name, times=times, fps=30, show=show, **CONTAINERS[name])
+    rate = 30000 / 1001
+    for k in (0, 10, 69, 170):  # 10 and 170 begin a little late, as containers count milliseconds
+        times, frames = next(read_frames(source, rate, whole, first=k / rate, last=(k + 0.5) / rate))
+        assert times == pytest.approx([k / rate]) and number(frames[0]) == k
+        clip = cut(source, k / rate, (k + 6) / rate, tmp_path / "clip.mp4", exact=True)
+        with av.open(str(clip.path)) as file:
+            found = [(frame.time, number(whole(frame))) for frame in file.decode(video=0)]
+        assert found[0][0] == 0 and [n for _, n in found] == list(range(k, k + 6))
+        (tmp_path / "still.png").write_bytes(still(source, k / rate, width=64))
+        assert number(np.asarray(Image.open(tmp_path / "still.png").convert("RGB"))) == k
+
+
+def whole(frame):
+    return frame.to_ndarray(format="rgb24")
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "d.webm"])

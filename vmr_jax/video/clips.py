@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmr_jax.errors import UserError
 from vmr_jax.files import disk_error
-from vmr_jax.video.decode import OPTIONS, Unreadable, pyav, upright
+from vmr_jax.video.reader import TOLERANCE, Reader, pyav, upright
 
 if TYPE_CHECKING:
     import av
@@ -43,54 +43,10 @@ class Clip(NamedTuple):
     copied: bool
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator["av.container.InputContainer"]:
-    """A video file to be read; `Unreadable` for what holds no pictures or cannot be decoded."""
-    av = pyav()
-    try:
-        # An absolute path is no address of another protocol, whatever its name.
-        container = av.open(str(path.absolute()), options=OPTIONS, metadata_errors="replace")
-    except (av.FFmpegError, OSError) as error:
-        raise Unreadable(path, _why(error)) from None
-    with container:
-        if not container.streams.video:
-            raise Unreadable(path, "it has no video stream")
-        try:
-            yield container
-        except av.FFmpegError as error:
-            raise Unreadable(path, _why(error)) from None
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__
-
-
-def _zero(container: "av.container.InputContainer") -> float:
-    """The timestamp, in seconds, of the start of a file: what is recorded begins anywhere."""
-    return (container.start_time or 0) / 1e6
-
-
-def _seek(container: "av.container.InputContainer", second: float) -> None:
-    """Goes to a key frame that is not after a second.
-
-    A transport stream has no index: a search in it may end behind what was looked for, and begins earlier then.
-    """
-    stream, zero, earlier = container.streams.video[0], _zero(container), 0.0
-    while True:
-        goal = second - earlier + zero if earlier < second else 0.0  # 0: the beginning, whatever its timestamp
-        container.seek(int(goal * 1e6), backward=True)
-        keys = (packet for packet in container.demux(stream) if packet.is_keyframe and packet.pts is not None)
-        key = next(keys, None)
-        container.seek(int(goal * 1e6), backward=True)
-        if goal == 0 or (key is not None and float((key.pts or 0) * key.time_base) - zero <= second):
-            return
-        earlier = 2 * earlier + 1
-
-
 def frame_rate(path: Path) -> fractions.Fraction:
     """Frames a second of a file, on average; 25 where it does not say."""
-    with opened(path) as source:
-        return source.streams.video[0].average_rate or fractions.Fraction(25)
+    with Reader(path) as source:
+        return source.stream.average_rate or fractions.Fraction(25)
 
 
 # --- a picture ------------------------------------------------------------------------------------
@@ -102,12 +58,10 @@ def still(path: Path, second: float, width: int = 320) -> bytes:
     UserError where the file has none.
     """
     shown = None
-    with opened(path) as source:
-        zero, stream = _zero(source), source.streams.video[0]
-        stream.thread_type = "AUTO"
-        _seek(source, second)
-        for frame in source.decode(stream):
-            if shown is not None and (frame.time or 0.0) - zero > second:
+    with Reader(path) as source:
+        source.seek(second)
+        for begins, frame in source.frames():
+            if shown is not None and begins > second + TOLERANCE:
                 break
             shown = frame
         if shown is None:
@@ -149,11 +103,11 @@ def cut(
         raise UserError(f"A clip from {start:.2f} to {end:.2f} s has no length. Give its start before its end.")
     part = target.with_name(target.name + ".part")
     try:
-        with opened(source) as readable:
-            copied = not exact and readable.streams.video[0].codec_context.name in _VIDEO
+        with Reader(source) as readable, readable.errors():
+            copied = not exact and readable.stream.codec_context.name in _VIDEO
             write = _copy if copied else _encode
             begun = None
-            if not readable.duration or start < readable.duration / 1e6:
+            if start < readable.duration:
                 with _writable(part) as out:
                     begun = write(readable, out, start, end, stopped)
         if begun is None:
@@ -186,15 +140,15 @@ def _check(stopped: Callable[[], bool]) -> None:
 
 
 def _copy(
-    source: "av.container.InputContainer",
+    source: Reader,
     out: "av.container.OutputContainer",
     start: float,
     end: float,
     stopped: Callable[[], bool],
 ) -> float | None:
     """Copies packets from the key frame before `start`; the second of that frame, None without one."""
-    zero, video = _zero(source), source.streams.video[0]
-    sound = [stream for stream in source.streams.audio[:1] if stream.codec_context.name in _AUDIO]
+    video = source.stream
+    sound = [stream for stream in source.sounds[:1] if stream.codec_context.name in _AUDIO]
     outs = {stream.index: out.add_stream_from_template(stream) for stream in (video, *sound)}
     early: list[Any] = []  # sound that comes before the first frame
     late: list[Any] = []  # frames that are shown behind the end, which one before it may need
@@ -203,22 +157,22 @@ def _copy(
 
     def put(packet: Any) -> None:
         assert begun is not None
-        shift = round((begun + zero) / packet.time_base)
+        shift = round((begun + source.start) / packet.time_base)
         packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
         packet.stream = outs[packet.stream.index]
         out.mux(packet)
 
-    _seek(source, start)
-    for packet in _with_decoding_times(source.demux(video, *sound), video):
+    source.seek(start)
+    for packet in _with_decoding_times(source.packets(*sound), video):
         _check(stopped)
-        index, second = packet.stream.index, float(packet.pts * packet.time_base) - zero
+        index, second = packet.stream.index, source.second(packet)
         if packet.stream is video:
             if begun is None and packet.is_keyframe:
                 begun = second
                 for waiting in early:
-                    if float(waiting.pts * waiting.time_base) - zero >= begun:
+                    if source.second(waiting) >= begun:
                         put(waiting)
-            if float(packet.dts * packet.time_base) - zero >= end:
+            if float(packet.dts * packet.time_base) - source.start >= end:
                 ended.add(index)
         elif second >= end:
             ended.add(index)
@@ -263,30 +217,25 @@ def _with_decoding_times(packets: Iterator[Any], video: Any) -> Iterator[Any]:
 
 
 def _encode(
-    source: "av.container.InputContainer",
+    source: Reader,
     out: "av.container.OutputContainer",
     start: float,
     end: float,
     stopped: Callable[[], bool],
 ) -> float | None:
     """Encodes the frames that are shown in [start, end) and the sound of it; `start`, None without a frame."""
-    video, zero = source.streams.video[0], _zero(source)
-    video.thread_type = "AUTO"
-    _seek(source, start)
-    first = next(source.decode(video), None)
+    source.seek(start)
+    first = next(source.frames(), None)
     if first is None:
         return None
-    pictures = _Pictures(out, video, first, start, end)
-    sounds = [_Sound(out, stream, start, end) for stream in source.streams.audio[:1]]
-    writers: dict[int, _Pictures | _Sound] = {video.index: pictures}
-    writers |= {sound.index: sound for sound in sounds}
-    _seek(source, start)
-    for packet in source.demux(video, *source.streams.audio[:1]):
+    pictures = _Pictures(out, source.stream, first[1], start, end)
+    heard = source.sounds[:1]
+    writers: dict[int, _Pictures | _Sound] = {source.stream.index: pictures}
+    writers |= {stream.index: _Sound(out, stream, start, end) for stream in heard}
+    source.seek(start)
+    for second, frame, stream in source.decoded(*heard):
         _check(stopped)
-        writer = writers[packet.stream.index]
-        frames: list[Any] = packet.decode()
-        for frame in frames:
-            writer.take(frame, (frame.time or 0.0) - zero)
+        writers[stream.index].take(frame, second)
         if all(writer.ended for writer in writers.values()):
             break
     for writer in writers.values():
@@ -312,9 +261,9 @@ class _Pictures:
         """Takes the next frame, which is shown from `second` on."""
         if self.ended:
             return
-        if self._waiting is not None and second > self._start:
+        if self._waiting is not None and second > self._start + TOLERANCE:
             self._write(min(second, self._end))
-        if second >= self._end:
+        if second >= self._end - TOLERANCE:
             self.ended = True
         else:
             self._waiting = frame, second
@@ -330,7 +279,7 @@ class _Pictures:
         frame, second = self._waiting
         self._waiting = None
         made = upright(frame).reformat(self._to.width, self._to.height, "yuv420p")  # which needs even lengths
-        first = max(second, self._start) - self._start
+        first = second - self._start if second > self._start + TOLERANCE else 0.0
         made.pts, made.time_base = round(first / _TICKS), _TICKS
         made.duration = max(1, round((until - self._start - first) / _TICKS))
         self.some = True
@@ -342,7 +291,6 @@ class _Sound:
 
     def __init__(self, out: Any, stream: Any, start: float, end: float):
         av = pyav()
-        self.index = stream.index
         self._out, self._start, self._end = out, start, end
         self._layout = "mono" if stream.codec_context.channels == 1 else "stereo"
         self._to = out.add_stream("aac", rate=_SAMPLES, layout=self._layout)

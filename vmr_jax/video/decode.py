@@ -1,8 +1,6 @@
 """Frames of video files, by the second at which they are shown.
 
-PyAV decodes (its wheels carry FFmpeg). The clock of a file is that of its player: it begins where the first of
-its streams begins, and a frame is shown from its presentation time on until that of the next one, whatever the
-frame rate says. One thread decodes, with the codec's own threads; others prepare frames for the encoder.
+One thread decodes (`reader`), with the codec's own threads; others prepare frames for the encoder.
 
 Letters beyond the usual: H, W height and width of a prepared frame; n frames.
 """
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vmr_jax.errors import UserError, printable_line
+from vmr_jax.video.reader import TOLERANCE, Reader, Unreadable, upright
 
 if TYPE_CHECKING:
     import av
@@ -29,12 +27,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
 CHUNK = 32  # frames that are handed over together
 _AHEAD = 2  # chunks that wait for who reads them
-_LONGEST = 100 * 3600.0  # seconds; rows for what a broken clock claims would fill the disk
-_TOLERANCE = 1e-3  # seconds; Matroska rounds presentation times to milliseconds
-_MISSING = (1.0, 0.05)  # seconds and share of the length by which a whole file may end early
-# What FFmpeg may open: containers of video alone. A playlist in the guise of a video would lead to other files.
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
-OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 
 
 class VideoFile(NamedTuple):
@@ -53,28 +45,6 @@ class VideoFile(NamedTuple):
     height: int
 
 
-class Unreadable(UserError):
-    """A file that is no whole video; `reason` says why in a few words."""
-
-    def __init__(self, path: str | Path, reason: str):
-        self.reason = reason
-        super().__init__(f"{printable_line(str(path))} cannot be read as a video: {reason}.")
-
-
-def pyav() -> Any:
-    """PyAV, which is imported when the first file is opened.
-
-    Its log stays off, as it is: with it on, threads of a codec that close wait for Python, and Python for them.
-    """
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise UserError(
-            "Video files are decoded with PyAV, which is not installed: pip install 'vmr_jax[video]'"
-        ) from None
-    return av
-
-
 def probe(path: str | Path) -> VideoFile:
     """Length and size of a video file, whose first frame is decoded.
 
@@ -82,14 +52,15 @@ def probe(path: str | Path) -> VideoFile:
       Unreadable: for a file that is missing, empty, broken, cut short before its first frame, encrypted, or
         without a video stream.
     """
-    with _Reader(Path(path)) as reader:
+    with Reader(Path(path)) as reader:
+        duration = reader.duration
         frame = next(reader.frames(), None)
         if frame is None:
             raise Unreadable(path, "no frame can be decoded")
         turned = frame[1].rotation % 180 == 90
         size = frame[1].height, frame[1].width
         width, height = size if turned else size[::-1]
-        return VideoFile(Path(path), reader.duration, width, height)
+        return VideoFile(Path(path), duration, width, height)
 
 
 def rows_of(duration: float, rate: float) -> int:
@@ -137,7 +108,7 @@ def read_frames(
 
     def work() -> None:
         try:
-            with _Reader(Path(path)) as reader, ThreadPoolExecutor(threads) as pool:
+            with Reader(Path(path)) as reader, ThreadPoolExecutor(threads) as pool:
                 shown = _shown(reader, rate, first, last)
                 for chunk in _chunks(_prepared(shown, prepare, pool, 2 * threads)):
                     if not hand_over(chunk):
@@ -158,138 +129,8 @@ def read_frames(
         thread.join()
 
 
-class _Reader:
-    """An open file: its video stream, and its clock."""
-
-    def __init__(self, path: Path):
-        self.path, self._sought = path, False
-
-    def __enter__(self) -> "_Reader":
-        av = pyav()
-        with self._errors():
-            if self.path.stat().st_size == 0:
-                raise Unreadable(self.path, "it is empty")
-            # An absolute path is no address of another protocol, whatever its name.
-            self._file = av.open(str(self.path.absolute()), options=OPTIONS, metadata_errors="replace")
-        try:
-            picture = av.stream.Disposition.attached_pic
-            streams = [s for s in self._file.streams.video if not s.disposition & picture]
-            if not streams:
-                raise Unreadable(self.path, "it has no video stream")
-            self.stream = streams[0]
-            with self._errors():
-                self.stream.thread_type = "AUTO"
-            self._timed = [self.stream, *self._file.streams.audio]
-            self.start = (self._file.start_time or 0) / av.time_base
-            self.duration = self._told_duration()
-            self.end = 0.0  # of the last packet that was read, in seconds
-            if self.duration <= 0:  # such as a recording of a browser
-                self._read_through()
-                self.duration = self.end
-            if self.duration > _LONGEST:
-                raise Unreadable(self.path, f"its clock claims {self.duration / 3600:,.0f} hours")
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def _told_duration(self) -> float:
-        """Seconds, as the header or FFmpeg's look at the ends of the file has them; 0 where neither has."""
-        stream = self.stream
-        if self._file.format.name == "mpegts" and stream.duration:
-            # Its clock has 33 bits: a packet of sound from before zero would be a day after the end.
-            end = (stream.start_time or 0) + stream.duration
-            return float(end * stream.time_base) - self.start
-        return (self._file.duration or 0) / pyav().time_base
-
-    def __exit__(self, *exception: Any) -> None:
-        self._file.close()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turns what FFmpeg and the disk raise into `Unreadable`."""
-        av = pyav()
-        try:
-            yield
-        except (av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError):
-            raise Unreadable(self.path, "it is broken, or of a kind that FFmpeg does not know") from None
-        except FileNotFoundError:
-            raise Unreadable(self.path, "there is no such file") from None
-        except (av.error.InvalidDataError, av.error.ArgumentError):
-            raise Unreadable(self.path, "it is broken, cut short, or no video") from None
-        except (av.error.FFmpegError, OSError) as error:
-            raise Unreadable(self.path, f"it cannot be opened ({error.strerror or error})") from None
-
-    def seek(self, second: float) -> None:
-        """Goes to a key frame before a second: further back where a container only finds what is near it."""
-        back = 0.0
-        while second - back > 0:
-            self._go(second - back)
-            key = next(
-                (packet for packet in self.packets() if packet.is_keyframe and packet.pts is not None), None
-            )
-            if key is not None and float(key.pts * key.time_base) - self.start <= second + _TOLERANCE:
-                break
-            back = max(1.0, 2 * back)
-        self._go(max(second - back, 0.0))
-        self._sought = True
-
-    def _go(self, second: float) -> None:
-        with self._errors():
-            self._file.seek(int((second + self.start) / self.stream.time_base), stream=self.stream)
-
-    def packets(self) -> Iterator[Any]:
-        """The packets of the video, in the file's order; notes when those of picture and sound end."""
-        with self._errors():
-            for packet in self._file.demux(self._timed):
-                if packet.pts is not None:
-                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - self.start
-                    self.end = max(self.end, end)
-                if packet.stream is self.stream:
-                    yield packet
-
-    def _read_through(self) -> None:
-        """Reads the file for the time of its end, which its header lacks, and goes back to its start."""
-        collections.deque(self.packets(), maxlen=0)
-        self._file.seek(0)
-
-    def frames(self) -> Iterator[tuple[float, "av.VideoFrame"]]:
-        """The frames with the seconds from which on they are shown, which rise."""
-        av = pyav()
-        decoded = broken = 0
-        before = -math.inf
-        packets = self.packets()
-        if self._sought:  # pictures before the first key frame lack what they change
-            packets = itertools.dropwhile(lambda packet: packet.size and not packet.is_keyframe, packets)
-        for packet in packets:
-            if packet.size and "encryption_info" in {data.data_type for data in packet.iter_sidedata()}:
-                raise Unreadable(self.path, "it is encrypted")
-            try:
-                found = packet.decode()
-            except av.error.InvalidDataError:
-                broken += 1
-                continue
-            for frame in found:
-                decoded += 1
-                stamp = frame.pts if frame.pts is not None else frame.dts
-                if stamp is None:
-                    continue
-                time = float(stamp * self.stream.time_base) - self.start
-                if time > before:
-                    before = time
-                    yield time, frame
-        if broken > decoded:
-            raise Unreadable(self.path, f"{broken} of {broken + decoded} of its frames are broken")
-
-    def check_whole(self) -> None:
-        """Raises `Unreadable` where what was read ends long before the file should."""
-        seconds, share = _MISSING
-        if self.duration - self.end > max(seconds, share * self.duration):
-            raise Unreadable(self.path, f"it is cut short: {self.end:.1f} of {self.duration:.1f} s are there")
-
-
 def _shown(
-    reader: _Reader, rate: float, first: float, last: float | None
+    reader: Reader, rate: float, first: float, last: float | None
 ) -> Iterator[tuple[float, "av.VideoFrame"]]:
     """(k/rate, the frame that is shown then) for every k that is wanted."""
     rows = rows_of(reader.duration, rate)
@@ -299,7 +140,7 @@ def _shown(
         reader.seek(first)
     before = None
     for time, frame in reader.frames():
-        while before is not None and k < end and k / rate < time - _TOLERANCE:
+        while before is not None and k < end and k / rate < time - TOLERANCE:
             yield k / rate, before
             k += 1
         if k >= end and last is not None:
@@ -341,12 +182,3 @@ def _chunks(frames: Iterator[tuple[float, np.ndarray]]) -> Iterator[tuple[np.nda
     while part := list(itertools.islice(frames, CHUNK)):
         times, prepared = zip(*part)
         yield np.asarray(times), np.stack(prepared)
-
-
-def upright(frame: "av.VideoFrame") -> "av.VideoFrame":
-    """The frame as it is to be seen: turned by the angle that a phone has noted, a multiple of 90 degrees."""
-    turns = round(frame.rotation / 90) % 4
-    if not turns:
-        return frame
-    pixels = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-    return pyav().VideoFrame.from_ndarray(pixels, format="rgb24")

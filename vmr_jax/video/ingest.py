@@ -21,9 +21,10 @@ import numpy as np
 
 from vmr_jax.errors import UserError, printable_line
 from vmr_jax.files import crc32_of_file, disk_error
-from vmr_jax.video.decode import SUFFIXES, Unreadable, probe, read_frames
+from vmr_jax.video.decode import SUFFIXES, probe, read_frames
 from vmr_jax.video.encoder import FrameEncoder
 from vmr_jax.video.manifest import FEATURES, Entry, Manifest, Refused, write_manifest
+from vmr_jax.video.reader import Unreadable
 
 _SETTLED = 1.0  # seconds after its last change in which a file may still be being written
 ENCODED = "encoded"  # folder of a library in which workers tell what they have encoded
