@@ -16,7 +16,7 @@ VIDEO = (
     "subtitles", "subtitle_mask",
 )  # fmt: skip
 QUERY = (
-    "query", "query_vectors", "query_mask", "tree", "sentence", "static_words", "dynamic_words",
+    "query", "query_vectors", "query_mask", "tree", "constituents", "sentence", "static_words", "dynamic_words",
     "content_words", "dependencies", "query_chars", "subwords", "subword_mask", "subword_static",
     "subword_dynamic",
 )  # fmt: skip

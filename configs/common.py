@@ -59,6 +59,10 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     config.text.max_words = 20  # L
     config.text.max_verbs = 4  # V, of a semantic role tree; FVMR's
     config.text.max_nouns = 6  # N
+    # Constituency trees of the sentences, (S (NP (DT a) ...) ...), in a file, or in several with commas between
+    # them; '': the dataset's own; 'right_branching': those of a few rules.
+    config.text.parses = ""
+    config.text.max_nodes = 64  # Z, of such a tree
     config.text.characters = tokenize.CHARACTERS  # with ids from 2 on, for architectures that read them
     config.text.trainable = False
     config.text.vocabulary = ""  # JSON of words, such as an official checkpoint was trained with; '': of train

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from vmr_jax.input import schema
-from vmr_jax.types import Batch, Tree, fields_of
+from vmr_jax.types import TREES, Batch, Constituents, Tree, fields_of
 
 # The optional fields with an axis of clips: those that a test with other clips has to leave out.
 OF_CLIPS = tuple(name for name, info in fields_of(Batch).items() if info.optional and "T" in info.axes)
@@ -33,6 +33,7 @@ def random_batch(size=8, clips=16, words=7, dim=6, word_dim=5, seed=0, fill=2) -
         example_index=np.arange(size, dtype=np.int32),
         video_index=np.arange(size, dtype=np.int32),
         tree=_random_tree(rng, lengths, words),
+        constituents=_random_constituents(np.random.default_rng([seed, 3]), lengths, words),
         query_chars=_random_chars(rng, query_mask),
         **_random_modalities(np.random.default_rng([seed, 1]), video_mask, query_mask, span),
     )
@@ -44,7 +45,7 @@ def _others(rng, fields) -> dict[str, np.ndarray]:
     """Every field of `Batch` that is not made by hand above, of zeros and ones."""
     lengths = {letter: 4 for letter in "DW"}
     for name, value in fields.items():
-        if name != "tree":
+        if name not in TREES:
             lengths |= {x: n for x, n in zip(fields_of(Batch)[name].axes, value.shape) if x not in "DW"}
     return {
         name: rng.integers(0, 2, [lengths[letter] for letter in info.axes]).astype(info.dtype)
@@ -128,6 +129,31 @@ def _random_tree(rng, lengths, words) -> Tree:
     return Tree(verb_words=verbs, noun_words=nouns, edges=edges)
 
 
+def _random_constituents(rng, lengths, words) -> Constituents:
+    """Leaves, and phrases of two or three neighbours until one is left; the last query has no tree."""
+    size, most = len(lengths), 2 * words
+    parents, labels = np.zeros((size, most), np.int32), np.zeros((size, most), np.int32)
+    nodes = np.zeros((size, most, words), bool)
+    for b, count in enumerate(lengths[:-1]):
+        order, waiting = [], [(word, None) for word in range(count)]
+        while len(waiting) > 1:
+            first, many = int(rng.integers(len(waiting) - 1)), int(rng.integers(2, 4))
+            waiting[first : first + many] = [(None, waiting[first : first + many])]
+
+        def place(piece, b=b, order=order):
+            word, children = piece
+            below = [place(child) for child in children or ()]
+            z = len(order)
+            order.append(z)
+            parents[b, below] = z
+            nodes[b, z] = nodes[b, below].any(0) if below else np.arange(words) == word
+            labels[b, z] = rng.integers(1, 74)
+            return z
+
+        place(waiting[0])
+    return Constituents(parents=parents, labels=labels, words=nodes)
+
+
 def pad_clips(batch: Batch, more: int, noise: float = 7.0) -> Batch:
     """The same examples with `more` padded clips, whose features are `noise`: they must not matter."""
 
@@ -140,9 +166,9 @@ def pad_clips(batch: Batch, more: int, noise: float = 7.0) -> Batch:
 
 
 def double_padding(batch: Batch) -> Batch:
-    """The same examples with twice the words, subwords, verbs, nouns, moments and rows, all of it padding."""
+    """The same examples with twice the words, subwords, verbs, nouns, nodes, moments and rows, all padding."""
     lengths = {letter: n for _, info, x in batch.entries() for letter, n in zip(info.axes, x.shape)}
-    batch = batch.pad(**{letter: lengths[letter] for letter in "LSCVNA"})
+    batch = batch.pad(**{letter: lengths[letter] for letter in "LSCVNZA"})
     noise = jax.tree.map(lambda x: np.concatenate([x, x[::-1]]), batch)
     size = batch.example_mask.shape[0]
     return dataclasses.replace(noise, example_mask=np.concatenate([batch.example_mask, np.zeros(size, bool)]))

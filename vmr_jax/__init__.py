@@ -17,6 +17,7 @@ __version__ = "0.2.0.dev0"
 
 _PUBLIC = {  # name -> module of this package
     "Batch": "types",
+    "Constituents": "types",
     "Mean": "types",
     "Moments": "types",
     "Tree": "types",
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from vmr_jax.models import CorpusRetriever, DualEncoder, GroundingModel, architectures, create
     from vmr_jax.retrieval import MomentIndex
     from vmr_jax.run import Moment, Run, VideoFeatures
-    from vmr_jax.types import Batch, Mean, Moments, Tree
+    from vmr_jax.types import Batch, Constituents, Mean, Moments, Tree
 
 
 def __getattr__(name: str) -> Any:

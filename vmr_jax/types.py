@@ -14,9 +14,10 @@ Axis letters, one meaning each, in every docstring and shape assertion of the li
     R  clips that are read of a candidate         Y  steps of an episode
     J  sentences of one video                     U  videos of a corpus
     Q  queries of a split                         X  words of the vocabulary
-    I  cells along each side of a frame
+    I  cells along each side of a frame           Z  nodes of a constituency tree
 
-Every padded axis has a mask; True marks what is real. A file that needs another letter defines it at its top.
+Every padded axis has a mask; True marks what is real. A file that needs another letter, or another meaning of
+one, defines it at its top.
 """
 
 import dataclasses
@@ -95,6 +96,44 @@ class Tree:
 
 
 @struct.dataclass
+class Constituents:
+    """The constituency tree of each query: a node for each word and each phrase, children before parents.
+
+    A node without children is a word or a punctuation mark; node 0 always is one. So nobody's parent is 0,
+    which means none: the root, the last of the real nodes, has it, and padding.
+
+    >>> tree = Constituents(
+    ...     parents=np.int32([[2, 2, 0, 0]]),
+    ...     labels=np.int32([[31, 40, 8, 0]]),
+    ...     words=np.bool_([[[1, 0], [0, 1], [1, 1], [0, 0]]]),
+    ... )
+    >>> tree.mask.tolist(), tree.root.tolist(), tree.leaves.tolist()
+    ([[True, True, True, False]], [2], [[True, True, False, False]])
+    """
+
+    parents: Array = _array("BZ", np.int32, "query")  # the node above node z
+    labels: Array = _array("BZ", np.int32, "query")  # ids in `vmr_jax.text.constituency`, 0 padding
+    words: Array = _array("BZL", bool, "query")  # word l belongs to node z
+
+    @property
+    def mask(self) -> Array:
+        """[B,Z] bool: which nodes are real."""
+        return self.labels > 0
+
+    @property
+    def root(self) -> Array:
+        """[B] int32: the node above all others; 0 where there is no node."""
+        return jnp.maximum(jnp.asarray(self.mask).sum(-1) - 1, 0)
+
+    @property
+    def leaves(self) -> Array:
+        """[B,Z] bool: the nodes without children."""
+        node = jnp.arange(self.parents.shape[1])
+        has_child = (self.parents[:, :, None] == node[None, None]).any(1) & (node > 0)[None]
+        return jnp.asarray(self.mask) & ~has_child
+
+
+@struct.dataclass
 class Batch:
     """B (video, query) pairs of one fixed shape. Times are seconds (float32); padding is 0 (False).
 
@@ -114,6 +153,7 @@ class Batch:
     example_index: Array = _array("B", np.int32, "row")  # position of the pair in its split
     video_index: Array = _array("B", np.int32, "row")  # position of the video in its split
     tree: Tree | None = _array("B", bool, "query", source="records")
+    constituents: Constituents | None = _array("B", bool, "query", source="records")
     # The first row of the features that a clip is made of (`vmr_jax.input.features.first_rows`); None: every
     # clip is a row.
     clip_rows: Array | None = _array("BT", np.int32, "video", mask="video_mask", source="features")
@@ -175,7 +215,7 @@ class Batch:
                 raise unknown("A batch has no field", name, infos)
         fields: dict[str, Any] = {}
         for name, value in given.items():
-            if value is None or isinstance(value, Tree):
+            if value is None or name in TREES:
                 fields[name] = value
                 continue
             fields[name], mask = _stacked(name, infos[name], value)
@@ -190,11 +230,11 @@ class Batch:
         return batch
 
     def entries(self) -> Iterator[tuple[str, FieldInfo, Any]]:
-        """Yields (name, what it is, array) of the fields that are there; those of the tree as 'tree.NAME'."""
+        """Yields (name, what it is, array) of the fields that are there; those of a tree as 'tree.NAME'."""
         for name, info in fields_of(Batch).items():
             value = getattr(self, name)
-            if isinstance(value, Tree):
-                for part, of_part in fields_of(Tree).items():
+            if value is not None and name in TREES:
+                for part, of_part in fields_of(TREES[name]).items():
                     yield f"{name}.{part}", of_part, getattr(value, part)
             elif value is not None:
                 yield name, info, value
@@ -218,9 +258,9 @@ class Batch:
         changed: dict[str, Any] = {}
         for name, info in fields_of(Batch).items():
             value = getattr(self, name)
-            if isinstance(value, Tree):
-                parts = fields_of(Tree).items()
-                changed[name] = Tree(**{part: function(of, getattr(value, part)) for part, of in parts})
+            if value is not None and name in TREES:
+                parts = fields_of(TREES[name]).items()
+                changed[name] = TREES[name](**{part: function(of, getattr(value, part)) for part, of in parts})
             else:
                 changed[name] = None if value is None else function(info, value)
         return Batch(**changed)
@@ -256,9 +296,13 @@ class Batch:
         return "\n".join(lines)
 
 
+# The fields of a batch that are trees, and of what arrays they are made.
+TREES: dict[str, Any] = {"tree": Tree, "constituents": Constituents}
+
+
 @functools.cache
 def fields_of(kind: type) -> dict[str, FieldInfo]:
-    """Name -> what it is, of the fields of `Batch` or `Tree`, in their order."""
+    """Name -> what it is, of the fields of `Batch` or of a tree, in their order."""
     return {field.name: field.metadata["info"] for field in dataclasses.fields(kind)}
 
 

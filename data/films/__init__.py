@@ -10,7 +10,13 @@ from vmr_jax.errors import UserError
 from vmr_jax.input.preparing import prepare_once
 
 # The optional fields of `Batch` that it fills, with their shape in one clip or one query.
-MODALITIES = {"sentence": (SENTENCE_DIM,), "tree": (), "static_words": (), "dynamic_words": ()}
+MODALITIES = {
+    "sentence": (SENTENCE_DIM,),
+    "tree": (),
+    "constituents": (),
+    "static_words": (),
+    "dynamic_words": (),
+}
 
 
 def prepare(options):

@@ -18,6 +18,7 @@ MODALITIES = {
     "sentence": (SENTENCE_DIM,),
     "translation": (),
     "tree": (),
+    "constituents": (),
     "static_words": (),
     "dynamic_words": (),
 }

@@ -31,7 +31,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
     A change of content needs a new VERSION, or else prepared files of the old content would be reused.
     """
 
-    VERSION = tfds.core.Version("1.5.0")
+    VERSION = tfds.core.Version("1.6.0")
     RELEASE_NOTES = {
         "1.0.0": "First content.",
         "1.1.0": "People give things to each other.",
@@ -39,6 +39,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         "1.3.0": "There is room for trees of 12 verbs and 16 nouns.",
         "1.4.0": "Frames have cells.",
         "1.5.0": "There is a second language.",
+        "1.6.0": "Sentences have constituency trees.",
     }
     url_infos = None  # nothing is downloaded, so there is no file of checksums to look for
 
@@ -46,7 +47,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Synthetic moment retrieval, a test bed: see data/storyboard/README.md.",
-            features=schema.feature_spec(SHAPES, SENTENCE_DIM, translated=True),
+            features=schema.feature_spec(SHAPES, SENTENCE_DIM, translated=True, parsed=True),
             disable_shuffling=True,
         )
 

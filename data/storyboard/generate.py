@@ -52,4 +52,5 @@ def _query(qid: str, question, world: Vectors, translated: bool) -> schema.Query
         static=sentence.static,
         sentence=world.sentence(sentence.text),
         translation=translate(sentence.text) if translated else "",
+        parse=sentence.parse,
     )

@@ -1,7 +1,7 @@
 """The grammar of storyboard: its concepts, the words for them, and sentences about events.
 
-A sentence is written from a `Meaning`. The grammar places every word itself, so the semantic role tree
-and the noun chunks of a sentence are exact, not parsed.
+A sentence is written from a `Meaning`. The grammar places every word itself, so the semantic role tree,
+the noun chunks and the constituency tree of a sentence are exact, not parsed.
 """
 
 import dataclasses
@@ -251,19 +251,50 @@ class Meaning:
 
 @dataclasses.dataclass
 class Sentence:
-    """A text under construction, with character spans (end exclusive) of its parts."""
+    """A text under construction, with character spans (end exclusive) of its parts.
+
+    Its constituency tree grows from the left: `pieces` are the finished ones, a label and what is in it each.
+    """
 
     text: str = ""
     verbs: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     nouns: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     edges: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     static: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    pieces: list[list] = dataclasses.field(default_factory=list)
 
-    def add(self, words: str) -> tuple[int, int]:
-        """Appends words after a space; returns where they lie."""
+    def add(self, words: str, *tags: str) -> tuple[int, int]:
+        """Appends words after a space, each with its tag of the Penn Treebank; returns where they lie."""
         start = len(self.text) + bool(self.text)
         self.text = f"{self.text} {words}" if self.text else words
+        self.pieces += [[tag, word] for tag, word in zip(tags, words.split(), strict=True)]
         return start, len(self.text)
+
+    def mark(self, sign: str) -> None:
+        """Appends a punctuation mark, which is its own tag."""
+        self.text += sign
+        self.pieces.append([sign, sign])
+
+    def group(self, label: str, first: int, last: int | None = None) -> None:
+        """Makes one phrase of the pieces from `first` on, up to `last`, exclusive."""
+        self.pieces[first:last] = [[label, *self.pieces[first:last]]]
+
+    def attach(self) -> None:
+        """Puts the last piece at the end of the verb phrase before it."""
+        piece, phrase = self.pieces.pop(), self.pieces[-1]
+        while phrase[-1][0] == "VP":
+            phrase = phrase[-1]
+        phrase.append(piece)
+
+    @property
+    def parse(self) -> str:
+        """The tree of a finished sentence in brackets."""
+        return _in_brackets(self.pieces[0])
+
+
+def _in_brackets(piece: list) -> str:
+    parts = " ".join(part if isinstance(part, str) else _in_brackets(part) for part in piece[1:])
+    return f"({piece[0]} {parts})"
 
 
 class Writer:
@@ -288,7 +319,8 @@ class Writer:
             sentence = Sentence()
             writer(sentence, meaning)
             if self._novel_cores or not self.novel:
-                sentence.text += "."
+                sentence.mark(".")
+                sentence.group("S", 0)
                 return sentence
 
     def _plain(self, sentence: Sentence, meaning: Meaning) -> None:
@@ -298,28 +330,30 @@ class Writer:
         place = None
         if clause.place is not None and place_first:
             place = self._place(sentence, clause.place)
-            sentence.text += ","
+            sentence.mark(",")
         verb, _ = self._finite(sentence, clause)
         if clause.place is not None and not place_first:
             place = self._place(sentence, clause.place)
+            sentence.attach()
         if place is not None:
             sentence.edges.append((verb, place))
         if meaning.relation == "again":
-            sentence.add("again")
+            sentence.add("again", "RB")
+            sentence.group("ADVP", -1)
+            sentence.attach()
 
     def _relative(self, sentence: Sentence, meaning: Meaning) -> None:
         """'X before Y' or 'before Y, X'; Y is a gerund ('before closing it') only where agents agree."""
         main, other = meaning.both
         gerund = main.agent == other.agent and self._chance(0.6)
         if self._chance(0.4):
-            sentence.add(meaning.relation)
-            other_verb = self._subordinate(sentence, other, gerund)
-            sentence.text += ","
+            other_verb = self._subordinate(sentence, meaning.relation, other, gerund)
+            sentence.mark(",")
             _, agent = self._finite(sentence, main)
         else:
             _, agent = self._finite(sentence, main)
-            sentence.add(meaning.relation)
-            other_verb = self._subordinate(sentence, other, gerund)
+            other_verb = self._subordinate(sentence, meaning.relation, other, gerund)
+            sentence.attach()
         if gerund:
             sentence.edges.append((other_verb, agent))
 
@@ -329,16 +363,28 @@ class Writer:
         progressive = self._chance(0.35)
         _, agent = self._finite(sentence, main, progressive)
         if self._chance(0.5):
-            sentence.add("and then")
+            sentence.add("and then", "CC", "RB")
         else:
-            sentence.text += ","
-            sentence.add("then")
+            sentence.mark(",")
+            sentence.add("then", "RB")
+        sentence.group("ADVP", -1)
         if main.agent == other.agent and self._chance(0.7):
             # "a man is opening the door and then closing the window": the auxiliary is shared.
             verb = self._bare(sentence, other, gerund=progressive)
             sentence.edges.append((verb, agent))
+            self._share_agent(sentence, progressive)
         else:
+            sentence.group("S", 0, 2)
             self._finite(sentence, other, definite=True)
+            sentence.group("S", -2)
+
+    def _share_agent(self, sentence: Sentence, progressive: bool) -> None:
+        """Makes one verb phrase of two and what joins them, which follow the agent."""
+        if progressive:
+            _, auxiliary, first = sentence.pieces[1]
+            sentence.pieces[1:2] = [auxiliary, first]
+            sentence.group("VP", 2)
+        sentence.group("VP", 1)
 
     def _finite(
         self, sentence: Sentence, clause: Clause, progressive: bool | None = None, definite: bool = False
@@ -349,39 +395,61 @@ class Writer:
         article = "the" if definite or self._chance(0.35) else "a"
         agent = self._noun(sentence, article, self._word(AGENTS[clause.agent]))
         if progressive:
-            sentence.add("is")
+            sentence.add("is", "VBZ")
         verb = self._bare(sentence, clause, gerund=progressive)
+        if progressive:
+            sentence.group("VP", -2)
         sentence.edges.append((verb, agent))
         return verb, agent
 
-    def _subordinate(self, sentence: Sentence, clause: Clause, gerund: bool) -> int:
+    def _subordinate(self, sentence: Sentence, relation: str, clause: Clause, gerund: bool) -> int:
+        """'before closing the door' or 'before the man closes the door'; returns its verb index."""
+        first = len(sentence.pieces)
+        sentence.add(relation, "IN")
         if gerund:
-            return self._bare(sentence, clause, gerund=True)
-        return self._finite(sentence, clause, definite=True)[0]
+            verb = self._bare(sentence, clause, gerund=True)
+        else:
+            verb, _ = self._finite(sentence, clause, definite=True)
+        sentence.group("S", first + 1)
+        sentence.group("PP" if gerund else "SBAR", first)
+        return verb
 
     def _bare(self, sentence: Sentence, clause: Clause, gerund: bool) -> int:
         """'opens the door' or 'opening the door', without an agent; returns its verb index."""
+        first = len(sentence.pieces)
         word = self._word(ACTIONS[clause.action])
-        words = f"{word.gerund if gerund else word.third} {word.particle}".strip()
-        sentence.verbs.append(sentence.add(words))
+        start, end = sentence.add(word.gerund if gerund else word.third, "VBG" if gerund else "VBZ")
+        if word.particle:
+            preposition = word.particle in FUNCTION_WORDS  # "looks at"
+            _, end = sentence.add(word.particle, "IN" if preposition else "RP")
+            if not preposition:
+                sentence.group("PRT", -1)
+        sentence.verbs.append((start, end))
         verb = len(sentence.verbs) - 1
         article = "a" if self._chance(0.25) else "the"
         sentence.edges.append((verb, self._noun(sentence, article, self._word(OBJECTS[clause.object]))))
+        if sentence.pieces[-2][0] == "IN":
+            sentence.group("PP", -2)
         if clause.recipient is not None:
-            sentence.add("to")
+            sentence.add("to", "TO")
             recipient = self._noun(sentence, "the", self._word(AGENTS[clause.recipient]))
             sentence.edges.append((verb, recipient))
+            sentence.group("PP", -2)
+        sentence.group("VP", first)
         return verb
 
     def _place(self, sentence: Sentence, name: str) -> int:
-        sentence.add("in")
-        return self._noun(sentence, "the", self._word(PLACES[name]))
+        sentence.add("in", "IN")
+        noun = self._noun(sentence, "the", self._word(PLACES[name]))
+        sentence.group("PP", -2)
+        return noun
 
     def _noun(self, sentence: Sentence, article: str, word: str) -> int:
         """Adds a noun chunk; the chunk is static, its noun is a node of the tree."""
         if article == "a" and word[0] in "aeiou":
             article = "an"
-        start, end = sentence.add(f"{article} {word}")
+        start, end = sentence.add(f"{article} {word}", "DT", "NN")
+        sentence.group("NP", -2)
         sentence.static.append((start, end))
         sentence.nouns.append((end - len(word), end))
         return len(sentence.nouns) - 1

@@ -38,7 +38,7 @@ def test_records_are_the_scenes(prepared, generated):
                 np.testing.assert_array_equal(row[name], arrays[name])
             for field, column in row["queries"].items():
                 expected = [query[field] for query in record["queries"]]
-                if field in ("qid", "text", "translation", "tags"):
+                if field in ("qid", "text", "translation", "tags", "parse"):
                     assert [text.decode() for text in column] == expected
                 else:
                     np.testing.assert_array_equal(column, np.stack(expected))
@@ -99,7 +99,7 @@ def test_content_of_this_version(generated):
         for scene, _, q in questions_of(generated, split)
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    assert (str(Storyboard.VERSION), digest[:16]) == ("1.5.0", DIGEST)
+    assert (str(Storyboard.VERSION), digest[:16]) == ("1.6.0", DIGEST)
 
 
 def test_settings_never_share_files(prepared, tmp_path):

@@ -65,7 +65,7 @@ def test_batch_has_the_shapes_of_the_spec(experiment):
 
 
 ALL_FIELDS = (
-    "tree", "flow", "audio", "objects", "grid", "subtitles", "translated_subtitles",
+    "tree", "constituents", "flow", "audio", "objects", "grid", "subtitles", "translated_subtitles",
     "sentence", "translation", "static_words", "dynamic_words",
 )  # fmt: skip
 
@@ -87,6 +87,13 @@ def test_every_optional_field_of_storyboard(experiment):
     np.testing.assert_array_equal(batch.static_words ^ batch.dynamic_words, batch.query_mask)
     assert batch.static_words.any(1).all() and batch.dynamic_words.any(1).all()
     assert batch.tree.verb_mask.any(1).all()
+    # The root has all words, each word a leaf, and children come before their parents.
+    tree = batch.constituents
+    np.testing.assert_array_equal(tree.words[np.arange(8), tree.root], batch.query_mask)
+    leaves = np.where(tree.leaves[..., None], tree.words, False)
+    np.testing.assert_array_equal(leaves.sum(1), batch.query_mask)
+    place = np.arange(tree.mask.shape[1])
+    np.testing.assert_array_equal((tree.parents > place).sum(1), tree.mask.sum(1) - 1)
 
 
 def test_tree_follows_the_tokeniser():

@@ -297,6 +297,7 @@ def _query(row: dict[str, Any]) -> schema.Query:
         static=spans(row["static"]),
         sentence=row.get("sentence"),
         translation=row.get("translation", b"").decode(),
+        parse=row.get("parse", b"").decode(),
     )
 
 

@@ -44,6 +44,10 @@ class Examples:
         """The words of a sentence that mean nothing to the model, see `QueryReader.unknown`."""
         return self._read_query.unknown(query)
 
+    def is_parsed(self, query: schema.Query) -> bool:
+        """Whether the constituency tree of a sentence is a parse, see `QueryReader.is_parsed`."""
+        return self._read_query.is_parsed(query)
+
     def __call__(
         self, query: schema.Query, video: Video, tokens: Sequence[Token], video_index: int = 0
     ) -> Batch:

@@ -100,6 +100,27 @@ class Loader:
             cut = sum(len(getattr(query, part)) > most for query in self.split.queries)
             if cut:
                 log.info("%s: %d of %d role trees cut to %d %s", self.split.name, cut, len(self), most, part)
+        if "constituents" in self.fields and self.shown == "real":
+            self._check_parses()
+
+    def _check_parses(self) -> None:
+        """Says how many sentences have no parse; UserError where none has one."""
+        without = [query for query in self.split.queries if not self._make.is_parsed(query)]
+        if len(without) == len(self):
+            raise UserError(
+                f"Of the {len(self)} sentences of {self.split.name} none has a parse in config.text.parses: "
+                f'not "{without[0].text}" ({without[0].qid}), for one. Trees are found by their words, which '
+                "must be those of the sentence. Bring the trees of this dataset, or set config.text.parses to "
+                "'right_branching' for trees that are made without a parser."
+            )
+        if without:
+            log.warning(
+                "%s: %d of %d sentences, such as %s, have no parse; they get trees that branch to the right",
+                self.split.name,
+                len(without),
+                len(self),
+                without[0].qid,
+            )
 
     @property
     def group(self) -> int:

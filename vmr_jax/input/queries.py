@@ -10,12 +10,13 @@ import numpy as np
 from vmr_jax.errors import UserError
 from vmr_jax.input import schema
 from vmr_jax.input.features import FeatureReader, open_features, read_rows
+from vmr_jax.input.parses import Parses, constituents
 from vmr_jax.text.dependencies import dependency_graph
 from vmr_jax.text.parse import content_words, parse
 from vmr_jax.text.subwords import open_subwords
 from vmr_jax.text.tokenize import Token, characters, tokenize
 from vmr_jax.text.vectors import WordVectors
-from vmr_jax.types import Batch, Tree, fields_of, with_masks
+from vmr_jax.types import TREES, Batch, Tree, fields_of, with_masks
 
 PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2  # vocabulary ids
 MAX_QUERY = 1000  # characters of a sentence that a user asks
@@ -25,7 +26,7 @@ _SUBWORDS = tuple(name for name, info in fields_of(Batch).items() if "S" in info
 _TRANSLATED = with_masks(("translation",))  # whose words are their own
 # Those with an entry for every word of the tokeniser.
 _OF_WORDS = (
-    "tree",
+    *TREES,
     *(n for n, i in fields_of(Batch).items() if i.optional and "L" in i.axes and n not in _TRANSLATED),
 )
 
@@ -50,6 +51,7 @@ class QueryReader:
         self._features = _opened(self.options.features, self.options.feature_key)
         self._sentences = _opened(self.options.sentence_features, self.options.feature_key)
         self._translations = _opened(self.options.translation_features, self.options.feature_key)
+        self._parses = Parses(self.options.parses if "constituents" in self.fields else "")
         self._subwords: Any = None
         if "subwords" in self.fields:
             tokenizer = open_subwords(self.options.encoder, Path(self.options.encoder_dir).expanduser())
@@ -66,6 +68,10 @@ class QueryReader:
         learnt = self._ids if self.options.trainable else {}
         tokens = self.tokens(query)[: self.options.max_words]
         return [token for token in tokens if not self.vectors.known(token.text) and token.text not in learnt]
+
+    def is_parsed(self, query: schema.Query) -> bool:
+        """Whether the constituency tree of a sentence is a parse, of the dataset or of the user's file."""
+        return self._parses.has(query)
 
     def __call__(self, query: schema.Query, tokens: Sequence[Token]) -> dict[str, Any]:
         """The query fields of one unbatched example."""
@@ -125,6 +131,8 @@ class QueryReader:
             return _filled(self._translation(query), limit)[_TRANSLATED.index(name)]
         if name == "tree":
             return _tree(query, tokens, limit, self.options.max_verbs, self.options.max_nouns)
+        if name == "constituents":
+            return constituents(self._parses.nodes(query), tokens, limit, self.options.max_nodes)
         if name == "static_words":
             return word_mask(query.static, tokens, limit)
         if name == "dynamic_words":
@@ -175,6 +183,8 @@ def check_text(config, fields: Sequence[str]) -> None:
     for name, most in (("max_verbs", schema.MAX_VERBS), ("max_nouns", schema.MAX_NOUNS)):
         if not 0 < options[name] <= most:
             raise UserError(f"config.text.{name} is {options[name]}; trees are kept with 1 to {most}.")
+    if options.max_nodes < 1:
+        raise UserError(f"config.text.max_nodes is {options.max_nodes}; a tree has at least one node.")
     if "subwords" in fields and not (options.encoder and options.encoder_dir):
         raise UserError(
             f"{config.model.name} reads the subwords of a text encoder. Set config.text.encoder to "

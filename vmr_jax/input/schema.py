@@ -42,6 +42,7 @@ class Query:
       static: character spans of the noun chunks (the static query); the other words are dynamic.
       sentence: one vector for the whole sentence, or None.
       translation: the sentence in a second language; '' where there is none.
+      parse: the constituency tree in brackets (`vmr_jax.text.constituency`), '' where the dataset has none.
       labelled: False where nobody has told the moment; `span` is the whole video then and there are no windows.
     """
 
@@ -57,6 +58,7 @@ class Query:
     static: Sequence[tuple[int, int]] = ()
     sentence: np.ndarray | None = None
     translation: str = ""
+    parse: str = ""
     labelled: bool = True
 
 
@@ -91,6 +93,7 @@ def feature_spec(
     sentence_dim: int = 0,
     saliency_clips: int = 0,
     translated: bool = False,
+    parsed: bool = False,
 ):
     """The TFDS features of a record.
 
@@ -100,6 +103,7 @@ def feature_spec(
       sentence_dim: width of the sentence vector, 0 where the dataset has none.
       saliency_clips: most clips with saliency scores, 0 where the dataset has none.
       translated: whether queries are in two languages.
+      parsed: whether the dataset has a constituency tree of each sentence.
     """
     import tensorflow_datasets as tfds
 
@@ -120,6 +124,8 @@ def feature_spec(
         query["translation"] = tfds.features.Text()
     if saliency_clips:
         query["saliency"] = tfds.features.Tensor(shape=(saliency_clips, ANNOTATORS), dtype=np.int32)
+    if parsed:
+        query["parse"] = tfds.features.Text()
     return tfds.features.FeaturesDict(
         {
             "video": tfds.features.Text(),
@@ -170,6 +176,8 @@ def _query_record(query: Query) -> dict:
         row["translation"] = query.translation
     if query.saliency is not None:
         row["saliency"] = np.asarray(query.saliency, np.int32)
+    if query.parse:
+        row["parse"] = query.parse
     return row
 
 

@@ -9,7 +9,12 @@ from vmr_jax.errors import UserError
 from vmr_jax.input import schema
 from vmr_jax.input.dataset import dataset_module
 from vmr_jax.text.tokenize import MAX_CHARACTERS
-from vmr_jax.types import Batch, FieldInfo, Tree, fields_from, fields_of, with_masks
+from vmr_jax.types import TREES, Batch, FieldInfo, fields_from, fields_of, with_masks
+
+_HOW_TO_BRING = {
+    "constituents": "These are the constituency trees of its sentences: set config.text.parses to a file of "
+    "them in brackets, as parsers write them, or to 'right_branching' for trees that are made without a parser."
+}
 
 
 def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
@@ -33,9 +38,8 @@ def batch_spec(config, batch_size: int, fields: Sequence[str] = ()) -> Batch:
 
     found: dict[str, Any] = {}
     for name, info in fields_of(Batch).items():
-        if name == "tree" and name in fields:
-            parts: dict[str, Any] = {part: spec(of) for part, of in fields_of(Tree).items()}
-            found[name] = Tree(**parts)
+        if name in TREES and name in fields:
+            found[name] = TREES[name](**{part: spec(of) for part, of in fields_of(TREES[name]).items()})
         elif not info.optional or name in with_masks(fields):
             found[name] = spec(info, widths.get(name, ()))
     every: dict[str, Any] = {name: found.get(name) for name in fields_of(Batch)}
@@ -57,6 +61,7 @@ def _lengths(config, batch_size: int) -> dict[str, int]:
         "I": _widths(config).get("grid", (0,))[0],
         "V": config.text.max_verbs,
         "N": config.text.max_nouns,
+        "Z": config.text.max_nodes,
         "A": schema.MAX_WINDOWS,
         "2": 2,
     }
@@ -70,6 +75,8 @@ def _widths(config) -> dict[str, tuple[int, ...]]:
         widths["sentence"] = (config.text.sentence_dim,)
     if config.text.translation_features:
         widths["translation"] = ()
+    if config.text.parses:
+        widths["constituents"] = ()
     return widths
 
 
@@ -80,6 +87,6 @@ def check_fields(config, fields: Sequence[str]) -> None:
         if name not in available and name not in fields_from("sentence", "annotation", "features"):
             raise UserError(
                 f'The architecture {config.model.name} needs "{name}", which the dataset '
-                f"{config.dataset.name} does not have (it has: {', '.join(available) or 'none'}). Choose "
-                "another dataset or switch off the option that needs it."
+                f"{config.dataset.name} does not have (it has: {', '.join(available) or 'none'}). "
+                + _HOW_TO_BRING.get(name, "Choose another dataset or switch off the option that needs it.")
             )

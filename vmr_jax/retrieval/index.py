@@ -309,7 +309,7 @@ def only_query(batch: Batch) -> Batch:
     Their number is a multiple of four, so that few shapes are compiled.
     """
     words, subwords = (_longest(mask) for mask in (batch.query_mask, batch.subword_mask))
-    return dataclasses.replace(batch.cut(T=1, L=words, S=subwords), tree=None)
+    return dataclasses.replace(batch.cut(T=1, L=words, S=subwords), tree=None, constituents=None)
 
 
 def _longest(mask: Any) -> int:

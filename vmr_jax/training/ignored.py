@@ -36,6 +36,7 @@ def check_nothing_is_ignored(config: Any, required: Collection[str]) -> None:
         ("text.encoder", text.encoder, "subwords", "a text encoder"),
         ("text.sentence_features", text.sentence_features, "sentence", "a vector of the sentence"),
         ("text.translation_features", text.translation_features, "translation", "a second language"),
+        ("text.parses", text.parses, "constituents", "constituency trees"),
         *(
             (f"dataset.streams.{stream}", value, stream, "this stream")
             for stream, value in config.dataset.get("streams", {}).items()
