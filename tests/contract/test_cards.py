@@ -179,7 +179,7 @@ def test_shapes_are_read():
         ("M", ["M"]),
         ("2D + 2,Din", ["D", "Din"]),
     ]
-    assert len(TABLE) == 25
+    assert len(TABLE) == 26
     assert TABLE["N"] == "nouns of a role tree"
 
 

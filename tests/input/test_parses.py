@@ -9,7 +9,7 @@ from vmr_jax.configs.acrm import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.loader import Loader
-from vmr_jax.input.parses import Parses, constituents, read_parses
+from vmr_jax.input.parses import Parses, check_parses, constituents, read_parses
 from vmr_jax.input.queries import asked_query, check_text
 from vmr_jax.input.schema import Query
 from vmr_jax.input.spec import batch_spec
@@ -96,6 +96,10 @@ def test_absent_trees_are_named_before_training(parses):
         UserError, match=r'needs "constituents".*charades_sta.*set config\.text\.parses to a file'
     ):
         batch_spec(config, 2, ("constituents",))
+    check_parses("")
+    check_parses(f"{parses}, {parses}")
+    with pytest.raises(UserError, match=r"there is no file absent.txt .* or 'right_branching' for trees"):
+        check_parses(f"{parses},absent.txt")
     config.text.max_nodes = 0
     with pytest.raises(UserError, match=r"config.text.max_nodes is 0"):
         check_text(config, ())

@@ -48,11 +48,16 @@ def test_whitespace_no_stop_drops_one_final_full_stop(sentence, expected):
     assert _texts(sentence, "whitespace_no_stop") == expected.split()
 
 
+def test_treebank_keeps_punctuation_marks_and_hyphens():
+    found = _texts("The man's well-lit \"room\" isn't (so) big, a_b -- no.", "treebank")
+    assert " ".join(found) == "the man 's well-lit \" room \" is n't ( so ) big , a _ b - - no ."
+
+
 def test_default_style_is_words():
     assert tokenize("On.") == [Token("on", 0, 2)]
 
 
-@pytest.mark.parametrize("style", ["whitespace", "whitespace_no_stop", "words"])
+@pytest.mark.parametrize("style", ["whitespace", "whitespace_no_stop", "words", "treebank"])
 @pytest.mark.parametrize("sentence", ["A man's dog -- isn’t İN the\u00a0room, 2 times.", "x", " a  b "])
 def test_offsets_point_at_the_word_and_are_in_order(style, sentence):
     tokens = tokenize(sentence, style)

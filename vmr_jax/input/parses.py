@@ -67,6 +67,17 @@ def parse_files(files: str) -> list[Path]:
     return [Path(name.strip()).expanduser() for name in names]
 
 
+def check_parses(files: str) -> None:
+    """Raises UserError for `config.text.parses` that names a file that is not there."""
+    for path in parse_files(files):
+        if not path.is_file():
+            raise UserError(
+                f"config.text.parses is {files}, and there is no file {path} (seen from {Path.cwd()}). It is a "
+                "file of the sentences' constituency trees in brackets, as parsers write them: give yours, or "
+                f"'{RIGHT_BRANCHING}' for trees that are made without a parser."
+            )
+
+
 def read_parses(path: Path) -> dict[str, str]:
     """The trees of a file by their sentences (`vmr_jax.text.constituency.spelling`)."""
     found = {}

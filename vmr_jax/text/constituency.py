@@ -149,7 +149,7 @@ class _Reader:
             self._open[-1].spans.append(span)
 
     def nodes(self) -> tuple[Constituent, ...]:
-        """What was read; the label of the root is ROOT, whatever the parser calls it."""
+        """Returns all that was read; the label of the root is ROOT, whatever the parser calls it."""
         last = len(self._found) - 1
         return tuple(
             Constituent(_ROOT if i == last else label, span, self._parents.get(i, -1))

@@ -25,13 +25,11 @@ _APOSTROPHE = "['’]"
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WHITESPACE = re.compile(r"\S+")
 # In this order: the stem before n't, n't itself, the other clitics, runs of letters and digits.
-_WORDS = re.compile(
-    rf"[^\W_]+?(?=n{_APOSTROPHE}t\b)"
-    rf"|n{_APOSTROPHE}t\b"
-    rf"|(?<=[^\W_]){_APOSTROPHE}(?:s|re|ll|ve|d|m)\b"
-    r"|[^\W_]+",
-    re.IGNORECASE,
+_PARTS = (
+    rf"[^\W_]+?(?=n{_APOSTROPHE}t\b)|n{_APOSTROPHE}t\b|(?<=[^\W_]){_APOSTROPHE}(?:s|re|ll|ve|d|m)\b|[^\W_]+"
 )
+_WORDS = re.compile(_PARTS, re.IGNORECASE)
+_TREEBANK = re.compile(rf"[^\W_]+(?:-[^\W_]+)+|{_PARTS}|\S", re.IGNORECASE)
 
 
 def _whitespace(text: str) -> list[Token]:
@@ -52,7 +50,16 @@ def _no_punctuation(text: str) -> list[Token]:
 
 def _words(text: str) -> list[Token]:
     """Runs of letters and digits; clitics apart, as GloVe has them: person 's, do n't, they 're."""
-    return [Token(m.group().lower().replace("’", "'"), m.start(), m.end()) for m in _WORDS.finditer(text)]
+    return _found(_WORDS, text)
+
+
+def _treebank(text: str) -> list[Token]:
+    """As a constituency parser has them: walk-in is one word, and every punctuation mark is one."""
+    return _found(_TREEBANK, text)
+
+
+def _found(pattern: re.Pattern, text: str) -> list[Token]:
+    return [Token(m.group().lower().replace("’", "'"), m.start(), m.end()) for m in pattern.finditer(text)]
 
 
 STYLES: dict[str, Callable[[str], list[Token]]] = {
@@ -60,6 +67,7 @@ STYLES: dict[str, Callable[[str], list[Token]]] = {
     "whitespace_no_stop": _whitespace_no_stop,
     "no_punctuation": _no_punctuation,
     "words": _words,
+    "treebank": _treebank,
 }
 
 
@@ -71,8 +79,9 @@ def tokenize(text: str, style: str = "words") -> list[Token]:
       style: 'words' (lower-case runs of letters and digits, punctuation dropped, clitics split off as in the
         Penn Treebank and so in GloVe), 'whitespace' (2D-TAN, Zhang et al. 2020: lower-case, split at blanks,
         punctuation stays on its word), 'whitespace_no_stop' (the same after one final full stop is dropped,
-        2D-TAN's reading of Charades-STA) or 'no_punctuation' (LGI, Mun et al. 2020: the same after all ASCII
-        punctuation is deleted).
+        2D-TAN's reading of Charades-STA), 'no_punctuation' (LGI, Mun et al. 2020: the same after all ASCII
+        punctuation is deleted) or 'treebank' (as 'words', but hyphenated words are whole, and punctuation marks
+        are words).
 
     Returns:
       The words in order; empty for a sentence without any.

@@ -31,7 +31,7 @@ from vmr_jax import models
 from vmr_jax.errors import UserError, nearest, unknown
 from vmr_jax.models.base import abstract_variables, first_difference
 from vmr_jax.torch_import.torch_file import Unread, read_tensors
-from vmr_jax.types import Batch, fields_of, with_masks
+from vmr_jax.types import TREES, Batch, fields_of, with_masks
 
 Shapes = Mapping[str, tuple[int, ...]]  # official name of a tensor -> its shape
 
@@ -277,9 +277,16 @@ def _smallest_batch(model: models.GroundingModel, widths: Mapping[str, int]) -> 
         lengths = {"T": clips, "D": widths.get(name, 1), "W": widths.get(name, 1)}
         return np.zeros([int(x) if x.isdigit() else lengths.get(x, 1) for x in axes], dtype)
 
+    def field(name: str) -> Any:
+        if name not in TREES:
+            return zeros(name, infos[name].axes, infos[name].dtype)
+        return TREES[name](
+            **{part: zeros(part, of.axes, of.dtype) for part, of in fields_of(TREES[name]).items()}
+        )
+
     read = with_masks(("video", "query_vectors", *model.requires()))
     infos = fields_of(Batch)
-    return Batch.of(**{name: zeros(name, infos[name].axes, infos[name].dtype) for name in read})
+    return Batch.of(**{name: field(name) for name in read})
 
 
 def _check_complete(

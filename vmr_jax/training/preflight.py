@@ -18,7 +18,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.evaluation.protocols import check_selection
 from vmr_jax.input.dataset import check_resample
-from vmr_jax.input.parses import parse_files
+from vmr_jax.input.parses import check_parses
 from vmr_jax.input.queries import FIRST_WORD
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.models.base import abstract_variables
@@ -91,8 +91,9 @@ def _check_paths(config: ml_collections.ConfigDict) -> None:
     vectors = config.text.vectors
     if vectors and vectors != "none" and not config.text.features:
         require_vectors(Path(vectors).expanduser())
-    paths = [(field, config.text[field]) for field in _PATHS]
-    for field, value in paths + [("parses", str(path)) for path in parse_files(config.text.parses)]:
+    check_parses(config.text.parses)
+    for field in _PATHS:
+        value = config.text[field]
         if value and not Path(value).expanduser().exists():
             raise UserError(
                 f"config.text.{field} is {value}, which is no file or folder (seen from {Path.cwd()}). "
