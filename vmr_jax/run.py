@@ -29,7 +29,7 @@ from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
 from vmr_jax.retrieval.milvus import COLLECTION
 from vmr_jax.training.experiment import make_model, read_run_vocabulary, restore_best
-from vmr_jax.types import Batch, fields_from
+from vmr_jax.types import Batch, fields_from, fields_of
 
 _T = TypeVar("_T")
 _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two
@@ -175,7 +175,8 @@ class Run:
             rows where the run's features are several sources side by side (`config.dataset.features`).
           duration: length of the video in seconds.
           id: name of the video, for an index.
-          **streams: rows of the further streams that the architecture reads (flow, audio, objects, subtitles).
+          **streams: rows of the further streams that the architecture reads (flow, audio, objects, subtitles
+            and others); flags, such as which objects are persons, are 1 and 0.
 
         Raises:
           UserError: for another width than the run's, numbers that are not finite, a missing stream, and a
@@ -203,8 +204,8 @@ class Run:
                 )
             rows = np.asarray(streams[name], np.float32)
             # As in training: streams of files are normalised, those in the records of a dataset are not.
-            of_file = name in self.config.dataset.get("streams", {})
-            read[name] = normalize_rows(rows) if of_file and self.config.input.normalize else rows
+            normalized = name in self.config.dataset.get("streams", {}) and fields_of(Batch)[name].has_vectors
+            read[name] = normalize_rows(rows) if normalized and self.config.input.normalize else rows
         return VideoFeatures(id, float(duration), read)
 
     def read_video(self, dataset: Dataset, video: Video) -> VideoFeatures:

@@ -61,6 +61,11 @@ class FieldInfo(NamedTuple):
     source: str
     optional: bool
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether its entries are vectors, of features or of words; else each is a number or a flag."""
+        return self.axes[-1] in _OWN_AXES
+
 
 def _array(axes: str, dtype: Any, of: str, *, mask: str = "", source: str = "", optional: bool = False) -> Any:
     info = FieldInfo(axes, dtype, of, mask, source, optional or bool(source))
@@ -162,6 +167,8 @@ class Batch:
     audio: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")
     objects: Array | None = _array("BTOD", np.float32, "video", mask="object_mask", source="stream")
     object_mask: Array | None = _array("BTO", bool, "video", optional=True)
+    # Which of the objects are people.
+    persons: Array | None = _array("BTO", bool, "video", mask="object_mask", source="stream")
     # What is seen in each cell of a frame, rows of cells from the top, cells of a row from the left.
     grid: Array | None = _array("BTIID", np.float32, "video", mask="video_mask", source="stream")
     # The mean word vector of what is said in a clip; the mask is False where nothing is said.

@@ -31,7 +31,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
     A change of content needs a new VERSION, or else prepared files of the old content would be reused.
     """
 
-    VERSION = tfds.core.Version("1.6.0")
+    VERSION = tfds.core.Version("1.7.0")
     RELEASE_NOTES = {
         "1.0.0": "First content.",
         "1.1.0": "People give things to each other.",
@@ -40,6 +40,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         "1.4.0": "Frames have cells.",
         "1.5.0": "There is a second language.",
         "1.6.0": "Sentences have constituency trees.",
+        "1.7.0": "Objects are told from people.",
     }
     url_infos = None  # nothing is downloaded, so there is no file of checksums to look for
 

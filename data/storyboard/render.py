@@ -24,6 +24,7 @@ SHAPES = {
     "flow": (None, FLOW_DIM),
     "audio": (None, AUDIO_DIM),
     "objects": (None, SLOTS, OBJECT_DIM),
+    "persons": (None, SLOTS),
     "subtitles": (None, SUBTITLE_DIM),
     "translated_subtitles": (None, SUBTITLE_DIM),
     "grid": (None, SIDE, SIDE, CELL_DIM),
@@ -41,7 +42,7 @@ def render(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, 
         "rgb": _rgb(scene, world, rng),
         "flow": _flow(scene, world, rng),
         "audio": _audio(scene, world, rng),
-        "objects": _objects(scene, world, rng),
+        **_objects(scene, world, rng),
         **_subtitles(scene, world, rng),
         "grid": _grid(scene, world, rng),  # the last one, so that its draws change no other
     }
@@ -107,28 +108,32 @@ def _audio(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray
     return _noisy(signal, "audio", rng)
 
 
-def _objects(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
-    """Slots in any order, an empty one is a zero row: what is used, who uses it, what else is there."""
-    signal = np.zeros((scene.clips, SLOTS, OBJECT_DIM))
+def _objects(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Slots in any order, an empty one is a zero row: what is used, who uses it, what else is there.
+
+    'persons' is 1 where a person is in the slot, else 0.
+    """
+    signal, persons = np.zeros((scene.clips, SLOTS, OBJECT_DIM)), np.zeros((scene.clips, SLOTS))
     active = {t: event for event in scene.events for t in range(event.start, event.end)}
     for t in range(scene.clips):
         seen, others = [], [*scene.agents, *scene.objects]
         event = active.get(t)
         if event is not None:
-            seen.append(world.entities[event.agent] + PHASE_GAIN * world.pose[event.action])
+            seen.append((event.agent, PHASE_GAIN * world.pose[event.action]))
             others.remove(event.agent)
             if rng.random() < 0.95:
-                seen.append(world.entities[event.object] + PHASE_GAIN * world.use[event.action])
+                seen.append((event.object, PHASE_GAIN * world.use[event.action]))
             others.remove(event.object)
             if event.recipient is not None:
-                seen.append(world.entities[event.recipient] + PHASE_GAIN * world.receiving)
+                seen.append((event.recipient, PHASE_GAIN * world.receiving))
                 others.remove(event.recipient)
         visible = rng.random(len(others)) < 0.4
         order = rng.permutation(len(others))
-        seen += [world.entities[others[i]] for i in order if visible[i]]
-        for slot, entity in zip(rng.permutation(SLOTS), seen):
-            signal[t, slot] = _noisy(entity, "objects", rng)
-    return signal
+        seen += [(others[i], 0.0) for i in order if visible[i]]
+        for slot, (name, doing) in zip(rng.permutation(SLOTS), seen):
+            signal[t, slot] = _noisy(world.entities[name] + doing, "objects", rng)
+            persons[t, slot] = name in scene.agents
+    return {"objects": signal, "persons": persons}
 
 
 def _subtitles(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -65,7 +65,8 @@ def test_batch_has_the_shapes_of_the_spec(experiment):
 
 
 ALL_FIELDS = (
-    "tree", "constituents", "flow", "audio", "objects", "grid", "subtitles", "translated_subtitles",
+    "tree", "constituents", "flow", "audio", "objects", "persons", "grid", "subtitles",
+    "translated_subtitles",
     "sentence", "translation", "static_words", "dynamic_words",
 )  # fmt: skip
 

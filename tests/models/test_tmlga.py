@@ -9,8 +9,9 @@ from batches import pad_clips, random_batch
 from cases.tmlga import SMALL, size
 
 from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.guided_ends import attention_loss, divergence, end_clips, soft_label
 from vmr_jax.models import create
-from vmr_jax.models.tmlga import Outputs, attention_loss, divergence, end_clips, soft_label
+from vmr_jax.models.tmlga import Outputs
 
 MASK = np.array([[True] * 4 + [False]])
 

@@ -27,6 +27,7 @@ from vmr_jax.input import schema
 from vmr_jax.input.cache import FeatureStore, build_feature_store
 from vmr_jax.input.features import RESAMPLE, FeatureReader, missing, normalize_rows, read_rows, shorten
 from vmr_jax.input.preparing import whole_records
+from vmr_jax.types import Batch, fields_of
 
 log = logging.getLogger("vmr_jax")
 
@@ -127,7 +128,7 @@ class Dataset:
                     self._row_size(name),
                     Path(self.options.data_dir).expanduser() / "features",
                     self._settings.num_clips,
-                    self._settings.normalize,
+                    self._normalized(name),
                     on_progress,
                     getattr(self.options, "beam", ""),
                     self._settings.resample,
@@ -140,6 +141,10 @@ class Dataset:
     def _row_shape(self, stream: str) -> tuple[int, ...]:
         """(D,), or (O,D) of a stream with O vectors in a row."""
         return (self.options.feature_dim,) if stream == "video" else tuple(self.options.streams[stream][1:])
+
+    def _normalized(self, stream: str) -> bool:
+        """Whether vectors of a stream are L2-normalised; flags never are."""
+        return self._settings.normalize and fields_of(Batch)[stream].has_vectors
 
     def _row_size(self, stream: str) -> int:
         """Numbers in a row of a stream."""
@@ -265,7 +270,7 @@ class Dataset:
             self._readers[stream] = self._open_reader(stream)
         vectors = self._row_size(stream) // self._row_shape(stream)[-1]
         return read_rows(
-            self._readers[stream], video_id, self._row_size(stream), self._settings.normalize, vectors
+            self._readers[stream], video_id, self._row_size(stream), self._normalized(stream), vectors
         )
 
 

@@ -58,10 +58,12 @@ class Examples:
             rows = len(self._rows(video, "video"))
             optional["clip_rows"] = first_rows(rows, self._input.num_clips, self._input.resample)
         for name in self._streams:
-            optional[name] = self._clips(video, name)[0]
-            mask = fields_of(Batch)[name].mask
-            if mask != _ALL_CLIPS:
-                optional[mask] = np.abs(optional[name]).sum(-1) > 0
+            info, rows = fields_of(Batch)[name], self._clips(video, name)[0]
+            if info.dtype is bool:
+                rows = rows >= 0.5  # of a clip that is a mean of rows: in most of them
+            elif info.mask != _ALL_CLIPS:
+                optional[info.mask] = np.abs(rows).sum(-1) > 0
+            optional[name] = rows
         if "windows" in self._fields:
             optional["windows"], optional["window_mask"] = _windows(query)
         if "saliency" in self._fields:

@@ -17,17 +17,25 @@ The labels of both ends are soft: half of the mass on the clip itself, a quarter
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from vmr_jax.layers.attention import MASKED, masked_softmax
+from vmr_jax.layers.attention import masked_softmax
+from vmr_jax.layers.guided_ends import (
+    FLOOR,
+    GuidedEnds,
+    explain_guided,
+    guided_moments,
+    guided_terms,
+    read_ends,
+    word_scaled,
+)
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.recurrent import GRU, mean_state
-from vmr_jax.layers.span import explain_pairs, pair_spans, rank_pairs
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.moments import rank
 from vmr_jax.types import Batch, Mean, Moments
+
+Outputs = GuidedEnds
 
 CARD = Card(
     title=(
@@ -66,18 +74,6 @@ CARD = Card(
         "Whole models, as the official program saves them, are imported, and its two files of word vectors.",
     ),
 )
-_FLOOR = 1e-13  # added to every probability (official `masked_softmax`)
-_REST = 1e-10  # of the label, at a clip away from its middle (official `epsilon`)
-_EPSILON = 1e-12  # keeps the logarithm of the attention loss finite (official `forward`)
-
-
-@struct.dataclass
-class Outputs:
-    """Logits and attention of each clip, [B,T] float32."""
-
-    start: jax.Array  # logits, `MASKED` at padded clips
-    end: jax.Array
-    attention: jax.Array  # sums to 1, zero at padded clips
 
 
 class Model(GroundingModel):
@@ -122,90 +118,31 @@ class Model(GroundingModel):
         query = jnp.tanh(torch_linear(self.features, sentence, self.dtype, "filter"))
 
         clips = torch_linear(self.features, batch.video, self.dtype, "clips")
-        fit = jnp.einsum("btf,bf->bt", clips, query).astype(jnp.float32)
-        fit = fit * jax.lax.rsqrt(jnp.maximum(batch.query_mask.sum(1), 1).astype(jnp.float32))[:, None]
+        fit = word_scaled(jnp.einsum("btf,bf->bt", clips, query), batch.query_mask)
         attention = masked_softmax(fit, mask)
 
-        lit = jnp.where(mask, attention + _FLOOR, 0.0).astype(self.dtype)[..., None] * clips
-        layers = self.recurrent_layers
-        localize = GRU(width, layers, True, self.dtype, self.dropout, use_bias=self.use_bias, name="gru")
-        states = localize(lit, mask, batch.example_index, train).astype(jnp.float32)
-        start, end = (torch_linear(1, states, jnp.float32, name)[..., 0] for name in ("start", "end"))
-        return Outputs(
-            start=jnp.where(mask, start, MASKED), end=jnp.where(mask, end, MASKED), attention=attention
+        lit = jnp.where(mask, attention + FLOOR, 0.0).astype(self.dtype)[..., None] * clips
+        start, end = read_ends(
+            lit,
+            batch,
+            train,
+            features=width,
+            layers=self.recurrent_layers,
+            use_bias=self.use_bias,
+            dropout=self.dropout,
+            dtype=self.dtype,
         )
+        return Outputs(start=start, end=end, attention=attention)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'start' and 'end': divergence from the soft labels; 'attention': what lies outside of the moment."""
         del epoch
-        mask, real = batch.video_mask, batch.example_mask
-        first, last = end_clips(batch.span, batch.duration, mask)
-        terms = {
-            name: Mean.of(divergence(logits, clip, mask), real)
-            for name, logits, clip in (("start", outputs.start, first), ("end", outputs.end, last))
-        }
-        if self.attention_weight:
-            guidance = attention_loss(outputs.attention, first, last, mask)
-            terms["attention"] = Mean.of(guidance, real, self.attention_weight)
-        return terms
+        return guided_terms(outputs, batch, self.attention_weight)
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns moments from a start clip to an end clip, by the product of both probabilities."""
-        if not self.independent_ends:
-            return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep)
-        probability = [masked_softmax(logits, batch.video_mask) for logits in (outputs.start, outputs.end)]
-        first, last = (x.argmax(-1) for x in probability)
-        row = jnp.arange(batch.size)
-        spans = pair_spans(batch.duration, batch.video_mask)
-        begin, end = spans[row, first, first, 0], spans[row, last, last, 1]
-        span = jnp.stack([begin, jnp.maximum(begin, end)], axis=-1)
-        score = (probability[0].max(-1) * probability[1].max(-1))[:, None]
-        return rank(span[:, None], score, jnp.ones_like(score, bool), 1)
+        return guided_moments(outputs, batch, self.independent_ends, self.keep)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns probabilities of pairs relative to the best, 'map' [B,T,T], and attention, 'clips' [B,T]."""
-        highest = jnp.maximum(outputs.attention.max(-1, keepdims=True), 1e-30)
-        return {
-            "map": explain_pairs(outputs.start, outputs.end, batch.video_mask),
-            "clips": jnp.where(batch.video_mask, outputs.attention / highest, jnp.nan),
-        }
-
-
-# Labels and losses.
-
-
-def end_clips(span: jax.Array, duration: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the clips [B] that hold start and end of moments [B,2], seconds; the last one if beyond it."""
-    count = mask.sum(1)
-    clips = jnp.floor(span / duration[:, None] * count[:, None]).astype(jnp.int32)
-    clips = jnp.clip(clips, 0, jnp.maximum(count - 1, 0)[:, None])
-    return clips[:, 0], clips[:, 1]
-
-
-def soft_label(clip: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns [B,T], a half at clips [B], a quarter at neighbours that there are, next to nothing elsewhere.
-
-    At the border of the video the label sums to three quarters (official `CHARADES_STA`).
-    """
-    away = jnp.abs(jnp.arange(mask.shape[1])[None] - clip[:, None])
-    beside = (1.0 - (mask.sum(1) - 3) * _REST - 0.5) / 2
-    label = jnp.where(away == 0, 0.5, jnp.where(away == 1, beside[:, None], _REST))
-    return jnp.where(mask, label, 0.0)
-
-
-def divergence(logits: jax.Array, clip: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns [B], the Kullback-Leibler divergence of softmax(logits [B,T]) from the label of clips [B]."""
-    label = soft_label(clip, mask)
-    probability = masked_softmax(logits, mask) + _FLOOR
-    ratio = jnp.log(jnp.where(mask, label, 1.0)) - jnp.log(jnp.where(mask, probability, 1.0))
-    return (label * ratio).sum(-1)
-
-
-def attention_loss(attention: jax.Array, first: jax.Array, last: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns [B], minus the log of what attention [B,T] leaves, over the clips outside of [first, last).
-
-    The clip of the end counts as outside, as in the official code.
-    """
-    place = jnp.arange(mask.shape[1])[None]
-    outside = mask & ((place < first[:, None]) | (place >= last[:, None]))
-    return jnp.where(outside, -jnp.log(1.0 - (attention + _FLOOR) + _EPSILON), 0.0).sum(-1)
+        return explain_guided(outputs, batch)

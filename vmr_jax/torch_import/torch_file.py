@@ -138,6 +138,27 @@ def _content(path: Path) -> Any:
         return _sequence(file, content)
 
 
+def read_pickle(path: str | os.PathLike) -> Any:
+    """Returns what a pickle holds: dictionaries, lists, numbers, texts and NumPy arrays of numbers.
+
+    Nothing in it is run, and texts of Python 2 are read. Objects of other classes are `Unread`.
+
+    Raises:
+      UserError: for a file that is missing, damaged or no pickle.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return _resolved(_unpickled(file)[0], None, {})
+    except FileNotFoundError:
+        why, do = "it is not there", "Check the path."
+    except _Refused as error:
+        why, do = error.args
+    except Exception as error:  # of a damaged pickle anything may be said
+        why, do = f"it is damaged or no pickle ({error})", _AGAIN
+    raise UserError(f"{path} cannot be read as a pickle: {why}. {do}")
+
+
 # --- The two formats ------------------------------------------------------------------------------
 
 
@@ -283,6 +304,7 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_parameter": self._parameter,
             "torch._utils._rebuild_parameter_with_state": self._parameter,
             "_codecs.encode": self._bytes,
+            "__builtin__.bytes": self._no_bytes,
             "numpy.dtype": _NumpyType,
             "numpy.ndarray": "numpy.ndarray",
             **{f"torch.{name}": name for name in _STORAGES},
@@ -319,6 +341,10 @@ class _Unpickler(pickle.Unpickler):
 
     def _bytes(self, text: str, encoding: str) -> bytes:
         return str(text).encode("latin1")
+
+    def _no_bytes(self, *_: Any) -> bytes:
+        """What Python 3 writes for an array without numbers."""
+        return b""
 
     def _number(self, dtype: _NumpyType, content: Any = b"") -> Any:
         numbers = dtype.array(content)
