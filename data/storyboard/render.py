@@ -129,7 +129,7 @@ def _objects(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str
                 others.remove(event.recipient)
         visible = rng.random(len(others)) < 0.4
         order = rng.permutation(len(others))
-        seen += [(others[i], 0.0) for i in order if visible[i]]
+        seen += [(others[i], np.zeros(OBJECT_DIM)) for i in order if visible[i]]
         for slot, (name, doing) in zip(rng.permutation(SLOTS), seen):
             signal[t, slot] = _noisy(world.entities[name] + doing, "objects", rng)
             persons[t, slot] = name in scene.agents

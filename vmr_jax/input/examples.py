@@ -55,8 +55,8 @@ class Examples:
         clips, clip_mask = self._clips(video, "video")
         optional: dict[str, Any] = {}
         if "clip_rows" in self._fields:
-            rows = len(self._rows(video, "video"))
-            optional["clip_rows"] = first_rows(rows, self._input.num_clips, self._input.resample)
+            count = len(self._rows(video, "video"))
+            optional["clip_rows"] = first_rows(count, self._input.num_clips, self._input.resample)
         for name in self._streams:
             info, rows = fields_of(Batch)[name], self._clips(video, name)[0]
             if info.dtype is bool:

@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import masked_softmax
 from vmr_jax.layers.guided_ends import (
     GuidedEnds,
@@ -211,6 +212,8 @@ class Model(GroundingModel):
 
     def _graph(self, batch: Batch, query: dict[str, jax.Array]) -> jax.Array:
         """Returns the clips [B,T,F] after all rounds of messages, from the three query nodes."""
+        if batch.objects is None or batch.object_mask is None or batch.persons is None:
+            raise UserError("dori reads batch.objects, and batch.persons, which of them are people. Give both.")
         kinds = {"human": batch.object_mask & batch.persons, "thing": batch.object_mask & ~batch.persons}
         weights = {kind: self._weights(batch, mask).astype(self.dtype) for kind, mask in kinds.items()}
         seen = {kind: jnp.where(mask[..., None], batch.objects, 0.0) for kind, mask in kinds.items()}
