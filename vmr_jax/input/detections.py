@@ -1,4 +1,4 @@
-"""What a detector found in the frames of videos, as DORi's program lays it out: a folder of pickles per video.
+"""Regions that a detector found in frames, as DORi's program lays them out: a folder of pickles for each video.
 
     DIR/VIDEO/VIDEO-000123.pkl   of frame 123: 'features' [n,D] and 'object_class' [n] of its n regions
     DIR/*.json                   'frame_selected', the frames of each video, one for each row of its other

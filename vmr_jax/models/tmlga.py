@@ -117,10 +117,12 @@ class Model(GroundingModel):
         sentence = mean_state(read(words, batch.query_mask), batch.query_mask)
         query = jnp.tanh(torch_linear(self.features, sentence, self.dtype, "filter"))
 
+        # Official `Localization.forward` and `attention`.
         clips = torch_linear(self.features, batch.video, self.dtype, "clips")
         fit = word_scaled(jnp.einsum("btf,bf->bt", clips, query), batch.query_mask)
         attention = masked_softmax(fit, mask)
 
+        # The floor is the official one: a clip without attention is not wholly dark.
         lit = jnp.where(mask, attention + FLOOR, 0.0).astype(self.dtype)[..., None] * clips
         start, end = read_ends(
             lit,

@@ -343,7 +343,7 @@ class _Unpickler(pickle.Unpickler):
         return str(text).encode("latin1")
 
     def _no_bytes(self, *_: Any) -> bytes:
-        """What Python 3 writes for an array without numbers."""
+        """The content of an array without numbers, as Python 3 writes it."""
         return b""
 
     def _number(self, dtype: _NumpyType, content: Any = b"") -> Any:
