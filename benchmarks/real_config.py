@@ -14,10 +14,14 @@ from vmr_jax.models import architectures
 OF_DATASET = ("text", "round_to", "streams", "moments")
 
 
+# Architectures that cannot do without what is no part of the files: the regions of frames.
+LACKING = ("dori",)
+
+
 def learners():
-    """The architectures that learn moments; zero_shot needs the text tower, which is no part of the files."""
+    """The architectures that learn moments of these files; zero_shot needs the text tower, which they lack too."""
     cards = {name: importlib.import_module(f"vmr_jax.models.{name}").CARD for name in architectures()}
-    return [name for name, card in cards.items() if card.supervision != "none"]
+    return [name for name, card in cards.items() if card.supervision != "none" and name not in LACKING]
 
 
 def get_config(name):
