@@ -19,7 +19,7 @@ LACKING = ("dori",)
 
 
 def learners():
-    """The architectures that learn moments of these files; zero_shot needs the text tower, which they lack too."""
+    """The architectures that learn from these files; zero_shot needs the text tower, which they lack too."""
     cards = {name: importlib.import_module(f"vmr_jax.models.{name}").CARD for name in architectures()}
     return [name for name, card in cards.items() if card.supervision != "none" and name not in LACKING]
 
