@@ -266,6 +266,10 @@ def test_a_run_finds_the_second(tmp_path, films, model):
     (blue,) = lib.search("something blue", k=1)
     assert blue.video == "long" and 93 <= blue.start < blue.end <= 95
     assert {hit.video for hit in lib.search("green", k=5, video="b")} == {"b"}
+    for name in ("a", "b"):
+        assert [hit.video for hit in lib.search("green", k=3, video=[name, "long"])] == [name] * 3
+    with pytest.raises(UserError, match='has no video "elsewhere"'):
+        lib.search("green", video=["b", "elsewhere"])
 
 
 def test_overlapping_windows_find_a_moment_once(tmp_path, films):

@@ -128,6 +128,26 @@ def test_confidence_is_fitted_to_the_sentences_of_the_library(library, monkeypat
     assert fourth.calibration().queries == 40 and fourth.calibration() != found
 
 
+def test_a_run_that_is_no_dual_encoder_is_calibrated_too(library, tmp_path, monkeypatch):
+    """On sixty of the sentences: as many of either video, where all those of the first one are wrong.
+
+    So a best moment is right in half of the sentences.
+    """
+    annotate(library, 120, wrong=range(0, 120, 2))
+    run = run_of(colours_model.Joint(), tmp_path)
+    lib = vmr.Library(library.path, run=run, window=16.0)
+    hits = lib.search("red", k=10, video="a")
+    found = lib.calibration(within=True)
+    assert found.queries == confidence.FEW == 60
+    np.testing.assert_allclose([hit.confidence for hit in hits], found.confidence([hit.score for hit in hits]))
+    assert hits[0][:3] == ("a", 4, 5) and hits[0].confidence == pytest.approx(0.5, abs=0.1)
+    assert hits[-1].confidence < 0.1
+    monkeypatch.setattr(confidence, "fit", None)
+    assert vmr.Library(library.path, run=run, window=16.0).calibration(within=True) == found
+    with pytest.raises(TypeError):  # fitted anew: the windows are others
+        vmr.Library(library.path, run=run, window=20.0).calibration(within=True)
+
+
 def test_a_part_of_the_training_sentences_is_not_trained_on(library):
     """Where there is no val.jsonl; videos are named with or without their suffix, and others are left out."""
     annotate(library, 40, name="train")

@@ -27,9 +27,10 @@ from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval import export
 from vmr_jax.retrieval.calibration import Calibration
 from vmr_jax.retrieval.client import RemoteLibrary, is_address
-from vmr_jax.retrieval.confidence import calibration_of
-from vmr_jax.retrieval.hits import Hit, LibraryVideo
-from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos, suppressed
+from vmr_jax.retrieval.confidence import FEW, Scores, calibration_of
+from vmr_jax.retrieval.hits import Hit, LibraryVideo, ranked_hits
+from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos
+from vmr_jax.retrieval.refining import REFINED, every_window, refined, windows_of
 from vmr_jax.retrieval.segments import EncodedVideo
 from vmr_jax.retrieval.thumbnails import Thumbnails
 from vmr_jax.retrieval.windows import MomentEncoder, content_of, follow, stored_id, windows
@@ -58,7 +59,6 @@ WINDOW = 120.0  # seconds; a longer video is read in parts
 _BEGUN = {OWNER, f"{MANIFEST}.tmp"}  # files of a new library whose process died at once
 _AUXILIARIES = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "does", "do", "did"}
 _SAME = 0.5  # IoU above which only the better of two moments of frames is found
-REFINED = 100  # moments, of those that the encoder finds, which a run that is no dual encoder looks at
 
 
 class Library:
@@ -130,7 +130,7 @@ class Library:
             first = self.encoder
             self._manifest = Manifest(first.identity, first.rate, first.dim, self._weights or "")
         self._searched: tuple[Manifest, MomentIndex] | None = None
-        self._calibrated: tuple[MomentIndex, dict[bool, Calibration | None]] | None = None
+        self._calibrated: tuple[Manifest, dict[bool, Calibration | None]] | None = None
         self.run: Run | None = None
         if run is not None:
             self.run = run if isinstance(run, Run) else Run.load(run, parallel=self.parallel)
@@ -249,13 +249,13 @@ class Library:
 
     # --- questions --------------------------------------------------------------------------------
 
-    def search(self, query: str, k: int = 10, video: str | None = None) -> list[Hit]:
+    def search(self, query: str, k: int = 10, video: str | Collection[str] | None = None) -> list[Hit]:
         """The k best moments for a sentence, best first; of two that overlap much the better one alone.
 
         Args:
           query: the sentence, in English.
           k: number of moments at most.
-          video: id of the only video to search; None searches all.
+          video: id of the only video to search, or several ids; None searches all.
 
         Raises:
           UserError: for a query without a known word, an unknown video, an empty library, and where neither the
@@ -267,33 +267,51 @@ class Library:
         videos = self.manifest.videos
         if not videos:
             raise UserError(f"The library {self.path} has no video yet. Add some with --mode=ingest.")
-        if video is not None and video not in videos:
-            raise unknown(f"The library {self.path} has no video", video, videos)
+        for id in [video] if isinstance(video, str) else video or ():
+            if id not in videos:
+                raise unknown(f"The library {self.path} has no video", id, videos)
         if self.run is not None:
             self._check_words(self.run, query)
+        found = self._found([query], k, video)[0]
+        fitted = self.calibration(within=isinstance(video, str))
+        scores = [moment.score for moment in found]
+        return ranked_hits(found, fitted.confidence(scores).tolist() if fitted else [None] * len(found))
+
+    def _found(
+        self, sentences: Sequence[str], k: int, video: str | Collection[str] | None
+    ) -> list[list[Found]]:
+        """The k best moments for each sentence."""
         if self.run is None or self.run.is_dual_encoder:
-            found = self._index().search([query], k, video)[0]
-            return _hits(found, self.calibration(within=video is not None))
-        return _hits(self._refined(self.run, query, k, video), None)
+            return self._index().search(sentences, k, video)
+        return [self._refined(self.run, sentence, k, video) for sentence in sentences]
 
     def calibration(self, *, within: bool = False) -> Calibration | None:
         """How the confidence of a hit follows from its score; None where there is nothing to fit it to.
 
         It is fitted to the library's own sentences (`val.jsonl` in its folder, or a part of `train.jsonl`),
-        anew when these or the videos change. Runs that are no dual encoders have none: it would take too long.
+        anew when these or the videos change; to few of them where the run is no dual encoder, which takes long.
 
         Args:
           within: whether for the search in one video, not in all.
         """
-        if self.run is not None and not self.run.is_dual_encoder:
-            return None
-        index = self._index()
-        if self._calibrated is None or self._calibrated[0] is not index:
-            self._calibrated = index, {}
+        manifest = self.manifest
+        if self._calibrated is None or self._calibrated[0] is not manifest:
+            self._calibrated = manifest, {}
         fitted = self._calibrated[1]
         if within not in fitted:
-            fitted[within] = calibration_of(self.path, index, self.manifest.videos, within)
+            fitted[within] = calibration_of(self.path, self._scores(), manifest.videos, within)
         return fitted[within]
+
+    def _scores(self) -> Scores:
+        """The search whose scores are calibrated, and all that they depend on."""
+        if self.run is None or self.run.is_dual_encoder:
+            index = self._index()
+            return Scores([index.store.source, sorted(index.store.videos)], self._found)
+        state = {
+            **self.run.source, "variables": self._variables, "window": self.window, "refined": REFINED,
+            "encoder": self.encoder.identity,
+        }  # fmt: skip
+        return Scores([state, sorted(self.manifest.by_content())], self._found, FEW)
 
     def thumbnail(self, video: str, second: float) -> bytes:
         """The frame of a video at a second, as JPEG; the library keeps it.
@@ -393,13 +411,12 @@ class Library:
         source = {**frames.settings, "encoder": encoder.identity, "window": self.window, "rate": manifest.rate}
         return MomentEncoder(source, encoder.encode_sentences, moments, self.parallel, "float32", _SAME)
 
-    def _windows(
-        self, run: Run, content: str, only: Collection[float] | None = None
-    ) -> Iterator[VideoFeatures]:
-        """The windows of a video as a run reads them, named by `stored_id`; `only` those that begin then."""
+    def _windows(self, run: Run, content: str, only: Collection[str] | None = None) -> Iterator[VideoFeatures]:
+        """The windows of a video as a run reads them, named by `stored_id`; `only` these."""
         for start, rows, seconds in self._parts(content):
-            if only is None or start in only:
-                yield run.encode_video(rows, seconds, id=stored_id(content, start))
+            id = stored_id(content, start)
+            if only is None or id in only:
+                yield run.encode_video(rows, seconds, id=id)
 
     def _parts(self, content: str) -> Iterator[tuple[float, np.ndarray, float]]:
         """The windows of a video: second of the start, rows [n,D], length in seconds."""
@@ -410,48 +427,26 @@ class Library:
             first, last = round(start * manifest.rate), round(end * manifest.rate)
             yield start, np.asarray(rows[first : max(last, first + 1)]), end - start
 
-    def _refined(self, run: Run, query: str, k: int, video: str | None) -> list[Found]:
-        """The run's own moments, in the windows where the encoder finds its best ones."""
-        names, found = {e.content: e.id for e in self.manifest.videos.values()}, []
-        places = self._places(query, video)
-        looked_at = [window for content, starts in places for window in self._windows(run, content, starts)]
-        for window, moments in zip(looked_at, run.predict_in(looked_at, query, k)):
-            start = float(window.id.partition(":")[2])
-            name = names[content_of(window.id)]
-            found += [Found(name, start + m.start, start + m.end, m.score) for m in moments]
-        found.sort(key=lambda moment: -moment.score)
-        ids, spans, scores = (
-            [moment.video for moment in found],
-            np.asarray([(moment.start, moment.end) for moment in found], np.float32).reshape(-1, 2),
-            np.asarray([moment.score for moment in found], np.float32),
-        )
-        threshold = make_protocol(run.config.evaluation).nms_thresholds()[0]
-        return suppressed(ids, spans, scores, threshold, k)
-
-    def _places(self, query: str, video: str | None) -> list[tuple[str, set[float]]]:
-        """(content, starts of windows) in which a run looks: those of the encoder's best moments.
-
-        All of them where the encoder has no sentences and they are few.
-        """
-        entries = [entry for entry in self.manifest.videos.values() if video in (None, entry.id)]
-        every = [(e, start, end) for e in entries for start, end in windows(e.duration, self.window)]
+    def _refined(self, run: Run, query: str, k: int, video: str | Collection[str] | None) -> list[Found]:
+        """The run's own moments, in the windows where the encoder finds its best ones, else in all of them."""
+        entries = {e.id: e for e in self._entries(video)}
         if self.encoder.has_text:
-            best = self._index().search([query], REFINED, video)[0]
-            middles: dict[str, list[float]] = {}
-            for moment in best:
-                middles.setdefault(moment.video, []).append((moment.start + moment.end) / 2)
-            every = [w for w in every if any(w[1] <= middle <= w[2] for middle in middles.get(w[0].id, ()))]
-        elif len(every) > REFINED:
-            raise UserError(
-                "The run scores a moment together with the sentence, and the encoder "
-                f"{self.encoder.name} cannot say in which of {len(every):,} windows to look; at most {REFINED} "
-                "are looked at. Give a run of a dual encoder, such as fvmr, ask one video, or ingest with clip "
-                "or siglip."
-            )
-        places: dict[str, set[float]] = {}
-        for entry, start, _ in every:
-            places.setdefault(entry.content, set()).add(start)
-        return list(places.items())
+            places = windows_of(self._index().search([query], REFINED, video)[0], entries, self.window)
+        else:
+            places = every_window(entries.values(), self.window, self.encoder.name)
+        contents = dict.fromkeys(map(content_of, places))
+        looked_at = [window for c in contents for window in self._windows(run, c, places)]
+        names = {e.content: e.id for e in entries.values()}
+        threshold = make_protocol(run.config.evaluation).nms_thresholds()[0]
+        ids = [window.id for window in looked_at]
+        return refined(ids, run.predict_in(looked_at, query, k), names, threshold, k)
+
+    def _entries(self, video: str | Collection[str] | None) -> list[Entry]:
+        """The videos of these ids; all for None."""
+        entries = self.manifest.videos
+        if video is None:
+            return [*entries.values()]
+        return [entries[id] for id in ([video] if isinstance(video, str) else video)]
 
     def _check_run(self, run: Run) -> None:
         """UserError where the run does not read what the library has."""
@@ -485,13 +480,3 @@ def _fingerprint(run: Run) -> str:
     for leaf in jax.tree.leaves(run.variables):
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()
-
-
-def _hits(found: Sequence[Found], calibration: Calibration | None) -> list[Hit]:
-    scores = [moment.score for moment in found]
-    gaps = [score - after for score, after in zip(scores, [*scores[1:], scores[-1] if scores else 0.0])]
-    sure = [None] * len(found) if calibration is None else calibration.confidence(scores).tolist()
-    return [
-        Hit(moment.video, moment.start, moment.end, moment.score, confidence, rank, gap)
-        for rank, (moment, confidence, gap) in enumerate(zip(found, sure, gaps), 1)
-    ]

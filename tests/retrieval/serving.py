@@ -15,15 +15,18 @@ DURATIONS = {"a": 30.0, "B <i>": 0.0, "b.avi": 10.0, "../secret": 10.0, "out": 1
 
 
 def search(sentences, k, video):
-    """Moments that tell the sentence, by its length and last letter; some sentences fail."""
+    """Moments that tell the sentence, by its length and last letter; some sentences fail.
+
+    They are of the video that is asked, of the first one of several, or of "a".
+    """
+    video = min(video) if isinstance(video, frozenset) else video or "a"
     for sentence in sentences:
         if sentence == "???":
             raise UserError(f'The query "{sentence}" has no word.')
         if sentence == "break":
             raise RuntimeError("as asked for")
     return [
-        [Found(video or "a", float(i), i + 1.5, len(s) + ord(s[-1]) / 1000 - i) for i in range(k)]
-        for s in sentences
+        [Found(video, float(i), i + 1.5, len(s) + ord(s[-1]) / 1000 - i) for i in range(k)] for s in sentences
     ]
 
 

@@ -73,7 +73,8 @@ def same_everywhere(folder, lite):
         answers = folder.search(["a", "b", "c"], k=k)
         assert [len(found) for found in answers] == [k] * 3
         assert_same(answers, lite.search(["a", "b", "c"], k=k))
-    for name in folder.store.videos:
+    names = folder.store.videos
+    for name in (*names, names[1:6], [*names[3:5], "elsewhere"], []):
         assert_same(folder.search(["a", "b"], k=5, video=name), lite.search(["a", "b"], k=5, video=name))
 
 

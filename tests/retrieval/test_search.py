@@ -165,6 +165,23 @@ def test_answer_is_the_same_on_all_devices_and_in_one_video(store):
         index.search(["a"], video="v40")
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_several_videos_have_the_moments_that_they_have_among_all(store, devices):
+    """Also the worst ones, of which none is among the first thousand; one that is not there has none."""
+    index = MomentIndex(store, lambda s: QUERIES[: len(s)], Parallel("pmap", devices))
+    everywhere = index.search(["a", "b"], k=2400)
+    last = {found.video for of_query in everywhere for found in of_query[-8:]}
+    best = {found.video for of_query in everywhere for found in of_query[:2]}
+    assert len(last) > 1
+    for chosen in (last, best, last | {"elsewhere"}, set()):
+        found = index.search(["a", "b"], k=25, video=chosen)
+        expected = [[f for f in of_query if f.video in chosen][:25] for of_query in everywhere]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert [f[:3] for f in ours] == [f[:3] for f in theirs]
+            np.testing.assert_allclose([f.score for f in ours], [f.score for f in theirs], atol=1e-5)
+    assert [found[:3] for found in index.search(["a"], k=3)[0]] == [f[:3] for f in everywhere[0][:3]]
+
+
 def test_nms_is_within_a_video():
     spans = np.array([[0, 10], [1, 10], [0, 10], [20, 30]], np.float32)
     scores = np.array([4, 3, 2, 1], np.float32)

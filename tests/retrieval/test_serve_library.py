@@ -101,6 +101,20 @@ def test_filters(library, remote):
     assert remote.search("green", 3, min_duration=20.0) == []
     assert remote.search("green", 3, max_duration=20.0, added_from=added - 60) != []
     assert remote.search("green", 3, added_to=added - 60) == []
+    # An id and a filter: both count.
+    assert {hit.video for hit in remote.search("green", 3, "a", max_duration=20.0)} == {"a"}
+    assert remote.search("green", 3, "a", min_duration=20.0) == []
+
+
+def test_a_filter_searches_all_moments(port, service, monkeypatch):
+    """Nothing is left out because others are better: the search itself is of the videos that are wanted."""
+    asked = []
+    monkeypatch.setattr(service.queue, "_search", lambda s, k, video: asked.append(video) or [[]] * len(s))
+    for question in ({"max_duration": 20}, {"max_duration": 20}, {"min_duration": 20}, {}, {"video": "a"}):
+        status, _, content = known(port, "POST", "/search", {"query": "red", **question})
+        assert status == 200 and json.loads(content) == {"moments": [], "confident": None}
+    everything = frozenset({"a", "b c"})
+    assert asked == [everything, everything, None, "a"] and asked[0] is asked[1]
 
 
 def test_thumbnails_are_kept_in_the_library(library, remote):

@@ -31,7 +31,8 @@ def search(sentences, k, video):
     found = []
     for sentence in sentences:
         sure = SURE.get(sentence.split()[0], (None,) * 3)
-        hits = [hit._replace(confidence=c) for hit, c in zip(HITS, sure) if video in (None, hit.video)]
+        wanted = VIDEOS if video is None else {video} if isinstance(video, str) else video
+        hits = [hit._replace(confidence=c) for hit, c in zip(HITS, sure) if hit.video in wanted]
         found.append([] if sentence == "nothing" else hits[:k])
     return found
 

@@ -1,7 +1,6 @@
 """Many who ask at once are answered together, each with his own answer."""
 
 import asyncio
-import types
 
 import pytest
 from serving import search
@@ -82,35 +81,33 @@ def test_a_client_that_leaves_does_not_stop_the_others():
     assert asyncio.run(leaving()) == search(["stays"], 1, None)[0]
 
 
+# --- errors that are the search's own --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [StopIteration(3), SystemExit("ended"), RuntimeError("too few")])
+def test_nobody_waits_for_ever_whatever_the_search_does(error):
+    """A StopIteration cannot be handed to who waits, and the others are no failure of a sentence."""
+
+    def failing(sentences, k, video):
+        if "bad" in sentences:
+            if isinstance(error, RuntimeError):
+                return []  # no answer to anyone
+            raise error
+        return search(sentences, k, video)
+
+    found = asked_together([("one", 1, None), ("bad", 1, None), ("two", 1, None), ("three", 1, "a")], failing)
+    assert isinstance(found[1], RuntimeError)
+    assert [found[i] for i in (0, 2, 3)] == [
+        search([sentence], 1, video)[0] for sentence, video in (("one", None), ("two", None), ("three", "a"))
+    ]
+
+
 # --- filters -----------------------------------------------------------------------------------------
 
 
-def ranked(total, calls):
-    """Moments of videos 0, 1, 2, ... from the best down, as a search that counts what it fetches."""
-
-    def found(sentences, k, video):
-        calls.append(k)
-        return [[types.SimpleNamespace(video=i) for i in range(min(k, total))] for _ in sentences]
-
-    return found
-
-
-@pytest.mark.parametrize(
-    "every,total,fetched,count",
-    [
-        (1, 5000, [50], 10),  # nothing is left out
-        (10, 5000, [50, 400], 10),  # 5 of 50 are kept, 40 of 400
-        (
-            1000,
-            5000,
-            [50, 400, 3200],
-            4,
-        ),  # 0, 1000, 2000 and 3000 are among the first 3200, and no more are seen
-        (30, 60, [50, 400], 2),  # there are 60: all have been seen
-    ],
-)
-def test_a_filter_sees_more_moments_where_it_leaves_too_few(every, total, fetched, count):
+def test_those_who_search_the_same_videos_are_answered_together():
     calls = []
-    questions = [("sentence", 10, None, lambda moment: moment.video % every == 0)]
-    (found,) = asked_together(questions, ranked(total, calls))
-    assert [moment.video for moment in found] == [i * every for i in range(count)] and calls == fetched
+    questions = [("one", 2, frozenset({"a", "b"})), ("two", 3, None), ("three", 1, frozenset({"b", "a"}))]
+    found = asked_together(questions, counting(calls))
+    assert found == [search([sentence], k, video)[0] for sentence, k, video in questions]
+    assert calls == [(2, frozenset({"a", "b"})), (1, None)]

@@ -161,7 +161,7 @@ class LibraryCorpus:
         except OSError:
             return None
 
-    def search(self, sentences: Sequence[str], k: int, video: str | None) -> list[list[Hit]]:
+    def search(self, sentences: Sequence[str], k: int, video: str | frozenset[str] | None) -> list[list[Hit]]:
         """The k best moments for each sentence."""
         found = {sentence: self._library.search(sentence, k, video) for sentence in dict.fromkeys(sentences)}
         return [found[sentence] for sentence in sentences]

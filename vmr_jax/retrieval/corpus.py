@@ -34,10 +34,12 @@ class Corpus(Protocol):
     def file(self, video: str) -> Path | None:
         """The file of a video, as it may be shown now; None where there is none."""
 
-    def search(self, sentences: Sequence[str], k: int, video: str | None) -> Sequence[Sequence[Any]]:
+    def search(
+        self, sentences: Sequence[str], k: int, video: str | frozenset[str] | None
+    ) -> Sequence[Sequence[Any]]:
         """The k best moments for each sentence, with `video`, `start`, `end` and `score`.
 
-        They may have `confidence` too, from 0 to 1.
+        They may have `confidence` too, from 0 to 1. They are of one `video`, of several ids, or of all.
         """
 
     def thumbnail(self, video: str, second: float) -> bytes:

@@ -1,7 +1,8 @@
 """Answers of a library of videos, here or on another machine: its videos, and the moments that it finds."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Hit(NamedTuple):
@@ -24,6 +25,16 @@ class Hit(NamedTuple):
     confidence: float | None = None
     rank: int = 1
     gap: float = 0.0
+
+
+def ranked_hits(found: Sequence[Any], sure: Sequence[float | None]) -> list[Hit]:
+    """Hits of moments that are ranked best first, with the confidence of each."""
+    scores = [moment.score for moment in found]
+    gaps = [score - after for score, after in zip(scores, [*scores[1:], *scores[-1:]])]
+    return [
+        Hit(moment.video, moment.start, moment.end, moment.score, confidence, rank, gap)
+        for rank, (moment, confidence, gap) in enumerate(zip(found, sure, gaps), 1)
+    ]
 
 
 class LibraryVideo(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,8 +35,8 @@ class Found(NamedTuple):
 class Searcher(Protocol):
     """The part that ranks the moments of a store."""
 
-    def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
-        """The k best moments for each of queries [Q,E], of all videos; fewer where there are no more."""
+    def top(self, queries: np.ndarray, k: int, videos: Collection[str] | None = None) -> list[Ranked]:
+        """The k best moments for each of queries [Q,E], of all videos or of these; fewer where that is all."""
 
     def of_video(self, query: np.ndarray, video: str) -> Ranked:
         """The moments of a video for a query [E], at most `Store.most`; UserError where it is not there."""
@@ -171,13 +171,16 @@ class MomentIndex:
         counts = f"{len(store):,} moments, {len(store.videos):,} videos"
         return f"MomentIndex({counts}, {store.dim} numbers a moment, {store.where})"
 
-    def search(self, sentences: Sequence[str], k: int = 10, video: str | None = None) -> list[list[Found]]:
+    def search(
+        self, sentences: Sequence[str], k: int = 10, video: str | Collection[str] | None = None
+    ) -> list[list[Found]]:
         """The k best moments for each sentence, best first, after temporal NMS within each video.
 
         Args:
           sentences: the queries.
           k: number of moments for each; fewer come back where there are no more.
-          video: searches this video only; UserError where it is not in the index.
+          video: searches this video only, UserError where it is not in the index; or those of several ids that
+            are there; None searches all.
         """
         check_sentences(sentences)
         if k < 1:
@@ -188,12 +191,13 @@ class MomentIndex:
                 f"The model encodes a sentence as {queries.shape[1]} numbers, and the moments in "
                 f"{self.store.where} have {self.store.dim}. Ask with the model that the index was built with."
             )
-        if video is not None:
+        if isinstance(video, str):
             return [self._best(self._of_video(query, video), k) for query in queries]
+        only = None if video is None else self._stored(video)
         answers: list[list[Found]] = [[] for _ in queries]
         waiting, fetch = list(range(len(queries))), min(_MORE * k, self.store.most)
         while waiting:
-            ranked = self._searcher.top(queries[waiting], fetch)
+            ranked = self._searcher.top(queries[waiting], fetch, only)
             for i, of_query in zip(waiting, ranked):
                 answers[i] = self._best(of_query, k)
             # Where fewer came than were fetched, there are no more.
@@ -201,6 +205,12 @@ class MomentIndex:
             waiting = [i for i, is_more in zip(waiting, more) if is_more and len(answers[i]) < k]
             fetch = min(_MORE * fetch, self.store.most)
         return answers
+
+    def _stored(self, videos: Collection[str]) -> Collection[str]:
+        """The stored ids of videos."""
+        if self._video_of is None:
+            return videos
+        return [stored for video in videos for stored in self._parts.get(video, ())]
 
     def _of_video(self, query: np.ndarray, video: str) -> Ranked:
         """The moments of a video for a query [E], those of all its parts together."""

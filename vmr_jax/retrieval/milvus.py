@@ -22,7 +22,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -175,11 +175,19 @@ class MilvusStore:
         """The part that ranks the moments: Milvus, on devices of its own."""
         return self
 
-    def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
-        """The k best moments for each of queries [Q,E], of all videos; k is at most `MOST`."""
+    def top(self, queries: np.ndarray, k: int, videos: Collection[str] | None = None) -> list[Ranked]:
+        """The k best moments for each of queries [Q,E], of all videos or of these; k is at most `MOST`."""
         size = max(1, _RESULTS // k)
         parts = [queries[first : first + size] for first in range(0, len(queries), size)]
-        return [ranked for part in parts for ranked in self._search(part, k, "")]
+        if videos is None:
+            return [ranked for part in parts for ranked in self._search(part, k, "")]
+        self._check_lines([*videos])
+        conditions = [_any_of(some) for some in _parts(sorted(videos), _VIDEOS)]
+        found: list[Ranked] = []
+        for part in parts:
+            answers = [self._search(part, k, condition) for condition in conditions]
+            found += [_best(of_query, k) for of_query in zip(*answers)]
+        return found
 
     def of_video(self, query: np.ndarray, video: str) -> Ranked:
         """The best moments of a video for a query [E], at most `MOST`; UserError where it is not there."""
@@ -405,6 +413,16 @@ def _ranked(hits: Sequence[Any]) -> Ranked:
     spans = np.array([[entity["start"], entity["end"]] for entity, _ in found], np.float32)
     scores = np.array([score for _, score in found], np.float32)
     return Ranked([entity["video"] for entity, _ in found], spans.reshape(-1, 2), scores)
+
+
+def _best(ranked: Sequence[Ranked], k: int) -> Ranked:
+    """The k best moments of several answers to one query."""
+    scores = np.concatenate([part.scores for part in ranked])
+    order = np.argsort(-scores, kind="stable")[:k]
+    ids = [video for part in ranked for video in part.videos]
+    return Ranked(
+        [ids[i] for i in order], np.concatenate([part.spans for part in ranked])[order], scores[order]
+    )
 
 
 def _parts(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -63,23 +63,41 @@ class Searcher:
             if store.dtype == "bfloat16":
                 parts["rows"] = [rows.view(np.uint16) for rows in parts["rows"]]
         self._sizes = tile_sizes(total, len(parallel.devices))
-        edges = np.cumsum([0, *self._sizes]) * len(parallel.devices)
-        self._tiles = [
-            parallel.put_shards({name: _rows(arrays, first, last) for name, arrays in parts.items()})
-            for first, last in zip(edges[:-1], edges[1:])
-        ]
+        self._tiles = self._on_devices(parts)
         self._compiled: dict[int, Callable] = {}
 
-    def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores [Q,K] and rows [Q,K] of queries [Q,E], best first; K is k, or all rows that count."""
-        k, queries = min(k, self.count), np.asarray(queries, np.float32)
+    def _on_devices(self, parts: dict[str, list]) -> list[dict[str, Any]]:
+        """Arrays of all rows, in parts, as the tiles of the devices."""
+        edges = np.cumsum([0, *self._sizes]) * len(self.parallel.devices)
+        return [
+            self.parallel.put_shards({name: _rows(arrays, first, last) for name, arrays in parts.items()})
+            for first, last in zip(edges[:-1], edges[1:])
+        ]
+
+    def __call__(
+        self, queries: np.ndarray, k: int, counts: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores [Q,K] and rows [Q,K] of queries [Q,E], best first; K is k, or all rows that count.
+
+        Args:
+          queries: [Q,E].
+          k: number of rows that are wanted.
+          counts: which rows of each part count, [n] bool; None is those of the store.
+        """
+        tiles, count = self._tiles, self.count
+        if counts is not None:
+            alive, count = self._on_devices({"alive": [*counts]}), sum(int(part.sum()) for part in counts)
+            tiles = [{**tile, **mask} for tile, mask in zip(tiles, alive)]
+        k, queries = min(k, count), np.asarray(queries, np.float32)
         if not k:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int32)
-        parts = [self._best(queries[i : i + QUERIES], k) for i in range(0, len(queries), QUERIES)]
+        parts = [self._best(queries[i : i + QUERIES], k, tiles) for i in range(0, len(queries), QUERIES)]
         scores, rows = zip(*parts)
         return np.concatenate(scores), np.concatenate(rows)
 
-    def _best(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _best(
+        self, queries: np.ndarray, k: int, tiles: Sequence[dict[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray]:
         count, devices = len(queries), len(self.parallel.devices)
         local = min(k, sum(self._sizes))
         if local not in self._compiled:
@@ -87,7 +105,7 @@ class Searcher:
             self._compiled[local] = self.parallel.map_shards(function)
         # Compiled once for every power of two of queries.
         queries = np.pad(queries, ((0, (1 << (count - 1).bit_length()) - count), (0, 0)))
-        scores, rows = self._compiled[local](queries, self._tiles)  # [devices,Q,local]
+        scores, rows = self._compiled[local](queries, tiles)  # [devices,Q,local]
         starts = np.cumsum([0, *self._sizes[:-1]])
         tile = np.searchsorted(starts, rows, side="right") - 1
         # Before a tile are those that all devices had before, and in it the shares of the devices before.

@@ -11,7 +11,7 @@ old index whole. Where there come to be many segments, or more that does not cou
 import contextlib
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -135,6 +135,15 @@ class MomentStore:
         """The part that ranks the moments, on these devices."""
         return FolderSearcher(self, parallel)
 
+    def rows_that_count(self, videos: Collection[str]) -> list[np.ndarray]:
+        """[M] bool for each segment: the rows of these videos; those that are not in the index have none."""
+        marked = [np.zeros(len(segment.videos), bool) for segment in self.segments]
+        for video in videos:
+            if video in self._place:
+                place, v = self._place[video]
+                marked[place][v] = True
+        return [np.repeat(mark, np.diff(segment.offsets)) for mark, segment in zip(marked, self.segments)]
+
     def rows_of(self, video: str) -> tuple[Segment, slice]:
         """The segment and rows of a video; UserError where it is not in the index."""
         if video not in self._place:
@@ -191,9 +200,15 @@ class FolderSearcher:
     def _rows(self):
         return Searcher(self._store, self._parallel)
 
-    def top(self, queries: np.ndarray, k: int) -> list[Ranked]:
-        """The k best moments for each of queries [Q,E], of all videos; fewer where there are no more."""
-        scores, rows = self._rows(queries, k)
+    def top(self, queries: np.ndarray, k: int, videos: Collection[str] | None = None) -> list[Ranked]:
+        """The k best moments for each of queries [Q,E]; fewer where there are no more.
+
+        Args:
+          queries: [Q,E].
+          k: number of moments.
+          videos: the videos that are searched; None is all.
+        """
+        scores, rows = self._rows(queries, k, None if videos is None else self._store.rows_that_count(videos))
         return [Ranked(*self._store.locate(r), s) for s, r in zip(scores, rows)]
 
     def of_video(self, query: np.ndarray, video: str) -> Ranked:

@@ -49,7 +49,7 @@ from vmr_jax.retrieval.corpus import Corpus, Editable
 from vmr_jax.retrieval.hits import ServedVideo
 from vmr_jax.retrieval.openapi import description
 from vmr_jax.retrieval.uploads import Uploads
-from vmr_jax.retrieval.waiting import MAX_MOMENTS, SearchQueue
+from vmr_jax.retrieval.waiting import MAX_MOMENTS, SearchQueue, Videos
 from vmr_jax.retrieval.workers import Workers
 
 seldom = Seldom()
@@ -90,6 +90,7 @@ class Service:
         self._pictures, self._exports = Workers(2, MAX_PICTURES), Workers(1, MAX_EXPORTS)
         self._orders = itertools.count()
         self._sorted: tuple[Mapping[str, ServedVideo], list[tuple[str, str]]] | None = None
+        self._last: tuple[Mapping[str, ServedVideo], questions.Filter, frozenset[str]] | None = None
         folder = resources.files(__package__) / "page"
         self._page = folder.joinpath("page.html").read_text(encoding="utf-8")
         self._files = {f.name: f.read_bytes() for f in folder.iterdir() if Path(f.name).suffix in _FILES}
@@ -151,15 +152,21 @@ class Service:
         videos = self.corpus.videos()
         if question.video is not None:
             _check_video(question.video, videos)
-        keep = None
+        searched: Videos = question.video
         if question.filter is not None:
-            wanted = {video.id for video in videos.values() if question.filter.keeps(video)}
-
-            def keep(moment: Any) -> bool:
-                return moment.video in wanted
-
-        found = await self.queue.ask(question.query, question.k, question.video, keep)
+            wanted = self._filtered(question.filter, videos)
+            if not wanted or (searched is not None and searched not in wanted):
+                return JSONResponse({"moments": [], "confident": None})
+            searched = searched or wanted
+        found = await self.queue.ask(question.query, question.k, searched)
         return JSONResponse({"moments": self._moments(found), "confident": self._is_confident(found)})
+
+    def _filtered(self, limits: questions.Filter, videos: Mapping[str, ServedVideo]) -> frozenset[str]:
+        """The videos that a filter keeps; those of the last one are known, as people ask on."""
+        if self._last is None or self._last[0] is not videos or self._last[1] != limits:
+            wanted = frozenset(video.id for video in videos.values() if limits.keeps(video))
+            self._last = videos, limits, wanted
+        return self._last[2]
 
     def _is_confident(self, found: Sequence[Any]) -> bool | None:
         """Whether the best moment is a match; None where scores are not calibrated."""

@@ -73,6 +73,11 @@ def content_of(stored: str) -> str:
     return stored.partition(":")[0]
 
 
+def start_of(stored: str) -> float:
+    """The second at which the window of a stored id begins."""
+    return float(stored.partition(":")[2])
+
+
 def follow(folder: Path, encoder: MomentEncoder, names: Mapping[str, str]) -> MomentIndex:
     """The index of videos, brought to those that there are: new ones are encoded, those that are gone removed.
 
@@ -129,7 +134,7 @@ def _gone(store: MomentStore, names: Mapping[str, str]) -> list[str]:
 
 def _shifted(window: EncodedVideo) -> EncodedVideo:
     """The moments of a window in seconds of its video."""
-    start = np.float32(float(window.id.partition(":")[2]))
+    start = np.float32(start_of(window.id))
     return EncodedVideo(window.id, window.vectors, np.asarray(window.spans, np.float32) + start)
 
 
