@@ -136,6 +136,8 @@ CLIPS = {
     "didemo": (6, 0),
     "tempo": (6, 0),
 }
+# Patches of the frames: the stream that VDI's injections read (config.dataset.streams.objects).
+PATCHES = ("clip_vit_b32_patches", 49, 512)
 STREAMS = ("video", "subtitles")  # options that read one of two streams, of the data sets that have both
 
 # dataset -> words kept of a sentence. FVMR keeps 20; the longest sentence of Charades-STA has 11.
@@ -245,6 +247,15 @@ def map_size(config: ml_collections.ConfigDict) -> None:
     config.model.num_clips, config.model.scale_layers = MAPS[config.dataset.name]
     if 256 % config.model.num_clips:
         config.input.num_clips = config.model.num_clips  # DiDeMo and TEMPO: one row per chunk
+
+
+def injections(config: ml_collections.ConfigDict) -> None:
+    """VDI's two injections, where the architecture can carry them; the dataset is already chosen."""
+    config.model.context, config.model.dynamics = "static", "transformer"
+    if config.dataset.name in EMBEDDED:
+        config.model.plugin_hidden = 128
+    else:
+        config.dataset.streams.objects = PATCHES
 
 
 def with_streams(options: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -7,6 +7,9 @@
         config.text.encoder_dir is the folder of huggingface.co/distilbert/distilbert-base-uncased.
     python launch.py --config=configs/mmn.py:charades_sta,vgg,glove --config.dataset.manual_dir=DIR
         word vectors and an LSTM in the place of DistilBERT (ours).
+    python launch.py --config=configs/mmn.py:storyboard,vdi
+        trained with VDI's two injections (vmr_jax/layers/injection.py): charades_sta,clip,vdi and so on, too,
+        with patches of the frames as configs/vdi.py says.
     python launch.py --config=configs/mmn.py:jsonl --config.dataset.manual_dir=DIR ...
         your own data; see data/jsonl/README.md. The other datasets of DATASETS work in the same way.
 
@@ -19,8 +22,9 @@ here it is the validation split.
 
 from vmr_jax.configs import common, datasets
 
+_OPTIONS = {"storyboard": ("vdi",), "films": ()}
 DATASETS = {
-    dataset: (*options, *(() if dataset in datasets.EMBEDDED else ("glove",)))
+    dataset: (*options, *_OPTIONS.get(dataset, ("glove", "vdi")))
     for dataset, options in datasets.DATASETS.items()
 }
 
@@ -98,6 +102,8 @@ def get_config(arg=None):
         config.optimizer.learning_rate = 1e-3
         config.optimizer.decay_at = ("9 epochs",)
         config.train_for = "12 epochs"
+        if "vdi" in options:
+            datasets.injections(config)
         return config
     if config.model.text == "distilbert":
         frozen = f"from {setting['frozen']} epochs"
@@ -108,6 +114,8 @@ def get_config(arg=None):
     datasets.map_size(config)
     if dataset.startswith("charades"):
         config.input.num_clips = 32
+    if "vdi" in options:
+        datasets.injections(config)
     if config.evaluation.protocol != "consensus":  # which ranks all segments
         config.evaluation.nms_threshold = setting["nms"]
     return config

@@ -9,15 +9,20 @@
     python launch.py --config=configs/two_d_tan.py:jsonl --config.dataset.manual_dir=DIR ...
         your own data; see data/jsonl/README.md. The other datasets of DATASETS work in the same way.
 
-Options pool (default) and conv choose the moment map. Paper, Charades-STA VGG, R@1 / R@5 (%): pool IoU .5
-39.70 / 80.32, IoU .7 23.31 / 51.26; conv 39.81 / 79.33, 23.25 / 52.15. ActivityNet Captions C3D, IoU .5: pool
-44.51 / 77.13, conv 44.05 / 76.65. TACoS C3D, IoU .5: pool 25.32 / 45.04, conv 25.17 / 44.24.
+Options pool (default) and conv choose the moment map. With vdi (storyboard,vdi or charades_sta,clip,vdi) it is
+trained with VDI's two injections (vmr_jax/layers/injection.py), which read patches of the frames, as
+configs/vdi.py says. Paper, Charades-STA VGG, R@1 / R@5 (%): pool IoU .5 39.70 / 80.32, IoU .7 23.31 / 51.26;
+conv 39.81 / 79.33, 23.25 / 52.15. ActivityNet Captions C3D, IoU .5: pool 44.51 / 77.13, conv 44.05 / 76.65.
+TACoS C3D, IoU .5: pool 25.32 / 45.04, conv 25.17 / 44.24.
 """
 
 from vmr_jax.configs import common, datasets
 
 _MAPS = ("pool", "conv")
-DATASETS = {dataset: (*options, *_MAPS) for dataset, options in datasets.DATASETS.items()}
+DATASETS = {
+    dataset: (*options, *_MAPS, *(() if dataset == "films" else ("vdi",)))
+    for dataset, options in datasets.DATASETS.items()
+}
 
 # Kernel, layers, IoU range and NMS threshold (pool, conv) of the official configs.
 _SETTINGS = {
@@ -52,9 +57,13 @@ def get_config(arg=None):
         config.model.map_layers = 4
         config.optimizer.learning_rate = 1e-3
         config.train_for = "10 epochs"
+        if "vdi" in options:
+            datasets.injections(config)
         return config
     datasets.manual_dataset(config, dataset, options)
     datasets.map_size(config)
+    if "vdi" in options:
+        datasets.injections(config)
     if dataset.startswith("charades"):
         config.text.tokenizer = "whitespace_no_stop"
     return config

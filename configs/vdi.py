@@ -82,5 +82,5 @@ def get_config(arg=None):
     if dataset.startswith("charades"):
         config.input.num_clips = 32
     if config.model.dynamics != "off":
-        config.dataset.streams.objects = ("clip_vit_b32_patches", 49, 512)
+        config.dataset.streams.objects = datasets.PATCHES
     return config

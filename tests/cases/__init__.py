@@ -2,8 +2,9 @@
 
 A module has SMALL, hyper-parameters for `batches.random_batch`; `golden()`, the parameter count of every
 'dataset,variant' of its config; and, where random draws depend on the padding, WITHOUT_DRAWS, the fields that
-switch them off; TOLERANCE where float32 sums in another order differ by more than 1e-6; and DRAWS_ROWS = True
-where rows of the batch are drawn, so that their order matters.
+switch them off; TOLERANCE where float32 sums in another order differ by more than 1e-6; DRAWS_ROWS = True
+where rows of the batch are drawn, so that their order matters; and OPTIONS, name -> fields beside SMALL, of
+settings with parts that SMALL lacks.
 """
 
 import importlib
@@ -28,3 +29,4 @@ def manual_variants(datasets) -> list[tuple[str, str, int]]:
 
 
 ALL = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
+OPTIONS = [f"{name},{option}" for name, case in ALL.items() for option in getattr(case, "OPTIONS", {})]

@@ -1,6 +1,7 @@
 """MMN."""
 
 from cases import manual_variants, other_width
+from cases.vdi import injections
 from vmr_jax.configs.mmn import DATASETS
 
 SMALL = dict(
@@ -15,6 +16,9 @@ SMALL = dict(
     temperature=0.5,
     contrast_weight=0.2,
 )
+OPTIONS = {
+    "injections": dict(context="static", dynamics="transformer", plugin_heads=2, plugin_hidden=8),
+}
 
 _HEADS = 2 * (512 * 256 + 256)  # of the map
 _SENTENCE = 2 * 768 + 2 * (768 * 256 + 256)  # layer norm and both heads
@@ -39,11 +43,12 @@ def golden() -> dict[str, int]:
     # Clips 64 * 64 + 64; four 3 x 3 convolutions of 64 with bias and norm; four heads 64 * 64 + 64; LSTM of two
     # directions of 32 over 50-d words; layer norm.
     storyboard = 4160 + 4 * (9 * 4096 + 3 * 64) + 4 * 4160 + 2 * 4 * 32 * (50 + 32 + 2) + 2 * 64
-    counts = {"storyboard": storyboard}
+    counts = {"storyboard": storyboard, "storyboard,vdi": storyboard + injections(64, 64, 4, 32, 128)}
     for arg, dataset, dim in manual_variants(DATASETS):
         if dataset.startswith("activitynet"):
             counts[arg] = other_width(ACTIVITYNET, 500, dim, 512)
         else:
             counts[arg] = other_width(CHARADES, 4096, dim, 512)
     counts["charades_sta,vgg,glove"] = CHARADES - DISTILBERT + _LSTM
+    counts["charades_sta,vgg,vdi"] = CHARADES + injections(4096, 768, 49, 512, 2048)
     return counts

@@ -31,17 +31,22 @@ def _lstm(inputs, units):
     return 2 * 4 * (units // 2) * (inputs + units // 2 + 2)
 
 
-def _count(dim, kernel, layers, width, space, patches, patch_dim, hidden, text):
-    """`dim` of a frame; `width` of the map convolutions and of a sentence."""
-    convs = (kernel**2) * width * (dim + (layers - 1) * width) + layers * 3 * width
-    heads = 2 * _linear(width, space)
+def injections(dim, width, patches, patch_dim, hidden):
+    """Both injections: `dim` of a frame, `width` of a sentence."""
     transformer = 4 * _linear(width, width) + _linear(width, hidden) + _linear(hidden, width) + 2 * 2 * width
     # The decoder: a second attention, with keys and values from the frames, and a third norm.
     memory = 2 * _linear(width, width) + 2 * _linear(dim, width) + 2 * width
     context = transformer + memory + _linear(width, width)
     dynamics = _linear(dim, width) + _linear(patch_dim, width) + _linear(patches, width)
     dynamics += transformer + _linear(width, width)
-    return convs + 2 * heads + text + context + dynamics  # heads of the map and of the sentence
+    return context + dynamics
+
+
+def _count(dim, kernel, layers, width, space, patches, patch_dim, hidden, text):
+    """`dim` of a frame; `width` of the map convolutions and of a sentence."""
+    convs = (kernel**2) * width * (dim + (layers - 1) * width) + layers * 3 * width
+    heads = 2 * 2 * _linear(width, space)  # of the map and of the sentence
+    return convs + heads + text + injections(dim, width, patches, patch_dim, hidden)
 
 
 def golden() -> dict[str, int]:

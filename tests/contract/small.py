@@ -15,7 +15,7 @@ from vmr_jax.training.step import initial_state, make_step
 
 
 class Small:
-    """The model that `cases` describes.
+    """The model that `cases` describes, of 'architecture' or of 'architecture,option'.
 
     Attributes:
       model: it, with its random draws.
@@ -26,8 +26,9 @@ class Small:
     """
 
     def __init__(self, name: str):
+        name, _, option = name.partition(",")
         case = cases.ALL[name]
-        self.model = models.create(name, **case.SMALL)
+        self.model = models.create(name, **case.SMALL, **(case.OPTIONS[option] if option else {}))
         self.quiet = self.model.clone(**getattr(case, "WITHOUT_DRAWS", {}))
         self.batch = random_batch()
         self.tolerance = getattr(case, "TOLERANCE", 1e-6)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from applied import random_variables
-from cases import ALL
+from cases import ALL, OPTIONS
 from programs import free_programs
 from small import Small
 
@@ -45,6 +45,7 @@ def objective(model, batch):
     return model.loss(outputs, batch, epoch=np.int32(0))
 
 
+@pytest.mark.parametrize("small", [*ALL, *OPTIONS], indirect=True)
 def test_required_fields_are_those_that_training_reads(small):
     """Without the other optional fields it trains; without one of its own it does not.
 

@@ -61,3 +61,10 @@ def test_the_gradient_is_finite_and_not_zero(small):
 def test_jit_on_one_device(small):
     """Of the others it is between what is compared above: `pmap` on one device and `jit` on eight."""
     assert_close(small.trained(small.model, "jit", 1), small.one_step, small.tolerance)
+
+
+@pytest.mark.parametrize("small", cases.OPTIONS, indirect=True)
+def test_options_add_nothing_that_depends_on_padding_or_devices(small):
+    test_padding_and_sharing_change_nothing(small)
+    test_loss_is_the_sum_of_its_terms(small)
+    test_the_gradient_is_finite_and_not_zero(small)

@@ -10,6 +10,7 @@ import pytest
 from batches import random_batch
 
 from vmr_jax.errors import UserError
+from vmr_jax.layers import map2d
 from vmr_jax.layers.map2d import candidate_mask
 from vmr_jax.models import mmn
 
@@ -128,11 +129,11 @@ def test_score_ranking_and_map():
     matching = mmn.Outputs(jnp.float32([[0, np.log(3), 5]]), jnp.float32([[-0.5, 1, -1.0000001]]), None, None)
     scores = mmn.product_score(matching, 0.5)
     np.testing.assert_allclose(scores, [[0.25, 0.75, 0]], rtol=1e-6)
-    moments = mmn.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 2)
+    moments = map2d.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 2)
     np.testing.assert_allclose(moments.spans, [[[0, 4], [0, 2]]])
     np.testing.assert_allclose(moments.scores, [[0.75, 0.25]], rtol=1e-6)
-    chex.assert_shape(mmn.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 0).spans, (1, 3, 2))
-    np.testing.assert_allclose(mmn.score_map(scores, CANDIDATES), [[[0.25, 0.75], [np.nan, 0]]], rtol=1e-6)
+    chex.assert_shape(map2d.rank_candidates(scores, CANDIDATES, jnp.float32([4]), 0).spans, (1, 3, 2))
+    np.testing.assert_allclose(map2d.score_map(scores, CANDIDATES), [[[0.25, 0.75], [np.nan, 0]]], rtol=1e-6)
 
 
 def test_joined_vectors_are_the_linear_part_of_the_log_score():
@@ -146,7 +147,7 @@ def test_joined_vectors_are_the_linear_part_of_the_log_score():
     rng = np.random.default_rng(0)
     moments, sentences = (rng.normal(size=(2, 4, 3)).astype(np.float32) for _ in range(2))
     joined = mmn.joined_sentence(tuple(sentences), 0.3, 10.0)
-    dot = np.einsum("bd,bd->b", joined, mmn.joined_moments(tuple(moments)))
+    dot = np.einsum("bd,bd->b", joined, np.concatenate(moments, axis=-1))
     overlap, contrast = np.einsum("kbc,kbc->kb", moments, sentences)
     np.testing.assert_allclose(dot, by_overlap * overlap + by_contrast * contrast, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""VDI: masked queries, both injections, every ablation, and that nothing of them is left at test."""
+"""VDI: masked queries, every ablation, that MMN becomes it, and that nothing of it is left at test."""
 
 import dataclasses
 import functools
@@ -15,10 +15,10 @@ from cases.vdi import SMALL
 from vmr_jax import published
 from vmr_jax.configs.vdi import get_config
 from vmr_jax.errors import UserError
-from vmr_jax.layers.recurrent import LSTM
-from vmr_jax.layers.transformer import DecoderLayer, sine_positions
-from vmr_jax.models import create
-from vmr_jax.models.vdi import Outputs, SpatialDynamics, VisualContext, close_up, consistency
+from vmr_jax.layers.clips import average_clips
+from vmr_jax.layers.injection import Injected
+from vmr_jax.models import create, mmn
+from vmr_jax.models.mmn import Outputs
 
 CLIP = dict(text="clip", text_vocab=20, text_layers=1, text_heads=2, text_positions=7)
 NO_DRAWS = dict(plugin_dropout=0.0)
@@ -66,24 +66,10 @@ def random_variables(model, batch):
     return {"params": params, "batch_stats": stats}
 
 
-def fields_of(outputs):
-    return {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
-
-
 @pytest.fixture(scope="module")
 def full():
     model = create("vdi", **SMALL, **NO_DRAWS)
     return model, random_variables(model, random_batch())
-
-
-def test_close_up_keeps_the_order():
-    tokens, kept = np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), np.array([[0, 1, 0, 1], [0, 0, 0, 0]], bool)
-    found, mask = close_up(tokens, kept)
-    np.testing.assert_array_equal(mask, [[1, 1, 0, 0], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(found[0, :2], [2, 4])
-    vectors, same = close_up(tokens[..., None] * np.array([1, 10]), kept)
-    np.testing.assert_array_equal(vectors[0, :2], [[2, 20], [4, 40]])
-    np.testing.assert_array_equal(same, mask)
 
 
 def query_of(batch, kind, text, masked, vector):
@@ -122,22 +108,16 @@ def test_masked_queries(text, masked):
         assert np.abs(found - encode("query", batch)).max() > 1e-2
 
 
-def test_consistency_by_hand():
-    # Cosines of the movements: 1, 0; 0, 1. Of the queries: 1, .6; .6, 1.
-    movement, dynamic = jnp.eye(2), jnp.float32([[1, 0], [0.6, 0.8]])
-    np.testing.assert_allclose(consistency(movement, dynamic), [[0, 0.36], [0.36, 0]], atol=1e-6)
-
-
 def test_losses_by_hand():
     model = create("vdi", **{**SMALL, "context_weight": 0.5, "dynamics_weight": 0.01})
     batch = dataclasses.replace(random_batch(), example_mask=np.arange(8) < 2)
     matching = [np.zeros((8, 10)), np.zeros((8, 10)), np.zeros((8, 10, 6)), np.zeros((8, 6))]
-    outputs = Outputs(
-        *map(jnp.float32, matching),
+    injected = Injected(
         context_gap=jnp.arange(1.0, 9),
         movement=jnp.tile(jnp.eye(2), (4, 1)),
         dynamic=jnp.tile(jnp.float32([[1, 0], [0.6, 0.8]]), (4, 1)),
     )
+    outputs = Outputs(*map(jnp.float32, matching), injected)
     terms = model.loss(outputs, batch, epoch=jnp.int32(0))
     assert set(terms) == TERMS | {"context", "dynamics"}
     # Of two real rows: (1 + 2) / 2 and, over the four pairs, 2 * .36 / 4.
@@ -147,62 +127,6 @@ def test_losses_by_hand():
     assert terms["dynamics"].count == 4 and terms["context"].count == 2
     later = model.loss(outputs, batch, epoch=jnp.int32(99))  # no term depends on the epoch
     chex.assert_trees_all_equal(terms, later)
-
-
-def dense(params, x):
-    return x @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
-
-
-def test_movement_by_its_equations():
-    """Eqs. 3 and 4 frame by frame in numpy, with an LSTM behind them; every third patch is masked."""
-    batch = random_batch()
-    mask = batch.object_mask & (np.arange(8 * 16 * 2).reshape(8, 16, 2) % 3 > 0)
-    batch = dataclasses.replace(batch, object_mask=mask)
-    dynamic = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
-    module = SpatialDynamics("lstm", 6, 2, 8, 0.0, jnp.float32)
-    params = jax.jit(module.init)(jax.random.key(0), dynamic, batch)["params"]
-    params = jax.tree.map(lambda x: np.asarray(x) + 0.1, params)  # biases are zero at first
-    movement, words = jax.jit(module.apply)({"params": params}, dynamic, batch)
-
-    rows = np.zeros((8, 16, 6), np.float32)
-    for b in range(8):
-        for t in range(16):
-            heat = np.zeros(2, np.float32)
-            for o in range(2):
-                if mask[b, t, o]:
-                    patch = dense(params["patch"], batch.objects[b, t, o])
-                    heat[o] = dense(params["frame"], batch.video[b, t]) @ patch / np.sqrt(6)
-            rows[b, t] = dense(params["heat"], heat)
-    states = LSTM(6).apply({"params": params["lstm"]}, rows, batch.video_mask)
-    for b in range(8):
-        mean = np.mean([states[b, t] for t in range(16) if batch.video_mask[b, t]], axis=0)
-        np.testing.assert_allclose(movement[b], mean / np.linalg.norm(mean), atol=1e-5)
-    words_by_hand = dense(params["dynamic"], dynamic)
-    words_by_hand /= np.linalg.norm(words_by_hand, axis=1, keepdims=True)
-    np.testing.assert_allclose(words, words_by_hand, atol=1e-5)
-
-
-def test_context_is_what_the_probe_finds_in_the_frames():
-    """Eqs. 1 and 2, with the decoder layer taken apart."""
-    batch, rng = random_batch(), np.random.default_rng(0)
-    dynamic, probe = rng.normal(size=(2, 8, 6)).astype(np.float32)
-    module = VisualContext(6, 2, 8, 0.0, jnp.float32)
-    params = jax.jit(module.init)(jax.random.key(0), dynamic, probe, batch)["params"]
-    found = jax.jit(module.apply)({"params": params}, dynamic, probe, batch)
-    context = DecoderLayer(6, 2, 8, 0.0).apply(
-        {"params": params["decoder"]}, probe[:, None], batch.video, np.ones((8, 1), bool), batch.video_mask,
-        batch.example_index, train=False, memory_positions=sine_positions(batch.video_mask, 6),
-    )  # fmt: skip
-    expected = ((dense(params["dynamic"], dynamic) - context[:, 0]) ** 2).sum(1)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    # A sum: what a query of zeros lacks is all of the decoder's normalised output, which is F = 6 at first.
-    nothing = jax.jit(module.apply)({"params": params}, jnp.zeros_like(dynamic), probe, batch)
-    np.testing.assert_allclose(nothing, 6, rtol=1e-3)
-    noise = np.where(batch.video_mask[..., None], batch.video, 7)
-    other = jax.jit(module.apply)({"params": params}, dynamic, probe, batch.replace(video=noise))
-    np.testing.assert_allclose(other, found, rtol=1e-5)
-    still = jax.jit(module.apply)({"params": params}, dynamic, probe, batch.replace(video=batch.video[:, ::-1]))
-    assert np.abs(still - found).max() > 1e-3
 
 
 @pytest.mark.parametrize("row", ABLATIONS)
@@ -242,7 +166,7 @@ def test_what_probes_the_frames(probe, read):
     model = create("vdi", **{**SMALL, **NO_DRAWS, "context": probe, "dynamics": "off"})
     batch = random_batch()
     variables = random_variables(model, batch)
-    expected = apply(model, variables, batch, train=True).context_gap
+    expected = apply(model, variables, batch, train=True).injected.context_gap
     # Of the whole query only words that are not in the dynamic query change.
     other = np.where(batch.dynamic_words[..., None], batch.query_vectors, 1 + batch.query_vectors)
     changes = {
@@ -252,13 +176,13 @@ def test_what_probes_the_frames(probe, read):
     for name, changed in changes.items():
         if probe == "static" and name == "query_vectors":
             continue
-        found = apply(model, variables, changed, train=True).context_gap
+        found = apply(model, variables, changed, train=True).injected.context_gap
         assert (np.abs(found - expected).max() > 1e-4) == (name == read)
     for changed in (
         batch.replace(dynamic_words=batch.query_mask),
         batch.replace(video=batch.video[:, ::-1]),
     ):
-        assert np.abs(apply(model, variables, changed, train=True).context_gap - expected).max() > 1e-4
+        assert np.abs(apply(model, variables, changed, train=True).injected.context_gap - expected).max() > 1e-4
 
 
 def test_at_test_nothing_of_the_injections_is_left(full):
@@ -267,12 +191,12 @@ def test_at_test_nothing_of_the_injections_is_left(full):
     bare = dataclasses.replace(batch, objects=None, object_mask=None, static_words=None, dynamic_words=None)
     expected = apply(model, variables, bare)
     chex.assert_shape(expected.contrast, (8, 10))
-    assert expected.context_gap is expected.movement is expected.dynamic is None
+    assert expected.injected is None
     params = {name: value for name, value in variables["params"].items() if name in MAP}
     baseline = create("vdi", **{**SMALL, "context": "off", "dynamics": "off"})
     found = apply(baseline, {**variables, "params": params}, batch)
     chex.assert_trees_all_equal(found, expected)
-    trained = apply(model, variables, batch, train=True)
+    trained = apply(model, variables, batch, train=True).injected
     assert trained.context_gap.shape == (8,) and trained.movement.shape == trained.dynamic.shape == (8, 8)
 
 
@@ -286,8 +210,8 @@ def test_rows_of_one_video_can_share_its_map(full):
     found = apply(model.clone(queries_per_video=2), variables, batch, train=True)
     chex.assert_shape([expected.moments, found.moments], [(8, 10, 6), (4, 10, 6)])
     np.testing.assert_allclose(found.moments, expected.moments[::2], atol=1e-5)
-    same = {name: value for name, value in fields_of(found).items() if name != "moments"}
-    chex.assert_trees_all_close(same, {name: fields_of(expected)[name] for name in same}, atol=1e-4)
+    same = dataclasses.replace(found, moments=expected.moments)
+    chex.assert_trees_all_close(same, expected, atol=1e-4)
 
 
 def test_prediction_and_dual_encoder(full):
@@ -305,6 +229,35 @@ def test_prediction_and_dual_encoder(full):
     np.testing.assert_allclose(moments.scores, -np.sort(-score, axis=1), atol=1e-6)
     np.testing.assert_allclose(moments.spans[:, 0], spans[np.arange(8), score.argmax(1)])
     np.testing.assert_allclose(np.nanmax(model.explain(outputs, batch)["map"], (1, 2)), moments.scores[:, 0])
+
+
+class WithoutItsLayers(mmn.Model):
+    """MMN without the two layers that VDI leaves out: that of the clips, and the norm of the sentence."""
+
+    def setup(self):
+        super().setup()
+        self.clips = lambda video, mask: average_clips(video, mask, self.num_clips)
+        self.sentence_norm = lambda sentence: sentence
+
+
+def test_mmn_with_the_injections_is_vdi(full):
+    """Outputs, every term of the loss and all gradients, with the same weights."""
+    model, variables = full
+    batch = random_batch()
+    fields = {**SMALL, **NO_DRAWS, "context": "static", "dynamics": "transformer"}
+
+    def everything(model, variables):
+        def objective(params):
+            outputs = model.apply({**variables, "params": params}, batch, train=True, mutable=["batch_stats"])
+            terms = {name: x.value() for name, x in model.loss(outputs[0], batch, epoch=jnp.int32(0)).items()}
+            return sum(terms.values()), (outputs, terms)
+
+        return jax.value_and_grad(objective, has_aux=True)(variables["params"])
+
+    found = jax.jit(everything, static_argnums=0)(WithoutItsLayers(**fields), variables)
+    expected = jax.jit(everything, static_argnums=0)(model, variables)
+    assert set(expected[0][1][1]) == TERMS | {"context", "dynamics"}
+    chex.assert_trees_all_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_text_encoder_learns_at_a_tenth_of_the_rate():

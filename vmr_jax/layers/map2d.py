@@ -78,12 +78,28 @@ def rank_cells(scores: jax.Array, mask: np.ndarray, duration: jax.Array, k: int 
 
     Only cells of `mask` [G,G] are returned. Ties: the earlier start first, then the earlier end.
     """
-    num_clips = mask.shape[0]
-    chex.assert_shape(scores, (duration.shape[0], num_clips, num_clips))
+    chex.assert_shape(scores, (duration.shape[0], *mask.shape))
     rows, columns = np.nonzero(mask)
-    spans = cell_spans(num_clips, duration)[:, rows, columns]
-    candidates = scores[:, rows, columns]
-    return rank(spans, candidates, jnp.ones(candidates.shape, bool), k or len(rows))
+    return rank_candidates(scores[:, rows, columns], mask, duration, k)
+
+
+def candidate_spans(mask: np.ndarray, duration: jax.Array) -> jax.Array:
+    """Returns [B,M,2] seconds of the candidates `mask` [G,G], row by row, in videos of [B] seconds."""
+    rows, columns = np.nonzero(mask)
+    return cell_spans(len(mask), duration)[:, rows, columns]
+
+
+def rank_candidates(scores: jax.Array, mask: np.ndarray, duration: jax.Array, k: int = 0) -> Moments:
+    """The k best of scores [B,M] of the candidates `mask` [G,G], best first; all of them where k is 0."""
+    spans = candidate_spans(mask, duration)
+    return rank(spans, scores, jnp.ones(scores.shape, bool), k or scores.shape[1])
+
+
+def score_map(scores: jax.Array, mask: np.ndarray) -> jax.Array:
+    """Scores [B,M] of the candidates `mask` [G,G] on the map [B,G,G], NaN where there is no candidate."""
+    rows, columns = np.nonzero(mask)
+    empty = jnp.full((scores.shape[0], *mask.shape), jnp.nan, scores.dtype)
+    return empty.at[:, rows, columns].set(scores)
 
 
 def place_cells(cells: jax.Array, rows: np.ndarray, columns: np.ndarray, num_clips: int) -> jax.Array:

@@ -34,6 +34,8 @@ and num_clips 16, 64, 128; margin 0.4, 0.3, 0.1; contrast_weight 0.05, 0.1, 0.1;
 NMS 0.5, 0.5, 0.4.
 """
 
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax
@@ -42,11 +44,12 @@ import numpy as np
 from flax import struct
 
 from vmr_jax.errors import UserError, check_choices
+from vmr_jax.layers import injection, map2d
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.clips import ClipPool
 from vmr_jax.layers.distilbert import DistilBert
 from vmr_jax.layers.linear import torch_linear
-from vmr_jax.layers.map2d import MapConvs, candidate_mask, cell_spans, iou_map, max_pool_map
+from vmr_jax.layers.map2d import MapConvs, candidate_mask, candidate_spans, iou_map, max_pool_map
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import mean_state
 from vmr_jax.layers.sentence import MeanState
@@ -54,7 +57,7 @@ from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.losses import binary_cross_entropy, scaled_iou
 from vmr_jax.models.base import DualEncoder, GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.moments import iou, rank
+from vmr_jax.moments import iou
 from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Array, Batch, Mean, Moments
 
@@ -74,6 +77,8 @@ CARD = Card(
         "With text='glove', word vectors, a bidirectional LSTM and the mean of its states take DistilBERT's "
         "place.",
         "The official code's map of convolutions, which none of its configs uses, is left out.",
+        "The injections of VDI (Luo et al., CVPR 2023) are an option, off by default; the sentence that they "
+        "train is that behind the layer norm.",
         "Ties: of equal overlaps the earlier candidate is the positive (official: torch.topk, any; 6e-4 of the "
         "contrast), and one equal to NMS's threshold is kept (official: as rounded; 3 lists of 9 differed).",
     ),
@@ -86,7 +91,7 @@ CARD = Card(
         "devices.",
     ),
 )
-CHOICES = {"text": ("distilbert", "glove")}
+CHOICES = {"text": ("distilbert", "glove"), **injection.CHOICES}
 _EPSILON = 1e-6  # under the logarithm of the sentence term (official `ContrastiveLoss`)
 
 
@@ -98,6 +103,7 @@ class Outputs:
     contrast: Array  # [B,M] cosine in the contrastive space
     moments: Array  # [U,M,E] unit vectors of the contrastive space
     sentences: Array  # [B,E] unit vectors of the contrastive space
+    injected: injection.Injected | None = None  # of VDI's injections; at test None
 
 
 # Encoders.
@@ -290,32 +296,8 @@ def product_score(outputs: Outputs, power: float) -> Array:
     return contrast**power * jax.nn.sigmoid(outputs.iou_logits)
 
 
-def candidate_spans(candidates: np.ndarray, duration: Array) -> Array:
-    """Returns [B,M,2] seconds of the candidates [G,G] in videos of [B] seconds."""
-    rows, columns = np.nonzero(candidates)
-    return cell_spans(len(candidates), duration)[:, rows, columns]
-
-
-def rank_candidates(scores: Array, candidates: np.ndarray, duration: Array, keep: int) -> Moments:
-    """Returns the `keep` best of scores [B,M], best first; all of them where it is 0."""
-    spans = candidate_spans(candidates, duration)
-    return rank(spans, scores, jnp.ones(scores.shape, bool), keep or scores.shape[1])
-
-
-def score_map(scores: Array, candidates: np.ndarray) -> Array:
-    """Returns scores [B,M] on the map [B,G,G], NaN where there is no candidate."""
-    rows, columns = np.nonzero(candidates)
-    empty = jnp.full((scores.shape[0], *candidates.shape), jnp.nan, scores.dtype)
-    return empty.at[:, rows, columns].set(scores)
-
-
-def joined_moments(moments: tuple[Array, Array]) -> Array:
-    """Returns both vectors of a moment as one, [...,2E], for `joined_sentence`."""
-    return jnp.concatenate(moments, axis=-1)
-
-
 def joined_sentence(sentences: tuple[Array, Array], power: float, iou_scale: float) -> Array:
-    """Returns [B,2E], whose dot product with `joined_moments` orders moments nearly as `product_score` does.
+    """Returns [B,2E], whose dot product with joined moments orders them nearly as `product_score` does.
 
     The logarithm of the score is power log((1 + c) / 2) + log sigmoid(iou_scale o) of the cosines c and o. The
     dot product is its linear part where both cosines are 0: power c + iou_scale / 2 o.
@@ -327,12 +309,13 @@ def joined_sentence(sentences: tuple[Array, Array], power: float, iou_scale: flo
 # The architecture.
 
 
-class MutualMatching(GroundingModel, DualEncoder):
+class MutualMatching(injection.Injections, GroundingModel, DualEncoder):
     """Everything of MMN but its encoders of clips and sentences, which a subclass adds. Defaults: Charades-STA.
 
-    A subclass gives the unit vectors of both spaces in two methods, `_moments(batch, train)` [U,M,E] and
-    `_query(batch, train)` [B,E]. As a dual encoder its vectors are those of both spaces, joined; the dot
-    product is not the score but the linear part of its logarithm, see `joined_sentence`.
+    A subclass gives the unit vectors of moments in `_moments(batch, train)`, [U,M,E] of both spaces, and the
+    sentences in `_sentences(batch, kinds, train)`, [B,F] of each of several queries, which VDI's injections
+    train where they are on. As a dual encoder its vectors are those of both spaces, joined; the dot product is
+    not the score but the linear part of its logarithm, see `joined_sentence`.
 
     Attributes:
       num_clips: G, number of clips along each side of the map.
@@ -396,33 +379,50 @@ class MutualMatching(GroundingModel, DualEncoder):
         video, mask = (first_of_video(x, rows) for x in (batch.video, batch.video_mask))
         return video, mask, batch.example_mask.reshape(-1, rows).any(1)
 
-    def matching_terms(self, outputs: Outputs, batch: Batch, weight: Array | float) -> dict[str, Mean]:
-        """'iou', the cross-entropy with scaled IoU; 'moment' and 'sentence', the contrast of `weight`."""
+    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
+        """Compares every query with the candidates of its video; in training also runs the injections.
+
+        Raises UserError where T is not a multiple of G, or the rows of a device not one of J (training).
+        """
+        batch.check()
+        moments = self._moments(batch, train)
+        kinds = self.queries(train)
+        sentences = dict(zip(kinds, self._sentences(batch, kinds, train), strict=True))
+        outputs = match(moments, self.sentence_spaces(sentences[kinds[0]]), self.iou_scale)
+        return dataclasses.replace(outputs, injected=self.inject(sentences, batch, train))
+
+    def terms(self, outputs: Outputs, batch: Batch, weight: Array | float) -> dict[str, Mean]:
+        """'iou', the cross-entropy with scaled IoU; 'moment' and 'sentence', the contrast of `weight`.
+
+        With the injections also their `injection_terms`.
+        """
         overlap = overlaps(self.candidates, batch)
         names = ("positives", "margin", "temperature", "negative_iou", "same_iou")
         settings = {name: getattr(self, name) for name in names}
         moment, sentence = contrast_losses(outputs, overlap, batch, **settings, weight=weight)
         terms = {"iou": overlap_loss(outputs, overlap, batch, self.iou_low, self.iou_high)}
-        return {**terms, "moment": moment, "sentence": sentence}
+        terms |= {"moment": moment, "sentence": sentence}
+        return terms | self.injection_terms(outputs.injected, batch)
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns the candidates, best first, by the product of both scores."""
         scores = product_score(outputs, self.score_power)
-        return rank_candidates(scores, self.candidates, batch.duration, self.keep)
+        return map2d.rank_candidates(scores, self.candidates, batch.duration, self.keep)
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Returns the score of every candidate: 'map' [B,G,G]."""
-        return {"map": score_map(product_score(outputs, self.score_power), self.candidates)}
+        return {"map": map2d.score_map(product_score(outputs, self.score_power), self.candidates)}
 
     def encode_moments(self, batch: Batch) -> tuple[Array, Array, Array]:
         """Returns the M candidates: vectors [B,M,2E], spans [B,M,2] in seconds, mask [B,M]."""
-        vectors = joined_moments(self._moments(batch, train=False))
+        vectors = jnp.concatenate(self._moments(batch, train=False), axis=-1)
         spans = candidate_spans(self.candidates, batch.duration)
         return vectors, spans, jnp.broadcast_to(batch.example_mask[:, None], spans.shape[:2])
 
     def encode_query(self, batch: Batch) -> Array:
         """Returns vectors [B,2E]; their dot product with those of moments orders nearly as the score does."""
-        return joined_sentence(self._query(batch, train=False), self.score_power, self.iou_scale)
+        (sentence,) = self._sentences(batch, self.queries(train=False), train=False)
+        return joined_sentence(self.sentence_spaces(sentence), self.score_power, self.iou_scale)
 
 
 class Model(MutualMatching):
@@ -465,34 +465,29 @@ class Model(MutualMatching):
             self.text_encoder = MeanState(self.text_features, self.dtype)
         self.sentence_norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype)
         self.sentence_spaces = JointSpaces(self.space, self.dtype)
-
-    def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Compares every query with the candidates of its video.
-
-        Raises UserError where T is not a multiple of G, or the rows of a device not one of J (training).
-        """
-        batch.check()
-        return match(self._moments(batch, train), self._query(batch, train), self.iou_scale)
+        self.visual_context, self.spatial_dynamics = self.injection_parts(self.text_features)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """'iou': cross-entropy with scaled IoU; 'moment' and 'sentence': the contrast of either."""
+        """The `terms`, of which the contrast fades."""
         factor = jnp.where(epoch < self.contrast_epochs, 1.0, self.late_weight)
-        return self.matching_terms(outputs, batch, self.contrast_weight * factor)
+        return self.terms(outputs, batch, self.contrast_weight * factor)
 
     def requires(self) -> tuple[str, ...]:
-        """Names DistilBERT's subwords."""
-        return ("subwords",) if self.text == "distilbert" else ()
+        """Names DistilBERT's subwords, and what the injections read."""
+        subwords = self.text == "distilbert"
+        return (("subwords",) if subwords else ()) + self.injection_fields(subwords=subwords)
 
     def _moments(self, batch: Batch, train: bool) -> tuple[Array, Array]:
         """Returns moments [U,M,E] of both spaces."""
         video, mask, real = self.videos(batch, train)
         return self.map(self.clips(video, mask), real, train)
 
-    def _query(self, batch: Batch, train: bool) -> tuple[Array, Array]:
-        """Returns sentences [B,E] of both spaces."""
+    def _sentences(self, batch: Batch, kinds: tuple[str, ...], train: bool) -> list[Array]:
+        """Returns [B,F] of each of the `kinds` of queries."""
         if self.text == "distilbert":
-            states = self.text_encoder(batch.subwords, batch.subword_mask, batch.example_index, train)
-            sentence = mean_state(states, batch.subword_mask)  # CLS and SEP included
+            tokens, mask = self.read_queries(batch, kinds, batch.subwords, batch.subword_mask, subwords=True)
+            index = jnp.tile(batch.example_index, len(kinds))
+            sentences = mean_state(self.text_encoder(tokens, mask, index, train), mask)  # CLS and SEP included
         else:
-            sentence = self.text_encoder(self.words(batch), batch.query_mask)
-        return self.sentence_spaces(self.sentence_norm(sentence))
+            sentences = self.text_encoder(*self.read_queries(batch, kinds, self.words(batch), batch.query_mask))
+        return jnp.split(self.sentence_norm(sentences), len(kinds))

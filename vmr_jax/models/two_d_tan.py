@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import check_choices
+from vmr_jax.layers import injection
 from vmr_jax.layers.clips import ClipPool
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.map2d import MapConvs, StackedConvMap, candidate_mask, iou_map, max_pool_map, rank_cells
@@ -58,6 +59,8 @@ CARD = Card(
         "threshold 0.5, of 2% at 0.4 (128), of none at 0.45.",
         "Of equal scores the earlier moment comes first, in the official code the later; cells that are no "
         "candidates, which it ranks behind all others, are left out.",
+        "The injections of VDI (Luo et al., CVPR 2023) are an option, off by default; the sentence that they "
+        "train is the LSTM's last state.",
     ),
     verified=(
         "Parameter counts are those of the official code: 60,925,953 and 69,060,609 (Charades-STA, VGG, pool "
@@ -70,7 +73,7 @@ CARD = Card(
     ),
 )
 
-PROPOSALS = ("pool", "conv")
+CHOICES = {"proposal": ("pool", "conv"), **injection.CHOICES}
 
 
 @struct.dataclass
@@ -78,10 +81,11 @@ class Outputs:
     """Logits of all cells: row is the first clip, column the last; 0 at no candidate."""
 
     logits: jax.Array  # [B,G,G] float32
+    injected: injection.Injected | None = None  # of VDI's injections; at test None
 
 
-class Model(GroundingModel):
-    """2D-TAN, with the settings of Charades-STA and max-pooled proposals.
+class Model(injection.Injections, GroundingModel):
+    """2D-TAN, with the settings of Charades-STA and max-pooled proposals; it can carry VDI's `Injections`.
 
     Attributes:
       num_clips: G, number of clips along each side of the moment map.
@@ -118,45 +122,57 @@ class Model(GroundingModel):
         """Returns [G,G] bool, the moments that are scored."""
         return candidate_mask(self.num_clips, self.scale_layers)
 
+    def setup(self):
+        """Names the parts of the injections; raises UserError for a field that has no such value."""
+        check_choices("2D-TAN", self, CHOICES)
+        self.visual_context, self.spatial_dynamics = self.injection_parts(self.features)
+
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Scores every candidate of every pair; there is nothing random, `train` changes nothing.
+        """Scores every candidate of every pair; without the injections `train` changes nothing.
 
-        Raises UserError for an unknown `proposal`, and where T is not a multiple of G.
+        Raises UserError where T is not a multiple of G.
         """
-        del train
         batch.check()
         # Official code: FrameAvgPool.
         pool = ClipPool(self.features, self.num_clips, dtype=self.dtype, name="clips")
         clips = pool(batch.video, batch.video_mask)
         if self.proposal == "pool":  # Official code: SparsePropMaxPool.
             proposals = max_pool_map(clips, self.candidates)
-        elif self.proposal == "conv":  # Official code: SparsePropConv.
+        else:  # Official code: SparsePropConv.
             proposals = StackedConvMap(self.features, self.scale_layers, self.dtype, name="proposals")(clips)
-        else:
-            raise UserError(
-                f'proposal is "{self.proposal}"; 2D-TAN has the proposals {" and ".join(PROPOSALS)}.'
-            )
 
         words = WordEmbedding(self.vocab_size, self.dtype, name="words")(batch)
-        query = LSTM(self.features, self.lstm_layers, dtype=self.dtype, name="lstm")(words, batch.query_mask)
-        query = last_state(query, batch.query_mask)
+        kinds = self.queries(train)  # the query alone where there are no injections
+        words, mask = self.read_queries(batch, kinds, words, batch.query_mask)
+        states = LSTM(self.features, self.lstm_layers, dtype=self.dtype, name="lstm")(words, mask)
+        sentences = dict(zip(kinds, jnp.split(last_state(states, mask), len(kinds)), strict=True))
 
-        fused = Fusion(self.features, self.dtype, name="fusion")(proposals, query, self.candidates)
+        fusion = Fusion(self.features, self.dtype, name="fusion")
+        fused = fusion(proposals, sentences[kinds[0]], self.candidates)
         # Official code: MapConv.
         convs = MapConvs(self.features, self.map_kernel, self.map_layers, self.dtype, name="convs")
         context = convs(fused, self.candidates)
         # Official code: TAN. In float32 whatever the dtype of the layers, as is everything from here on.
         logits = torch_linear(1, context.astype(jnp.float32), jnp.float32, "score")[..., 0]
-        return Outputs(logits=logits * self.candidates[None].astype(jnp.float32))
+        logits = logits * self.candidates[None].astype(jnp.float32)
+        return Outputs(logits, self.inject(sentences, batch, train))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Returns 'iou': cross-entropy with the scaled IoU (official code: bce_rescale_loss)."""
+        """Returns 'iou': cross-entropy with the scaled IoU (official code: bce_rescale_loss).
+
+        With the injections also their `injection_terms`.
+        """
         del epoch
         iou = iou_map(self.num_clips, batch.span, batch.duration)
         targets = scaled_iou(iou, self.iou_low, self.iou_high)  # y_i
         counted = self.candidates[None] & batch.example_mask[:, None, None]
-        return {"iou": Mean.of(binary_cross_entropy(outputs.logits, targets), counted)}
+        terms = {"iou": Mean.of(binary_cross_entropy(outputs.logits, targets), counted)}
+        return terms | self.injection_terms(outputs.injected, batch)
+
+    def requires(self) -> tuple[str, ...]:
+        """Names what the injections read."""
+        return self.injection_fields()
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns the candidates, best first; the score is the sigmoid of the logit."""
