@@ -100,12 +100,13 @@ class SpatialDynamics(nn.Module):
     def __call__(self, dynamic: Array, batch: Batch) -> tuple[Array, Array]:
         """Returns unit vectors [B,F] of the movement in a video and of its dynamic query [B,F]."""
         objects: Any = batch.objects  # the patches of a frame [B,T,O,D]
+        object_mask: Any = batch.object_mask
         frames = self._dense("frame", batch.video.astype(self.dtype))
         patches = self._dense("patch", objects.astype(self.dtype))
         heat = jnp.einsum("btf,btof->bto", frames, patches) / jnp.sqrt(self.features).astype(
             self.dtype
         )  # Eq. 3
-        x = self._dense("heat", jnp.where(batch.object_mask, heat, 0))  # Eq. 4, m_i
+        x = self._dense("heat", jnp.where(object_mask, heat, 0))  # Eq. 4, m_i
         if self.sequence == "lstm":
             x = LSTM(self.features, dtype=self.dtype, name="lstm")(x, batch.video_mask)
         else:
