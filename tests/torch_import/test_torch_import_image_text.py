@@ -147,6 +147,50 @@ def test_openais_file_gives_the_same(tmp_path):
     assert found.pixels == expected.pixels
 
 
+class Part(torch.nn.Module):
+    """Tensors and parts by their dotted names; of a layer also the mask, which is no parameter."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        parts = {}
+        for name, x in tensors.items():
+            first, _, rest = name.partition(".")
+            if rest:
+                parts.setdefault(first, {})[rest] = x
+            elif x.is_floating_point():
+                self.register_parameter(name, torch.nn.Parameter(x, requires_grad=False))
+            else:
+                self.register_buffer(name, x)
+        for name, of_part in parts.items():
+            self.add_module(name, Part(of_part))
+        if "ln_1" in parts:
+            self.attn_mask = torch.full((2, 2), -torch.inf)
+
+    def forward(self, x):
+        return x + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+def test_openais_file_is_read_as_it_is_downloaded(tmp_path):
+    """It is a program (torch.jit), traced, whose matrices have half precision; nothing of it is run."""
+    folder = write_clip(tmp_path / "clip")
+    names = openai_names(transformers.CLIPModel.from_pretrained(folder).state_dict())
+    halves = {n: x.half() if x.ndim > 1 and x.is_floating_point() else x for n, x in names.items()}
+    program = torch.jit.trace(Part(halves), torch.ones(1))
+    torch.jit.save(program, tmp_path / "ViT-B-32.pt")
+    loaded = torch.jit.load(tmp_path / "ViT-B-32.pt").state_dict()
+    assert set(loaded) == set(names) and loaded["visual.proj"].dtype == torch.float16
+    torch.save({n: x.float() if x.is_floating_point() else x for n, x in halves.items()}, tmp_path / "clip.pt")
+    found, expected = (read_image_text("clip", tmp_path / f"{name}.pt") for name in ("ViT-B-32", "clip"))
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    assert found[:2] == expected[:2] and found.pixels == expected.pixels
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        initial_text_encoder("clip", tmp_path / "ViT-B-32.pt"),
+        found.params["text"],
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "patch, side, width, layers, text, project, count",

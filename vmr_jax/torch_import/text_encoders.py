@@ -8,7 +8,6 @@ entries serve a checkpoint of an architecture that holds such an encoder under a
 
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -129,6 +128,7 @@ def openai_layers(shapes: Shapes, prefix: str, path: str, features: int) -> list
         found += linear(f"{theirs}.mlp.c_fc", f"{ours}/hidden", (4 * features, features))
         found += linear(f"{theirs}.mlp.c_proj", f"{ours}/feed_forward", (features, 4 * features))
         found += norm(f"{theirs}.ln_2", f"{ours}/feed_forward_norm", features)
+        found += _left_out(shapes, f"{theirs}.", ["attn_mask"])  # of the program that OpenAI publishes
     return found
 
 
@@ -273,20 +273,7 @@ def weights_file(name: str, path: Path, setting: str = "config.text.encoder_dir"
 def _read(file: Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         return read_safetensors(file)
-    if _is_torchscript(file):
-        raise UserError(
-            f"{file} is a TorchScript archive, a program with weights (OpenAI publishes CLIP so). Save the "
-            f'weights alone, with PyTorch: torch.save(torch.jit.load("{file.name}", map_location="cpu")'
-            '.state_dict(), "clip.pt"), and let clip.pt be the only .pt file of the folder.'
-        )
     return read_checkpoint(file)
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _check_activation(kind: str, file: Path) -> None:

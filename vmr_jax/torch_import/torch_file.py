@@ -4,7 +4,8 @@ Such a file is a pickle and the numbers of its tensors. Since PyTorch 1.6 they a
 none of them compressed; before that they followed one another. A pickle is a program that may call any
 function. Here it may name the few that make tensors, NumPy's numbers and dictionaries; whatever else it names
 becomes an `Unread` object, which keeps its name, takes all that is done to it and does nothing. But of a whole
-model, which some programs save in place of its state_dict, the tensors by name are kept.
+model, which some programs save in place of its state_dict, the tensors by name are kept; so they are of a
+TorchScript program (torch.jit.save), whose code is not read.
 
 Formats: pytorch.org/docs/stable/notes/serialization.html, and pickletools of Python's standard library.
 """
@@ -260,6 +261,18 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(flat, self.shape, strides, subok=False, writeable=False)
 
 
+class _Scripted(_Object):
+    """An object of a TorchScript program, of which the tensors and parts by name are all that is kept."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, Mapping):
+            self.tensors = {
+                name: x for name, x in state.items() if isinstance(x, _Tensor) or hasattr(x, "tensors")
+            }
+
+
 class _NumpyType:
     """The type of NumPy's numbers while it is read; only its byte order is not in its name."""
 
@@ -316,7 +329,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         path = f"{module}.{name}"
         if path not in self._known:
-            self._known[path] = type("Unread", (_Object,), {"__slots__": (), "name": path})
+            kind = _Scripted if module.startswith("__torch__") else _Object
+            self._known[path] = type("Unread", (kind,), {"__slots__": (), "name": path})
         return self._known[path]
 
     def persistent_load(self, pid: Any) -> Any:
