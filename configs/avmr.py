@@ -29,7 +29,7 @@ def get_config(arg=None):
     config.input.num_clips = 128
     config.optimizer.learning_rate = 1e-3
     config.optimizer.rules = (("agent/actor/.*", 0.1), (".*", 1.0))
-    config.train_for = "100 epochs"
+    config.train_for = "40 epochs"
     config.patience = 10
     if dataset in datasets.EMBEDDED:
         datasets.embedded(config, dataset)
@@ -49,7 +49,7 @@ def get_config(arg=None):
         config.optimizer.schedule = "cosine"
         config.batch_size = 16
         config.train_for = "12 epochs"
-        config.evaluate_every = "2 epochs"
+        config.evaluate_every = "4 epochs"
         return config
     datasets.manual_dataset(config, dataset, options, paper=("tall",))
     if "skip_thoughts" in options:

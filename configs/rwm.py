@@ -30,7 +30,7 @@ def get_config(arg=None):
     config.input.normalize = False
     config.batch_size = 64
     config.optimizer.learning_rate = 1e-3
-    config.train_for = "100 epochs"
+    config.train_for = "90 epochs"
     if dataset in datasets.EMBEDDED:
         datasets.embedded(config, dataset)
         config.model.text = "sentence"
@@ -44,7 +44,7 @@ def get_config(arg=None):
         config.optimizer.schedule = "cosine"
         config.optimizer.l2 = 1e-5
         config.train_for = "40 epochs"
-        config.evaluate_every = "4 epochs"
+        config.evaluate_every = "6 epochs"
         return config
     datasets.manual_dataset(config, dataset, options)
     if "skip_thoughts" in options:

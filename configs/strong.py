@@ -34,7 +34,7 @@ def get_config(arg=None):
     config.input.num_clips = 128
     config.optimizer.learning_rate = 1e-3
     config.optimizer.rules = (("(temporal|spatial)/actor/.*", 0.1), (".*", 1.0))
-    config.train_for = "100 epochs"
+    config.train_for = "60 epochs"
     config.patience = 10
     if dataset in datasets.EMBEDDED:
         datasets.embedded(config, dataset)
@@ -47,7 +47,7 @@ def get_config(arg=None):
         config.model.box_step = 0.1
         config.batch_size = 16
         config.train_for = "20 epochs"
-        config.evaluate_every = "2 epochs"
+        config.evaluate_every = "4 epochs"
         return config
     datasets.manual_dataset(config, dataset, options, paper=("tall",))
     if config.model.spatial:
