@@ -196,6 +196,8 @@ class Batch:
     # Every annotated moment of the query, seconds.
     windows: Array | None = _array("BA2", np.float32, "pair", mask="window_mask", source="annotation")
     window_mask: Array | None = _array("BA", bool, "pair", optional=True)
+    # The moment to which the sentence relates its own ("before she jumps"), seconds; 0 where there is none.
+    context: Array | None = _array("B2", np.float32, "pair", source="records")
     # Scores of the annotators for a clip, summed; 0 where it is irrelevant.
     saliency: Array | None = _array("BT", np.float32, "pair", mask="video_mask", source="records")
 

@@ -64,6 +64,7 @@ def read_file(
     learn: str = "times",
     tags_of: Callable[[str, str], Sequence[str]] | None = None,
     chunks_untold: bool = False,
+    related: bool = False,
 ) -> list[Video]:
     """Reads one file [{"annotation_id", "description", "video", "times", "num_segments"}, ...].
 
@@ -78,6 +79,7 @@ def read_file(
       learn: the field whose moments are voted on; where it is an empty list, "times" are.
       tags_of: (id, where) -> tags of a query.
       chunks_untold: whether a row may lack "num_segments", the number of chunks.
+      related: whether the field "context" is read, the moment to which a sentence relates its own.
     """
     rows = _rows(path)
     chunks = _chunks(rows, found, chunks_untold)
@@ -94,8 +96,10 @@ def read_file(
             voted = windows if learn == "times" else _moments(row, learn, chunks[name], where) or windows
             text = sentence(field(row, "description", where), where)
             tags = tags_of(qid, where) if tags_of else ()
+            context = _context(row, where) if related else None
             video = videos.setdefault(name, Video(name, CHUNK_SECONDS * max(CHUNKS), path.name))
-            video.queries.append(Sentence(qid, text, most_chosen(voted), windows=windows, tags=tags))
+            moment = most_chosen(voted)
+            video.queries.append(Sentence(qid, text, moment, windows=windows, tags=tags, context=context))
     return list(videos.values())
 
 
@@ -128,6 +132,13 @@ def _chunks(rows: list[tuple[str, dict]], found: Annotations, untold: bool) -> d
     if untold:
         found.count(_UNTOLD, sum(not numbers for numbers in told.values()))
     return {video: max(numbers, default=max(CHUNKS)) for video, numbers in told.items()}
+
+
+def _context(row: dict[str, Any], where: str) -> tuple[float, float]:
+    """The moment in "context" in seconds; zeros where there is none."""
+    if row.get("context", []) == []:
+        return 0.0, 0.0
+    return _moments({"context": [row["context"]]}, "context", MOST_CHUNKS, where)[0]
 
 
 def _moments(row: dict[str, Any], name: str, chunks: int, where: str) -> list[tuple[float, float]]:

@@ -60,7 +60,7 @@ class Films(tfds.core.GeneratorBasedBuilder):
             rows = encoded(films(config.seed, split, count), folder, Pixels())
             for i, (film, pixels) in enumerate(rows):
                 on_progress(i, count)
-                yield i, scene_record(film.scene, {"pixels": pixels}, config.seed, translated=False)
+                yield i, scene_record(film.scene, {"pixels": pixels}, config.seed, whole=False)
 
 
 def videos_folder(data_dir: Path, seed: int) -> Path:

@@ -21,6 +21,7 @@ MODALITIES = {
     "constituents": (),
     "static_words": (),
     "dynamic_words": (),
+    "context": (),
 }
 
 

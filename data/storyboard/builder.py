@@ -31,7 +31,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
     A change of content needs a new VERSION, or else prepared files of the old content would be reused.
     """
 
-    VERSION = tfds.core.Version("1.7.0")
+    VERSION = tfds.core.Version("1.8.0")
     RELEASE_NOTES = {
         "1.0.0": "First content.",
         "1.1.0": "People give things to each other.",
@@ -41,6 +41,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         "1.5.0": "There is a second language.",
         "1.6.0": "Sentences have constituency trees.",
         "1.7.0": "Objects are told from people.",
+        "1.8.0": "Before and after what is told.",
     }
     url_infos = None  # nothing is downloaded, so there is no file of checksums to look for
 
@@ -48,7 +49,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Synthetic moment retrieval, a test bed: see data/storyboard/README.md.",
-            features=schema.feature_spec(SHAPES, SENTENCE_DIM, translated=True, parsed=True),
+            features=schema.feature_spec(SHAPES, SENTENCE_DIM, translated=True, parsed=True, related=True),
             disable_shuffling=True,
         )
 

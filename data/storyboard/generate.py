@@ -33,14 +33,17 @@ def generate(seed: int, split: str, train_videos: int) -> Iterator[tuple[Scene, 
         yield scene, render(scene, world, rng)
 
 
-def scene_record(scene: Scene, arrays: dict[str, np.ndarray], seed: int, translated: bool = True) -> dict:
-    """Returns the record (see `vmr_jax.input.schema`) of a scene and its features, in one language or two."""
+def scene_record(scene: Scene, arrays: dict[str, np.ndarray], seed: int, whole: bool = True) -> dict:
+    """Returns the record (see `vmr_jax.input.schema`) of a scene and its features.
+
+    Queries that are not `whole`, those of films, have one language and no moments to which theirs are related.
+    """
     world = vectors(seed)
-    queries = [_query(f"{scene.video}_{k}", q, world, translated) for k, q in enumerate(scene.questions)]
+    queries = [_query(f"{scene.video}_{k}", q, world, whole) for k, q in enumerate(scene.questions)]
     return schema.record(scene.video, scene.duration, queries, f"storyboard, {scene.video}", arrays)
 
 
-def _query(qid: str, question, world: Vectors, translated: bool) -> schema.Query:
+def _query(qid: str, question, world: Vectors, whole: bool) -> schema.Query:
     sentence = question.sentence
     return schema.Query(
         qid=qid,
@@ -51,6 +54,7 @@ def _query(qid: str, question, world: Vectors, translated: bool) -> schema.Query
         edges=sentence.edges,
         static=sentence.static,
         sentence=world.sentence(sentence.text),
-        translation=translate(sentence.text) if translated else "",
+        translation=translate(sentence.text) if whole else "",
         parse=sentence.parse,
+        context=(question.context or (0.0, 0.0)) if whole else None,
     )

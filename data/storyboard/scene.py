@@ -53,11 +53,15 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A sentence, what it means, and the one moment (seconds) of its video that it describes."""
+    """A sentence, what it means, and the one moment (seconds) of its video that it describes.
+
+    `context` is the moment before or after which that is, None where the sentence names none.
+    """
 
     meaning: Meaning
     sentence: Sentence
     span: tuple[float, float]
+    context: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,9 +296,18 @@ def _ask(
         among = [entry for entry in left if entry[0].relation == relation]
         if among:
             meaning, span = choice(rng, among)
-            questions.append(Question(meaning, writer.write(meaning), span))
+            questions.append(Question(meaning, writer.write(meaning), span, _context(scene, meaning)))
             left = [entry for entry in left if _kind(*entry) != _kind(meaning, span)]
     return tuple(questions)
+
+
+def _context(scene: Scene, meaning: Meaning) -> tuple[float, float] | None:
+    """The moment before or after which that of the meaning is."""
+    if meaning.relation not in ("before", "after"):
+        return None
+    _, other = meaning.both
+    (event,) = (k for k, e in enumerate(scene.events) if _fits(other, e))
+    return _seconds(scene, event, event)
 
 
 def _may_ask(meaning: Meaning, late: bool, asked_late: bool, split: str) -> bool:

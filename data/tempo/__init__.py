@@ -8,7 +8,7 @@ from vmr_jax.data.tempo import annotations
 from vmr_jax.input import records
 
 PUBLISHED_COUNTS: dict[str, dict[str, int]] = {}  # none that could be checked
-MODALITIES = records.TEXT_MODALITIES
+MODALITIES = {**records.TEXT_MODALITIES, "context": ()}
 
 SOURCE = records.Source(
     name="tempo",
@@ -17,5 +17,6 @@ SOURCE = records.Source(
     read=annotations.read,
     splits=annotations.splits,
     fields=("version",),
+    related=True,
 )
 prepare, features, word_vectors = records.entry_points(SOURCE)

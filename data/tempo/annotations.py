@@ -59,6 +59,7 @@ def read_file(path: Path, places: dict[str, str], found: Annotations, version: s
         learn="train_times",
         tags_of=lambda qid, where: (_type(qid, version, where),),
         chunks_untold=True,
+        related=True,
     )
 
 

@@ -34,7 +34,7 @@ assert network(4096, 1024, 300) == _TREE + 3 * 22_701 + _SEGMENTS + 250 * 5128 +
 
 def golden() -> dict[str, int]:
     """One network, in which main and context event are looked for in the same features; fused, all four."""
-    counts = {"storyboard": network(64, 64, 50, 128, 128, 64, 64)}
+    counts = {"storyboard": network(64, 64, 50, 128, 128, 64, 32)}
     counts |= {arg: network(dim, dim, 300) for arg, _, dim in manual_variants(DATASETS)}
     fused = sum(network(main, context, 300) for main in (4096, 1024) for context in (4096, 1024))
     return counts | {"didemo,vgg,fused": fused, "tempo,rgb,fused": fused}

@@ -99,6 +99,13 @@ def test_every_query_describes_exactly_one_moment(generated, split):
         # A clip is 1.5 s; the last one is cut by the end of the video.
         start, end = scene.events[first].start * 1.5, scene.events[last].end * 1.5
         assert question.span == (start, min(end, scene.duration))
+        relation, _, other = _read(question.sentence.text)
+        if relation in ("before", "after"):
+            (j,) = _indices(scene.events, other)
+            event = scene.events[j]
+            assert question.context == (event.start * 1.5, min(event.end * 1.5, scene.duration))
+        else:
+            assert question.context is None
 
 
 def test_reader_sees_ambiguity(generated):

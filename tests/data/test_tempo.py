@@ -103,6 +103,8 @@ def test_types_and_moments(folder):
     # The evaluation has all three annotators, repeats too; train_times is the first of them here.
     assert queries["then_12"].windows == [(10.0, 25.0), (5.0, 10.0), (5.0, 10.0)]
     assert queries["then_12"].span == (10.0, 25.0)
+    # The second chunk, and of DiDeMo's sentences none.
+    assert queries["then_12"].context == (5.0, 10.0) and queries["12"].context == (0.0, 0.0)
 
 
 def test_without_train_times_the_majority_of_times_is_learnt(folder):
@@ -215,6 +217,8 @@ def test_missing_field_names_the_nearest(folder, field):
         ({"train_times": [0, 4]}, r'"train_times" has 0'),
         ({"num_segments": 0}, r'"num_segments" is 0'),
         ({"description": ""}, "the sentence is empty"),
+        ({"context": [4, 6]}, r'"context" has \[4, 6\].*the video has 6 chunks'),
+        ({"context": 3}, r'"context" has 3'),
     ],
 )
 def test_defects_name_file_and_row(folder, change, message):
@@ -248,5 +252,6 @@ def test_prepared_records_of_both_versions(folder, tmp_path):
     assert list(row["queries"]["tags"]) == [b"after", b"while"]
     np.testing.assert_array_equal(row["queries"]["span"], [[0, 15], [0, 10]])
     np.testing.assert_array_equal(row["queries"]["windows"][0, :4], [[0, 15]] * 3 + [[-1, -1]])
+    np.testing.assert_array_equal(row["queries"]["context"], [[5, 10], [5, 10]])
     assert pathlib.Path(builders[0].data_path).parts[-3] == "tempo"
     assert tempo.word_vectors(_options(folder)) is None

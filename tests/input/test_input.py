@@ -67,7 +67,7 @@ def test_batch_has_the_shapes_of_the_spec(experiment):
 ALL_FIELDS = (
     "tree", "constituents", "flow", "audio", "objects", "persons", "grid", "subtitles",
     "translated_subtitles",
-    "sentence", "translation", "static_words", "dynamic_words",
+    "sentence", "translation", "static_words", "dynamic_words", "context",
 )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ def test_states_of_a_tree_by_hand():
 def test_segments_by_their_length():
     first, last = segments(3)
     assert list(zip(first.tolist(), last.tolist())) == [(0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2)]
+    assert list(zip(*segments(4, 2))) == [(0, 0), (1, 1), (2, 2), (3, 3), (0, 1), (1, 2), (2, 3)]
     # Means of (3,0), (0,4), (0,0): of two (1.5, 2) and (0, 2), of three (1, 4/3); of unit length.
     means = segment_means(jnp.float32([[[3, 0], [0, 4], [0, 0]]]), first, last)
     expected = [[1, 0], [0, 1], [0, 0], [0.6, 0.8], [0, 1], [0.6, 0.8]]
@@ -85,6 +86,26 @@ def test_losses_by_hand():
     outputs = Outputs({"video_flow": of_scores(c31=1, c00=0.75, c15=2, c32=0.5)}, batch.span)
     found = losses(outputs, batch)
     np.testing.assert_allclose(found, [0.25, 0.75], rtol=1e-6)
+
+
+@jax.jit
+def context_loss(outputs, batch):
+    model = create("tcmn", context_weight=2.0, margin=0.5, **SMALL)
+    return model.loss(outputs, batch, epoch=jnp.int32(0))["video_flow_context"].value()
+
+
+def test_the_context_is_learnt_where_it_has_a_weight():
+    # Of the moment, segment 3, the contexts 0, 1 and 3 have 1, 0.25 and 0. Told is 5 to 10 s, context 1:
+    # twice a third of 0.5 + 0.75, 0.5 and 0.25. With none told it is the whole, 0 to 10 s, context 3:
+    # 0.5 + 1, 0.5 + 0.25 and 0.5.
+    batch = video_of_two_chunks()
+    outputs = Outputs({"video_flow": of_scores(c30=1, c31=0.25)}, batch.span)
+    for context, expected in (([5, 10], 4 / 3), ([0, 0], 5.5 / 3)):
+        found = context_loss(outputs, batch.replace(context=np.float32([context])))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert create("tcmn", context_weight=2.0, **SMALL).requires()[-1] == "context"
+    with pytest.raises(UserError, match="this batch has none.*leave context_weight out"):
+        jax.eval_shape(context_loss, outputs, batch)
 
 
 def test_the_ensemble_is_ranked_by_its_weights():

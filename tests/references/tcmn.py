@@ -1,5 +1,6 @@
 """TCMN in PyTorch (Zhang et al., ACM MM 2019), with the official names; a node at a time."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -119,13 +120,26 @@ def glove(words):
 class Twin(nn.ModuleList):
     """The networks of an ensemble; moments are those to learn."""
 
-    def __init__(self, words, video, flow, networks, *, num_clips, margin=0.1, official_padding=False, **sizes):
+    def __init__(
+        self,
+        words,
+        video,
+        flow,
+        networks,
+        *,
+        num_clips,
+        margin=0.1,
+        official_padding=False,
+        context_weight=0.0,
+        **sizes,
+    ):
         widths = {"video": video, "flow": flow}
         super().__init__(
             Network(words, *(widths[stream] for stream in network.split("_")), num_clips, **sizes)
             for network in networks
         )
         self.networks, self.margin, self.official_padding = networks, margin, official_padding
+        self.context_weight = context_weight
 
     def forward(self, batch):
         """Scores [B,M,M] by network."""
@@ -142,10 +156,10 @@ class Twin(nn.ModuleList):
         return found
 
     def loss(self, outputs, batch):
-        """The hinge of each network."""
+        """The hinge of each network, and that of its contexts where they have a weight."""
         terms = {}
         for name, network in zip(self.networks, self):
-            lost, counted = 0.0, 0
+            lost, contexts, counted = 0.0, 0.0, 0
             for b, count in enumerate(counts(batch)):
                 real = [m for m, (_, end) in enumerate(network.segments) if end < count]
                 scores = outputs[name][b] if self.official_padding else outputs[name][b][:, real]
@@ -155,7 +169,13 @@ class Twin(nn.ModuleList):
                 own = real[max(range(len(real)), key=ious.__getitem__)]
                 lost = lost + (best[real] - best[own] + self.margin).relu().sum()
                 counted += len(real)
+                told = batch.context[b] if batch.context[b, 1] > 0 else np.array([0.0, batch.duration[b]])
+                ious = [overlap(network.segments[m], told / seconds) for m in real]
+                row, context = outputs[name][b][own], real[max(range(len(real)), key=ious.__getitem__)]
+                contexts = contexts + (row[real] - row[context] + self.margin).relu().sum()
             terms[name] = lost / counted
+            if self.context_weight:
+                terms[f"{name}_context"] = self.context_weight * contexts / counted
         return terms
 
 
@@ -173,7 +193,15 @@ def overlap(segment, moment):
 
 def build(config):
     """The twin of a config."""
-    names = ("tree_features", "visual_features", "attention_features", "features", "num_clips", "margin")
+    names = (
+        "tree_features",
+        "visual_features",
+        "attention_features",
+        "features",
+        "num_clips",
+        "margin",
+        "context_weight",
+    )
     dim = config.dataset.feature_dim
     fields = {name: config.model[name] for name in names}
     return Twin(config.text.dim, dim, dim, config.model.networks, **fields)

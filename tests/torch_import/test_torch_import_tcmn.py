@@ -21,23 +21,25 @@ from references.tcmn import Twin, variables  # noqa: E402
 SIZES = dict(tree_features=5, visual_features=6, attention_features=4, features=3)
 
 
-def batch_and_twin(networks, official_padding=False):
-    """Videos of three to five chunks, one of which ends in zeros; seven words a sentence or less."""
+def batch_and_twin(networks, **fields):
+    """Videos of three to five chunks, one of which ends in zeros; sentences, of which two have a context."""
     batch = random_batch(4, clips=5, dim=6, fill=0)
     trees = random_batch(5, fill=0).constituents  # the last has no tree
     batch = batch.replace(constituents=jax.tree.map(lambda x: x[:4], trees), flow=batch.flow[..., :4])
     batch.video[0, 3:] = 0.0
+    batch = batch.replace(context=batch.span[::-1] * np.float32([[1], [0], [0.5], [0]]))
     torch.manual_seed(0)
-    twin = Twin(5, 6, 4, networks, num_clips=5, official_padding=official_padding, **SIZES)
+    twin = Twin(5, 6, 4, networks, num_clips=5, **fields, **SIZES)
     return batch, twin
 
 
 @pytest.mark.parametrize(
-    "networks, official_padding", [(("video_flow",), True), (("flow_video", "video_video"), False)]
+    "networks, fields",
+    [(("video_flow",), dict(official_padding=True, context_weight=0.5)), (("flow_video", "video_video"), {})],
 )
-def test_scores_losses_and_gradients_are_the_twins(networks, official_padding):
-    batch, twin = batch_and_twin(networks, official_padding)
-    given = dict(networks=networks, num_clips=5, moments="span", official_padding=official_padding)
+def test_scores_losses_and_gradients_are_the_twins(networks, fields):
+    batch, twin = batch_and_twin(networks, **fields)
+    given = dict(networks=networks, num_clips=5, moments="span", **fields)
     saved = [network.state_dict() for network in twin]
     _, model, imported = load_model("tcmn", {"state_dict": saved} if len(saved) > 1 else saved[0], **given)
     assert model == create("tcmn", **SIZES, **given)

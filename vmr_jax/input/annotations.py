@@ -58,6 +58,7 @@ class Sentence:
     span: tuple[float, float]
     windows: Sequence[tuple[float, float]] = ()
     tags: Sequence[str] = ()
+    context: tuple[float, float] | None = None
     saliency: np.ndarray | None = None
     labelled: bool = True
     roles: Roles | None = None  # of the user's own tree; None: the sentence is parsed

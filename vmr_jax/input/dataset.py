@@ -303,6 +303,7 @@ def _query(row: dict[str, Any]) -> schema.Query:
         sentence=row.get("sentence"),
         translation=row.get("translation", b"").decode(),
         parse=row.get("parse", b"").decode(),
+        context=(float(row["context"][0]), float(row["context"][1])) if "context" in row else None,
     )
 
 

@@ -66,6 +66,8 @@ class Examples:
             optional[name] = rows
         if "windows" in self._fields:
             optional["windows"], optional["window_mask"] = _windows(query)
+        if "context" in self._fields:
+            optional["context"] = np.asarray(query.context or (0, 0), np.float32)
         if "saliency" in self._fields:
             optional["saliency"] = _saliency(query.saliency, clip_mask, video.duration)
         fields: dict[str, Any] = {

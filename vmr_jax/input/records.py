@@ -36,6 +36,7 @@ class Source:
       splits: options -> the names of the splits that there can be.
       fields: names of the options on which the records depend, apart from the files' content.
       saliency_clips: most clips with saliency scores, 0 where there are none.
+      related: whether there are moments to which sentences relate theirs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     splits: Callable[..., Sequence[str]]
     fields: tuple[str, ...] = ()
     saliency_clips: int = 0
+    related: bool = False
 
 
 def manual_dir(options) -> Path:
@@ -132,6 +134,8 @@ def _fingerprint(source: Source, options) -> str:
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror or error}). Get the file again.") from None
     digest.update(repr([(field, getattr(options, field)) for field in source.fields]).encode())
+    if source.related:
+        digest.update(b"related")  # which records of version 1.3.0 were not
     return digest.hexdigest()[:16]
 
 
@@ -213,7 +217,9 @@ def _builder_class():
             return tfds.core.DatasetInfo(
                 builder=self,
                 description=self._source.title,
-                features=schema.feature_spec({}, saliency_clips=self._source.saliency_clips),
+                features=schema.feature_spec(
+                    {}, saliency_clips=self._source.saliency_clips, related=self._source.related
+                ),
                 metadata=tfds.core.MetadataDict(),
                 disable_shuffling=True,
             )

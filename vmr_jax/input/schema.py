@@ -35,6 +35,8 @@ class Query:
       windows: all annotated moments in seconds, for the metrics: the windows of QVHighlights, the
         annotators of DiDeMo; empty means `span` alone.
       tags: labels by which results are broken down, such as the query type of TVR; without blanks.
+      context: the moment to which the sentence relates its own, in seconds; zeros where there is none, None
+        where the dataset does not tell.
       saliency: [clips, ANNOTATORS] int scores 0 to 4 of each clip, -1 where none was given, or None.
       verbs: character spans of the predicates, at most MAX_VERBS.
       nouns: character spans of the arguments, at most MAX_NOUNS.
@@ -51,6 +53,7 @@ class Query:
     span: tuple[float, float]
     windows: Sequence[tuple[float, float]] = ()
     tags: Sequence[str] = ()
+    context: tuple[float, float] | None = None
     saliency: np.ndarray | None = None
     verbs: Sequence[tuple[int, int]] = ()
     nouns: Sequence[tuple[int, int]] = ()
@@ -94,6 +97,7 @@ def feature_spec(
     saliency_clips: int = 0,
     translated: bool = False,
     parsed: bool = False,
+    related: bool = False,
 ):
     """The TFDS features of a record.
 
@@ -104,6 +108,7 @@ def feature_spec(
       saliency_clips: most clips with saliency scores, 0 where the dataset has none.
       translated: whether queries are in two languages.
       parsed: whether the dataset has a constituency tree of each sentence.
+      related: whether it has the moments to which sentences relate theirs.
     """
     import tensorflow_datasets as tfds
 
@@ -126,6 +131,8 @@ def feature_spec(
         query["saliency"] = tfds.features.Tensor(shape=(saliency_clips, ANNOTATORS), dtype=np.int32)
     if parsed:
         query["parse"] = tfds.features.Text()
+    if related:
+        query["context"] = tfds.features.Tensor(shape=(2,), dtype=np.float32)
     return tfds.features.FeaturesDict(
         {
             "video": tfds.features.Text(),
@@ -178,6 +185,8 @@ def _query_record(query: Query) -> dict:
         row["saliency"] = np.asarray(query.saliency, np.int32)
     if query.parse:
         row["parse"] = query.parse
+    if query.context is not None:
+        row["context"] = np.asarray(query.context, np.float32)
     return row
 
 

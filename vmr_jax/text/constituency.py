@@ -111,7 +111,7 @@ class _Phrase:
 class _Reader:
     """Reads brackets from the left; a phrase becomes a node when it is closed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._open: list[_Phrase] = []
         self._found: list[tuple[str, Span]] = []
         self._parents: dict[int, int] = {}
