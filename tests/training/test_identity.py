@@ -8,7 +8,7 @@ import pytest
 from tiny import with_fields
 
 from vmr_jax.config import CONFIG, load_config
-from vmr_jax.configs import fvmr
+from vmr_jax.configs import fvmr, mxml
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_json
 from vmr_jax.training.experiment import DATA, VOCABULARY, Experiment, read_run_vocabulary
@@ -137,6 +137,19 @@ def test_relative_paths_are_stored_whole(begun, monkeypatch):
     assert stored["text"]["vectors"] == str(folder / "words.npz")
     assert stored["dataset"]["data_dir"] == "~/cache"
     assert identity_of(config) == identity_of(load_config(workdir))
+
+
+def test_an_evaluation_may_ask_in_the_other_language(tmp_path):
+    """A field that neither parameters nor training depend on (`GroundingModel.of_evaluation`)."""
+    config = mxml.get_config()
+    write_json(tmp_path / CONFIG, stored_config(config))
+    config.model.language = "translation"
+    check_evaluated_run(config, tmp_path)
+    with pytest.raises(UserError, match="another config .config.model.language: query -> translation"):
+        check_same_run(config, tmp_path)  # the best checkpoint would be chosen by other numbers
+    config.model.tied = False
+    with pytest.raises(UserError, match=r"trained with other settings \(config.model.tied: True -> False\)"):
+        check_evaluated_run(config, tmp_path)
 
 
 def test_an_evaluation_may_change_what_is_evaluated(begun):

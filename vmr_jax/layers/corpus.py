@@ -5,6 +5,7 @@ subtitles). U are the videos of a corpus, or of the batches of all devices.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import chex
 import flax.linen as nn
@@ -26,6 +27,7 @@ from vmr_jax.types import Batch, Moments
 bert_init = nn.initializers.normal(0.02)
 # The streams of a video that are read, by the option that names them.
 STREAMS = {"both": ("video", "subtitles"), "video": ("video",), "subtitles": ("subtitles",)}
+EVERY_NEGATIVE = 2**31 - 1  # as the number of best negatives, see `ranked_negative`
 _GRID = 1e-4  # clips; a moment that ends on the grid must not reach into the next clip by rounding
 
 
@@ -221,6 +223,32 @@ class ConvSE(nn.Module):
         return logits("start"), logits("end")
 
 
+def stream_similarity(linears: Sequence[nn.Dense], queries: jax.Array, localization: jax.Array) -> jax.Array:
+    """Returns [B,T], dot products of clips and a linear layer of the query for each stream, their mean.
+
+    Args:
+      linears: a layer for each stream.
+      queries: [B,Z,F].
+      localization: [B,Z,T,F].
+    """
+    linear = jnp.stack([layer(queries[:, z]) for z, layer in enumerate(linears)], axis=1)
+    return jnp.einsum("bzf,bztf->bzt", linear, localization.astype(jnp.float32)).mean(1)
+
+
+@struct.dataclass
+class Encoded:
+    """A video, without the query: one encoding by which it is found, and one in which the moment is."""
+
+    retrieval: jax.Array  # [B,Z,T,F], unit vectors, float32
+    localization: jax.Array  # [B,Z,T,F]
+    mask: jax.Array  # [B,T] bool
+
+    @property
+    def unit_clips(self) -> jax.Array:
+        """[B,Z,T,F], `retrieval`."""
+        return self.retrieval
+
+
 # The score of a video, and its negatives.
 
 
@@ -260,6 +288,14 @@ def compare_examples(queries: jax.Array, videos: jax.Array, batch: Batch, *, cos
     of_videos = video_scores(queries, all_videos, mask, cosine=cosine)
     of_queries = video_scores(all_queries, videos, batch.video_mask, cosine=cosine).T
     return Comparison(of_videos, of_queries, same, ~same & real[None, :])
+
+
+def compare_vectors(one: jax.Array, other: jax.Array, batch: Batch) -> Comparison:
+    """Compares two vectors [B,F] of each example by their cosine: `one` with every `other`, and the reverse."""
+    one, other = l2_normalize(one.astype(jnp.float32)), l2_normalize(other.astype(jnp.float32))
+    all_ones, all_others = gather_examples((one, other))
+    same, real = own_rows(batch)
+    return Comparison(one @ all_others.T, other @ all_ones.T, same, ~same & real[None, :])
 
 
 def ranking_hinges(

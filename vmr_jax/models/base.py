@@ -38,12 +38,14 @@ class GroundingModel(nn.Module):
     Attributes:
       positive: fields that must be above 0, beside those whose names say so (`vmr_jax.models.create`).
       shared_by_heads: field with a number of attention heads -> field with the width that they divide.
+      of_evaluation: fields that neither parameters nor training depend on, which an evaluation may set anew.
       needs_vocabulary: the field `vocab_size` is then the size of the training vocabulary, padding and unknown
         included; of the others it is 0 unless word vectors are trained.
     """
 
     positive: ClassVar[tuple[str, ...]] = ()
     shared_by_heads: ClassVar[Mapping[str, str]] = {"heads": "features"}
+    of_evaluation: ClassVar[tuple[str, ...]] = ()
     needs_vocabulary: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:

@@ -43,6 +43,7 @@ from vmr_jax.errors import unknown
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.clips import clip_bounds
 from vmr_jax.layers.corpus import (
+    EVERY_NEGATIVE,
     STREAMS,
     Comparison,
     ConvSE,
@@ -53,21 +54,16 @@ from vmr_jax.layers.corpus import (
     PairRule,
     SelfAttention,
     bert_init,
-    clip_index,
-    clip_seconds,
     compare_examples,
-    ranking_hinges,
-    span_labels,
     stream_rows,
-    video_scores,
+    stream_similarity,
 )
-from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.norm import l2_normalize
+from vmr_jax.layers.start_end_retriever import StartEndRetriever
 from vmr_jax.layers.text import WordEmbedding
-from vmr_jax.losses import position_cross_entropy
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.types import Batch, Mean, Moments
+from vmr_jax.types import Batch, Mean
 
 CARD = Card(
     title="Video Corpus Moment Retrieval with Contrastive Learning",
@@ -113,6 +109,16 @@ class Encoded:
     features: jax.Array  # [B,Z,T,F] float32
     mask: jax.Array  # [B,T] bool
 
+    @property
+    def retrieval(self) -> jax.Array:
+        """[B,Z,T,F], `features`: they find video and moment."""
+        return self.features
+
+    @property
+    def unit_clips(self) -> jax.Array:
+        """[B,Z,T,F], `features` as unit vectors."""
+        return l2_normalize(self.features)
+
 
 @struct.dataclass
 class Outputs:
@@ -126,7 +132,7 @@ class Outputs:
     draws: jax.Array  # [B,2] uniform in [0,1): which negative video and which negative query
 
 
-class Model(GroundingModel, CorpusRetriever, DualEncoder):
+class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
     """ReLoCLNet. The defaults are those of the official code's options and command.
 
     Attributes:
@@ -262,17 +268,9 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
 
     def _start_end(self, queries: jax.Array, videos: Encoded) -> tuple[jax.Array, jax.Array]:
         """Returns logits [B,T] of queries [B,Z,F] in their videos (official `get_merged_st_ed_prob`)."""
-        linear = jnp.stack(
-            [self.query_linear[name](queries[:, z]) for z, name in enumerate(STREAMS[self.streams])], axis=1
-        )
-        similarity = jnp.einsum("bzf,bztf->bzt", linear, videos.features)
-        return self.boundaries(similarity.mean(1), videos.mask)
-
-    def _draws(self, index: jax.Array, train: bool) -> jax.Array:
-        """Returns draws [B,2] that depend on the example alone; zeros, the hardest negative, at evaluation."""
-        if not train:
-            return jnp.zeros((*index.shape, 2))
-        return draw_per_example(self.make_rng("dropout"), index, jax.random.uniform, (2,))
+        linears = [self.query_linear[name] for name in STREAMS[self.streams]]
+        similarity = stream_similarity(linears, queries, videos.features)
+        return self.boundaries(similarity, videos.mask)
 
     # Losses.
 
@@ -282,76 +280,33 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
         Sources: official `get_video_level_loss`, `batch_video_query_loss` and `MILNCELoss`, over the examples
         of all devices.
         """
-        start, end = self._labels(batch)
-        compared = compare_examples(outputs.queries, outputs.features, batch)
-        pool = jnp.where(epoch < self.hard_epoch, compared.others.shape[1], self.hard_pool)
-        behind_video, behind_query = ranking_hinges(compared, outputs.draws, self.margin, pool)
+        pool = jnp.where(epoch < self.hard_epoch, EVERY_NEGATIVE, self.hard_pool)
+        terms = self._losses(outputs, outputs.features, batch, pool)
         contrasted = compare_examples(outputs.queries, outputs.middle, batch, cosine=False)
         fit = jnp.einsum("bzf,bztf->bzt", outputs.queries, outputs.middle)
+        start, end = self._labels(batch)
         clip = jnp.arange(fit.shape[2])[None]
         inside = (clip >= start[:, None]) & (clip <= end[:, None])
         real = batch.example_mask
-        ranked = real & compared.others.any(-1)
         return {
-            "start": Mean.of(position_cross_entropy(outputs.start, start), real, self.span_weight),
-            "end": Mean.of(position_cross_entropy(outputs.end, end), real, self.span_weight),
-            "video": Mean.of(behind_video, ranked),
-            "query": Mean.of(behind_query, ranked),
+            **terms,
             "clips": Mean.of(clip_contrast(fit, inside, batch.video_mask), real, self.frame_weight),
             "videos": Mean.of(pair_contrast(contrasted), real, self.video_weight),
         }
 
-    def _labels(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        seconds = self._clip_seconds(batch.duration, batch.video_mask)
-        return span_labels(batch.span / seconds[:, None], batch.video_mask.sum(-1), not self.end_inside)
-
-    def _clip_seconds(self, duration: jax.Array, mask: jax.Array) -> jax.Array:
-        return clip_seconds(duration, mask, self.clip_seconds)
-
-    # Inference.
+    @property
+    def _late(self) -> bool:
+        return not self.end_inside
 
     @property
     def _rule(self) -> PairRule:
         return PairRule(self.shortest, self.longest, self.end_inside)
 
-    def _moments(self, start, end, mask, duration) -> Moments:
-        seconds = self._clip_seconds(duration, mask)
-        return self._rule.moments(start, end, mask, duration, seconds, self.keep)
-
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns moments of the own video; the score is the logarithm of p(start) p(end)."""
-        return self._moments(outputs.start, outputs.end, batch.video_mask, batch.duration)
+    # Inference; the rest is `StartEndRetriever`'s.
 
     def encode_videos(self, batch: Batch) -> Encoded:
         """Encodes videos so that they can be found; reads no query field."""
         return self._videos(batch, train=False)[1]
-
-    def score_videos(self, batch: Batch, videos: Encoded) -> jax.Array:
-        """Returns [B,U], 30 r; reads no video field."""
-        queries = self._queries(batch, train=False)
-        return self.video_scale * video_scores(queries, videos.features, videos.mask)
-
-    def localize(self, batch: Batch, videos: Encoded, video_mask: jax.Array, duration: jax.Array) -> Moments:
-        """Returns moments of query b in video b, with log p(start) p(end); reads no video field."""
-        start, end = self._start_end(self._queries(batch, train=False), videos)
-        return self._moments(start, end, video_mask, duration)
-
-    def encode_moments(self, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns the clips: vectors [B,T,Z F], spans [B,T,2] in seconds and mask [B,T]; reads no query field.
-
-        Filling rows of the batch have an all-False mask.
-        """
-        features = l2_normalize(self._videos(batch, train=False)[1].features)
-        return clip_index(features, batch, self._clip_seconds(batch.duration, batch.video_mask))
-
-    def encode_query(self, batch: Batch) -> jax.Array:
-        """Returns vectors [B,Z F]; the dot product with a clip is the mean cosine over the streams."""
-        queries = l2_normalize(self._queries(batch, train=False))
-        return queries.reshape(len(queries), -1) / queries.shape[1]
-
-    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the probability of every moment relative to the best: 'map' [B,T,T]."""
-        return {"map": self._rule.picture(outputs.start, outputs.end, batch.video_mask)}
 
 
 def _stacked(streams: dict[str, jax.Array]) -> jax.Array:

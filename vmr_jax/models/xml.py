@@ -34,29 +34,25 @@ from flax import struct
 
 from vmr_jax.errors import unknown
 from vmr_jax.layers.corpus import (
+    EVERY_NEGATIVE,
     STREAMS,
     ConvSE,
     CrossAttention,
+    Encoded,
     InputProjection,
     LearnedPositions,
     ModularPool,
     PairRule,
     SelfAttention,
-    clip_index,
-    clip_seconds,
-    compare_examples,
-    ranking_hinges,
-    span_labels,
     stream_rows,
-    video_scores,
+    stream_similarity,
 )
-from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.norm import l2_normalize
+from vmr_jax.layers.start_end_retriever import StartEndRetriever
 from vmr_jax.layers.text import WordEmbedding
-from vmr_jax.losses import position_cross_entropy
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.types import Batch, Mean, Moments
+from vmr_jax.types import Batch, Mean
 
 CARD = Card(
     title="TVR: A Large-Scale Dataset for Video-Subtitle Moment Retrieval",
@@ -93,15 +89,6 @@ CARD = Card(
 
 
 @struct.dataclass
-class Encoded:
-    """A video, without the query."""
-
-    retrieval: jax.Array  # [B,Z,T,F], unit vectors, float32
-    localization: jax.Array  # [B,Z,T,F]
-    mask: jax.Array  # [B,T] bool
-
-
-@struct.dataclass
 class Outputs:
     """Logits in the query's own video, and the vectors that are compared with other examples of the batch."""
 
@@ -112,7 +99,7 @@ class Outputs:
     draws: jax.Array  # [B,2] uniform in [0,1): which negative video and which negative query
 
 
-class Model(GroundingModel, CorpusRetriever, DualEncoder):
+class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
     """XML. The defaults are the paper's; those of losses and decoding are of the official code's options.
 
     Attributes:
@@ -243,87 +230,27 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
 
     def _start_end(self, queries: jax.Array, videos: Encoded) -> tuple[jax.Array, jax.Array]:
         """Returns logits [B,T] of queries [B,Z,F] in their videos (official `get_merged_st_ed_prob`)."""
-        linear = jnp.stack(
-            [self.query_linear[name](queries[:, z]) for z, name in enumerate(STREAMS[self.streams])], axis=1
-        )
-        similarity = jnp.einsum("bzf,bztf->bzt", linear, videos.localization.astype(jnp.float32))
-        return self.boundaries(similarity.mean(1), videos.mask)
-
-    def _draws(self, index: jax.Array, train: bool) -> jax.Array:
-        """Returns draws [B,2] that depend on the example alone; zeros, the hardest negative, at evaluation."""
-        if not train:
-            return jnp.zeros((*index.shape, 2))
-        return draw_per_example(self.make_rng("dropout"), index, jax.random.uniform, (2,))
+        linears = [self.query_linear[name] for name in STREAMS[self.streams]]
+        similarity = stream_similarity(linears, queries, videos.localization)
+        return self.boundaries(similarity, videos.mask)
 
     # Losses.
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """Cross-entropy of 'start' and 'end'; the own 'video' and the own 'query' before another, as hinge.
+        """Cross-entropy of 'start' and 'end'; the own 'video' and the own 'query' before another, as hinge."""
+        pool = jnp.where(epoch < self.hard_epoch, EVERY_NEGATIVE, self.hard_pool)
+        return self._losses(outputs, outputs.retrieval, batch, pool)
 
-        Source of the last two: official `get_video_level_loss`, over the examples of all devices.
-        """
-        start, end = self._labels(batch)
-        compared = compare_examples(outputs.queries, outputs.retrieval, batch)
-        pool = jnp.where(epoch < self.hard_epoch, compared.others.shape[1], self.hard_pool)
-        behind_video, behind_query = ranking_hinges(compared, outputs.draws, self.margin, pool)
-        real = batch.example_mask
-        ranked = real & compared.others.any(-1)
-        return {
-            "start": Mean.of(position_cross_entropy(outputs.start, start), real, self.span_weight),
-            "end": Mean.of(position_cross_entropy(outputs.end, end), real, self.span_weight),
-            "video": Mean.of(behind_video, ranked),
-            "query": Mean.of(behind_query, ranked),
-        }
-
-    def _labels(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        seconds = self._clip_seconds(batch.duration, batch.video_mask)
-        return span_labels(batch.span / seconds[:, None], batch.video_mask.sum(-1), self.late_end)
-
-    def _clip_seconds(self, duration: jax.Array, mask: jax.Array) -> jax.Array:
-        return clip_seconds(duration, mask, self.clip_seconds)
-
-    # Inference.
-
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns moments of the own video; the score is the logarithm of p(start) p(end)."""
-        return self._moments(outputs.start, outputs.end, batch.video_mask, batch.duration)
-
-    def encode_videos(self, batch: Batch) -> Encoded:
-        """Encodes videos so that they can be found; reads no query field."""
-        return self._videos(batch, train=False)
-
-    def score_videos(self, batch: Batch, videos: Encoded) -> jax.Array:
-        """Returns [B,U], 20 r; reads no video field."""
-        queries = self._queries(batch, train=False)
-        return self.video_scale * video_scores(queries, videos.retrieval, videos.mask)
-
-    def localize(self, batch: Batch, videos: Encoded, video_mask: jax.Array, duration: jax.Array) -> Moments:
-        """Returns moments of query b in video b, with log p(start) p(end); reads no video field."""
-        start, end = self._start_end(self._queries(batch, train=False), videos)
-        return self._moments(start, end, video_mask, duration)
-
-    def encode_moments(self, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns the clips: vectors [B,T,Z F], spans [B,T,2] in seconds and mask [B,T]; reads no query field.
-
-        Filling rows of the batch have an all-False mask.
-        """
-        seconds = self._clip_seconds(batch.duration, batch.video_mask)
-        return clip_index(self._videos(batch, train=False).retrieval, batch, seconds)
-
-    def encode_query(self, batch: Batch) -> jax.Array:
-        """Returns vectors [B,Z F]; the dot product with a clip is the mean cosine over the streams."""
-        queries = l2_normalize(self._queries(batch, train=False))
-        return queries.reshape(len(queries), -1) / queries.shape[1]
+    @property
+    def _late(self) -> bool:
+        return self.late_end
 
     @property
     def _rule(self) -> PairRule:
         return PairRule(self.shortest, self.longest)
 
-    def _moments(self, start, end, mask, duration) -> Moments:
-        """Returns the best pairs of start and end, of `shortest` to `longest` clips, in seconds."""
-        seconds = self._clip_seconds(duration, mask)
-        return self._rule.moments(start, end, mask, duration, seconds, self.keep)
+    # Inference; the rest is `StartEndRetriever`'s.
 
-    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the probability of every moment relative to the best: 'map' [B,T,T]."""
-        return {"map": self._rule.picture(outputs.start, outputs.end, batch.video_mask)}
+    def encode_videos(self, batch: Batch) -> Encoded:
+        """Encodes videos so that they can be found; reads no query field."""
+        return self._videos(batch, train=False)

@@ -47,7 +47,8 @@ class Entry:
 
     Attributes:
       key: official name of the tensor.
-      path: where it goes, such as 'params/clips/linear/kernel'; '' leaves it out.
+      path: where it goes, such as 'params/clips/linear/kernel'; '' leaves it out. Tensors that go to one place,
+        such as those of two modules with common weights, must be equal.
       shape: the shape it must have in the checkpoint.
       layout: turns it into ours, one of the functions below.
     """
@@ -363,17 +364,24 @@ def _converted(
     shapes = _shapes(tensors)
     found = entries(shapes)
     _check(name, found, shapes)
-    leaves, broken = {}, []
+    leaves: dict[str, np.ndarray] = {}
+    broken, apart = [], []
     for entry in found:
         if entry.path:
             x = entry.layout(_numpy(tensors[entry.key]))
             if not np.isfinite(x).all():
                 broken.append(f"{np.sum(~np.isfinite(x)):,} of the {x.size:,} in {entry.key}")
-            leaves[entry.path] = x
+            if not np.array_equal(leaves.setdefault(entry.path, x), x, equal_nan=True):
+                apart.append(entry.key)
     if broken:
         raise UserError(
             f"The checkpoint of {name} holds numbers that are not finite (NaN or infinity): {_listed(broken)}. "
             "Its training has diverged or the file is damaged; take another checkpoint."
+        )
+    if apart:
+        raise UserError(
+            f"Tensors of the checkpoint that {name} has once are not equal to their copies: {_listed(apart)}. "
+            "It was trained without common weights, which is not read."
         )
     return traverse_util.unflatten_dict(leaves, sep="/")
 

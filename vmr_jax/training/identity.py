@@ -24,7 +24,12 @@ from vmr_jax.video.manifest import is_library, read_manifest
 
 _TOLERANCE = 1e-3  # relative
 _QUERIES = 8  # of a split, of whose words the numbers are looked at
-_TOKENS = ("query_vectors", "sentence", "subwords")  # fields of a batch that come from files of words
+_TOKENS = (
+    "query_vectors",
+    "translation",
+    "sentence",
+    "subwords",
+)  # fields of a batch that come from files of words
 
 
 def record_data(experiment: Experiment, workdir: Path, splits: Iterable[str]) -> None:

@@ -30,7 +30,13 @@ from vmr_jax.training.experiment import check_groups, make_model
 from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.training.step import LossFunction, initial_state, make_step
 
-_PATHS = ("vocabulary", "features", "sentence_features", "encoder_dir")  # of config.text
+_PATHS = (  # of config.text
+    "vocabulary",
+    "features",
+    "translation_features",
+    "sentence_features",
+    "encoder_dir",
+)
 
 
 def check_config(config: ml_collections.ConfigDict, losses: Mapping[str, LossFunction] | None = None) -> None:

@@ -12,6 +12,7 @@ import ml_collections
 from vmr_jax.config import CONFIG, config_as_dict, load_config
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_whole
+from vmr_jax.models import model_class
 from vmr_jax.parallel import (
     hosts_agree,
     is_lead_host,
@@ -65,10 +66,11 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: Path) -> dict[str
 def check_evaluated_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Refuses to evaluate a run with settings that are not of its evaluation, its data or its devices."""
     old, new = identity_of(load_config(workdir)), identity_of(config)
+    answers = {f"model.{field}" for field in model_class(config.model.name).of_evaluation}
     wrong = [
         k
         for k in _differences(old, new)
-        if k.split(".")[0] not in _OF_EVALUATION and k not in _MAY_CHANGE and not is_place(k)
+        if k.split(".")[0] not in _OF_EVALUATION and k not in _MAY_CHANGE | answers and not is_place(k)
     ]
     if wrong:
         shown = ", ".join(f"config.{k}: {old.get(k)} -> {new.get(k)}" for k in wrong[:6])
