@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from vmr_jax.config import CONFIG, load_config
 from vmr_jax.configs import fvmr, mxml
 from vmr_jax.errors import UserError
 from vmr_jax.files import write_json
+from vmr_jax.input.dataset import Dataset, Video, _Latest
 from vmr_jax.training.experiment import DATA, VOCABULARY, Experiment, read_run_vocabulary
-from vmr_jax.training.identity import changed_data, check_same_data, read_data, record_data
+from vmr_jax.training.identity import _number_of, changed_data, check_same_data, read_data, record_data
 from vmr_jax.training.places import identity_of, stored_config
 from vmr_jax.training.same_run import check_evaluated_run, check_same_run, fingerprint
 
@@ -101,6 +103,39 @@ def test_other_word_vectors_are_named(begun):
         "the word vectors or tokens of train are others (query_vectors)",
         "the word vectors or tokens of val are others (query_vectors)",
     ]
+
+
+def test_the_record_of_native_rows_holds_few_videos(begun, tmp_path):
+    folder, _ = begun
+    (folder / "patches").mkdir()
+    for video in "abcd":
+        np.save(folder / "patches" / f"{video}.npy", np.full((8, 10_000), ord(video), np.float32))  # 320 kB
+    streams = {"objects": ("patches", 100, 100)}
+    config = config_of(folder, tmp_path / "other", dataset__streams=streams, input__normalize=False)
+    dataset, reads = Dataset(config.dataset, config.input), []
+
+    def read(video, stream):
+        reads.append(video)
+        return dataset._read_native(video, stream)
+
+    def numbers(videos, most_bytes):
+        """And the largest memory, of the videos of which `most_bytes` are held."""
+        dataset._native = _Latest(read, most_bytes)
+        reads.clear()
+        tracemalloc.start()
+        try:
+            found = [_number_of(dataset.clips(Video(video, 16.0, {}), "objects")) for video in videos]
+            return found, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    every, large = numbers("aabcdab", 2**28)
+    assert reads == list("abcd") and large > 4 * 320_000
+    assert every == numbers("aabcdab", 700_000)[0] and reads == list("abcdab")
+    # Three rows of 10,000 numbers, whose weights 1 to 7 are four on average, count 1, 2 and 3 times.
+    np.testing.assert_allclose(every[0], 6 * 40_000 * ord("a"), rtol=1e-3)
+    # One is held while the next is read, which its file takes once and its rows perhaps twice.
+    assert numbers("abcd", 0)[1] < 4 * 320_000
 
 
 def test_damaged_files_of_a_run_are_one_line(begun):

@@ -9,7 +9,6 @@ TensorFlow is imported inside functions, so that importing this module does not 
 
 import contextlib
 import dataclasses
-import functools
 import importlib
 import logging
 import math
@@ -74,6 +73,28 @@ class Split:
         return np.asarray([self.videos[v].duration for v in self.owner], np.float32)
 
 
+class _Latest:
+    """Rows of the videos read last, as the queries of a video follow each other in evaluation."""
+
+    def __init__(self, read: Callable[[str, str], np.ndarray], most_bytes: int = 2**28):
+        """`read(video id, stream)`; of what it returned last, `most_bytes` are held, or one video."""
+        self._read, self._most_bytes = read, most_bytes
+        self._held: dict[tuple[str, str], np.ndarray] = {}  # the last one asked for at the end
+
+    def __call__(self, video_id: str, stream: str) -> np.ndarray:
+        rows = self._held.pop((video_id, stream), None)
+        if rows is None:
+            rows = self._read(video_id, stream)
+        held = rows.nbytes + sum(other.nbytes for other in list(self._held.values()))
+        for key, other in list(self._held.items()):
+            if held <= self._most_bytes:
+                break
+            self._held.pop(key, None)  # another thread may have
+            held -= other.nbytes
+        self._held[video_id, stream] = rows
+        return rows
+
+
 class Dataset:
     """A prepared dataset: its splits, features and word vectors.
 
@@ -90,7 +111,7 @@ class Dataset:
         # By stream; none where the records hold the features, nor of streams with several vectors in a row.
         self._stores: dict[str, FeatureStore] = {}
         self._readers: dict[str, FeatureReader] = {}  # of native rows
-        self._native = functools.lru_cache(maxsize=8)(self._read_native)
+        self._native = _Latest(self._read_native)
         self._read: dict[str, Split] = {}
         self._splits: dict[str, Split] = {}
         if not annotations_only:
@@ -265,7 +286,6 @@ class Dataset:
         return rows.reshape(len(rows), *self._row_shape(stream))
 
     def _read_native(self, video_id: str, stream: str) -> np.ndarray:
-        """Of the few videos read last, as the queries of a video follow each other in evaluation."""
         if stream not in self._readers:
             self._readers[stream] = self._open_reader(stream)
         vectors = self._row_size(stream) // self._row_shape(stream)[-1]
