@@ -15,7 +15,7 @@ import numpy as np
 
 from vmr_jax.layers.draws import draw_per_example
 from vmr_jax.layers.dropout import Dropout
-from vmr_jax.layers.linear import torch_linear
+from vmr_jax.layers.linear import torch_dense, torch_linear
 from vmr_jax.layers.text import only_words
 from vmr_jax.layers.transformer import Attention
 from vmr_jax.parallel import gather_examples
@@ -86,6 +86,63 @@ class Stack(nn.Module):
             self.features, self.heads, dtype=self.dtype, causal=keys is x, name=f"{name}_attention"
         )
         return attention(x, keys, keys, mask, example_index, train, key_weights=weights)
+
+
+class Reading:
+    """A video and its sentence as the two stacks read them; its layers are those of the calling module.
+
+    Attributes:
+      clips: [B,T',F] the frames, before they are read.
+    """
+
+    def __init__(self, model: Any, video: jax.Array, batch: Batch, train: bool):
+        """Reads the sentence.
+
+        Args:
+          model: the calling module, whose fields features, hidden, heads, layers, dropout, vocab_size and dtype
+            are those of the layers; they are called clip_stack, word_stack, clips, words, start_vector and
+            mask_vector.
+          video: [B,T',D], the clips of the batch and what the architecture adds to them.
+          batch: the examples, their words those of `known_words`.
+          train: whether there is dropout.
+        """
+        self._model, self._batch, self._train = model, batch, train
+        sizes = (model.features, model.hidden, model.heads, model.layers, model.dropout, model.dtype)
+        self._clip_stack, self._word_stack = (Stack(*sizes, name=f"{of}_stack") for of in ("clip", "word"))
+        self._word_layer = torch_dense(model.features, batch.query_vectors.shape[-1], model.dtype, "words")
+        index = batch.example_index
+
+        clips = Dropout(model.dropout)(video.astype(model.dtype), index, train)
+        self.clips = torch_linear(model.features, clips, model.dtype, "clips")
+        words = started(self._vector("start_vector"), batch.query_vectors).astype(model.dtype)
+        self._words = self._word_layer(Dropout(model.dropout)(words, index, train))
+        self._positions = sinusoids(words.shape[1], model.features)[None].astype(model.dtype)
+        self._word_mask = starts_of(batch.query_mask)
+        self._memory = self._word_stack(self._words + self._positions, self._word_mask, index, train)
+
+    def _vector(self, name: str) -> jax.Array:
+        return self._model.param(name, nn.initializers.zeros, self._batch.query_vectors.shape[-1:])
+
+    def states(self, mask: jax.Array) -> jax.Array:
+        """Returns [B,T',F], the clips of `mask` [B,T'] read with the sentence; meaningless at padding."""
+        index = self._batch.example_index
+        return self._clip_stack(self.clips, mask, index, self._train, self._memory, self._word_mask)
+
+    def complete(self, frames: jax.Array, hidden: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        """Word logits [B,Z,L+1,X] of the sentence without the words `hidden` [B,L], see `complete`."""
+        mask_vector = self._word_layer(self._vector("mask_vector").astype(self._model.dtype))
+        words = jnp.where(starts_of(hidden, False)[..., None], mask_vector[None, None], self._words)
+        return complete(
+            self._clip_stack,
+            self._word_stack,
+            self._model.vocab_size,
+            frames,
+            words + self._positions,
+            self._word_mask,
+            self._batch.example_index,
+            self._train,
+            weights,
+        )
 
 
 def complete(

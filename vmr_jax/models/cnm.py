@@ -36,20 +36,15 @@ import jax.numpy as jnp
 from flax import struct
 
 from vmr_jax.layers.completion import (
-    Stack,
-    complete,
+    Reading,
     completion_loss,
     hidden_words,
     known_words,
     sample_whole,
     shorter_than_longest,
-    sinusoids,
-    started,
-    starts_of,
 )
-from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.gaussians import bell_over_clips, bells, spans_of
-from vmr_jax.layers.linear import torch_dense, torch_linear
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.types import Batch, Mean, Moments
@@ -167,20 +162,9 @@ class Model(GroundingModel):
         self, batch: Batch, train: bool, last: int | None
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Returns center [B], width [B] and logits [B,Z,L+1,X] from the masks up to `last`, None for none."""
-        index, clip_mask = batch.example_index, batch.video_mask
-        clip_stack, word_stack = self._stack("clip_stack"), self._stack("word_stack")
-        word_layer = torch_dense(self.features, batch.query_vectors.shape[-1], self.dtype, "words")
-
-        clips = Dropout(self.dropout)(batch.video.astype(self.dtype), index, train)
-        clips = torch_linear(self.features, clips, self.dtype, "clips")
-        start = self._vector("start_vector", batch)
-        words = started(start, batch.query_vectors).astype(self.dtype)
-        words = word_layer(Dropout(self.dropout)(words, index, train))
-        positions = sinusoids(words.shape[1], self.features)[None].astype(self.dtype)
-        word_mask = starts_of(batch.query_mask)
-
-        memory = word_stack(words + positions, word_mask, index, train)
-        states = clip_stack(clips, clip_mask, index, train, memory, word_mask)
+        clip_mask = batch.video_mask
+        reading = Reading(self, batch.video, batch, train)
+        states = reading.states(clip_mask)
         final = jnp.maximum(clip_mask.sum(-1) - 1, 0)[:, None, None]
         state = jnp.take_along_axis(states, final, axis=1)[:, 0].astype(jnp.float32)
         center, width = jax.nn.sigmoid(torch_linear(2, state, jnp.float32, GENERATOR)).T
@@ -188,16 +172,12 @@ class Model(GroundingModel):
         if last is None:
             return center, width, None
 
-        mask_vector = word_layer(self._vector("mask_vector", batch).astype(self.dtype))
         key = self.make_rng("dropout") if train and not self.is_initializing() else None
         hidden = hidden_words(key, batch, self.content_weight, self.hide_one_in, at_least=1)
-        words = jnp.where(starts_of(hidden, False)[..., None], mask_vector[None, None], words) + positions
         masks = self._masks(center, width)[:, : last + 1]
-        frames = sample_whole(clips, clip_mask, self.rows)[:, None]
+        frames = sample_whole(reading.clips, clip_mask, self.rows)[:, None]
         frames = jnp.broadcast_to(frames, (*masks.shape[:2], *frames.shape[2:]))
-        logits = complete(
-            clip_stack, word_stack, self.vocab_size, frames, words, word_mask, index, train, masks
-        )
+        logits = reading.complete(frames, hidden, masks)
         return center, width, logits
 
     def _masks(self, center: jax.Array, width: jax.Array) -> jax.Array:
@@ -210,12 +190,6 @@ class Model(GroundingModel):
 
     def _deviation(self, width: jax.Array) -> jax.Array:
         return jnp.maximum(width, self.min_width) / (2 * self.sharpness) ** 0.5
-
-    def _stack(self, name: str) -> Stack:
-        return Stack(self.features, self.hidden, self.heads, self.layers, self.dropout, self.dtype, name=name)
-
-    def _vector(self, name: str, batch: Batch) -> jax.Array:
-        return self.param(name, nn.initializers.zeros, batch.query_vectors.shape[-1:])
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'positive' and 'hard', the completion that the first pass learns (`rec_loss` of the official code);

@@ -36,20 +36,15 @@ from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.completion import (
-    Stack,
-    complete,
+    Reading,
     completion_loss,
     hidden_words,
     known_words,
     sample_whole,
     shorter_than_longest,
-    sinusoids,
-    started,
-    starts_of,
 )
-from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.gaussians import bell_over_clips, peaked_bells, spans_of
-from vmr_jax.layers.linear import torch_dense, torch_linear
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import iou, rank
@@ -176,21 +171,9 @@ class Model(GroundingModel):
         batch.check()
         batch = known_words(batch, self.vocab_size)
         updates = self.variable("counters", "updates", lambda: jnp.int32(0))
-        index = batch.example_index
-        clip_stack, word_stack = self._stack("clip_stack"), self._stack("word_stack")
-        word_layer = torch_dense(self.features, batch.query_vectors.shape[-1], self.dtype, "words")
-
-        clips = self._with_last(batch.video).astype(self.dtype)
-        clips = torch_linear(self.features, Dropout(self.dropout)(clips, index, train), self.dtype, "clips")
-        start = self._vector("start_vector", batch.query_vectors)
-        words = started(start, batch.query_vectors).astype(self.dtype)
-        words = word_layer(Dropout(self.dropout)(words, index, train))
-        positions = sinusoids(words.shape[1], self.features)[None].astype(self.dtype)
-        word_mask = starts_of(batch.query_mask)
-
-        memory = word_stack(words + positions, word_mask, index, train)
+        reading = Reading(self, self._with_last(batch.video), batch, train)
         seen = jnp.pad(batch.video_mask, ((0, 0), (0, 1)))
-        last = clip_stack(clips, seen, index, train, memory, word_mask)[:, -1].astype(jnp.float32)
+        last = reading.states(seen)[:, -1].astype(jnp.float32)
         # Center and width of one proposal are neighbours (official code: `fc_gauss`).
         places = jax.nn.sigmoid(torch_linear(2 * self.proposals, last, jnp.float32, "gaussians"))
         center, width = jnp.moveaxis(places.reshape(-1, self.proposals, 2), -1, 0)
@@ -200,22 +183,19 @@ class Model(GroundingModel):
         if train:
             sides = self._sides(center, width, updates.value)
             weights = jnp.concatenate([gaussians, *sides, jnp.ones_like(gaussians[:, :1])], axis=1)
-        mask_vector = word_layer(self._vector("mask_vector", batch.query_vectors).astype(self.dtype))
         hidden = self._hidden(batch, train)
-        words = jnp.where(starts_of(hidden, False)[..., None], mask_vector[None, None], words) + positions
-        frames = sample_whole(clips[:, :-1], batch.video_mask, self.rows)[:, None]
+        frames = sample_whole(reading.clips[:, :-1], batch.video_mask, self.rows)[:, None]
         frames = jnp.broadcast_to(frames, (*weights.shape[:2], *frames.shape[2:]))
         if train and not self.is_initializing():
             updates.value = updates.value + 1
-        logits = complete(
-            clip_stack, word_stack, self.vocab_size, frames, words, word_mask, index, train, weights
-        )
+        logits = reading.complete(frames, hidden, weights)
         return Outputs(center=center, width=width, gaussians=gaussians, word_logits=logits)
 
     def _with_last(self, video: jax.Array) -> jax.Array:
         """Returns [B,T+1,D], the learnt vector behind the clips [B,T,D]."""
         vector = jnp.broadcast_to(
-            self._vector("proposal_vector", video)[None, None], (video.shape[0], 1, video.shape[-1])
+            self.param("proposal_vector", nn.initializers.zeros, video.shape[-1:])[None, None],
+            (video.shape[0], 1, video.shape[-1]),
         )
         return jnp.concatenate([video, vector.astype(video.dtype)], axis=1)
 
@@ -244,12 +224,6 @@ class Model(GroundingModel):
         elif self.random_evaluation:
             key = jax.random.key(0)
         return hidden_words(key, batch, self.content_weight, self.hide_one_in, at_least=1)
-
-    def _stack(self, name: str) -> Stack:
-        return Stack(self.features, self.hidden, self.heads, self.layers, self.dropout, self.dtype, name=name)
-
-    def _vector(self, name: str, like: jax.Array) -> jax.Array:
-        return self.param(name, nn.initializers.zeros, like.shape[-1:])
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'positive' and 'whole', the completion from the best proposal and from the reference (`rec_loss` of

@@ -37,19 +37,14 @@ from flax import struct
 
 from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.completion import (
-    Stack,
-    complete,
+    Reading,
     completion_loss,
     hidden_words,
     known_words,
     sample,
-    sinusoids,
-    started,
-    starts_of,
 )
 from vmr_jax.layers.draws import draw_per_example
-from vmr_jax.layers.dropout import Dropout
-from vmr_jax.layers.linear import torch_dense, torch_linear
+from vmr_jax.layers.linear import torch_linear
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
@@ -154,42 +149,21 @@ class Model(GroundingModel):
         batch.check()
         batch = known_words(batch, self.vocab_size)
         updates = self.variable("counters", "updates", lambda: jnp.int32(0))
-        index, clip_mask = batch.example_index, batch.video_mask
-        clip_stack, word_stack = self._stack("clip_stack"), self._stack("word_stack")
-        word_layer = torch_dense(self.features, batch.query_vectors.shape[-1], self.dtype, "words")
-
-        clips = Dropout(self.dropout)(batch.video.astype(self.dtype), index, train)
-        clips = torch_linear(self.features, clips, self.dtype, "clips")
-        start = self._vector("start_vector", batch.query_vectors.shape[-1])
-        words = started(start, batch.query_vectors).astype(self.dtype)
-        words = Dropout(self.dropout)(words, index, train)
-        words = word_layer(words)
-        positions = sinusoids(words.shape[1], self.features)[None].astype(self.dtype)
-        word_mask = starts_of(batch.query_mask)
-
-        memory = word_stack(words + positions, word_mask, index, train)
-        states = clip_stack(clips, clip_mask, index, train, memory, word_mask)
+        reading = Reading(self, batch.video, batch, train)
+        states = reading.states(batch.video_mask)
         logits = torch_linear(len(self.widths), states.astype(jnp.float32), jnp.float32, "scores")
-        spans, real = proposals(clip_mask, self.widths)
+        spans, real = proposals(batch.video_mask, self.widths)
         scores = jnp.where(real, jax.nn.sigmoid(logits).reshape(real.shape), 0.0)
         if self.candidates == 1 and not (train or self.is_initializing()):
             return Outputs(scores=scores, chosen=None, word_logits=None)
 
-        chosen = select(scores, spans, real, self._picks(updates.value, index, train), self.max_iou)
-        mask_vector = word_layer(self._vector("mask_vector", batch.query_vectors.shape[-1]).astype(self.dtype))
+        picks = self._picks(updates.value, batch.example_index, train)
+        chosen = select(scores, spans, real, picks, self.max_iou)
         hidden = self._hidden(batch, train)
-        words = jnp.where(starts_of(hidden, False)[..., None], mask_vector[None, None], words) + positions
-        frames = sample(clips, jnp.take_along_axis(spans, chosen[..., None], axis=1), self.rows)
+        frames = sample(reading.clips, jnp.take_along_axis(spans, chosen[..., None], axis=1), self.rows)
         if train and not self.is_initializing():
             updates.value = updates.value + 1
-        logits = complete(clip_stack, word_stack, self.vocab_size, frames, words, word_mask, index, train)
-        return Outputs(scores=scores, chosen=chosen, word_logits=logits)
-
-    def _stack(self, name: str) -> Stack:
-        return Stack(self.features, self.hidden, self.heads, self.layers, self.dropout, self.dtype, name=name)
-
-    def _vector(self, name: str, width: int) -> jax.Array:
-        return self.param(name, nn.initializers.zeros, (width,))
+        return Outputs(scores=scores, chosen=chosen, word_logits=reading.complete(frames, hidden))
 
     def _picks(self, updates: jax.Array, example_index: jax.Array, train: bool) -> jax.Array:
         """Returns the place [B,Z] in [0, 1) of each pick by score; 0, the best, unless it is random."""
