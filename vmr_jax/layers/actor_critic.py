@@ -1,7 +1,7 @@
 """Advantage actor-critic (Mnih et al., 2016) on episodes of one fixed length of Y steps, under a mask.
 
 Nothing here knows what an action does. An architecture plays its episode in a scan and keeps a `Decision` of
-every step; its loss calls `discounted_returns` and `actor_critic_terms`. `counted` [B,Y] marks the steps that
+every step; its loss calls `episode_terms`. `counted` [B,Y] marks the steps that
 belong to the episode, the first ones of each row.
 
 Letters beyond the usual: Z actions of a policy.
@@ -101,6 +101,27 @@ def actor_critic_terms(
     weight = jax.lax.stop_gradient(advantage) if detach_advantage else advantage
     policy = -decisions.log_prob * weight - entropy_weight * decisions.entropy
     return Mean.of(policy, counted), Mean.of(jnp.square(advantage), counted)
+
+
+def episode_terms(
+    decisions: Decision,
+    rewards: jax.Array,
+    counted: jax.Array,
+    *,
+    discount: float,
+    entropy_weight: float,
+    detach_advantage: bool,
+) -> tuple[Mean, Mean]:
+    """The two terms of an episode from its rewards [B,Y], which is cut at the value of its last state.
+
+    `detach_advantage` False lets gradients of the policy's loss and of the returns into the values.
+    """
+    returns = discounted_returns(rewards, decisions.value, counted, discount)
+    if detach_advantage:
+        returns = jax.lax.stop_gradient(returns)
+    return actor_critic_terms(
+        decisions, returns, counted, entropy_weight=entropy_weight, detach_advantage=detach_advantage
+    )
 
 
 def unit_rows(length: float) -> Initializer:

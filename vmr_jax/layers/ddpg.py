@@ -168,28 +168,26 @@ def annealed(start: float, decay: float, least: float, steps: jax.Array) -> jax.
 
 
 def episode_noise(
-    key: jax.Array,
-    example_index: jax.Array,
-    shape: tuple[int, ...],
-    updates: jax.Array | None,
-    *,
-    start: float,
-    decay: float,
-    least: float,
+    agent: Any, example_index: jax.Array, shape: tuple[int, ...], updates: jax.Array, train: bool
 ) -> jax.Array:
     """Noise on the numbers of an actor: normal draws [B,Y,...], whose deviation is `annealed`.
 
+    At test there is none, or as much as at the first step of all.
+
     Args:
-      key: of the draws.
+      agent: the calling module, whose fields noise, noise_decay and noise_least `annealed` takes; noise_at_test
+        says whether there is noise at test.
       example_index: [B].
       shape: (Y, ...), that of the draws of an example.
-      updates: [] number of updates before, each of Y steps; None: every step is the first of all.
-      start: as `annealed` takes it.
-      decay: likewise.
-      least: likewise.
+      updates: [] number of updates before, each of Y steps.
+      train: whether the agent learns.
     """
-    steps = jnp.zeros(shape[0]) if updates is None else updates * shape[0] + jnp.arange(shape[0])
-    sigma = annealed(start, decay, least, steps).reshape(1, -1, *(1 for _ in shape[1:]))
+    if not train and not agent.noise_at_test:
+        return jnp.zeros((*example_index.shape, *shape))
+    key = agent.make_rng("dropout") if train else jax.random.key(0)
+    steps = updates * shape[0] + jnp.arange(shape[0]) if train else jnp.zeros(shape[0])
+    sigma = annealed(agent.noise, agent.noise_decay, agent.noise_least, steps)
+    sigma = sigma.reshape(1, -1, *(1 for _ in shape[1:]))
     return sigma * draw_per_example(key, example_index, jax.random.normal, shape)
 
 

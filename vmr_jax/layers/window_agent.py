@@ -6,12 +6,17 @@ WuJie1010/TSP-PRL and WuJie1010/Temporally-language-grounding, whose environment
 Letters beyond the usual: Z actions of a policy.
 """
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vmr_jax.layers.actor_critic import unit_rows
 from vmr_jax.layers.norm import l2_normalize
+from vmr_jax.moments import rank
+from vmr_jax.types import Batch, Moments
 
 
 def valid(window: jax.Array) -> jax.Array:
@@ -66,3 +71,29 @@ def policy_and_value(
     """
     logits = nn.Dense(actions, kernel_init=unit_rows(0.01), name=policy)(hidden)
     return logits, nn.Dense(1, kernel_init=unit_rows(1.0), name=value)(hidden)[:, 0]
+
+
+def plays(agent: type[nn.Module], in_axes: Any) -> Any:
+    """Returns the class of a module that takes the steps of an episode, all of the same layers.
+
+    Its call is (carry, *inputs) -> (carry, what the agent returns of each step [B,Y,...]); `in_axes` has the
+    axis of the steps of each input, or `nn.broadcast`.
+    """
+    return nn.scan(
+        agent, variable_broadcast="params", split_rngs={"params": False}, in_axes=in_axes, out_axes=1
+    )
+
+
+def ranked_windows(
+    windows: jax.Array, logits: jax.Array, mask: jax.Array, batch: Batch, whole_units: bool
+) -> Moments:
+    """The moments of windows [B,M,2], by the logit of their IoU [B,M], whose sigmoid is the score.
+
+    Those outside `mask` [B,M] come last, with score -inf. A window lasts to the end of its last unit with
+    `whole_units`, else to the start of it.
+    """
+    units = jnp.maximum(batch.video_mask.sum(1), 1)
+    ends = windows + jnp.array([0, int(whole_units)])[None, None]
+    ranked = rank(ends * (batch.duration / units)[:, None, None], logits, mask, windows.shape[1])
+    scores = jnp.where(ranked.scores > -jnp.inf, nn.sigmoid(ranked.scores), -jnp.inf)
+    return dataclasses.replace(ranked, scores=scores)

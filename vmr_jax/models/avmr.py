@@ -197,7 +197,8 @@ class Model(GroundingModel):
             name="agent",
         )
         networks = agent(updates.value, train)
-        noise = self._noise(batch, updates.value, train)
+        shape = (self.horizon, len(MOVES))
+        noise = episode_noise(self, batch.example_index, shape, updates.value, train)
         if train and not self.is_initializing():
             updates.value = updates.value + 1
 
@@ -243,22 +244,6 @@ class Model(GroundingModel):
             logits=logits[:, 1:],
             true_logit=logits[:, 0],
             consistency=consistency[:, 0],
-        )
-
-    def _noise(self, batch: Batch, updates: jax.Array, train: bool) -> jax.Array:
-        """Returns what is added to the actor's numbers: [B,Y,6]."""
-        shape = (self.horizon, len(MOVES))
-        if not train and not self.noise_at_test:
-            return jnp.zeros((batch.size, *shape))
-        key = self.make_rng("dropout") if train else jax.random.key(0)
-        return episode_noise(
-            key,
-            batch.example_index,
-            shape,
-            updates if train else None,
-            start=self.noise,
-            decay=self.noise_decay,
-            least=self.noise_least,
         )
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:

@@ -28,8 +28,6 @@ what follows counts for the two estimates alone. Behind such an action the agent
 In training actions are drawn, at test the likeliest one is taken.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,9 +37,8 @@ from flax import struct
 from vmr_jax.layers.actor_critic import (
     Decision,
     action_noise,
-    actor_critic_terms,
     decide,
-    discounted_returns,
+    episode_terms,
 )
 from vmr_jax.layers.recurrent import GRUCell, mean_state
 from vmr_jax.layers.sentence import SentenceVector, read_fields
@@ -49,14 +46,15 @@ from vmr_jax.layers.window_agent import (
     agent_linear,
     annotated_window,
     first_window,
+    plays,
     policy_and_value,
+    ranked_windows,
     relu_of_unit,
     signed_iou,
     valid,
 )
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.moments import rank
 from vmr_jax.types import Batch, Mean, Moments
 
 CARD = Card(
@@ -185,13 +183,7 @@ class Model(GroundingModel):
             query=relu_of_unit(self._linear(self.query_features, "query")(sentence(batch))),
             global_state=relu_of_unit(self._linear(self.video_features, "global")(whole)),
         )
-        agent = nn.scan(
-            Agent,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            in_axes=(1, nn.broadcast),
-            out_axes=1,
-        )(
+        agent = plays(Agent, in_axes=(1, nn.broadcast))(
             self.features,
             self.video_features,
             self.location_features,
@@ -228,13 +220,11 @@ class Model(GroundingModel):
         )
         rewards = reward(before, after, self.step_penalty)
         played = self._played(outputs) & batch.example_mask[:, None]
-        returns = discounted_returns(rewards, outputs.policy.value, played, self.discount)
-        if self.detach_advantage:
-            returns = jax.lax.stop_gradient(returns)
-        policy, value = actor_critic_terms(
+        policy, value = episode_terms(
             outputs.policy,
-            returns,
+            rewards,
             played,
+            discount=self.discount,
             entropy_weight=self.entropy_weight,
             detach_advantage=self.detach_advantage,
         )
@@ -254,7 +244,6 @@ class Model(GroundingModel):
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns the last window, with score 1, then those that were seen, by the estimate of their IoU."""
-        units = jnp.maximum(batch.video_mask.sum(1), 1)
         played = self._played(outputs)
         last = played.sum(1) - 1
 
@@ -267,14 +256,10 @@ class Model(GroundingModel):
         else:
             answer = jnp.where(valid(answer)[..., None], answer, at_last(outputs.windows))
         windows = jnp.concatenate([answer, outputs.windows], axis=1)
-        ends = windows + jnp.array([0, int(self.whole_units)])[None, None]
-        spans = ends * (batch.duration / units)[:, None, None]
         first = jnp.full_like(outputs.iou[:, :1], jnp.inf)
         scores = jnp.concatenate([first, outputs.iou], axis=1)
         there = jnp.concatenate([jnp.ones_like(played[:, :1]), played & valid(outputs.windows)], axis=1)
-        ranked = rank(spans, scores, there, self.horizon + 1)
-        scores = jnp.where(ranked.scores > -jnp.inf, nn.sigmoid(ranked.scores), -jnp.inf)
-        return dataclasses.replace(ranked, scores=scores)
+        return ranked_windows(windows, scores, there, batch, self.whole_units)
 
 
 @struct.dataclass

@@ -236,7 +236,9 @@ class Model(GroundingModel):
             query=query,
             whole=mean_state(batch.video.astype(jnp.float32), batch.video_mask),
         )
-        noise = self._noise(batch, updates.value, train)
+        # Of the segment, then of each look.
+        shape = (self.horizon, 1 + self.looks, len(BOX_MOVES))
+        noise = episode_noise(self, batch.example_index, shape, updates.value, train)
         if train and not self.is_initializing():
             updates.value = updates.value + 1
         return player.play(noise)
@@ -250,22 +252,6 @@ class Model(GroundingModel):
             target_rate=self.target_rate,
             target_every=self.target_every,
             name=name,
-        )
-
-    def _noise(self, batch: Batch, updates: jax.Array, train: bool) -> jax.Array:
-        """Returns the noise on the actors' numbers: [B,Y,1 + looks,8], of the segment, then of each look."""
-        shape = (self.horizon, 1 + self.looks, len(BOX_MOVES))
-        if not train and not self.noise_at_test:
-            return jnp.zeros((batch.size, *shape))
-        key = self.make_rng("dropout") if train else jax.random.key(0)
-        return episode_noise(
-            key,
-            batch.example_index,
-            shape,
-            updates if train else None,
-            start=self.noise,
-            decay=self.noise_decay,
-            least=self.noise_least,
         )
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:

@@ -37,8 +37,6 @@ others are ranked behind it.
 Letters beyond the usual: Z actions of a policy.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,9 +46,8 @@ from flax import struct
 from vmr_jax.layers.actor_critic import (
     Decision,
     action_noise,
-    actor_critic_terms,
     decide,
-    discounted_returns,
+    episode_terms,
 )
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.recurrent import GRUCell
@@ -59,7 +56,9 @@ from vmr_jax.layers.window_agent import (
     agent_linear,
     annotated_window,
     first_window,
+    plays,
     policy_and_value,
+    ranked_windows,
     relu_of_unit,
     signed_iou,
     valid,
@@ -67,7 +66,6 @@ from vmr_jax.layers.window_agent import (
 from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.moments import rank
 from vmr_jax.types import Batch, Mean, Moments
 
 CARD = Card(
@@ -190,13 +188,7 @@ class Model(GroundingModel):
             gate=nn.sigmoid(agent_linear(self.features, True, self.dtype, "query")(sentence)),
             global_state=relu_of_unit(self._linear("global")(_join(gather_units(video, ten_units(whole))))),
         )
-        agent = nn.scan(
-            Agent,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            in_axes=(0, 1, nn.broadcast),
-            out_axes=1,
-        )(
+        agent = plays(Agent, in_axes=(0, 1, nn.broadcast))(
             self.features,
             self.critic_features,
             self.unit_weights,
@@ -240,13 +232,11 @@ class Model(GroundingModel):
             (root_reward(before, picked, reachable), outputs.root),
             (leaf_reward(before, after), outputs.leaf),
         )
-        returns = discounted_returns(rewards, decisions.value, counted, self.discount)
-        if self.detach_advantage:
-            returns = jax.lax.stop_gradient(returns)
-        policy, value = actor_critic_terms(
+        policy, value = episode_terms(
             decisions,
-            returns,
+            rewards,
             counted,
+            discount=self.discount,
             entropy_weight=self.entropy_weight,
             detach_advantage=self.detach_advantage,
         )
@@ -261,13 +251,8 @@ class Model(GroundingModel):
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns the windows that were seen, by the estimate of their IoU, which is the score."""
-        units = jnp.maximum(batch.video_mask.sum(1), 1)
-        ends = outputs.windows + jnp.array([0, int(self.whole_units)])[None, None]
-        spans = ends * (batch.duration / units)[:, None, None]
-        ranked = rank(spans, outputs.iou, _seen(outputs.windows), self.horizon)
-        return dataclasses.replace(
-            ranked, scores=jnp.where(jnp.isfinite(ranked.scores), nn.sigmoid(ranked.scores), -jnp.inf)
-        )
+        seen = _seen(outputs.windows)
+        return ranked_windows(outputs.windows, outputs.iou, seen, batch, self.whole_units)
 
 
 @struct.dataclass
