@@ -125,14 +125,12 @@ class Model(GroundingModel):
       band: number of clips that the self-attention sees on either side of a clip.
       lstm_layers: number of layers of the LSTM over the phrases.
       projection: width of a linear layer before the video's encoder; 0 leaves it out (the official of
-      ActivityNet
-        Captions; 500 on TACoS).
+        ActivityNet Captions; 500 on TACoS).
       refine_low: IoU from which on an anchor's offsets are learned.
       refine_relative: whether `refine_low` is a share of the IoU of the best anchor.
       offset_weight: weight of the regression loss (official code: Model.forward).
       dropout: share of numbers that dropout sets to zero, in both inputs, between the layers of the LSTM and
-      after
-        every attention layer and GRU.
+        after every attention layer and GRU.
       node_dropout: dropout rate of the nodes that are compared within a modality (official code:
         PositionalEncoding).
       official_padding: whether padded words are seen as in the official code, see the card.
@@ -180,8 +178,7 @@ class Model(GroundingModel):
         if self.features % 2:
             raise UserError(
                 f"config.model.features of CSMGAN is {self.features}; it must be even, half for each direction "
-                f"of "
-                "the GRUs."
+                "of the GRUs."
             )
         index = batch.example_index
 
