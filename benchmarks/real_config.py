@@ -14,8 +14,8 @@ from vmr_jax.models import architectures
 OF_DATASET = ("text", "round_to", "streams", "moments")
 
 
-# Architectures that cannot do without what is no part of the files: the regions of frames.
-LACKING = ("dori",)
+# Architectures that cannot do without what is no part of the files: regions of frames, captions, scores.
+LACKING = ("dori", "object_evidence")
 
 
 def learners():

@@ -71,7 +71,7 @@ def get_config(arg=None):
     if dataset in datasets.EMBEDDED:
         datasets.embedded(config, dataset)
         # At test without the shortest, as in the paper: one within the moment scores as high as a better one.
-        _set_windows(config, ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4))
+        set_windows(config, ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4))
         config.model.text = "sentence"
         config.model.features = config.model.hidden = 128
         config.train_for = "15 epochs"
@@ -84,12 +84,13 @@ def get_config(arg=None):
         config.text.sentence_features = "skip_thoughts.h5"
         config.text.sentence_dim = 4800
     config.input.num_clips, windows = WINDOWS[dataset]
-    _set_windows(config, windows)
+    set_windows(config, windows)
     if dataset == "tacos":
         config.evaluation.batch_size = 8  # 479 windows of 3 x 4096 numbers a video
     return config
 
 
-def _set_windows(config, windows):
+def set_windows(config, windows):
+    """Sets windows (lengths, strides, lengths at test, context), in clips."""
     model = config.model
     model.lengths, model.strides, model.test_lengths, model.context = windows

@@ -169,6 +169,11 @@ class Batch:
     object_mask: Array | None = _array("BTO", bool, "video", optional=True)
     # Which of the objects are people.
     persons: Array | None = _array("BTO", bool, "video", mask="object_mask", source="stream")
+    # What a captioner makes of a clip (the state of its encoder); how sure classifiers are of each class of
+    # things and of each activity in it.
+    captions: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")
+    object_scores: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")
+    activity_scores: Array | None = _array("BTD", np.float32, "video", mask="video_mask", source="stream")
     # What is seen in each cell of a frame, rows of cells from the top, cells of a row from the left.
     grid: Array | None = _array("BTIID", np.float32, "video", mask="video_mask", source="stream")
     # The mean word vector of what is said in a clip; the mask is False where nothing is said.

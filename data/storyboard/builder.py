@@ -31,7 +31,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
     A change of content needs a new VERSION, or else prepared files of the old content would be reused.
     """
 
-    VERSION = tfds.core.Version("1.8.0")
+    VERSION = tfds.core.Version("1.9.0")
     RELEASE_NOTES = {
         "1.0.0": "First content.",
         "1.1.0": "People give things to each other.",
@@ -42,6 +42,7 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         "1.6.0": "Sentences have constituency trees.",
         "1.7.0": "Objects are told from people.",
         "1.8.0": "Before and after what is told.",
+        "1.9.0": "Clips have captions, and scores of things and of activities.",
     }
     url_infos = None  # nothing is downloaded, so there is no file of checksums to look for
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vmr_jax.data.storyboard.grammar import ACTIONS, OBJECTS, choice
+from vmr_jax.data.storyboard.grammar import ACTIONS, AGENTS, ANYONE, OBJECTS, choice
 from vmr_jax.data.storyboard.scene import Event, Scene
 from vmr_jax.data.storyboard.vectors import (
     AUDIO_DIM,
@@ -11,10 +11,12 @@ from vmr_jax.data.storyboard.vectors import (
     OBJECT_DIM,
     PHASES,
     RGB_DIM,
+    SENTENCE_DIM,
     SUBTITLE_DIM,
     Vectors,
 )
 
+THINGS = (*(name for name in AGENTS if name != ANYONE), *OBJECTS)  # classes of the object scores
 SLOTS = 4  # O, objects per clip
 SIDE = 4  # I, cells along each side of a frame
 
@@ -28,10 +30,22 @@ SHAPES = {
     "subtitles": (None, SUBTITLE_DIM),
     "translated_subtitles": (None, SUBTITLE_DIM),
     "grid": (None, SIDE, SIDE, CELL_DIM),
+    "captions": (None, SENTENCE_DIM),
+    "object_scores": (None, len(THINGS)),
+    "activity_scores": (None, len(ACTIONS)),
 }
 
 # Standard deviation of the noise of one number; a concept vector has length 1.
-NOISE = {"rgb": 0.12, "flow": 0.12, "audio": 0.12, "objects": 0.1, "grid": 0.12}
+NOISE = {
+    "rgb": 0.12,
+    "flow": 0.12,
+    "audio": 0.12,
+    "objects": 0.1,
+    "grid": 0.12,
+    "captions": 0.12,
+    "object_scores": 0.15,
+    "activity_scores": 1.0,
+}
 PHASE_GAIN = 0.7
 STYLE_GAIN = 0.5  # what all clips of a video have in common beside the place
 
@@ -44,7 +58,11 @@ def render(scene: Scene, world: Vectors, rng: np.random.Generator) -> dict[str, 
         "audio": _audio(scene, world, rng),
         **_objects(scene, world, rng),
         **_subtitles(scene, world, rng),
-        "grid": _grid(scene, world, rng),  # the last one, so that its draws change no other
+        # The later ones stand behind, so that their draws change no earlier one.
+        "grid": _grid(scene, world, rng),
+        "captions": _captions(scene, world, rng),
+        "object_scores": _object_scores(scene, rng),
+        "activity_scores": _activity_scores(scene, rng),
     }
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
@@ -176,3 +194,34 @@ def _grid(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
         signal[event.start : event.end, row, column : column + 2] = who
         signal[event.start : event.end, row + 1, column : column + 2] = world.cells[event.object]
     return _noisy(signal, "grid", rng)
+
+
+def _captions(scene: Scene, world: Vectors, rng: np.random.Generator) -> np.ndarray:
+    """Who does what with what, in words, as a captioner puts it that takes every sixth thing for another."""
+    signal = np.zeros((scene.clips, SENTENCE_DIM))
+    for event in scene.events:
+        for t in range(event.start, event.end):
+            thing = event.object if rng.random() < 5 / 6 else choice(rng, tuple(OBJECTS))
+            nouns = [AGENTS[event.agent].words[0], OBJECTS[thing].words[0]]
+            signal[t] = world.said([*nouns, ACTIONS[event.action].verbs[0].gerund])
+    return _noisy(signal, "captions", rng)
+
+
+def _object_scores(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """From 0 to 1, of who and what is used and of what else is there, four in ten times."""
+    signal = np.zeros((scene.clips, len(THINGS)))
+    there = [THINGS.index(name) for name in (*scene.agents, *scene.objects)]
+    signal[:, there] = 0.8 * (rng.random((scene.clips, len(there))) < 0.4)
+    for event in scene.events:
+        used = [THINGS.index(name) for name in (event.agent, event.object, event.recipient) if name]
+        signal[event.start : event.end, used] = 0.8
+    return np.clip(_noisy(signal, "object_scores", rng), 0.0, 1.0)
+
+
+def _activity_scores(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Probabilities of the actions, which add up to 1; of an idle clip they say nothing."""
+    logits = np.zeros((scene.clips, len(ACTIONS)))
+    for event in scene.events:
+        logits[event.start : event.end, tuple(ACTIONS).index(event.action)] = 3.0
+    odds = np.exp(_noisy(logits, "activity_scores", rng))
+    return odds / odds.sum(1, keepdims=True)

@@ -99,7 +99,7 @@ def test_content_of_this_version(generated):
         for scene, _, q in questions_of(generated, split)
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    assert (str(Storyboard.VERSION), digest[:16]) == ("1.8.0", DIGEST)
+    assert (str(Storyboard.VERSION), digest[:16]) == ("1.9.0", DIGEST)
 
 
 def test_settings_never_share_files(prepared, tmp_path):

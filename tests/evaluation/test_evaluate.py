@@ -160,6 +160,7 @@ def test_sanity_rows_of_a_model_that_sees_but_knows_no_order(experiment):
 
 def test_every_stream_of_a_video_is_hidden_or_shuffled_alike(experiment):
     streams = ("flow", "audio", "objects", "persons", "grid", "subtitles", "translated_subtitles")
+    streams += ("captions", "object_scores", "activity_scores")
     base = experiment.loader("test")
     loader = type(base)(
         experiment.config, experiment.dataset, base.split, experiment.vocabulary, experiment.vectors, streams

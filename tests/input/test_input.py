@@ -66,7 +66,7 @@ def test_batch_has_the_shapes_of_the_spec(experiment):
 
 ALL_FIELDS = (
     "tree", "constituents", "flow", "audio", "objects", "persons", "grid", "subtitles",
-    "translated_subtitles",
+    "translated_subtitles", "captions", "object_scores", "activity_scores",
     "sentence", "translation", "static_words", "dynamic_words", "context",
 )  # fmt: skip
 

@@ -11,8 +11,9 @@ from batches import pad_clips, random_batch
 from cases.ctrl import SMALL
 
 from vmr_jax.errors import UserError
+from vmr_jax.layers.sliding_windows import window_grid
 from vmr_jax.models import create
-from vmr_jax.models.ctrl import Outputs, window_grid
+from vmr_jax.models.ctrl import Outputs
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_exact_context_is_cut_to_the_video():
 def test_pooling_shares_out_the_clips_on_the_border():
     model = create("ctrl", context_windows="exact", context=1)
     video = np.float32([[[1], [2], [4], [8]]])
-    pooled = model._pool(jnp.asarray(video), jnp.float32([[[1, 3], [0.5, 2], [0, 4]]]), jnp.array([4]))
+    pooled = model.pool(jnp.asarray(video), jnp.float32([[[1, 3], [0.5, 2], [0, 4]]]), jnp.array([4]))
     # [0,1] 1, [1,3] (2 + 4) / 2, [3,4] 8. Then [0,.5] 1, [.5,2] (.5 * 1 + 2) / 1.5, [2,3] 4. The whole: 15 / 4.
     expected = [[1, 3, 8], [1, 2.5 / 1.5, 4], [3.75, 3.75, 3.75]]
     np.testing.assert_allclose(pooled[0], expected, rtol=1e-6)
@@ -108,7 +109,7 @@ def test_drawn_windows_are_positive_and_lie_in_the_video(batch):
     share = np.float32([[0.113, 0.717]] * 7 + [[0.1, 0.2]])[::-1][[1, 2, 3, 4, 5, 6, 0, 7]]
     batch = dataclasses.replace(batch, span=batch.duration[:, None] * share)
     clips = batch.video_mask.sum(1)
-    draw = jax.jit(lambda key: model.apply({}, batch, clips, method="_draw", rngs={"dropout": key}))
+    draw = jax.jit(lambda key: model.draw_window(key, batch, clips))
     drawn = [draw(key) for key in jax.random.split(jax.random.key(0), 40)]
     grid = model.grid(16, test=False)
     for i in range(8):

@@ -11,7 +11,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError
 from vmr_jax.files import require_file
-from vmr_jax.input import annotations, detections, schema
+from vmr_jax.input import annotations, detections, schema, units
 from vmr_jax.input.features import Concatenated, FeatureReader, open_features
 from vmr_jax.input.preparing import prepare_once, whole_description
 from vmr_jax.text.parse import parse, parser_name
@@ -66,15 +66,19 @@ def open_manual_features(options, stream: str = "") -> FeatureReader:
       options: has `manual_dir`, to which paths are relative; `features`, a path, or several as a tuple or with
         commas between them, which are concatenated; `feature_key`, the name of the arrays in all of them;
         `streams`, further streams by name: the path, then the shape of a row.
-      stream: the one to open, '' for `features`. `objects` and `persons` may be a folder of detections too.
+      stream: the one to open, '' for `features`. `objects` and `persons` may be a folder of detections.
     """
     named, key = (options.streams[stream][0], "") if stream else (options.features, options.feature_key)
     paths = named.split(",") if isinstance(named, str) else named
     folder = manual_dir(options)
     if stream in detections.STREAMS and detections.are_detections(folder / paths[0]):
         return detections.Detections(folder / paths[0], stream, options.streams[stream][1])
-    readers = [open_features(folder / Path(path.strip()).expanduser(), key) for path in paths]
+    readers = [_opened(folder / Path(path.strip()).expanduser(), key) for path in paths]
     return readers[0] if len(readers) == 1 else Concatenated(readers)
+
+
+def _opened(path: Path, key: str) -> FeatureReader:
+    return units.Units(path, key) if path.is_dir() and units.are_units(path) else open_features(path, key)
 
 
 def prepare(source: Source, options):

@@ -33,6 +33,8 @@ RELATIONS = (
 SELF = 1
 _ID = {name: i + 1 for i, name in enumerate(RELATIONS)}
 
+DIRECT_OBJECT, SUBJECT = _ID["dobj"], _ID["nsubj"]
+
 Arc = tuple[int, str]  # head (-1: the root), relation
 
 
