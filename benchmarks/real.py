@@ -16,6 +16,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -142,6 +143,7 @@ def affordable_steps(model: str, rate: float) -> int:
     """How many steps fit into `--minutes` of CPU time, in hundreds: from a short run, which is measured."""
     probe = Run(model, 0, rate, PROBE)
     workdir = probe.workdir.with_name(f"{model}_probe")
+    shutil.rmtree(workdir, ignore_errors=True)  # one that was stopped has spent CPU time that is not counted
     settings = [*probe.settings(FLAGS.data, FLAGS.vectors), f"--config.evaluate_every={PROBE} steps"]
     extra = ["--config.evaluation.splits=('val',)", "--config.evaluation.sanity=()", f"--workdir={workdir}"]
     seen: list[tuple[int, float]] = []  # (step, CPU seconds)
