@@ -6,6 +6,7 @@ from vmr_jax.configs.tcmn import DATASETS
 SMALL = dict(
     networks=("video_flow",),
     num_clips=16,
+    max_length=4,
     tree_features=5,
     visual_features=5,
     attention_features=4,

@@ -130,8 +130,8 @@ def test_padding_changes_nothing():
     variables = random_variables(model, batch)
     found, expected = (outputs_of(model, variables, b) for b in (pad_clips(batch, 2), batch))
     # Each segment of the video stands elsewhere in the longer list.
-    place = {pair: m for m, pair in enumerate(zip(*segments(18)))}
-    where = np.array([place[pair] for pair in zip(*segments(16))])
+    place = {pair: m for m, pair in enumerate(zip(*segments(18, 4)))}
+    where = np.array([place[pair] for pair in zip(*segments(16, 4))])
     real = np.asarray(model._real(batch))
     both = real[:, :, None] & real[:, None]
     np.testing.assert_allclose(
