@@ -46,9 +46,8 @@ def get_config(arg=None):
         config.model.attention_features, config.model.features = 64, 32
         config.model.max_length = 5  # of 12; 99% of the moments have such a segment of IoU=0.5
         config.text.max_nodes = 40  # the largest tree has 37
-        config.batch_size = 32
+        config.optimizer.learning_rate = 2e-3
         config.optimizer.schedule = "cosine"
-        config.train_for = "12 epochs"
         return config
     named = tuple(option for option in options if option != "fused")
     datasets.manual_dataset(config, dataset, named, paper=("hl",))
