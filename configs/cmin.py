@@ -6,6 +6,9 @@
         the paper's setting, with GloVe 840B, for an accelerator; DIR as in data/activitynet_captions/README.md.
     python launch.py --config=configs/cmin.py:jsonl --config.dataset.manual_dir=DIR ...
         your own data; see data/jsonl/README.md. The other datasets of DATASETS work in the same way.
+    python launch.py --config=configs/cmin.py:storyboard,reconstruction
+        with the query reconstruction of the extended version (TIP 2020), of which no code exists:
+        vmr_jax/models/cmin.py says what is ours. Any dataset takes the option.
 
 Paper, R@1 / R@5 (%): ActivityNet Captions C3D, IoU .3 63.61 / 80.54, .5 43.40 / 67.95, .7 23.88 / 50.73; TACoS
 C3D, IoU .1 32.48 / 62.13, .3 24.64 / 38.46, .5 18.05 / 27.02. There IoU is counted on a grid of 200 clips, here
@@ -15,7 +18,7 @@ widths of the anchors of the datasets that the paper does not have.
 
 from vmr_jax.configs import common, datasets
 
-DATASETS = datasets.DATASETS
+DATASETS = {dataset: (*options, "reconstruction") for dataset, options in datasets.DATASETS.items()}
 
 _ACTIVITYNET = (200, (16, 32, 64, 96, 128, 160, 192))
 # dataset -> clips, widths of the anchors; the others as ActivityNet Captions.
@@ -35,6 +38,8 @@ def get_config(arg=None):
     dataset, options = common.parse_arg(arg, DATASETS)
     tacos = dataset == "tacos"
     config = common.base("cmin")
+    if "reconstruction" in options:
+        config.model.reconstruction_weight = 0.1  # ours
     config.input.num_clips, config.model.widths = _ANCHORS.get(dataset, _ACTIVITYNET)
     config.input.normalize = False
     config.input.resample = "spread"

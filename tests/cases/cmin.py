@@ -4,6 +4,7 @@ from cases import manual_variants
 from vmr_jax.configs.cmin import DATASETS
 
 SMALL = dict(features=8, heads=2, widths=(3, 5), band=2, attention_layers=1, graph_layers=1)
+OPTIONS = {"reconstruction": dict(reconstruction_weight=0.1, vocab_size=9)}  # a random batch has one word more
 
 # Official code, ActivityNet Captions C3D: 8.23 M. By layer, F = 512, D = 500, W = 300, A = 7:
 #   attention    2 (4 D^2 + 4 D)                                   2,004,000
@@ -25,12 +26,15 @@ ACTIVITYNET = 8_229_701
 #   GRU          2 (96 (128 + 32) + 192)                              31,104
 #   head         18 * 65                                               1,170
 STORYBOARD = 162_810
+# The reconstruction, of a vocabulary of two words: start 50, a GRU of 64 (3 * 64 (50 + 64) + 6 * 64), attention
+# as above, and 2 classes from 2 * 64.
+DECODER = 50 + 22_272 + 8_320 + 258
 
 
 def golden() -> dict[str, int]:
     """Features of another width are projected to 500; the head has 3 (F + 1) parameters for each width."""
     anchors = {"tacos": 3, "didemo": 6, "tempo": 6}
-    counts = {"storyboard": STORYBOARD}
+    counts = {"storyboard": STORYBOARD, "storyboard,reconstruction": STORYBOARD + DECODER}
     for arg, dataset, dim in manual_variants(DATASETS):
         widths = 4 if dataset.startswith("charades") else anchors.get(dataset, 7)
         projection = 0 if dim == 500 else dim * 500 + 500

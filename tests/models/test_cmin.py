@@ -1,4 +1,4 @@
-"""CMIN: the graph convolution and the loss by hand, prediction, and what must not change either."""
+"""CMIN: the graph convolution, the loss and the reconstruction by hand, and what must not change prediction."""
 
 import dataclasses
 
@@ -6,14 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from applied import outputs_of
+from applied import outputs_of, random_variables
 from batches import OF_CLIPS, random_batch
 
+from vmr_jax.configs.cmin import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.models import create
-from vmr_jax.models.cmin import Outputs, SyntacticGraphConv
+from vmr_jax.models.cmin import Outputs, QueryDecoder, SyntacticGraphConv, clips_of_moment
+from vmr_jax.training.experiment import make_model
+from vmr_jax.types import Batch, fields_of
 
 SMALL = dict(features=8, heads=2, widths=(1, 3))
+WORD_FIELDS = [n for n, info in fields_of(Batch).items() if info.optional and set("LSC") & set(info.axes)]
 OTHERS = dict.fromkeys(OF_CLIPS)
 
 
@@ -144,6 +148,83 @@ def test_syntax_matters_and_its_direction(pair):
     expected = outputs_of(model, variables, batch).logits
     turned = batch.replace(dependencies=batch.dependencies.swapaxes(1, 2))
     assert np.abs(outputs_of(model, variables, turned).logits - expected).max() > 1e-4
+
+
+def spoken(words, vectors):
+    """One video of four clips, whose sentence has these ids and vectors; the moment is clips 1 and 2."""
+    length = len(words)
+    return one_video().replace(
+        span=np.float32([[1.2, 2.5]]),
+        query=np.int32([words]),
+        query_vectors=np.float32([vectors]),
+        query_mask=np.ones((1, length), bool),
+        **dict.fromkeys(WORD_FIELDS),
+    )
+
+
+def test_reconstruction_loss_by_hand():
+    model = create("cmin", **SMALL, reconstruction_weight=0.1, vocab_size=4)
+    # The unknown word (1) and one that the vocabulary lacks (9) are left out: words 2 and 3, and the end (0).
+    batch = spoken([2, 1, 9, 3], np.ones((4, 5)))
+    logits = jnp.zeros((1, 5, 4)).at[0, 0, 2].set(np.log(2)).at[0, :, 1].set(50.0)
+    outputs = Outputs(jnp.zeros((1, 8)), jnp.zeros((1, 8, 2)), logits)
+    terms = model.loss(outputs, batch, epoch=jnp.int32(0))
+    # Of the classes 0, 2 and 3: probability 2/4 of word 2 at place 0, 1/3 of word 3 and of the end.
+    expected = (np.log(2) + 2 * np.log(3)) / 3
+    np.testing.assert_allclose(terms["reconstruction"].value(), 0.1 * expected, rtol=1e-6)
+    assert terms["reconstruction"].count == 1
+    assert set(terms) == {"alignment", "regression", "reconstruction"}
+
+
+def test_the_decoder_reads_the_clips_of_the_moment_and_the_words_before():
+    batch = spoken([2, 3, 4], np.eye(3))
+    np.testing.assert_array_equal(clips_of_moment(batch), [[False, True, True, False]])
+    module = QueryDecoder(5, 1, 0.0, jnp.float32)
+    fused = jnp.float32([[[9], [2], [6], [-7]]])
+    decode = jax.jit(lambda params, batch, fused: module.apply({"params": params}, batch, fused, False))
+    params = jax.jit(module.init, static_argnums=3)(jax.random.key(0), batch, fused, False)
+    params = jax.tree.map(jnp.zeros_like, params)
+    # Without weights the GRU's states are 0 and all clips weigh alike: the mean of clips 1 and 2 is 4. The word
+    # layer reads the state, which is 0, and that mean.
+    params["params"]["word"]["kernel"] = jnp.float32([[1, 1, 1, 1, 1], [0, 1, 2, 3, 4]])
+    found = decode(params["params"], batch, fused)
+    np.testing.assert_allclose(found, np.tile(4 * np.float32([0, 1, 2, 3, 4]), (1, 4, 1)))
+    # With weights: word 2 of the sentence is read from place 2 + 1 on, clips outside of the moment never.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 1, x.shape).astype(np.float32), params)["params"]
+    expected = decode(params, batch, fused)
+    other = batch.replace(query_vectors=batch.query_vectors * np.float32([1, 1, 5])[None, :, None])
+    found = decode(params, other, fused.at[:, 0].set(50.0).at[:, 3].set(50.0))
+    np.testing.assert_array_equal(found[:, :3], expected[:, :3])
+    assert np.abs(found[:, 3] - expected[:, 3]).max() > 1e-4
+    assert np.abs(decode(params, batch, fused.at[:, 1].set(3.0)) - expected).min() > 1e-6
+
+
+def test_the_reconstruction_trains_the_encoders_and_is_gone_at_test(pair):
+    plain, _ = pair
+    model, batch = create("cmin", **SMALL, dropout=0.0, reconstruction_weight=0.1, vocab_size=9), random_batch()
+    variables = random_variables(model, batch)
+
+    def objective(params):
+        outputs = model.apply({"params": params}, batch, train=True)
+        return model.loss(outputs, batch, epoch=jnp.int32(0))["reconstruction"].value()
+
+    gradient = jax.jit(jax.grad(objective))(variables["params"])
+    still = {name for name, part in gradient.items() if all((x == 0).all() for x in jax.tree.leaves(part))}
+    assert still == {"head"}
+    found = outputs_of(model, variables, batch)
+    assert found.word_logits is None
+    own = {name: x for name, x in variables["params"].items() if name != "decoder"}
+    expected = outputs_of(plain, {"params": own}, batch)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+
+
+@pytest.mark.parametrize("option,size", [("", 0), (",reconstruction", 30)])
+def test_it_needs_the_vocabulary_with_the_reconstruction_alone(option, size):
+    model = make_model(get_config(f"storyboard{option}"), vocab_size=30)
+    assert model.needs_vocabulary == bool(option)
+    assert model.vocab_size == size
 
 
 @pytest.mark.parametrize(

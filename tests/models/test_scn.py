@@ -13,7 +13,7 @@ from batches import OF_CLIPS, random_batch
 
 from vmr_jax.layers.completion import completion_loss
 from vmr_jax.models import create
-from vmr_jax.models.scn import Model, Outputs, clip_iou, proposals, rewards_of, select
+from vmr_jax.models.scn import Outputs, clip_iou, proposals, rewards_of, select
 
 SMALL = dict(features=8, hidden=16, heads=2, layers=1, widths=(0.25, 0.5, 1.0), rows=4, vocab_size=12)
 
@@ -272,4 +272,4 @@ def test_candidates_are_ranked_by_completion(pair):
 
 
 def test_vocabulary_is_needed():
-    assert Model.needs_vocabulary
+    assert create("scn").needs_vocabulary

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from vmr_jax.input.spec import batch_spec
-from vmr_jax.models import model_class
 from vmr_jax.models.base import abstract_variables
 from vmr_jax.training.experiment import make_model
 
@@ -25,6 +24,6 @@ def test_the_weights_of_a_built_twin_are_all_of_ours(name):
     twin = module.build(config)
     assert isinstance(twin, module.Twin)
     # The 20 words of the twin, and padding.
-    model = make_model(config, vocab_size=21 if model_class(name).needs_vocabulary else 0)
+    model = make_model(config, vocab_size=21 if make_model(config).needs_vocabulary else 0)
     ours = abstract_variables(model, batch_spec(config, 8, model.requires()))
     assert jax.tree.map(np.shape, module.variables(twin)) == jax.tree.map(lambda x: x.shape, ours)

@@ -15,7 +15,7 @@ def check(name, arg=None, **fields):
     for field, value in fields.items():
         part, _, last = field.partition("__")
         config[part][last] = value
-    check_nothing_is_ignored(config, make_model(config).requires())
+    check_nothing_is_ignored(config, make_model(config))
 
 
 @pytest.mark.parametrize("name", models.architectures())
@@ -35,6 +35,7 @@ def test_configs_give_nothing_that_is_ignored(name):
             {"optimizer__weight_decay": 0.1},
             "weight_decay is 0.1, and adam does not decay weights",
         ),
+        ("scn", None, {"text__trainable": True}, "scn with these settings keeps those of the data as they are"),
         ("mcn", "didemo", {"optimizer__weight_decay": 0.1}, "and sgd does not decay weights"),
         ("fvmr", None, {"text__encoder": "clip"}, "config.text.encoder is given, and fvmr .* a text encoder"),
         ("ctrl", "tacos", {"text__sentence_features": "x.h5"}, "and ctrl .* a vector of the sentence"),

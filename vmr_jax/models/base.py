@@ -39,14 +39,11 @@ class GroundingModel(nn.Module):
       positive: fields that must be above 0, beside those whose names say so (`vmr_jax.models.create`).
       shared_by_heads: field with a number of attention heads -> field with the width that they divide.
       of_evaluation: fields that neither parameters nor training depend on, which an evaluation may set anew.
-      needs_vocabulary: the field `vocab_size` is then the size of the training vocabulary, padding and unknown
-        included; of the others it is 0 unless word vectors are trained.
     """
 
     positive: ClassVar[tuple[str, ...]] = ()
     shared_by_heads: ClassVar[Mapping[str, str]] = {"heads": "features"}
     of_evaluation: ClassVar[tuple[str, ...]] = ()
-    needs_vocabulary: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Runs the network."""
@@ -63,6 +60,15 @@ class GroundingModel(nn.Module):
     def requires(self) -> tuple[str, ...]:
         """Names the optional `Batch` fields that this setting cannot do without."""
         return ()
+
+    @property
+    def needs_vocabulary(self) -> bool:
+        """Whether this setting has a table of words.
+
+        The field `vocab_size` is then the size of the training vocabulary, padding and unknown included; of the
+        others it is 0 unless word vectors are trained.
+        """
+        return False
 
     def saliency(self, outputs: Outputs, batch: Batch) -> jax.Array:
         """Returns [B,T], how well each clip fits the query: what the protocol 'highlights' ranks."""

@@ -16,10 +16,15 @@ Names at the right, and "official code" in the file, are those of the authors' p
   fused               [B,T,F]   BiGRU                                                        rnn
   logits              [B,M]     of the anchors: P widths around every clip, M = T P          fc_score
   offsets             [B,M,2]   numbers to add to an anchor's first and last clip            fc_reg
+  word_logits         [B,L+1,X] of the query, written again (an option)                      none
 
 F = 512. Labels are the IoUs of the anchors with the moment, relative to the best, on the grid of clips and
 with both ends included; the moment is floored in rows of the features, and is the clips that begin within those
 rows. The offsets are learned for the best anchor, and added to its ends without their fraction.
+
+The extended version (Lin et al., IEEE Transactions on Image Processing 2020) also reconstructs the query from
+the target moment while training: `reconstruction_weight`. No code of it exists, and no copy of the paper was at
+hand: the decoder here is ours.
 
 The settings of the paper's two data sets, T = 200:
 
@@ -49,6 +54,7 @@ from vmr_jax.layers.anchors import (
     soft_labels,
 )
 from vmr_jax.layers.attention import check_heads
+from vmr_jax.layers.completion import completion_loss, known_words, started, starts_of
 from vmr_jax.layers.cross_gate import CrossGate
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_default_kernel
@@ -77,7 +83,11 @@ CARD = Card(
         "anchors to clips and counts IoU there, which is kinder to short moments.",
         "All refined anchors are ranked, not the best alone.",
         "Padded clips are never seen (the official code has none, as it resamples every video to T rows).",
-        "The query reconstruction of the extended version (TIP 2020) is left out: there is no code of it.",
+        "The query reconstruction of the extended version (TIP 2020) is an option, off by default, and claims "
+        "no reproduction. Ours are the decoder, a GRU over the words so far with additive attention to the "
+        "fused clips of the annotated moment; its cross-entropy, averaged over a sentence with its end, where "
+        "words that the vocabulary lacks are left out; and its weight, 0.1 in the config. Word vectors are not "
+        "fine-tuned beside it.",
         "Weights start as PyTorch's do, those of the self-attention Glorot uniform, and the biases of the "
         "relations at zero.",
     ),
@@ -88,7 +98,7 @@ CARD = Card(
         "As that program, and not in the paper: anchors are cast to integers before they are refined, so that "
         "those of even width are half a clip earlier, in loss and prediction, not in the labels.",
         "There are 8,229,701 parameters, as in the official code.",
-        "The graph operator, anchors and labels equal computations by hand.",
+        "The graph operator, anchors and labels equal computations by hand, and so does the reconstruction.",
     ),
 )
 
@@ -99,6 +109,7 @@ class Outputs:
 
     logits: jax.Array  # [B,M] float32
     offsets: jax.Array  # [B,M,2] float32, clips
+    word_logits: jax.Array | None = None  # [B,L+1,X] float32, position l writes word l; None at test
 
 
 class Model(GroundingModel):
@@ -115,10 +126,11 @@ class Model(GroundingModel):
       projection: width of a linear layer before the video's encoder; 0 leaves it out (the paper's).
       label_low: IoU, relative to the best anchor's, below which the label is zero.
       offset_weight: weight of the regression loss (official code: Model.forward).
+      reconstruction_weight: weight of the reconstruction of the query; 0 leaves it out (the SIGIR paper's).
       dropout: share of numbers that dropout sets to zero, in both inputs and after every attention layer, graph
         layer and GRU.
       vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed (the
-        paper's).
+        paper's). With the reconstruction X, the number of words that it chooses from.
       keep: number of moments that `predict` returns; 0 for all anchors, among which the official NMS chooses.
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
@@ -135,10 +147,16 @@ class Model(GroundingModel):
     projection: int = 0
     label_low: float = 0.3
     offset_weight: float = 1e-3
+    reconstruction_weight: float = 0.0
     dropout: float = 0.2
     vocab_size: int = 0
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def needs_vocabulary(self) -> bool:
+        """Whether the query is reconstructed."""
+        return self.reconstruction_weight > 0
 
     def requires(self) -> tuple[str, ...]:
         """Names the dependency graph of the query, and the rows at which the clips begin."""
@@ -178,7 +196,8 @@ class Model(GroundingModel):
         clips = recur(clips, batch.video_mask, "clips")
 
         # Official code: SentenceEncoder.
-        words = drop(WordEmbedding(self.vocab_size, self.dtype, name="words")(batch))
+        tuned = 0 if self.needs_vocabulary else self.vocab_size
+        words = drop(WordEmbedding(tuned, self.dtype, name="words")(batch))
         for i in range(self.graph_layers):
             graph = SyntacticGraphConv(self.relations, self.dtype, name=f"graph_{i}")
             words = words + drop(graph(words, batch.dependencies))
@@ -190,12 +209,16 @@ class Model(GroundingModel):
         gated = CrossGate(self.features, self.dtype, name="cross_gate")(clips, attended)
         fused = recur(gated, batch.video_mask, "fusion")
         scored = AnchorHead(len(self.widths), name="head")(fused)
-        return Outputs(logits=scored.logits, offsets=scored.offsets)
+        word_logits = None
+        if self.needs_vocabulary and (train or self.is_initializing()):
+            decoder = QueryDecoder(self.vocab_size, self.features, self.dropout, self.dtype, name="decoder")
+            word_logits = decoder(known_words(batch, self.vocab_size), fused, train)
+        return Outputs(scored.logits, scored.offsets, word_logits)
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'alignment': cross-entropy of all anchors; 'regression': smooth L1 of both ends of the best one.
 
-        Official code: Model.forward.
+        Official code: Model.forward. 'reconstruction', ours: cross-entropy of the query, word for word.
         """
         del epoch
         anchors = self.anchors(batch.video.shape[1])
@@ -209,10 +232,17 @@ class Model(GroundingModel):
         best = labels.argmax(-1)[:, None, None]
         refined = jnp.take_along_axis(refine(anchors, outputs.offsets), best, axis=1)[:, 0]
         learned = (batch.example_mask & legal.any(-1))[:, None] & jnp.ones((1, 2), bool)
-        return {
+        terms = {
             "alignment": Mean.of(errors, real),
             "regression": Mean.of(optax.losses.huber_loss(refined, moment), learned, self.offset_weight),
         }
+        if outputs.word_logits is not None:
+            written = known_words(batch, self.vocab_size)
+            nll = completion_loss(
+                outputs.word_logits[:, None], written.query, written.query_mask, smoothing=0.0, predict_end=True
+            )[:, 0]
+            terms["reconstruction"] = Mean.of(nll, batch.example_mask, self.reconstruction_weight)
+        return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns the refined anchors, best first; the score is the sigmoid of the logit."""
@@ -274,3 +304,43 @@ class SyntacticGraphConv(nn.Module):
         gate = linear(value, "gate_kernel")
         message = add(value, "bias") * jax.nn.sigmoid(add(gate, "gate_bias"))
         return jnp.where((relation > 0)[..., None], message, 0).sum(2)
+
+
+class QueryDecoder(nn.Module):
+    """Writes the query again, word for word, from the fused clips of the annotated moment; ours.
+
+    Parameters: start, the vector [W] before the first word; gru; attention; word, a linear layer.
+
+    Attributes:
+      classes: X, number of words to choose from.
+      features: F, width of the GRU and of the attention.
+      dropout: dropout rate of the words and of the GRU's states.
+      dtype: number format of the layers; logits are float32.
+    """
+
+    classes: int
+    features: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, batch: Batch, fused: jax.Array, train: bool) -> jax.Array:
+        """Fused clips [B,T,F] and the query of the batch -> [B,L+1,X]; place l has read the words before l."""
+
+        def drop(x):
+            return Dropout(self.dropout)(x, batch.example_index, train)
+
+        start = self.param("start", nn.initializers.zeros, batch.query_vectors.shape[-1:])
+        words = drop(started(start, batch.query_vectors).astype(self.dtype))
+        states = drop(GRU(self.features, dtype=self.dtype, name="gru")(words, starts_of(batch.query_mask)))
+        attention = AdditiveAttention(self.features, self.dtype, name="attention")
+        seen = attention(states, fused, clips_of_moment(batch))
+        both = jnp.concatenate([states, seen], axis=-1)
+        return torch_linear(self.classes, both.astype(jnp.float32), jnp.float32, "word")
+
+
+def clips_of_moment(batch: Batch) -> jax.Array:
+    """Returns [B,T] bool, the clips of the annotated moment."""
+    first, last = jnp.split(moment_in_clips(batch), 2, axis=-1)
+    place = jnp.arange(batch.video_mask.shape[1])[None]
+    return (place >= first) & (place <= last) & batch.video_mask

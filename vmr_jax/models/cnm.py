@@ -139,7 +139,7 @@ class Model(GroundingModel):
     vocab_size: int = 2
     dtype: jnp.dtype = jnp.float32
 
-    needs_vocabulary: ClassVar[bool] = True
+    needs_vocabulary = True
     positive: ClassVar[tuple[str, ...]] = ("sharpness", "max_width", "min_width")
 
     def requires(self) -> tuple[str, ...]:

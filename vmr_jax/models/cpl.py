@@ -155,7 +155,7 @@ class Model(GroundingModel):
     vocab_size: int = 2
     dtype: jnp.dtype = jnp.float32
 
-    needs_vocabulary: ClassVar[bool] = True
+    needs_vocabulary = True
     positive: ClassVar[tuple[str, ...]] = ("proposals", "sigma", "min_width", "ramp_updates")
 
     def requires(self) -> tuple[str, ...]:

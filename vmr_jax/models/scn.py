@@ -28,8 +28,6 @@ The loss: the nll of all Z; and a ranking, the rewards 0, 0.5, 1 from the highes
 logarithm of the softmax over the Z scores.
 """
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -137,7 +135,7 @@ class Model(GroundingModel):
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
-    needs_vocabulary: ClassVar[bool] = True
+    needs_vocabulary = True
 
     def requires(self) -> tuple[str, ...]:
         """Names the words that are hidden more often."""

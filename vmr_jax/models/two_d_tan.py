@@ -60,7 +60,9 @@ CARD = Card(
         "Of equal scores the earlier moment comes first, in the official code the later; cells that are no "
         "candidates, which it ranks behind all others, are left out.",
         "The injections of VDI (Luo et al., CVPR 2023) are an option, off by default; the sentence that they "
-        "train is the LSTM's last state.",
+        "train is the LSTM's last state. With the paper's weights they harm an LSTM that learns from nothing: "
+        "on storyboard R@1,IoU=0.5 is 20.5 with them and 67.4 without; the term of L_vc, at first 40 times "
+        "that of the map, falls to 0.01.",
     ),
     verified=(
         "Parameter counts are those of the official code: 60,925,953 and 69,060,609 (Charades-STA, VGG, pool "

@@ -66,7 +66,7 @@ def _run(config, dataset: Dataset | None, problems: Problems) -> list:
     with problems.caught():
         model = make_model(config)
         check_fields(config, model.requires())
-        check_nothing_is_ignored(config, model.requires())
+        check_nothing_is_ignored(config, model)
         facts.append(("architecture", _architecture(config, model)))
     with problems.caught():
         input_lib.check_resample(config.input.resample)

@@ -17,7 +17,7 @@ from vmr_jax.models.base import first_difference
 from vmr_jax.modes.inspect import abstract_variables
 from vmr_jax.torch_import import contradicts, hyper_parameters, load, read_checkpoint
 from vmr_jax.training.checkpoint import Checkpoints
-from vmr_jax.training.experiment import BEST, Experiment
+from vmr_jax.training.experiment import BEST, Experiment, make_model
 from vmr_jax.training.owner import owned
 from vmr_jax.training.places import stored_config
 from vmr_jax.training.writer import prepare_workdir
@@ -66,7 +66,7 @@ def import_checkpoint(config, workdir: Path, checkpoint: str | None) -> None:
 
 def _vocab_size(config) -> int:
     """Of the vocabulary that the model has a table of; 0 where it has none, and the data stay closed."""
-    if config.text.trainable or model_class(config.model.name).needs_vocabulary:
+    if config.text.trainable or make_model(config).needs_vocabulary:
         return len(Experiment(config).vocabulary) + FIRST_WORD
     return 0
 

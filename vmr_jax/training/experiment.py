@@ -41,7 +41,7 @@ def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
         the architectures that need it, and those whose word vectors are trained.
     """
     fields = {k: v for k, v in config.model.items() if k != "name"}
-    if models.model_class(config.model.name).needs_vocabulary:
+    if models.create(config.model.name, **fields).needs_vocabulary:
         vocab_size = max(vocab_size, FIRST_WORD)
     elif not config.text.trainable:
         vocab_size = 0
@@ -157,7 +157,7 @@ class Experiment:
         self.vectors = open_word_vectors(config, self._sentences(sentences))
         self.model = make_model(config, len(self.vocabulary) + FIRST_WORD)
         check_fields(config, self.model.requires())
-        check_nothing_is_ignored(config, self.model.requires())
+        check_nothing_is_ignored(config, self.model)
         check_groups(config, self.model, self.parallel)
         self._loaders: dict[str, Loader] = {}
 

@@ -1,24 +1,26 @@
 """Settings that nothing would read: refused, because whoever gives one expects it to do something."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from vmr_jax.configs.datasets import evaluation_defaults
 from vmr_jax.errors import UserError
+from vmr_jax.models import GroundingModel
 
 _DECAYS = ("adamw", "bert_adam")  # algorithms that read config.optimizer.weight_decay
 
 
-def check_nothing_is_ignored(config: Any, required: Collection[str]) -> None:
+def check_nothing_is_ignored(config: Any, model: GroundingModel) -> None:
     """Raises UserError for a setting that this architecture, or this optimiser, does not read.
 
     Args:
       config: a resolved config.
-      required: the optional fields of a batch that the architecture reads, of `GroundingModel.requires`.
+      model: the architecture that the config describes.
     """
     name, text, optimizer = config.model.name, config.text, config.optimizer
+    required = model.requires()
     if optimizer.weight_decay and optimizer.name not in _DECAYS:
         raise UserError(
             f"config.optimizer.weight_decay is {optimizer.weight_decay}, and {optimizer.name} does not decay "
@@ -31,6 +33,11 @@ def check_nothing_is_ignored(config: Any, required: Collection[str]) -> None:
         raise UserError(
             f"config.text.trainable trains word vectors, and {name} with these settings reads a text "
             "encoder in place of them. Leave one of the two out."
+        )
+    if text.trainable and model.needs_vocabulary:
+        raise UserError(
+            f"config.text.trainable trains word vectors, and {name} with these settings keeps those of the "
+            "data as they are. Leave it out."
         )
     for field, value, needed, what in (
         ("text.encoder", text.encoder, "subwords", "a text encoder"),

@@ -53,7 +53,7 @@ def check_config(config: ml_collections.ConfigDict, losses: Mapping[str, LossFun
     model = make_model(config, FIRST_WORD)
     check_groups(config, model, parallel)
     check_resample(config.input.resample)
-    check_nothing_is_ignored(config, model.requires())
+    check_nothing_is_ignored(config, model)
     evaluator = Evaluator(config, model, parallel)
     check_selection(config.evaluation, evaluator.protocol)
     _check_paths(config)
