@@ -42,6 +42,7 @@ def get_config(arg=None):
         config.optimizer.clip_norm = 5.0
         config.train_for = "10 epochs"
         if dataset == "films":
+            config.model.contrast_weight = 0.4  # ours: the demo searches all films for a sentence
             config.optimizer.learning_rate = 2e-3
             config.train_for = "14 epochs"
             config.evaluate_every = "3 epochs"

@@ -12,6 +12,7 @@ SMALL = dict(
     warmup_epochs=0,
     score="p+q",
     feature_distillation=1.0,
+    contrast_weight=0.5,
 )
 
 CHARADES = 19_133_442  # VGG, 4096-d; derived in tests/models/test_fvmr.py

@@ -63,7 +63,7 @@ def test_every_config_has_a_golden_count():
 def test_films_has_the_settings_of_storyboard(name):
     """But for the data, streams and seconds of a clip, which films does not have, and how FVMR is trained."""
     own = {"dataset", "note"} | ({"optimizer", "train_for", "evaluate_every"} if name == "fvmr" else set())
-    left = {"streams", "clip_seconds"}
+    left = {"streams", "clip_seconds"} | ({"contrast_weight"} if name == "fvmr" else set())
     films, storyboard = (config_as_dict(get_config(name, arg)) for arg in ("films", "storyboard"))
     assert films["dataset"]["name"] == "films"
     assert films["model"].get("streams") in (None, "video", "rgb")

@@ -70,6 +70,40 @@ def test_losses_by_hand():
     assert terms["feature_distillation"].count == 1
 
 
+def test_contrast_by_hand():
+    """Two clips, so three moments, a query each of videos 7 and 8, another one of video 7, and a filling row.
+
+    Dot products of the queries with the moments, as multiples of ln 2: 2^x is what they count.
+      query 0, its own video: (2, 1, 0) with labels (1, 1/2, 0): 4 + 2 / 2 = 5 of 4 + 2 + 1 = 7
+               video 8: (1, 0, 1): 2 + 1 + 2 = 5. Of 7 + 5 = 12 the share is 5 / 12.
+               Its best moment is the first: 4 with query 0; query 1, of video 8, has 2 with it: 4 / 6.
+      query 1, its own video: (1, 0, 1) with labels (0, 1/2, 1): 1 / 2 + 2 = 5 / 2 of 2 + 1 + 2 = 5
+               video 7, once for each of its two queries: (1, 0, 0) is 2 + 1 + 1 = 4, so 8. Of 13.
+               Its best moment is the last: 2 with query 1; queries 0 and 2, of video 7, have 2 and 4: 2 / 8.
+    Query 2 is of video 7, whose moments are no negatives of query 0, nor its sentence; the filling row is none.
+    """
+    batch = make_batch(b=4).replace(
+        duration=np.float32([2, 2, 2, 2]), span=np.float32([[0, 1], [1, 2], [0, 1], [0, 1]]),
+        example_mask=np.array([True, True, True, False]), video_index=np.int32([7, 8, 7, 9]),
+    )  # fmt: skip
+    log2 = float(np.log(2))
+    # Each query is a unit vector, so the numbers of a moment are its dot products with queries 0, 1, 2 and 3.
+    seven, eight = [[2, 1, 0, 9], [1, 0, 0, 9], [0, 0, 0, 9]], [[1, 1, 3, 9], [0, 0, 3, 9], [1, 1, 2, 9]]
+    moments = log2 * jnp.float32([seven, eight, seven, 9 * np.ones((3, 4))])
+    p = np.zeros((4, 2, 2), np.float32)
+    for row in range(4):
+        p[row, 0, 0], p[row, 0, 1], p[row, 1, 1] = moments[row, :, row]
+    outputs = fvmr.Outputs(p=jnp.asarray(p), q=None, s=jnp.eye(4), u=None, moments=moments)
+    fields = {"num_clips": 2, "scale_layers": (2,), "contrast_weight": 6.0}
+    model = create("fvmr", **fields)
+    terms = model.loss(outputs, batch, epoch=jnp.int32(0))
+    assert set(terms) == {"student", "contrast"} and terms["contrast"].count == 3
+    # Query 2, its own video: (0, 0, 0) with labels (1, 1/2, 0): 3 / 2 of 3; video 8: (3, 3, 2), 8 + 8 + 4 = 20.
+    # Its best moment is the first: 1 with query 2; query 1 has 2 with it: 1 / 3.
+    shares = [5 / 12, 4 / 6, (5 / 2) / 13, 2 / 8, (3 / 2) / 23, 1 / 3]
+    np.testing.assert_allclose(terms["contrast"].sum, -6 * np.log(shares).sum() / 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["distillation", "feature_distillation"])
 def test_warm_up_ends_with_epoch_8(name):
     batch, outputs = two_clips(p=np.log([1, 1, 2]), q=np.log([2, 1, 1]))
@@ -181,7 +215,7 @@ def test_padding_and_devices_change_nothing():
     # same model on eight devices by jit, and with a row on each.
     batch = batch.replace(example_mask=(np.arange(8) < 6) & (np.arange(8) != 2))
     large = padded(batch, 16, make_batch(b=16, length=14, v=4, n=10, seed=1))
-    model = create("fvmr", **TINY, score="p+q", feature_distillation=1.0)
+    model = create("fvmr", **TINY, score="p+q", feature_distillation=1.0, contrast_weight=0.5)
     variables = random_variables(model, batch)
 
     def step(state, batch):
@@ -218,6 +252,7 @@ ABLATIONS = {
         "map_kernels": (3,),
         "fuse_kernels": (1, 3),
     },
+    "contrast between videos": {"contrast_weight": 0.5},
     "three BiLSTM layers, trained words": {"lstm_layers": 3, "vocab_size": 40},
     "conv front end, sparse map": {"front_end": "conv", "num_clips": 6, "scale_layers": (2, 2)},
 }

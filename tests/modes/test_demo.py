@@ -34,7 +34,10 @@ def test_each_step_is_told_and_leaves_what_it_says(tmp_path, capsys):
     told = capsys.readouterr().out
     assert [f"[{k}/4" in told for k in range(1, 6)] == [True, True, True, True, False]
     assert "1 added" in told
-    assert "  1. " in told
+    assert '"a girl opens the door" is shown in 0 of the 1 films' in told
+    assert told.count(" s of test_0000, ") == told.count(": wrong") == 5
+    count = len(Dataset(config.dataset, config.input).split("test").queries)
+    assert f"Of the {count} sentences that were written about these films" in told
     assert (tmp_path / "run" / "report.html").exists()
     demo(config, tmp_path / "run", port=0, page=False)
     again = capsys.readouterr().out

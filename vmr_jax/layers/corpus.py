@@ -1,7 +1,7 @@
 """Parts of architectures that find a video among many, as XML has them (Lei et al., ECCV 2020).
 
 Weights are N(0, 0.02), biases zero, as in BERT. Axes beyond the usual: Z streams of a video (clips and
-subtitles). U are the videos of a corpus, or of the batches of all devices.
+subtitles). U are the videos of a corpus, or of the batches of all devices. M are moments, E is their width.
 """
 
 import dataclasses
@@ -335,6 +335,42 @@ def ranked_negative(scores: jax.Array, mask: jax.Array, draws: jax.Array, pool: 
     place = jnp.clip(jnp.floor(draws * pool).astype(jnp.int32), 0, jnp.maximum(pool - 1, 0))
     best_first = -jnp.sort(-jnp.where(mask, scores, MASKED), axis=-1)
     return jnp.take_along_axis(best_first, place[:, None], axis=1)[:, 0]
+
+
+def moment_contrast(
+    moments: jax.Array, queries: jax.Array, own: jax.Array, labels: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Tells the moments of a query from those of other videos, and the query from those of other videos.
+
+    Logits are dot products, as a search ranks the moments of all videos by them. Of the own video the share of
+    its moments counts by their labels, that of the best one fully. Other videos are those in the batches of all
+    devices, each as often as it has a query there.
+
+    Args:
+      moments: [B,M,E] moments of each query's video.
+      queries: [B,E].
+      own: [B,M] logits of each query with the moments of its video.
+      labels: [B,M] from 0 to 1, how well they fit.
+      batch: the examples.
+
+    Returns:
+      Cross-entropies [B] of the moments, and [B] of the query of the best moment.
+    """
+    chex.assert_equal_shape([own, labels])
+    all_moments, all_queries, video, real = gather_examples(
+        (moments, queries, batch.video_index, batch.example_mask)
+    )
+    other = (batch.video_index[:, None] != video[None]) & real[None]  # [B,U]
+    best = labels.argmax(-1)
+    counted = jnp.maximum(labels, jax.nn.one_hot(best, labels.shape[1]))
+    elsewhere = jnp.einsum("be,ume->bum", queries, all_moments, precision="highest")
+    elsewhere = jnp.where(other[:, :, None], elsewhere, MASKED)
+    every = jnp.logaddexp(jax.nn.logsumexp(own, axis=1), jax.nn.logsumexp(elsewhere, axis=(1, 2)))
+    rows = jnp.arange(len(best))
+    chosen = own[rows, best]
+    asked = jnp.einsum("ue,be->bu", all_queries, moments[rows, best], precision="highest")
+    askers = jnp.logaddexp(chosen, jax.nn.logsumexp(jnp.where(other, asked, MASKED), axis=1))
+    return every - jax.nn.logsumexp(own, axis=1, b=counted), askers - chosen
 
 
 def _linear(features: int, x: jax.Array, dtype: jnp.dtype, name: str) -> jax.Array:

@@ -48,6 +48,7 @@ from vmr_jax.errors import UserError, check_choices
 from vmr_jax.layers import map2d
 from vmr_jax.layers.attention import masked_softmax
 from vmr_jax.layers.clips import ClipPool
+from vmr_jax.layers.corpus import moment_contrast
 from vmr_jax.layers.norm import MaskedBatchNorm, l2_normalize
 from vmr_jax.layers.recurrent import GRU, LSTM, first_state, last_state
 from vmr_jax.layers.text import WordEmbedding
@@ -90,12 +91,16 @@ CARD = Card(
         "'p + q' of table 5 is the mean of the two raw scores.",
         "The loss of '+FeatDist' is not given; ours is the squared distance between phi_s(s) and phi_u(u), "
         "both of unit length, with the gradient stopped at u and the same warm-up.",
+        "The paper trains on moments of one video at a time, so nothing orders those of several. With "
+        "`contrast_weight`, which is 0 unless a config sets it, a sentence also tells its moment from those of "
+        "the other videos of the batch.",
         "Recurrent layers start as PyTorch's do, the others as Flax's (LeCun normal, biases 0): with "
         "PyTorch's smaller values the score hardly depends on the query for many epochs. There is no dropout.",
     ),
     verified=(
         "Every equation equals an independent computation.",
         "Every ablation of table 5 and figure 3 but 'HGR' runs.",
+        "The contrast equals numbers computed by hand.",
     ),
 )
 
@@ -115,6 +120,7 @@ class Outputs:
     q: Array | None  # [B,G,G] float32, teacher; None where it was not run
     s: Array  # [B,E] float32, phi_s(s), times 1/sqrt(E) with `score_scale`
     u: Array | None  # [B,E] float32, phi_u(u); None where the teacher was not run
+    moments: Array | None = None  # [B,M,E] float32, phi_m of the candidates, for the contrast; else None
 
 
 # Section 3.1: video and text encoders.
@@ -310,6 +316,7 @@ class Model(GroundingModel, DualEncoder):
       distillation_weight: weight of the distillation loss (lambda of Eq. 10).
       temperature: temperature of both softmaxes (T of Eq. 9).
       warmup_epochs: number of first epochs in which nothing is distilled.
+      contrast_weight: weight of the contrast between videos, which is ours; 0 leaves it out, as the paper does.
       iou_low: IoU below which a candidate has the label 0 (o_min).
       iou_high: IoU above which a candidate has the label 1 (o_max).
       score: score that ranks the moments at test: 'p', or 'p+q', their mean, which needs the tree at test.
@@ -333,6 +340,7 @@ class Model(GroundingModel, DualEncoder):
     distillation_weight: float = 3.0
     temperature: float = 1.0
     warmup_epochs: int = 8
+    contrast_weight: float = 0.0
     iou_low: float = 0.3
     iou_high: float = 0.7
     score: str = "p"
@@ -363,8 +371,11 @@ class Model(GroundingModel, DualEncoder):
         # Eq. 6, in full float32 (TPUs round by default): these numbers rank the moments.
         p = jnp.einsum("bije,be->bij", moments.astype(jnp.float32), s, precision="highest")
         chex.assert_shape(p, (batch.size, self.num_clips, self.num_clips))
+        contrasted = None
+        if train and self.contrast_weight:
+            contrasted = self._candidates(moments.astype(jnp.float32))
         if self.teacher == "none" or not (train or self.score == "p+q"):
-            return Outputs(p=p, q=None, s=s, u=None)
+            return Outputs(p=p, q=None, s=s, u=None, moments=contrasted)
         if batch.tree is None:
             raise UserError(
                 "FVMR's teacher needs the semantic role tree of every query, and this batch has none. Use "
@@ -372,7 +383,7 @@ class Model(GroundingModel, DualEncoder):
             )
         u = self.phi_u(self.semantic_extractor(self.words(batch), batch.query_mask, batch.tree))
         q = self.phi_fuse(moments * u[:, None, None], self._cells())  # Eq. 7
-        return Outputs(p=p, q=q, s=s, u=u.astype(jnp.float32))
+        return Outputs(p=p, q=q, s=s, u=u.astype(jnp.float32), moments=contrasted)
 
     def encode_moments(self, batch: Batch) -> tuple[Array, Array, Array]:
         """Returns phi_m of the M candidates: vectors [B,M,E], spans [B,M,2] in seconds, mask [B,M].
@@ -392,7 +403,7 @@ class Model(GroundingModel, DualEncoder):
         return s / self.common**0.5 if self.score_scale else s
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """Returns the terms of Eq. 10: 'student', 'teacher', 'distillation' and 'feature_distillation'."""
+        """Returns the terms of Eq. 10, 'student', 'teacher', 'distillation', and those that fields add."""
         # Epoch 0 is the first: with 8 epochs of warm-up, epoch 8 is the first with distillation.
         after_warmup = jnp.where(epoch >= self.warmup_epochs, 1.0, 0.0)
         overlap = map2d.iou_map(self.num_clips, batch.span, batch.duration)
@@ -400,6 +411,9 @@ class Model(GroundingModel, DualEncoder):
         p = self._candidates(outputs.p)
         real = jnp.broadcast_to(batch.example_mask[:, None], y.shape)
         terms = {"student": Mean.of(binary_cross_entropy(p, y), real)}  # Eq. 8, L_ce(p, y)
+        if outputs.moments is not None:
+            moment, query = moment_contrast(outputs.moments, outputs.s, p, y, batch)
+            terms["contrast"] = Mean.of((moment + query) / 2, batch.example_mask, self.contrast_weight)
         if outputs.q is None:
             return terms
         q = self._candidates(outputs.q)
@@ -435,7 +449,7 @@ class Model(GroundingModel, DualEncoder):
         return map2d.candidate_mask(self.num_clips, self.scale_layers)
 
     def _candidates(self, cells: Array) -> Array:
-        """Returns [B,M], the candidates of cells [B,G,G]."""
+        """Returns [B,M,...], the candidates of cells [B,G,G,...]."""
         rows, columns = np.nonzero(self._cells())
         return cells[:, rows, columns]
 

@@ -8,20 +8,27 @@ import threading
 import time
 import urllib.parse
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vmr_jax.config import config_as_dict, load_config
 from vmr_jax.data import films
 from vmr_jax.errors import UserError
+from vmr_jax.evaluation.metrics import iou
 from vmr_jax.input.dataset import Dataset
 from vmr_jax.library import Library
 from vmr_jax.modes import serve
 from vmr_jax.modes.train import train
+from vmr_jax.retrieval.hits import Hit
 from vmr_jax.training.finish import REPORT, RESULTS
 
 LIBRARY = "library"  # folder of the run
-_SHOWN = 3  # moments
+_SENTENCE, _SHOWS = "a girl opens the door", ("girl", "open", "door")
+_SHOWN = 5  # moments
+_AMONG = 10  # moments
 _HOST = "127.0.0.1"
 
 
@@ -61,12 +68,12 @@ def demo(config: Any, workdir: Path, port: int, page: bool = True) -> None:
     else:
         train(config, workdir)
     library = _library(films.files(options, "test"), workdir, steps)
-    query = dataset.split("test").queries[0].text
     steps.say("Searches all of them for a sentence, as --mode=search --library does.")
-    _print_found(library, query, dataset)
+    _print_found(library, options)
+    _print_rate(library, dataset)
     if page:
         steps.say("Serves the page: type a sentence, and see the moment played.")
-        opens = f"?q={urllib.parse.quote(query)}"
+        opens = f"?q={urllib.parse.quote(_SENTENCE)}"
         if port and _has_display():
             threading.Thread(target=_open_when_ready, args=(port, opens), daemon=True).start()
         serve.serve_library(library, _HOST, port, opens=opens)
@@ -104,14 +111,35 @@ def _library(files: list[Path], workdir: Path, steps: _Steps) -> Library:
     return library
 
 
-def _print_found(library: Library, query: str, dataset: Dataset) -> None:
-    """Prints the moments that are found for a query of the test split, beside the true one."""
+def _print_found(library: Library, options: Any) -> None:
+    """Prints the moments that are found for a sentence, and which of them show what it says."""
+    shown = films.showing(options, "test", *_SHOWS)
+    print(f'"{_SENTENCE}" is shown in {len(shown)} of the {len(library.videos)} films. Found:')
+    for hit in library.search(_SENTENCE, k=_SHOWN):
+        right = "right" if _is_among(hit, shown.get(hit.video, [])) else "wrong"
+        moment = f"{hit.start:.1f} to {hit.end:.1f} s of {hit.video}"
+        print(f"  {hit.rank}. {moment}, {hit.score:.3f}: {right}")
+
+
+def _print_rate(library: Library, dataset: Dataset) -> None:
+    """Prints how often the moment of a sentence of the test split is found among all films."""
     split = dataset.split("test")
-    start, end = split.queries[0].span
-    video = split.videos[split.owner[0]].id
-    print(f'"{query}" is {start:.1f} to {end:.1f} s of {video}. Found:')
-    for hit in library.search(query, k=_SHOWN):
-        print(f"  {hit.rank}. {hit.start:.1f} to {hit.end:.1f} s of {hit.video}, {hit.score:.3f}")
+    places = []
+    for query, owner in zip(split.queries, split.owner):
+        mine = split.videos[owner].id
+        hits = library.search(query.text, k=_AMONG)
+        right = (hit.rank for hit in hits if hit.video == mine and _is_among(hit, [query.span]))
+        places.append(next(right, _AMONG + 1))
+    first, among = sum(place == 1 for place in places), sum(place <= _AMONG for place in places)
+    print(
+        f"Of the {len(places)} sentences that were written about these films, the moment of {first} is found "
+        f"first, and of {among} among the first {_AMONG}. One that fits several films counts for one of them."
+    )
+
+
+def _is_among(hit: Hit, spans: Sequence[tuple[float, float]]) -> bool:
+    """Whether the IoU with one of the moments is 0.5 or more."""
+    return any(iou(np.array([hit.start, hit.end]), np.array([span])).max() >= 0.5 for span in spans)
 
 
 def _has_display() -> bool:
