@@ -37,6 +37,8 @@ def get_config(name):
         config.model.dynamics = "off"  # VDI's reads patches of frames, which these files lack
     if "spatial" in config.model:
         config.model.spatial = False  # STRONG's second agent reads cells of frames, which they lack too
+    if real.text.parses:
+        config.text.parses = "right_branching"  # the trees of TCMN, of which the files have none
     with config.unlocked():
         config.dataset, config.evaluation = real.dataset, real.evaluation
     config.dataset.split_file = "clip_subset_splits.json"

@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from vmr_jax.errors import UserError
+from vmr_jax.input.spec import batch_spec
 from vmr_jax.models import architectures
 from vmr_jax.training.experiment import make_model
 from vmr_jax.types import fields_from
@@ -36,6 +37,8 @@ def test_every_architecture_has_a_config_of_the_real_features(real, name):
     assert config.model.get("text") not in ("sentence", "distilbert", "clip")
     lacking = set(make_model(config).requires()) & {"sentence", *fields_from("stream")}
     assert (name in real.learners()) == (not lacking)
+    if not lacking:
+        batch_spec(config, 1, make_model(config).requires())  # an error for any other field that is absent
 
 
 def test_the_cost_of_a_step_is_the_slope_between_logged_ones(real):
