@@ -371,8 +371,11 @@ def _converted(
             x = entry.layout(_numpy(tensors[entry.key]))
             if not np.isfinite(x).all():
                 broken.append(f"{np.sum(~np.isfinite(x)):,} of the {x.size:,} in {entry.key}")
-            if not np.array_equal(leaves.setdefault(entry.path, x), x, equal_nan=True):
+            copy = leaves.get(entry.path, x)
+            # A table that grows with each of its entries has other shapes; the last one is whole.
+            if copy.shape == x.shape and not np.array_equal(copy, x, equal_nan=True):
                 apart.append(entry.key)
+            leaves[entry.path] = x
     if broken:
         raise UserError(
             f"The checkpoint of {name} holds numbers that are not finite (NaN or infinity): {_listed(broken)}. "
