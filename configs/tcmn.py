@@ -1,7 +1,7 @@
 """TCMN (Zhang et al., ACM MM 2019).
 
     python launch.py --config=configs/tcmn.py
-        the embedded dataset: about eight minutes on two CPU cores.
+        the embedded dataset: about five minutes on two CPU cores.
     python launch.py --config=configs/tcmn.py:tempo,hl,fused --config.dataset.manual_dir=DIR \
             --config.text.parses=PARSES.txt
         the paper's setting, an ensemble of four networks on RGB and flow; DIR as in data/tempo/README.md, with
