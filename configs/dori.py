@@ -44,7 +44,7 @@ def get_config(arg=None):
         config.optimizer.learning_rate = 2e-3
         config.optimizer.schedule = "cosine"
         config.optimizer.decay_at = ()
-        config.train_for = "14 epochs"
+        config.train_for = "16 epochs"
         config.evaluate_every = "2 epochs"
         return config
     datasets.manual_dataset(config, dataset, options, paper=("tall", "vslnet"))
