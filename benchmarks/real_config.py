@@ -14,8 +14,9 @@ from vmr_jax.models import architectures
 OF_DATASET = ("text", "round_to", "streams", "moments")
 
 
-# Architectures that cannot do without what is no part of the files: regions of frames, captions, scores.
-LACKING = ("dori", "object_evidence")
+# Architectures that cannot do without what is no part of the files: regions of frames, captions, scores, a
+# second language.
+LACKING = ("dori", "object_evidence", "mxml")
 
 
 def learners():

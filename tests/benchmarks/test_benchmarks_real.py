@@ -27,7 +27,8 @@ def real():
     return module
 
 
-@pytest.mark.parametrize("name", [name for name in architectures() if name != "zero_shot"])  # learns nothing
+# One learns nothing, and the other has no config for Charades-STA, which lacks its second language.
+@pytest.mark.parametrize("name", [name for name in architectures() if name not in ("zero_shot", "mxml")])
 def test_every_architecture_has_a_config_of_the_real_features(real, name):
     config = real.get_config(name)
     assert config.dataset.feature_dim == 512 and config.text.dim == 300
