@@ -29,6 +29,7 @@ import jax
 import pytest
 from commands import Commands
 from programs import free_programs
+from simple_draws import simple_key
 from xdist.scheduler import LoadFileScheduling
 
 from vmr_jax.kernels import kernels_in_use, use_kernels
@@ -174,6 +175,14 @@ def plain_layers():
     use_kernels(False)
     yield
     use_kernels(before)
+
+
+@pytest.fixture(scope="module")
+def simple_draws():
+    """Other random numbers than JAX's, whose programs compile sooner; see simple_draws.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "key", simple_key)
+        yield
 
 
 @pytest.fixture(scope="session")

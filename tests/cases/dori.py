@@ -4,8 +4,8 @@ from cases import manual_variants
 from vmr_jax.configs.dori import DATASETS
 
 SMALL = dict(features=6, recurrent_features=4, key_features=3, iterations=1)
-# What the GRU passes to its second layer [T,2E] has a padded axis, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# What the GRU passes to its second layer [T,2E] has a padded axis.
+PADDED_DRAWS = True
 
 
 def linear(inputs, outputs) -> int:

@@ -4,8 +4,8 @@ from cases import manual_variants
 from vmr_jax.configs.emb import DATASETS
 
 SMALL = dict(features=8, heads=2, block=4, guide_kernel=3, highlight_weight=1.0)
-# Attention weights [M,L] and guides [T,F] have padded axes, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# Attention weights [M,L] and guides [T,F] have padded axes.
+PADDED_DRAWS = True
 
 
 def size(dim, width, features=128) -> int:

@@ -5,8 +5,8 @@ from vmr_jax.configs.excl import DATASETS
 
 # With small initial weights dropout hardly moves the loss.
 SMALL = dict(recurrent_features=3, hidden=4, initial_std=0.5)
-# What the LSTMs of the video read [T,D] has a padded axis, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# What the LSTMs of the video read [T,D] has a padded axis.
+PADDED_DRAWS = True
 
 
 def parameters(streams: dict[str, int], width: int, recurrent=256, hidden=256) -> int:

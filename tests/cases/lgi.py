@@ -14,8 +14,8 @@ SMALL = dict(
     activation="sigmoid",
     max_clips=32,
 )
-# What the LSTM passes to its second layer [L,F] has a padded axis, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# What the LSTM passes to its second layer [L,F] has a padded axis.
+PADDED_DRAWS = True
 
 
 def size(dim, width, features=512, attention=256, phrases=3, kernel=15, blocks=2) -> int:

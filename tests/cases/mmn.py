@@ -4,6 +4,7 @@ from cases import manual_variants, other_width
 from cases.vdi import injections
 from vmr_jax.configs.mmn import DATASETS
 
+SEED = 2
 SMALL = dict(
     num_clips=4,
     scale_layers=(4,),

@@ -4,8 +4,8 @@ from cases import manual_variants
 from vmr_jax.configs.moment_detr import DATASETS
 
 SMALL = dict(features=8, heads=2, hidden=12, encoder_layers=1, decoder_layers=1, num_queries=4)
-# Attention weights [T+L,T+L] have two padded axes, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# Attention weights [T+L,T+L] have two padded axes.
+PADDED_DRAWS = True
 
 
 def parameters(video: int, words: int, features: int, hidden: int, queries: int) -> int:

@@ -4,8 +4,8 @@ from cases import manual_variants
 from vmr_jax.configs.qd_detr import DATASETS
 
 SMALL = dict(features=8, heads=2, hidden=12, encoder_layers=1, decoder_layers=1, num_queries=3)
-# Attention weights [T,L] and [T,T] have two padded axes, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# Attention weights [T,L] and [T,T] have two padded axes.
+PADDED_DRAWS = True
 # The negative query is that of the next row.
 DRAWS_ROWS = True
 

@@ -3,11 +3,12 @@
 from cases import manual_variants
 from vmr_jax.configs.seqpan import DATASETS
 
+SEED = 3
 SMALL = dict(
     features=8, heads=2, conv_layers=2, conv_kernel=3, attention_layers=1, max_positions=32, char_features=5
 )
-# Attention weights [T,L] and the noise [T,4] have padded axes, so the draws depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0, gumbel=False)
+# Attention weights [T,L] and the noise [T,4] have padded axes.
+PADDED_DRAWS = True
 # The noise over the temperature makes the probabilities of the labels steep.
 TOLERANCE = 3e-6
 

@@ -5,8 +5,8 @@ from vmr_jax.configs.tmlga import DATASETS
 
 # With biases, as else the attention leaves so little of the clips that dropout hardly moves the loss.
 SMALL = dict(features=6, recurrent_features=4, use_bias=True)
-# What the GRU passes to its second layer [T,2E] has a padded axis, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# What the GRU passes to its second layer [T,2E] has a padded axis.
+PADDED_DRAWS = True
 
 
 def size(dim, width, features=512, recurrent=256) -> int:

@@ -3,6 +3,7 @@
 from cases import manual_variants
 from vmr_jax.configs.vdi import DATASETS
 
+SEED = 2
 SMALL = dict(
     num_clips=4,
     scale_layers=(4,),

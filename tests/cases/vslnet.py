@@ -3,11 +3,12 @@
 from cases import manual_variants, other_width
 from vmr_jax.configs.vslnet import DATASETS
 
+SEED = 12
 SMALL = dict(
     features=8, heads=2, conv_layers=2, conv_kernel=3, max_positions=32, char_features=5, highlight_weight=1.0
 )
-# Attention weights [T,L] have two padded axes, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# Attention weights [T,L] have two padded axes.
+PADDED_DRAWS = True
 
 # Charades-STA I3D: the official code has 786,271 with a table of 10 GloVe vectors and one for padding.
 CHARADES = 786_271 - (10 + 1) * 300

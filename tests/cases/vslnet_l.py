@@ -3,6 +3,7 @@
 from cases import manual_variants, other_width, vslnet
 from vmr_jax.configs.vslnet_l import DATASETS
 
+SEED = 59
 SMALL = dict(
     features=8, heads=2, conv_layers=1, conv_kernel=3, max_positions=32, scales=(2, 3), char_features=5,
     highlight_weight=1.0,

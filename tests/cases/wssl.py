@@ -3,6 +3,7 @@
 from cases import manual_variants
 from vmr_jax.configs.wssl import DATASETS
 
+SEED = 1
 SMALL = dict(features=4, embedding=4, layers=1, caption_words=1, beams=1, dropout=0.5, vocab_size=12)
 
 

@@ -4,8 +4,8 @@ from cases import manual_variants
 from vmr_jax.configs.xml import DATASETS
 
 SMALL = dict(features=8, heads=2, max_clips=32, hard_pool=3, span_weight=0.3, clip_seconds=0.0)
-# Attention weights [L,L] have two padded axes, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0, input_dropout=0.0)
+# Attention weights [L,L] have two padded axes.
+PADDED_DRAWS = True
 
 
 def parameters(streams: dict[str, int], words: int, features: int, clips: int) -> int:

@@ -1,8 +1,8 @@
-"""The contract is checked with the plain form of every layer."""
+"""The contract is checked with the plain form of every layer, and with draws that compile sooner."""
 
 import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def plain(plain_layers):
-    """See `plain_layers`."""
+def plain(plain_layers, simple_draws):
+    """See both."""

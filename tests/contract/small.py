@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 from batches import random_batch
+from simple_draws import padded_key, simple_key
 
 from vmr_jax import models
 from vmr_jax.parallel import Parallel
@@ -19,7 +20,9 @@ class Small:
 
     Attributes:
       model: it, with its random draws.
-      quiet: it without those that depend on the padding; the same where there are none.
+      quiet: it, or without draws where padding moves rounding too far with them.
+      key: what makes the random keys: draws of `padded_key` do not depend on any padding.
+      seed: of the initial variables.
       batch: eight rows, the last two filling: six of eight devices have one real example each, two have none.
       tolerance: of comparisons of float32 sums in another order.
       draws_rows: whether it draws among the rows of the batch, so that their order matters.
@@ -30,7 +33,9 @@ class Small:
         case = cases.ALL[name]
         self.model = models.create(name, **case.SMALL, **(case.OPTIONS[option] if option else {}))
         self.quiet = self.model.clone(**getattr(case, "WITHOUT_DRAWS", {}))
+        self.key = padded_key if getattr(case, "PADDED_DRAWS", False) else simple_key
         self.batch = random_batch()
+        self.seed = getattr(case, "SEED", 0)
         self.tolerance = getattr(case, "TOLERANCE", 1e-6)
         self.draws_rows = getattr(case, "DRAWS_ROWS", False)
         self._steps = {}
@@ -38,7 +43,7 @@ class Small:
     @functools.cached_property
     def variables(self):
         """The initial ones, of both models; they are compiled."""
-        return initial_variables(self.model, self.batch, 0)
+        return initial_variables(self.model, self.batch, self.seed)
 
     def _step(self, model, mode: str, devices: int):
         if (model, mode, devices) not in self._steps:
@@ -53,14 +58,14 @@ class Small:
     @functools.cached_property
     def one_step(self):
         """Variables and scalars after one step on one device, by `pmap`: what others are compared with."""
-        return self.trained(self.model, "pmap", 1)
+        return self.trained("pmap", 1)
 
-    def trained(self, model, mode: str, devices: int, batch=None, *, steps: int = 1, first: int = 0):
+    def trained(self, mode: str, devices: int, batch=None, *, model=None, steps: int = 1, first: int = 0):
         """Variables and scalars after `steps` steps on one batch; each way of mapping is compiled once.
 
         `first` is the number of the first step, on which random draws depend.
         """
-        state, parallel, step = self._step(model, mode, devices)
+        state, parallel, step = self._step(model or self.model, mode, devices)
         state = state.replace(step=np.int32(first))
         placed, batch = parallel.replicate(state), parallel.put_batch(batch or self.batch)
         for _ in range(steps):
