@@ -16,9 +16,12 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag would end the process
-    # The older emitters compile in two thirds of the time, and a program in one part in nine tenths.
-    # test_launch.py has the ones of today.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    # The older emitters compile in two thirds of the time, a program in one part in nine tenths, and with the
+    # preset one in four fifths, of long chains of operations in half. test_launch.py has the settings of today.
+    os.environ["XLA_FLAGS"] += (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        " --xla_cpu_opt_preset=FAST_COMPILE"
+    )
 # Compiled programs are shared among workers, the processes that tests start, and sessions: pytest --cache-clear
 # forgets them. An entry that cannot be read is compiled again (setup.cfg ignores the warning).
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{pathlib.Path(__file__).parents[1]}/.pytest_cache/d/jax")
