@@ -52,26 +52,6 @@ def files(options, split: str) -> list[Path]:
     return [folder / f"{split}_{i:04d}.mp4" for i in range(count)]
 
 
-def showing(options, split: str, agent: str, action: str, thing: str) -> dict[str, list[tuple[float, float]]]:
-    """Where somebody does something to a thing, all names of storyboard's grammar, in the films of a split.
-
-    Returns:
-      Start and end, in seconds, of each time that it is shown, by the name of the film; only of those that show
-      it.
-    """
-    from vmr_jax.data.films.timelines import films
-    from vmr_jax.data.storyboard.scene import CLIP_SECONDS
-
-    count = options.train_videos if split == "train" else options.test_videos
-    found: dict[str, list[tuple[float, float]]] = {}
-    for film in films(options.seed, split, count):
-        for event in film.scene.events:
-            if (event.agent, event.action, event.object) == (agent, action, thing):
-                start, end = (x * CLIP_SECONDS for x in (event.start, event.end))
-                found.setdefault(film.scene.video, []).append((start, min(end, film.scene.duration)))
-    return found
-
-
 def features(options) -> None:
     """Returns None: the features are in the records."""
     del options

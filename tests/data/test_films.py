@@ -65,27 +65,6 @@ def test_questions_are_plain_and_lie_in_the_film():
 # --- the pictures ---------------------------------------------------------------------------------
 
 
-def test_where_something_is_shown():
-    """Every question that names who does it is among the times; and no other film has any."""
-    options = types.SimpleNamespace(seed=3, train_videos=9, test_videos=5)
-    asked = [
-        (film.scene.video, question.meaning.main, question.span)
-        for film in films(3, "test", 5)
-        for question in film.scene.questions
-        if question.meaning.main.agent != ANYONE and question.meaning.main.recipient is None
-    ]
-    assert len(asked) > 5
-    for video, clause, span in asked:
-        found = dataset.showing(options, "test", clause.agent, clause.action, clause.object)
-        assert span in found[video]
-        assert set(found) == {
-            film.scene.video
-            for film in films(3, "test", 5)
-            if (clause.agent, clause.action, clause.object)
-            in {(event.agent, event.action, event.object) for event in film.scene.events}
-        }
-
-
 def test_everything_of_the_grammar_has_a_picture():
     assert looks.PEOPLE.keys() == AGENTS.keys() - {ANYONE}
     assert looks.THINGS.keys() == OBJECTS.keys()

@@ -8,7 +8,6 @@ import threading
 import time
 import urllib.parse
 import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from vmr_jax.retrieval.hits import Hit
 from vmr_jax.training.finish import REPORT, RESULTS
 
 LIBRARY = "library"  # folder of the run
-_SENTENCE, _SHOWS = "a girl opens the door", ("girl", "open", "door")
 _SHOWN = 5  # moments
 _AMONG = 10  # moments
 _HOST = "127.0.0.1"
@@ -68,12 +66,11 @@ def demo(config: Any, workdir: Path, port: int, page: bool = True) -> None:
     else:
         train(config, workdir)
     library = _library(films.files(options, "test"), workdir, steps)
-    steps.say("Searches all of them for a sentence, as --mode=search --library does.")
-    _print_found(library, options)
-    _print_rate(library, dataset)
+    steps.say("Searches all of them for each of their sentences, as --mode=search --library does for one.")
+    sentence = _print_found(library, dataset)
     if page:
         steps.say("Serves the page: type a sentence, and see the moment played.")
-        opens = f"?q={urllib.parse.quote(_SENTENCE)}"
+        opens = f"?q={urllib.parse.quote(sentence)}"
         if port and _has_display():
             threading.Thread(target=_open_when_ready, args=(port, opens), daemon=True).start()
         serve.serve_library(library, _HOST, port, opens=opens)
@@ -111,35 +108,34 @@ def _library(files: list[Path], workdir: Path, steps: _Steps) -> Library:
     return library
 
 
-def _print_found(library: Library, options: Any) -> None:
-    """Prints the moments that are found for a sentence, and which of them show what it says."""
-    shown = films.showing(options, "test", *_SHOWS)
-    print(f'"{_SENTENCE}" is shown in {len(shown)} of the {len(library.videos)} films. Found:')
-    for hit in library.search(_SENTENCE, k=_SHOWN):
-        right = "right" if _is_among(hit, shown.get(hit.video, [])) else "wrong"
-        moment = f"{hit.start:.1f} to {hit.end:.1f} s of {hit.video}"
-        print(f"  {hit.rank}. {moment}, {hit.score:.3f}: {right}")
+def _print_found(library: Library, dataset: Dataset) -> str:
+    """Prints how often the moment of a sentence of the test split is found among all films, and an example.
 
-
-def _print_rate(library: Library, dataset: Dataset) -> None:
-    """Prints how often the moment of a sentence of the test split is found among all films."""
+    Returns:
+      The first sentence whose moment is found first; where there is none, the first one.
+    """
     split = dataset.split("test")
-    places = []
+    found = []
     for query, owner in zip(split.queries, split.owner):
-        mine = split.videos[owner].id
         hits = library.search(query.text, k=_AMONG)
-        right = (hit.rank for hit in hits if hit.video == mine and _is_among(hit, [query.span]))
-        places.append(next(right, _AMONG + 1))
-    first, among = sum(place == 1 for place in places), sum(place <= _AMONG for place in places)
+        right = [hit.video == split.videos[owner].id and _overlap(hit, query.span) for hit in hits]
+        found.append((query.text, hits, right))
+    first, among = sum(right[0] for _, _, right in found), sum(any(right) for _, _, right in found)
     print(
-        f"Of the {len(places)} sentences that were written about these films, the moment of {first} is found "
+        f"Of the {len(found)} sentences that were written about these films, the moment of {first} is found "
         f"first, and of {among} among the first {_AMONG}. One that fits several films counts for one of them."
     )
+    sentence, hits, right = next((one for one in found if one[2][0]), found[0])
+    print(f'"{sentence}" is {"the first that is found first" if right[0] else "the first of them"}:')
+    for hit, its in zip(hits[:_SHOWN], right):
+        wanted = "its moment" if its else "another moment"
+        print(f"  {hit.rank}. {hit.start:.1f} to {hit.end:.1f} s of {hit.video}, {hit.score:.3f}: {wanted}")
+    return sentence
 
 
-def _is_among(hit: Hit, spans: Sequence[tuple[float, float]]) -> bool:
-    """Whether the IoU with one of the moments is 0.5 or more."""
-    return any(iou(np.array([hit.start, hit.end]), np.array([span])).max() >= 0.5 for span in spans)
+def _overlap(hit: Hit, span: tuple[float, float]) -> bool:
+    """Whether the IoU with the moment is 0.5 or more."""
+    return bool(iou(np.array([hit.start, hit.end]), np.array([span])).max() >= 0.5)
 
 
 def _has_display() -> bool:
