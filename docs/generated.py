@@ -254,7 +254,7 @@ def _published(name: str) -> list[str]:
 
 
 def _measured(name: str) -> list[str]:
-    """What it reaches on the test bed."""
+    """The section on its rows of the test bed; nothing where it has none."""
     columns = {"test": "test", "novel_word": "novel word", "novel_composition": "novel composition"}
     columns["shifted_position"] = "shifted position"
     found = [[row[column] for column in columns] for row in rows_of("storyboard") if row["row"] == name]

@@ -40,8 +40,8 @@ class Storyboard(tfds.core.GeneratorBasedBuilder):
         "1.4.0": "Frames have cells.",
         "1.5.0": "There is a second language.",
         "1.6.0": "Sentences have constituency trees.",
-        "1.7.0": "Objects are told from people.",
-        "1.8.0": "Before and after what is told.",
+        "1.7.0": "It is told which objects are people.",
+        "1.8.0": "Queries have the moment to which they relate theirs.",
         "1.9.0": "Clips have captions, and scores of things and of activities.",
     }
     url_infos = None  # nothing is downloaded, so there is no file of checksums to look for

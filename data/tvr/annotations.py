@@ -29,7 +29,7 @@ INDEX_FILE = "tvr_video2dur_idx.json"
 LANGUAGES = ("en", "zh", "google_zh")  # of mTVR's queries; the last is machine translation of the first
 TYPES = ("v", "t", "vt")  # a query needs the video, the subtitles (text), or both
 
-_SOURCE = (
+WHERE_FROM = (
     "They are in folder data of the repository TVRetrieval (Lei et al., ECCV 2020), or of mTVRetrieval (Lei et "
     "al., ACL 2021) where config.dataset.language is set."
 )
@@ -56,7 +56,7 @@ def files(options, only: str = "") -> list[Path]:
     """Returns the files that `read` reads; raises one UserError that lists all that are missing."""
     language = language_of(options)
     names = [*(file_of(name, language) for name in chosen(QUERY_FILES, only).values()), INDEX_FILE]
-    return require_files(manual_dir(options), names, "tvr", _SOURCE)
+    return require_files(manual_dir(options), names, "tvr", WHERE_FROM)
 
 
 def read(options, only: str = "") -> Annotations:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.data.tvr.annotations import INDEX_FILE, file_of, index_of, language_of, text_of
+from vmr_jax.data.tvr.annotations import INDEX_FILE, WHERE_FROM, file_of, index_of, language_of, text_of
 from vmr_jax.errors import unknown
 from vmr_jax.input.annotations import Sentence, field, query_id, require_files
 from vmr_jax.input.dataset import Split, Video
@@ -14,12 +14,11 @@ from vmr_jax.input.text_files import jsonl_of
 
 PUBLIC_TEST = "test_public"
 _FILE = "tvr_test_public_release.jsonl"
-_SOURCE = "They are where those of training are from."
 
 
 def video_numbers(options, split: str) -> dict[str, int]:
     """Video -> number, of the videos of a split of the index; UserError where it has no such split."""
-    (path,) = require_files(manual_dir(options), [INDEX_FILE], "tvr", _SOURCE)
+    (path,) = require_files(manual_dir(options), [INDEX_FILE], "tvr", WHERE_FROM)
     return {video: int(number) for video, (_, number) in _videos_of(path, split).items()}
 
 
@@ -37,7 +36,7 @@ def public_test(options) -> Split:
     """
     language = language_of(options)
     names = [file_of(_FILE, language), INDEX_FILE]
-    queries_path, index = require_files(manual_dir(options), names, "tvr", _SOURCE)
+    queries_path, index = require_files(manual_dir(options), names, "tvr", WHERE_FROM)
     places: dict[str, str] = {}
     videos = [Video(name, seconds, {}) for name, (seconds, _) in _videos_of(index, PUBLIC_TEST).items()]
     queries = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from storyboard_options import DIGEST, ROOT, questions_of, storyboard_options
+from storyboard_options import DIGEST, ROOT, ROOT_MEAN_SQUARES, questions_of, storyboard_options
 
 from vmr_jax.data import storyboard
 from vmr_jax.data.storyboard.generate import VIDEOS, generate, scene_record
@@ -94,12 +94,18 @@ def test_content_of_this_version(generated):
     from vmr_jax.data.storyboard.builder import Storyboard
 
     lines = [
-        f"{scene.video} {scene.duration} {q.span} {q.sentence.text}"
+        f"{scene.video} {scene.duration} {q.span} {q.context} {q.sentence.text} {q.sentence.parse}"
         for split in SPLITS
         for scene, _, q in questions_of(generated, split)
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     assert (str(Storyboard.VERSION), digest[:16]) == ("1.9.0", DIGEST)
+    # Of numbers, whose last digits another machine may round otherwise, the root mean squares of a split.
+    squares = {
+        name: np.sqrt(np.mean(np.concatenate([arrays[name].ravel() for _, arrays in generated["val"]]) ** 2))
+        for name in SHAPES
+    }
+    assert squares == pytest.approx(ROOT_MEAN_SQUARES, rel=1e-4)
 
 
 def test_settings_never_share_files(prepared, tmp_path):

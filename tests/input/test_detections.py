@@ -1,6 +1,7 @@
 """Regions that a detector found, and which of them are people, from the files of DORi's program."""
 
 import json
+import os
 import pickle
 
 import jax
@@ -10,6 +11,7 @@ from charades_folder import charades_config
 
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Dataset
+from vmr_jax.input.detections import Detections
 from vmr_jax.input.loader import Loader
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.input.words import open_word_vectors
@@ -75,6 +77,14 @@ def test_regions_and_people_are_those_of_the_frames(charades, detections, tmp_pa
     np.testing.assert_array_equal(rows, [[1, 0, 0], [0, 0, 0], [0, 0, 1]])
 
 
+def test_no_list_leads_out_of_the_folder(charades, detections):
+    lists = detections / "charades_sta_train_tokens_w_objects.json"
+    content = json.loads(lists.read_text())
+    content["frame_selected"] |= {"../detections/AAAAA": [5], str(detections / "BBBBB"): [5]}
+    lists.write_text(json.dumps(content))
+    assert Detections(detections, "persons", 3).ids == tuple(SEEN)
+
+
 def test_what_is_wrong_with_detections_is_said(charades, detections, tmp_path):
     def fails(message):
         with pytest.raises(UserError, match=message):
@@ -90,7 +100,15 @@ def test_what_is_wrong_with_detections_is_said(charades, detections, tmp_path):
         fails("AAAAA-000005.pkl (cannot be read as a pickle|holds no detections)")
     frame.unlink()
     fails("AAAAA-000005.pkl cannot be read as a pickle: it is not there")
+    os.mkfifo(frame)
+    fails("AAAAA-000005.pkl is a folder, a pipe or a device")
+    frame.unlink()
+    # One number is not spread over the two that the regions of the other frame have.
+    frame.write_bytes(pickle.dumps({"features": np.ones((1, 1)), "object_class": [CUP]}))
+    fails("AAAAA-000005.pkl has regions of 1 numbers, and another frame of 2")
     frame.write_bytes(saved)
+    lists.write_text(json.dumps(content | {"frame_selected": {"AAAAA": [1e400]}}))
+    fails("is no list of DORi's program")
     lists.write_text(json.dumps(content | {"mapping": {str(PERSON): {"human": True}}}))
     fails(f"a region of class {CUP}, of which the 'mapping'")
     lists.write_text("[]")

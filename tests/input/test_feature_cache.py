@@ -42,7 +42,7 @@ def _build(reader, ids, cache, on_progress=None, num_clips=CLIPS, normalize=True
 
 
 def _kept(rows, normalize=True):
-    """What the store keeps of native rows."""
+    """The rows that the store keeps of native ones."""
     return shorten(normalize_rows(rows) if normalize else rows.astype(np.float32), CLIPS)
 
 

@@ -41,6 +41,16 @@ def test_trees_are_found_by_their_words(parses):
     assert Parses("right_branching").has(query)
 
 
+def test_a_tree_whose_words_are_spelt_otherwise_is_named(tmp_path):
+    """Its spelling is that of the sentence, and a quote within a word is not looked for in other forms."""
+    path = tmp_path / "parses.txt"
+    path.write_text("(S (NP (CD 5''-wide) (NN door)))")
+    query = Query("q7", '5"-wide door', (0, 1))
+    assert Parses(str(path)).has(query)
+    with pytest.raises(UserError, match=r'door" \(q7\) is not of these words: it has "5..-wide"'):
+        Parses(str(path)).nodes(query)
+
+
 def test_arrays_of_a_tree_by_hand():
     # DT NN NP VBZ VP . ROOT; the tokeniser has three words and no full stop.
     tree = constituents(constituents_of(BRACKETS, TEXT), tokenize(TEXT, "words"), 4, 9)

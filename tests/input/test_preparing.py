@@ -1,4 +1,4 @@
-"""What killed preparations of records leave is deleted by one that is alone."""
+"""The remains of killed preparations of records are deleted by one that is alone."""
 
 import errno
 import fcntl

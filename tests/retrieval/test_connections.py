@@ -111,7 +111,7 @@ def test_who_has_waited_longest_makes_room(port):
 
 
 class Connection:
-    """What `_make_room` reads of one; `since` is None where the server has work."""
+    """As much of one as `_make_room` reads; `since` is None where the server has work."""
 
     def __init__(self, address, since, closed):
         self.client, self.since = (address, 1), since

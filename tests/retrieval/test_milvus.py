@@ -226,7 +226,7 @@ ADDRESS = "http://host:19530"
 
 @pytest.fixture
 def server(monkeypatch):
-    """What a client of Milvus is asked: addresses with the token that they get, and names that are dropped."""
+    """Questions to a client of Milvus: addresses with the token that they get, and names that are dropped."""
     asked = []
 
     class Client:

@@ -117,7 +117,7 @@ def test_nothing_to_parse(text):
 
 
 def _check(text, roles):
-    """What every parse satisfies."""
+    """Asserts all that holds of every parse."""
     for spans in (roles.verbs, roles.nouns, roles.chunks):
         assert all(0 <= a < b <= len(text) for a, b in spans), (text, roles)
         assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:])), (text, roles)

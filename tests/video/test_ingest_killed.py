@@ -35,7 +35,7 @@ def dies_at(patch, step, *places):
 
 
 def content(path):
-    """What a library holds, without the instants at which its videos came."""
+    """All that a library holds, without the instants at which its videos came."""
     found = read_manifest(path)
     features = {file.name: file.read_bytes() for file in (path / "features").iterdir()}
     entries = [dataclasses.replace(entry, added=0.0) for entry in found.videos.values()]

@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def kept(path):
-    """What a library is, without the instants at which its videos came."""
+    """All that a library is, without the instants at which its videos came."""
     manifest = read_manifest(path)
     entries = [dataclasses.replace(entry, added=0.0) for entry in manifest.videos.values()]
     features = {file.name: file.read_bytes() for file in (path / "features").iterdir()}

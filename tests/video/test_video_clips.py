@@ -61,7 +61,7 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_clips_and_pictures_begin_with_the_frame_that_is_encoded(tmp_path, name):
-    """What ingestion encodes of that second (`read_frames`), of 29.97 frames a second, no two alike."""
+    """As ingestion encodes it of that second (`read_frames`); 29.97 frames a second, no two alike."""
 
     def show(second):
         k = round(second * 30000 / 1001)  # in two digits of 15, of grey

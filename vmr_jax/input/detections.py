@@ -33,7 +33,7 @@ def are_detections(path: Path) -> bool:
 class Detections(FeatureReader):
     """The regions of each row, or whether they are people; a row is one frame.
 
-    Of a frame the first `slots` regions of its file are kept; where it has less, zeros are what is left.
+    Of a frame the first `slots` regions of its file are kept; where it has fewer, the other slots are zeros.
 
     Args:
       path: the folder.
@@ -57,17 +57,20 @@ class Detections(FeatureReader):
                 "annotations of DORi's program beside the folders, charades_sta_train_tokens_w_objects.json "
                 "and that of the test split."
             )
-        super().__init__(path, stream, (name for name in self._frames if (path / name).is_dir()))
+        # The lists may name other folders, even such as '../x'; what counts is in this one.
+        folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
+        super().__init__(path, stream, folders & self._frames.keys())
 
     def _read_list(self, file: Path) -> None:
         try:
             content = read_json(file)
             self._frames.update((v, [int(frame) for frame in f]) for v, f in content["frame_selected"].items())
             self._human.update((str(kind), bool(what["human"])) for kind, what in content["mapping"].items())
-        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError) as error:
             raise UserError(
                 f"{file} is no list of DORi's program: expected are 'frame_selected', a list of frames for "
-                f"each video, and 'mapping', an object with 'human' for each class ({error!r})."
+                f"each video, and 'mapping', an object with 'human' for each class ({error!r}). Get it again, "
+                "or keep only the program's lists beside the folders."
             ) from None
 
     @property
@@ -82,8 +85,15 @@ class Detections(FeatureReader):
         return self._lists
 
     def _read(self, name: str, where: str) -> np.ndarray:
-        frames = [self._regions(Path(where) / f"{name}-{frame:06d}.pkl") for frame in self._frames[name]]
+        files = [Path(where) / f"{name}-{frame:06d}.pkl" for frame in self._frames[name]]
+        frames = [self._regions(file) for file in files]
         width = max((features.shape[1] for features, _ in frames), default=0)
+        for file, (features, _) in zip(files, frames, strict=True):
+            if len(features) and features.shape[1] != width:
+                raise UserError(
+                    f"{file} has regions of {features.shape[1]} numbers, and another frame of {width}. Take "
+                    "the files of one detector."
+                )
         rows = np.zeros((len(frames), self._slots, width), np.float32)
         persons = np.zeros((len(frames), self._slots), np.float32)
         for row, flags, (features, human) in zip(rows, persons, frames, strict=True):
@@ -99,12 +109,12 @@ class Detections(FeatureReader):
             kinds = [str(int(kind)) for kind in content["object_class"]]
             features = features if kinds else features.reshape(0, 0)  # of a frame without any
             whole = features.ndim == 2 and len(features) == len(kinds)
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, ArithmeticError):
             whole = False
         if not whole:
             raise UserError(
                 f"{file} holds no detections: expected are 'features' [regions,dimensions] and 'object_class', "
-                "a number for each region."
+                "a number for each region. Get it again."
             )
         features, kinds = features[: self._slots], kinds[: self._slots]
         unknown = sorted(set(kinds) - set(self._human))

@@ -31,7 +31,7 @@ class Parses:
 
     Args:
       files: `config.text.parses`, paths with commas between them, '' for none; or `RIGHT_BRANCHING`, in
-        place of the dataset's trees too. A file holds trees in brackets, one after the other, in any order:
+        place of the dataset's trees too. A file holds trees in brackets, each from a new line on, in any order:
         they are known by their words.
 
     Raises:
@@ -50,8 +50,14 @@ class Parses:
         return bool(self._brackets(query)) or self._made
 
     def nodes(self, query: schema.Query) -> tuple[Constituent, ...]:
-        """The tree of the sentence."""
-        return self._remembered(self._brackets(query), query.text)
+        """The tree of the sentence; UserError where its words cannot be found in it."""
+        try:
+            return self._remembered(self._brackets(query), query.text)
+        except ValueError as error:  # such as a quote within a word, which the parser spells otherwise
+            raise UserError(
+                f'The parse of "{query.text}" ({query.qid}) is not of these words: {error}. Correct the tree '
+                "in config.text.parses, or take it out: the sentence then gets one that branches to the right."
+            ) from None
 
     def _brackets(self, query: schema.Query) -> str:
         return "" if self._made else self._found.get(spelling(query.text), query.parse)

@@ -58,7 +58,10 @@ class Units(FeatureReader):
             refuse_other_downloads(file)
             rows.append(np.asarray(READ_FILE[file.suffix](file, self.key, str(file)), np.float32).reshape(-1))
             if rows[-1].shape != rows[0].shape:
-                raise UserError(f"{file} holds {rows[-1].size} numbers, and the unit before it {rows[0].size}.")
+                raise UserError(
+                    f"{file} holds {rows[-1].size} numbers, and the unit before it {rows[0].size}. Get it "
+                    "again, and keep units of one kind of features in a folder."
+                )
         return np.stack(rows)
 
 

@@ -98,8 +98,12 @@ def models(
     found = selected(family, supervision, dataset, imports)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in _HEADINGS:
-        side = "right" if heading == "published" else "left"
-        table.add_column(heading, justify=side, overflow="fold", no_wrap=heading == "name")
+        table.add_column(
+            heading,
+            justify="right" if heading == "published" else "left",
+            overflow="fold",
+            no_wrap=heading == "name",
+        )
     for entry in found:
         table.add_row(*map(Text, _cells(entry)))
     Console(width=max(shutil.get_terminal_size().columns, _NARROWEST)).print(table)

@@ -14,7 +14,7 @@ REFINED = 100  # moments, of those that the encoder finds, which a run looks at
 
 
 class Moment(Protocol):
-    """What a run finds in a window; `vmr_jax.run.Moment` is one."""
+    """A moment that a run finds in a window, as `vmr_jax.run.Moment` is."""
 
     @property
     def start(self) -> float: ...

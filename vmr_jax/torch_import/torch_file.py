@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import require_file
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first number of a file that is no zip archive
 _STORAGES = {
@@ -148,6 +149,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
       UserError: for a file that is missing, damaged or no pickle.
     """
     path = Path(path)
+    require_file(path)  # a pipe would be waited for
     try:
         with path.open("rb") as file:
             return _resolved(_unpickled(file)[0], None, {})
