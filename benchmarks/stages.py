@@ -10,16 +10,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-# Fields of a batch; the others (masks of rows, annotations, positions) are of neither.
-VIDEO = (
-    "video", "video_mask", "clip_rows", "duration", "flow", "audio", "objects", "object_mask", "grid",
-    "subtitles", "subtitle_mask",
-)  # fmt: skip
-QUERY = (
-    "query", "query_vectors", "query_mask", "tree", "constituents", "sentence", "static_words", "dynamic_words",
-    "content_words", "dependencies", "query_chars", "subwords", "subword_mask", "subword_static",
-    "subword_dynamic",
-)  # fmt: skip
+from vmr_jax.types import Batch, fields_of
+
+# Fields of a batch; those of both (annotations) and of the row (masks, positions) are of no stage.
+VIDEO, QUERY = (
+    tuple(name for name, info in fields_of(Batch).items() if info.of == kind) for kind in ("video", "query")
+)
 
 _CALLS = {
     "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2",

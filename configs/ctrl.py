@@ -38,6 +38,8 @@ def _fifths(*lengths, context=8):
     return lengths, tuple(length / 5 for length in lengths), lengths, context
 
 
+# At test without the shortest, as in the paper: one within the moment scores as high as a better one.
+EMBEDDED_WINDOWS = ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4)
 _CHUNKS = ((1, 2, 3, 4, 5, 6), (1,) * 6, (1, 2, 3, 4, 5, 6), 1)  # the 21 segments of six chunks
 
 # dataset -> (clips, (lengths, strides, lengths at test, context))
@@ -70,8 +72,7 @@ def get_config(arg=None):
     config.evaluation.nms_margin = 0.05
     if dataset in datasets.EMBEDDED:
         datasets.embedded(config, dataset)
-        # At test without the shortest, as in the paper: one within the moment scores as high as a better one.
-        set_windows(config, ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4))
+        set_windows(config, EMBEDDED_WINDOWS)
         config.model.text = "sentence"
         config.model.features = config.model.hidden = 128
         config.train_for = "15 epochs"

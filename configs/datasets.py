@@ -250,7 +250,7 @@ def map_size(config: ml_collections.ConfigDict) -> None:
 
 
 def injections(config: ml_collections.ConfigDict) -> None:
-    """VDI's two injections, where the architecture can carry them; the dataset is already chosen."""
+    """Sets VDI's two injections, of an architecture that can carry them; the dataset is already chosen."""
     config.model.context, config.model.dynamics = "static", "transformer"
     if config.dataset.name in EMBEDDED:
         config.model.plugin_hidden = 128

@@ -8,8 +8,8 @@
     python launch.py --config=configs/mmn.py:charades_sta,vgg,glove --config.dataset.manual_dir=DIR
         word vectors and an LSTM in the place of DistilBERT (ours).
     python launch.py --config=configs/mmn.py:storyboard,vdi
-        trained with VDI's two injections (vmr_jax/layers/injection.py): charades_sta,clip,vdi and so on, too,
-        with patches of the frames as configs/vdi.py says.
+        trained with VDI's two injections (vmr_jax/layers/injection.py). Manual datasets take the option too,
+        such as charades_sta,clip,vdi, with patches of the frames as configs/vdi.py says.
     python launch.py --config=configs/mmn.py:jsonl --config.dataset.manual_dir=DIR ...
         your own data; see data/jsonl/README.md. The other datasets of DATASETS work in the same way.
 

@@ -28,8 +28,7 @@ def get_config(arg=None):
     config.evaluation.nms_margin = 0.05
     if dataset in datasets.EMBEDDED:
         datasets.embedded(config, dataset)
-        # At test without the shortest, as CTRL: one within the moment scores as high as a better one.
-        ctrl.set_windows(config, ((2, 3, 4, 6, 8, 12), (1,) * 6, (4, 6, 8, 12), 4))
+        ctrl.set_windows(config, ctrl.EMBEDDED_WINDOWS)
         config.model.score_clips = 1.0
         config.model.features = config.model.hidden = 128
         config.model.action_features = 64

@@ -15,7 +15,8 @@ from vmr_jax.types import Batch
 
 
 def test_every_field_is_of_the_video_or_the_query_or_of_neither():
-    neither = {"span", "example_mask", "example_index", "video_index", "windows", "window_mask", "saliency"}
+    annotations = {"span", "windows", "window_mask", "context", "saliency"}
+    neither = {*annotations, "example_mask", "example_index", "video_index"}
     known = [*stages.VIDEO, *stages.QUERY, *neither]
     assert sorted(known) == sorted(field.name for field in dataclasses.fields(Batch))
 

@@ -1,4 +1,4 @@
-"""What the tests that serve every architecture must know of each: one module per architecture, found by name.
+"""Each architecture as the tests know it that serve all: one module per architecture, found by name.
 
 A module has SMALL, hyper-parameters for `batches.random_batch`; `golden()`, the parameter count of every
 'dataset,variant' of its config; and where needed

@@ -19,9 +19,9 @@ class Small:
     """The model that `cases` describes, of 'architecture' or of 'architecture,option'.
 
     Attributes:
-      model: it, with its random draws.
-      quiet: it, or without draws where padding moves rounding too far with them.
-      key: what makes the random keys: draws of `padded_key` do not depend on any padding.
+      model: the one that is tested, with its random draws.
+      quiet: the same; without draws where rounding under padding is too large with them.
+      key: makes the random keys; draws of `padded_key` do not depend on any padding.
       seed: of the initial variables.
       batch: eight rows, the last two filling: six of eight devices have one real example each, two have none.
       tolerance: of comparisons of float32 sums in another order.

@@ -18,7 +18,7 @@ from vmr_jax.models import create
 from vmr_jax.models.xml import Outputs
 
 SMALL = dict(features=8, heads=2, max_clips=32, clip_seconds=0.0)
-OTHERS = [name for name in OF_CLIPS if "subtitle" not in name or "translated" in name]  # of other architectures
+OTHERS = [name for name in OF_CLIPS if name not in ("subtitles", "subtitle_mask")]  # of other architectures
 
 
 def created(**fields):

@@ -48,7 +48,7 @@ class Twin(nn.Module):
             setattr(self.xml_zh, part, getattr(self.xml_en, part))
 
     def forward(self, batch):
-        """What each language finds, by the name of the field with its words."""
+        """The outputs of each language, by the name of the field with its words."""
         said = dict(query_vectors=batch.translation, query_mask=batch.translation_mask)
         other = dataclasses.replace(batch, **said, subtitles=batch.translated_subtitles)
         return {"query": self.xml_en(batch), "translation": self.xml_zh(other)}

@@ -1,8 +1,8 @@
 """Advantage actor-critic (Mnih et al., 2016) on episodes of one fixed length of Y steps, under a mask.
 
 Nothing here knows what an action does. An architecture plays its episode in a scan and keeps a `Decision` of
-every step; its loss calls `episode_terms`. `counted` [B,Y] marks the steps that
-belong to the episode, the first ones of each row.
+every step; its loss calls `episode_terms`. `counted` [B,Y] marks the steps that belong to the episode, which
+are the first ones of each row.
 
 Letters beyond the usual: Z actions of a policy.
 """
@@ -112,7 +112,9 @@ def episode_terms(
     entropy_weight: float,
     detach_advantage: bool,
 ) -> tuple[Mean, Mean]:
-    """The two terms of an episode from its rewards [B,Y], which is cut at the value of its last state.
+    """Returns the losses of policy and of value of an episode, from its rewards [B,Y].
+
+    Behind the last step that is `counted` the value of that step stands for all later rewards.
 
     `detach_advantage` False lets gradients of the policy's loss and of the returns into the values.
     """

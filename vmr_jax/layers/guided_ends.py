@@ -15,7 +15,7 @@ from vmr_jax.moments import rank
 from vmr_jax.types import Batch, Mean, Moments
 
 FLOOR = 1e-13  # added to every probability (official `masked_softmax`)
-_REST = 1e-10  # of the label, at a clip away from its middle (official `epsilon`)
+_REST = 1e-10  # share of the label at a clip that is not next to its middle (official `epsilon`)
 _EPSILON = 1e-12  # keeps the logarithm of the attention loss finite (official `forward`)
 
 
@@ -56,24 +56,58 @@ def read_ends(
     return jnp.where(mask, start, MASKED), jnp.where(mask, end, MASKED)
 
 
+class GuidedLocalizer:
+    """Loss and moments of an architecture whose outputs are `GuidedEnds`, with these fields of TMLGA's."""
+
+    attention_weight: float
+    independent_ends: bool
+    keep: int
+
+    def loss(self, outputs: GuidedEnds, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
+        """'start' and 'end': divergence from the soft labels; 'attention': what lies outside of the moment.
+
+        The term of the attention is left out where its weight is 0.
+        """
+        del epoch
+        mask, real = batch.video_mask, batch.example_mask
+        first, last = end_clips(batch.span, batch.duration, mask)
+        terms = {
+            name: Mean.of(divergence(logits, clip, mask), real)
+            for name, logits, clip in (("start", outputs.start, first), ("end", outputs.end, last))
+        }
+        if self.attention_weight:
+            guidance = attention_loss(outputs.attention, first, last, mask)
+            terms["attention"] = Mean.of(guidance, real, self.attention_weight)
+        return terms
+
+    def predict(self, outputs: GuidedEnds, batch: Batch) -> Moments:
+        """Returns moments from a start clip to an end clip, by the product of both probabilities.
+
+        Pairs of a start and an end that is not before it are ranked, all where `keep` is 0. With
+        `independent_ends` there is one moment, of the best start and the best end, each for itself; it is empty
+        where the end comes first.
+        """
+        if not self.independent_ends:
+            return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep)
+        probability = [masked_softmax(logits, batch.video_mask) for logits in (outputs.start, outputs.end)]
+        first, last = (x.argmax(-1) for x in probability)
+        row = jnp.arange(batch.size)
+        spans = pair_spans(batch.duration, batch.video_mask)
+        begin, end = spans[row, first, first, 0], spans[row, last, last, 1]
+        span = jnp.stack([begin, jnp.maximum(begin, end)], axis=-1)
+        score = (probability[0].max(-1) * probability[1].max(-1))[:, None]
+        return rank(span[:, None], score, jnp.ones_like(score, bool), 1)
+
+    def explain(self, outputs: GuidedEnds, batch: Batch) -> dict[str, jax.Array]:
+        """Returns probabilities of pairs relative to the best, 'map' [B,T,T], and attention, 'clips' [B,T]."""
+        highest = jnp.maximum(outputs.attention.max(-1, keepdims=True), 1e-30)
+        return {
+            "map": explain_pairs(outputs.start, outputs.end, batch.video_mask),
+            "clips": jnp.where(batch.video_mask, outputs.attention / highest, jnp.nan),
+        }
+
+
 # Labels and losses.
-
-
-def guided_terms(outputs: GuidedEnds, batch: Batch, attention_weight: float) -> dict[str, Mean]:
-    """'start' and 'end': divergence from the soft labels; 'attention': what lies outside of the moment.
-
-    The term of the attention is left out where its weight is 0.
-    """
-    mask, real = batch.video_mask, batch.example_mask
-    first, last = end_clips(batch.span, batch.duration, mask)
-    terms = {
-        name: Mean.of(divergence(logits, clip, mask), real)
-        for name, logits, clip in (("start", outputs.start, first), ("end", outputs.end, last))
-    }
-    if attention_weight:
-        guidance = attention_loss(outputs.attention, first, last, mask)
-        terms["attention"] = Mean.of(guidance, real, attention_weight)
-    return terms
 
 
 def end_clips(span: jax.Array, duration: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -111,34 +145,3 @@ def attention_loss(attention: jax.Array, first: jax.Array, last: jax.Array, mask
     place = jnp.arange(mask.shape[1])[None]
     outside = mask & ((place < first[:, None]) | (place >= last[:, None]))
     return jnp.where(outside, -jnp.log(1.0 - (attention + FLOOR) + _EPSILON), 0.0).sum(-1)
-
-
-# Moments.
-
-
-def guided_moments(outputs: GuidedEnds, batch: Batch, independent_ends: bool, keep: int) -> Moments:
-    """Returns moments from a start clip to an end clip, by the product of both probabilities.
-
-    Pairs of a start and an end that is not before it are ranked, all where `keep` is 0. With `independent_ends`
-    there is one moment, of the best start and the best end, each for itself; it is empty where the end comes
-    first.
-    """
-    if not independent_ends:
-        return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, keep)
-    probability = [masked_softmax(logits, batch.video_mask) for logits in (outputs.start, outputs.end)]
-    first, last = (x.argmax(-1) for x in probability)
-    row = jnp.arange(batch.size)
-    spans = pair_spans(batch.duration, batch.video_mask)
-    begin, end = spans[row, first, first, 0], spans[row, last, last, 1]
-    span = jnp.stack([begin, jnp.maximum(begin, end)], axis=-1)
-    score = (probability[0].max(-1) * probability[1].max(-1))[:, None]
-    return rank(span[:, None], score, jnp.ones_like(score, bool), 1)
-
-
-def explain_guided(outputs: GuidedEnds, batch: Batch) -> dict[str, jax.Array]:
-    """Returns probabilities of pairs relative to the best, 'map' [B,T,T], and attention, 'clips' [B,T]."""
-    highest = jnp.maximum(outputs.attention.max(-1, keepdims=True), 1e-30)
-    return {
-        "map": explain_pairs(outputs.start, outputs.end, batch.video_mask),
-        "clips": jnp.where(batch.video_mask, outputs.attention / highest, jnp.nan),
-    }

@@ -103,9 +103,8 @@ class SpatialDynamics(nn.Module):
         object_mask: Any = batch.object_mask
         frames = self._dense("frame", batch.video.astype(self.dtype))
         patches = self._dense("patch", objects.astype(self.dtype))
-        heat = jnp.einsum("btf,btof->bto", frames, patches) / jnp.sqrt(self.features).astype(
-            self.dtype
-        )  # Eq. 3
+        scale = jnp.sqrt(self.features).astype(self.dtype)
+        heat = jnp.einsum("btf,btof->bto", frames, patches) / scale  # Eq. 3
         x = self._dense("heat", jnp.where(object_mask, heat, 0))  # Eq. 4, m_i
         if self.sequence == "lstm":
             x = LSTM(self.features, dtype=self.dtype, name="lstm")(x, batch.video_mask)

@@ -87,7 +87,7 @@ def plays(agent: type[nn.Module], in_axes: Any) -> Any:
 def ranked_windows(
     windows: jax.Array, logits: jax.Array, mask: jax.Array, batch: Batch, whole_units: bool
 ) -> Moments:
-    """The moments of windows [B,M,2], by the logit of their IoU [B,M], whose sigmoid is the score.
+    """The moments of windows [B,M,2], in units, by the logit of their IoU [B,M], whose sigmoid is the score.
 
     Those outside `mask` [B,M] come last, with score -inf. A window lasts to the end of its last unit with
     `whole_units`, else to the start of it.

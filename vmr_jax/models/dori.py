@@ -27,14 +27,7 @@ import jax.numpy as jnp
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import masked_softmax
-from vmr_jax.layers.guided_ends import (
-    GuidedEnds,
-    explain_guided,
-    guided_moments,
-    guided_terms,
-    read_ends,
-    word_scaled,
-)
+from vmr_jax.layers.guided_ends import GuidedEnds, GuidedLocalizer, read_ends, word_scaled
 from vmr_jax.layers.init import symmetric_uniform
 from vmr_jax.layers.linear import torch_dense, torch_linear
 from vmr_jax.layers.recurrent import GRU, mean_state
@@ -42,7 +35,7 @@ from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.parallel import gather_examples
-from vmr_jax.types import Batch, Mean, Moments
+from vmr_jax.types import Batch
 
 CARD = Card(
     title=(
@@ -111,7 +104,7 @@ class Joined(nn.Module):
 
     @nn.compact
     def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Maps [...,F] and [...,F], whose other axes are broadcast, to [...,F]; neither is repeated."""
+        """Maps two arrays of any widths, whose other axes are broadcast, to [...,F]; neither is repeated."""
         width = first.shape[-1]
         inputs = width + second.shape[-1]
         uniform = symmetric_uniform(1 / math.sqrt(inputs))
@@ -121,7 +114,7 @@ class Joined(nn.Module):
         return joined + jnp.expand_dims(bias, range(joined.ndim - 1))
 
 
-class Model(GroundingModel):
+class Model(GuidedLocalizer, GroundingModel):
     """DORi, with the settings of the official code for Charades-STA.
 
     Attributes:
@@ -180,19 +173,6 @@ class Model(GroundingModel):
     def requires(self) -> tuple[str, ...]:
         """Names the regions, and which of them are people."""
         return ("objects", "persons")
-
-    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """'start' and 'end': divergence from the soft labels; 'attention': what lies outside of the moment."""
-        del epoch
-        return guided_terms(outputs, batch, self.attention_weight)
-
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns moments from a start clip to an end clip, by the product of both probabilities."""
-        return guided_moments(outputs, batch, self.independent_ends, self.keep)
-
-    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Returns probabilities of pairs relative to the best, 'map' [B,T,T], and attention, 'clips' [B,T]."""
-        return explain_guided(outputs, batch)
 
     def _query_nodes(self, batch: Batch) -> dict[str, jax.Array]:
         """Returns [B,2E] for each of `_PAIRS`: the words that count for such a pair."""

@@ -403,7 +403,10 @@ class Model(GroundingModel, DualEncoder):
         return s / self.common**0.5 if self.score_scale else s
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
-        """Returns the terms of Eq. 10, 'student', 'teacher', 'distillation', and those that fields add."""
+        """Returns the terms of Eq. 10, 'student', 'teacher' and 'distillation'.
+
+        Where they have a weight also 'feature_distillation' and 'contrast'.
+        """
         # Epoch 0 is the first: with 8 epochs of warm-up, epoch 8 is the first with distillation.
         after_warmup = jnp.where(epoch >= self.warmup_epochs, 1.0, 0.0)
         overlap = map2d.iou_map(self.num_clips, batch.span, batch.duration)

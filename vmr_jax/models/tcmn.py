@@ -10,8 +10,8 @@ Names at the right, and "official code" in the file, are those of the authors' p
   segments      [B,M,D]    means of the chunks of all segments, by their length, of unit    MCN
                            length; M = 21 of 6 chunks
   states        [B,Z,F]    Tree-LSTM (child-sum), the words at the leaves                   ChildSumTreeLSTM
-  signal, main, [B,F]      the nodes as each of three attentions weighs them; a node's      NodeAttentionModule
-  context                  weight follows from its label and its state
+  text          3 [B,F]    signal, main and context event: the nodes as each of three       NodeAttentionModule
+                           attentions weighs them, by label and state of a node
   main, context [B,M,D]    segments, each times its probability of being the event          PropAttentionModule
   endpoints     [M,M,4]    first and last chunk of a pair of segments, over 6               conTEF
   visual        [B,M,M]    fit of the root's state and [main; context; endpoints]           prop_score_builder
@@ -55,7 +55,7 @@ CARD = Card(
     features="VGG and flow; GloVe",
     official_code="Sy-Zhang/TCMN-Release@61a6cc4fc452 (PyTorch)",
     ours=(
-        "All is as in the official code; no copy of the paper was at hand.",
+        "Beside what follows all is as in the official code; no copy of the paper was at hand.",
         "A video has as many chunks as there are up to the last one that is not all zeros; the official code "
         "reads their number from the annotations and pads the features with zeros.",
         "In training too, the context of a segment is the best among the video's own segments. Officially it "

@@ -15,25 +15,16 @@ The labels of both ends are soft: half of the mass on the clip itself, a quarter
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from vmr_jax.layers.attention import masked_softmax
-from vmr_jax.layers.guided_ends import (
-    FLOOR,
-    GuidedEnds,
-    explain_guided,
-    guided_moments,
-    guided_terms,
-    read_ends,
-    word_scaled,
-)
+from vmr_jax.layers.guided_ends import FLOOR, GuidedEnds, GuidedLocalizer, read_ends, word_scaled
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.recurrent import GRU, mean_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.types import Batch, Mean, Moments
+from vmr_jax.types import Batch
 
 Outputs = GuidedEnds
 
@@ -76,7 +67,7 @@ CARD = Card(
 )
 
 
-class Model(GroundingModel):
+class Model(GuidedLocalizer, GroundingModel):
     """TMLGA, with the settings of the official code for Charades-STA.
 
     Attributes:
@@ -135,16 +126,3 @@ class Model(GroundingModel):
             dtype=self.dtype,
         )
         return Outputs(start=start, end=end, attention=attention)
-
-    def loss(self, outputs: Outputs, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
-        """'start' and 'end': divergence from the soft labels; 'attention': what lies outside of the moment."""
-        del epoch
-        return guided_terms(outputs, batch, self.attention_weight)
-
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns moments from a start clip to an end clip, by the product of both probabilities."""
-        return guided_moments(outputs, batch, self.independent_ends, self.keep)
-
-    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Returns probabilities of pairs relative to the best, 'map' [B,T,T], and attention, 'clips' [B,T]."""
-        return explain_guided(outputs, batch)

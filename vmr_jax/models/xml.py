@@ -44,6 +44,7 @@ from vmr_jax.layers.corpus import (
     ModularPool,
     PairRule,
     SelfAttention,
+    bert_init,
     stream_rows,
     stream_similarity,
 )
@@ -172,9 +173,7 @@ class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
             }
         else:
             self.third = {name: self._encoder() for name in names}
-        self.query_linear = {
-            name: nn.Dense(self.features, kernel_init=nn.initializers.normal(0.02)) for name in names
-        }
+        self.query_linear = {name: nn.Dense(self.features, kernel_init=bert_init) for name in names}
         self.boundaries = ConvSE(self.conv_kernel, not self.official_padding)
 
     @property

@@ -69,7 +69,7 @@ def entries(shapes: Shapes) -> list[Entry]:
 
 
 def _prefixes(shapes: Shapes) -> list[str]:
-    """Of the names of each network: '' of one, '0.', '1.', ... of several."""
+    """Returns how the names of each network begin: '' of a single one, '0.', '1.', ... of several."""
     several = sorted({int(key.split(".")[0]) for key in shapes if key.split(".")[0].isdecimal()})
     return [f"{number}." for number in several] or [""]
 
