@@ -104,8 +104,8 @@ class Tree:
 class Constituents:
     """The constituency tree of each query: a node for each word and each phrase, children before parents.
 
-    A node without children is a word or a punctuation mark; node 0 always is one. So nobody's parent is 0,
-    which means none: the root, the last of the real nodes, has it, and padding.
+    A node without children is a word or a punctuation mark; node 0 always is one. So 0 is nobody's parent and
+    means none: it stands at the root, which is the last real node, and at padding.
 
     >>> tree = Constituents(
     ...     parents=np.int32([[2, 2, 0, 0]]),

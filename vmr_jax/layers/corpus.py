@@ -1,6 +1,6 @@
 """Parts of architectures that find a video among many, as XML has them (Lei et al., ECCV 2020).
 
-Weights are N(0, 0.02), biases zero, as in BERT. Axes beyond the usual: Z streams of a video (clips and
+Weights are N(0, 0.02), biases zero, as in BERT. Letters beyond the usual: Z streams of a video (clips and
 subtitles). U are the videos of a corpus, or of the batches of all devices. M are moments, E is their width.
 """
 

@@ -1,6 +1,6 @@
 """XML's line of architectures, as far as they agree: clips find the video, start and end the moment in it.
 
-Axes beyond the usual: Z streams of a video (clips and subtitles).
+Letters beyond the usual: Z streams of a video (clips and subtitles).
 """
 
 from typing import Any, Protocol

@@ -4,7 +4,7 @@ Names at the right, and "official code" in the file, are those of the authors' p
 
   tensor                  shape      meaning                                              official code
   batch.video             [B,T,D]    features of units of 16 frames (C3D fc6); clips here
-  batch.captions          [B,T,D]    states of a captioner's encoder, L2-normalised
+  batch.captions          [B,T,D]    states of a captioner's encoder; L2-normalised here
   batch.object_scores     [B,T,D]    how sure it is that each class of things is there
   batch.activity_scores   [B,T,D]    probabilities of activities
   batch.sentence          [B,D]      mean of BERT's states

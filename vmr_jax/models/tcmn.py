@@ -416,7 +416,8 @@ class PairScore(nn.Module):
             begin = end
         t = torch_linear(self.features, text.astype(self.dtype), self.dtype, "text")[:, None, None]
         hidden = nn.relu(torch_linear(self.features, l2_normalize(t * v), self.dtype, "hidden"))
-        return torch_linear(1, hidden, self.dtype, "score")[..., 0].astype(jnp.float32)
+        # In float32 whatever the dtype of the layers: these numbers rank the segments.
+        return torch_linear(1, hidden.astype(jnp.float32), jnp.float32, "score")[..., 0]
 
 
 def segments(num_clips: int, max_length: int = 0) -> tuple[np.ndarray, np.ndarray]:
