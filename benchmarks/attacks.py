@@ -96,7 +96,7 @@ TEXT = (".json", ".jsonl")  # the others get the first ten alone
 
 
 def opened(run: Path) -> list:
-    """What an evaluation reads before it computes: config, words, records, features."""
+    """All that an evaluation reads before it computes: config, words, records, features."""
     experiment = Experiment(load_config(run), run)
     splits = ("train", "val")
     batches = [experiment.loader(name).batch(np.arange(len(experiment.loader(name)))) for name in splits]

@@ -202,7 +202,7 @@ ATTACKS: dict[str, Callable[[int], list[socket.socket]]] = {
 
 @dataclasses.dataclass
 class Outcome:
-    """What an attack did."""
+    """The outcome of an attack."""
 
     held: int
     closed: int

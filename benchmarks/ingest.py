@@ -128,7 +128,7 @@ def watch_memory(folder: Path, hours: float, encoder: str, encoder_dir: str | No
 
 
 def watched(film: str, library: str, encoder: str, encoder_dir: str) -> None:
-    """What `watch_memory` starts."""
+    """Adds a film to a library; `watch_memory` starts it."""
     lib = Library(library, encoder=encoder, encoder_dir=encoder_dir or None)
     before, began = peak(), time.perf_counter()
     report = lib.add(film)

@@ -187,7 +187,7 @@ def finished(workdir: Path, expected: dict) -> str:
 
 
 def ended(workdir: Path) -> dict:
-    """What a run ends with: its files, and the checksums of every leaf of its last state."""
+    """All that a run ends with: its files, and the checksums of every leaf of its last state."""
     position = json.loads((workdir / "checkpoints" / str(LAST) / "position" / "metadata").read_text())
     return {**{name: (workdir / name).read_bytes() for name in SAME}, "state": position}
 

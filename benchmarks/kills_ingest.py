@@ -173,7 +173,7 @@ def check_whole(library: Path) -> None:
 
 
 def content(library: Path) -> set[tuple[str, float, bytes]]:
-    """What a library holds: content and length of each video, and its features."""
+    """All that a library holds: content and length of each video, and its features."""
     found = read_manifest(library)
     folder = library / "features"
     assert {file.stem for file in folder.iterdir()} == {entry.content for entry in found.videos.values()}

@@ -52,7 +52,7 @@ _LEAST = 3  # measurements
 
 
 class Stage(NamedTuple):
-    """What was measured of a stage: its result, compile seconds, seconds of each round, bytes it takes."""
+    """Measurements of a stage: its result, compile seconds, seconds of each round, bytes it takes."""
 
     result: Any
     compiling: float

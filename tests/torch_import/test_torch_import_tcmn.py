@@ -92,9 +92,11 @@ def test_parses_of_the_official_program_become_a_file(tmp_path):
     main([str(cache), str(path)])
     assert path.read_text() == "(S (NP (PRP He)) (VP (VBZ waves)) (. .))\n(NP (NN nobody))\n"
     assert list(read_parses(path)) == ["hewaves.", "nobody"]
-    cache.write_bytes(pickle.dumps([{"parse_tree": np.float64(1)}]))
-    with pytest.raises(UserError, match="is no cache of TCMN's official code"):
-        main([str(cache), str(path)])
+    # A number in place of a tree, a word in place of a number, and an object that asks for gigabytes of places.
+    for damaged in (pickle.dumps([{"parse_tree": np.float64(1)}]), b"Iinf\n.", b"]r\x00\x00\x00\x7f."):
+        cache.write_bytes(damaged)
+        with pytest.raises(UserError, match="is no cache of TCMN's official code"):
+            main([str(cache), str(path)])
     with pytest.raises(UserError, match="There are no parses at"):
         main([str(tmp_path / "absent.pkl"), str(path)])
     with pytest.raises(UserError, match="Use: python -m"):

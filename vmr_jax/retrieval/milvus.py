@@ -182,7 +182,7 @@ class MilvusStore:
         if videos is None:
             return [ranked for part in parts for ranked in self._search(part, k, "")]
         self._check_lines([*videos])
-        conditions = [_any_of(some) for some in _parts(sorted(videos), _VIDEOS)]
+        conditions = [_any_of(some) for some in _parts(sorted(set(videos)), _VIDEOS)]
         found: list[Ranked] = []
         for part in parts:
             answers = [self._search(part, k, condition) for condition in conditions]

@@ -10,16 +10,17 @@ given as config.text.parses:
 """
 
 import dataclasses
-import io
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import require_file
 from vmr_jax.models.tcmn import Model
 from vmr_jax.text.constituency import LABELS
 from vmr_jax.torch_import import Entry, Shapes, kernel, linear, size
+from vmr_jax.torch_import.torch_file import next_pickle
 from vmr_jax.torch_import.words import run_command
 
 _GLOVE = "text_embedding.word_embedding.weight"
@@ -155,15 +156,17 @@ def parses(path: Path) -> list[str]:
     Raises:
       UserError: for a file that is missing or of another kind.
     """
+    require_file(path)
     try:
-        rows = _Rows(io.BytesIO(path.read_bytes())).load()
+        with path.open("rb") as file:
+            rows = _Rows(next_pickle(file)).load()
         return [brackets for row in rows for brackets in _trees_of(row)]
     except FileNotFoundError:
         raise UserError(f"There are no parses at {path}. Check the path.") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError):
+    except Exception as error:  # of a damaged pickle anything may be said
         raise UserError(
             f"{path} is no cache of TCMN's official code, such as tempoHL+didemo_train_data.pkl: a list of "
-            "rows, each with its parse_tree."
+            f"rows, each with its parse_tree ({error}). Get the file again, or make it with that code."
         ) from None
 
 

@@ -370,15 +370,20 @@ class _Unpickler(pickle.Unpickler):
         return _NumpyArray()
 
 
-def _unpickled(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
-    """The next pickle of a file, tensors not yet arrays, and the storages that it names."""
+def next_pickle(file: IO[bytes]) -> io.BytesIO:
+    """The next pickle of a file, not yet read; UnpicklingError for one that would fill the memory."""
     begin = file.tell()
     for steps, (step, argument, _) in enumerate(pickletools.genops(file)):
         if step.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > steps:
-            raise _Refused("its pickle asks for memory that it does not use", _SAVE)
+            raise pickle.UnpicklingError("its pickle asks for memory that it does not use")
     end = file.tell()
     file.seek(begin)
-    reader = _Unpickler(io.BytesIO(file.read(end - begin)))
+    return io.BytesIO(file.read(end - begin))
+
+
+def _unpickled(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
+    """The next pickle of a file, tensors not yet arrays, and the storages that it names."""
+    reader = _Unpickler(next_pickle(file))
     return reader.load(), reader.storages
 
 
