@@ -40,12 +40,14 @@ def test_losses_by_hand():
     np.testing.assert_allclose(found, [np.log(2) + np.log(4 / 3)], rtol=1e-6)
 
 
-def test_attention_that_is_certain_has_a_finite_loss():
-    found = jax.value_and_grad(lambda a: attention_loss(a, jnp.array([2]), jnp.array([3]), MASK).sum())(
-        jnp.float32([[1, 0, 0, 0, 0]])
-    )
+@pytest.mark.parametrize("rest", [0, 1e-9])
+def test_attention_that_is_certain_has_a_finite_loss(rest):
+    attention = jax.nn.softmax(jnp.log(jnp.float32([[1, rest, rest, 0, 0]])))  # the first one is 1 in float32
+    loss = jax.jit(jax.value_and_grad(lambda a: attention_loss(a, jnp.array([1]), jnp.array([4]), MASK).sum()))
+    found = loss(attention)
     assert all(np.isfinite(x).all() for x in found)
-    np.testing.assert_allclose(found[0], 12 * np.log(10), rtol=1e-5)  # -log 1e-12
+    # Of the first clip alone: -log of what it leaves and of the constants, 1e-12 - 1e-13.
+    np.testing.assert_allclose(found[0], -np.log(2 * rest + 9e-13), rtol=1e-5)
 
 
 def of_one_video():

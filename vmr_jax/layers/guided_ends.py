@@ -140,8 +140,10 @@ def divergence(logits: jax.Array, clip: jax.Array, mask: jax.Array) -> jax.Array
 def attention_loss(attention: jax.Array, first: jax.Array, last: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns [B], minus the log of what attention [B,T] leaves, over the clips outside of [first, last).
 
-    The clip of the end counts as outside, as in the official code.
+    The clip of the end counts as outside, as in the official code. What a clip leaves is summed over all
+    others: 1 - attention, as there, is 0 in float32 where one clip has it all, and the loss infinite.
     """
     place = jnp.arange(mask.shape[1])[None]
     outside = mask & ((place < first[:, None]) | (place >= last[:, None]))
-    return jnp.where(outside, -jnp.log(1.0 - (attention + FLOOR) + _EPSILON), 0.0).sum(-1)
+    left = jnp.dot(attention, (place != place.T).astype(attention.dtype), precision="highest")
+    return jnp.where(outside, -jnp.log(left - FLOOR + _EPSILON), 0.0).sum(-1)
