@@ -32,7 +32,6 @@ BERT = dict(
     text_hidden=8,
     text_positions=7,
 )
-OTHER_WORD_FIELDS = ("tree", "static_words", "dynamic_words", "content_words", "dependencies")
 
 
 def grouped_batch():
@@ -175,11 +174,7 @@ def test_padding_of_the_query_does_not_matter(pair):
         encoder = {**variables["params"]["text_encoder"], "embedding": {**embedding, "positions": table}}
         variables = {**variables, "params": {**variables["params"], "text_encoder": encoder}}
     batch = random_batch()
-    names = [f.name for f in dataclasses.fields(batch) if f.name.startswith(("query", "subword"))]
-    wider = {
-        name: np.concatenate([getattr(batch, name), np.zeros_like(getattr(batch, name))], 1) for name in names
-    }
-    wide = dataclasses.replace(batch, **wider, **dict.fromkeys(OTHER_WORD_FIELDS))
+    wide = batch.pad(L=7, S=7)
     found, expected = outputs_of(model, variables, wide), outputs_of(model, variables, batch)
     chex.assert_trees_all_close(found, expected, atol=1e-5)
 

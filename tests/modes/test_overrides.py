@@ -57,18 +57,14 @@ def parsed(name, *overrides):
     return overridden(get_config(name), overrides)[0]
 
 
-def written(value):
-    return f"({', '.join(map(str, value))},)" if isinstance(value, tuple) and value else str(value)
-
-
 @pytest.mark.parametrize("name", models.architectures())
 def test_every_hyper_parameter_is_set_from_the_command_line(name):
     config = get_config(name)
     fields = {field: value for field, value in config.model.items() if field != "name"}
-    given = parsed(name, *(f"--config.model.{field}={written(value)}" for field, value in fields.items()))
+    given = parsed(name, *(f"--config.model.{field}={value}" for field, value in fields.items()))
     assert given.model.to_dict() == config.model.to_dict()
     longer = {field: value + value[:1] for field, value in fields.items() if isinstance(value, tuple)}
-    changed = parsed(name, *(f"--config.model.{field}={written(value)}" for field, value in longer.items()))
+    changed = parsed(name, *(f"--config.model.{field}={value}" for field, value in longer.items()))
     assert {field: changed.model[field] for field in longer} == longer
 
 

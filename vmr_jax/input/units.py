@@ -3,7 +3,8 @@
     VIDEO_1.0_17.0.npy           features [D] of frames 1 to 17: TALL's C3D, MML's captions
     VIDEO.mp4_1_33.npy, .pt      the same of MAC's and MML's scores
 
-A row is a unit, and rows begin 16 frames apart; of units that overlap more, those between are left out.
+A row is a unit, some times 16 frames, and rows begin 16 frames apart; of units that overlap more, those between
+are left out. A file of a part of a video in seconds, such as QVHighlights' VIDEO_60.0_210.0.npz, is none.
 """
 
 import os
@@ -68,7 +69,9 @@ class Units(FeatureReader):
 def _unit(name: str) -> tuple[str, int] | None:
     """Video and first frame of a file of this name; None where it is of no unit."""
     match = next((found for pattern in _NAMES if (found := pattern.fullmatch(name))), None)
-    return (match[1], int(match[2])) if match and match[4] in READ_FILE else None
+    if match is None or match[4] not in READ_FILE or (int(match[3]) - int(match[2])) % STRIDE:
+        return None
+    return match[1], int(match[2])
 
 
 def _rows(units: dict[int, str]) -> list[str]:

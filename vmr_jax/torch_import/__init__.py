@@ -47,16 +47,18 @@ class Entry:
 
     Attributes:
       key: official name of the tensor.
-      path: where it goes, such as 'params/clips/linear/kernel'; '' leaves it out. Tensors that go to one place,
-        such as those of two modules with common weights, must be equal.
+      path: where it goes, such as 'params/clips/linear/kernel'; '' leaves it out.
       shape: the shape it must have in the checkpoint.
       layout: turns it into ours, one of the functions below.
+      copied: whether other tensors that go to the same place must be equal to it, as those of two modules with
+        common weights are.
     """
 
     key: str
     path: str
     shape: tuple[int, ...]
     layout: Callable[[np.ndarray], np.ndarray] = np.asarray
+    copied: bool = False
 
 
 def kernel(x: np.ndarray) -> np.ndarray:
@@ -371,9 +373,7 @@ def _converted(
             x = entry.layout(_numpy(tensors[entry.key]))
             if not np.isfinite(x).all():
                 broken.append(f"{np.sum(~np.isfinite(x)):,} of the {x.size:,} in {entry.key}")
-            copy = leaves.get(entry.path, x)
-            # A table that grows with each of its entries has other shapes; the last one is whole.
-            if copy.shape == x.shape and not np.array_equal(copy, x, equal_nan=True):
+            if entry.copied and not np.array_equal(leaves.get(entry.path, x), x, equal_nan=True):
                 apart.append(entry.key)
             leaves[entry.path] = x
     if broken:

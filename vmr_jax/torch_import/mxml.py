@@ -42,7 +42,7 @@ def inputs(shapes: Shapes) -> dict[str, int]:
 def entries(shapes: Shapes) -> list[Entry]:
     """All tensors of the checkpoint."""
     return [
-        dataclasses.replace(entry, key=f"{prefix}{entry.key}", path=_placed(entry.path, name))
+        dataclasses.replace(entry, key=f"{prefix}{entry.key}", path=_placed(entry.path, name), copied=True)
         for prefix, name in _LANGUAGES.items()
         for entry in xml.entries(_of_language(shapes, prefix))
     ]
