@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from vmr_jax.layers.corpus import (
+    InputProjection,
     PairRule,
+    SelfAttention,
     clip_index,
     clip_seconds,
     compare_examples,
@@ -46,6 +48,12 @@ class StartEndRetriever:
     """Labels, losses, prediction and the corpus, of an architecture that encodes queries and videos apart.
 
     Attributes:
+      features: F, width of every layer.
+      heads: number of attention heads.
+      streams: streams of a video that are read, 'both', 'video' or 'subtitles'.
+      dropout: dropout rate of the attentions.
+      input_dropout: dropout rate before and after the first linear layers.
+      dtype: number format of the layers.
       clip_seconds: length of a clip in seconds; 0: equal parts that cover the video.
       margin: margin of the hinge losses that rank videos and queries.
       span_weight: weight of the cross-entropy of start and end.
@@ -53,11 +61,29 @@ class StartEndRetriever:
       keep: number of moments that are ranked in a video.
     """
 
+    features: int
+    heads: int
+    streams: str
+    dropout: float
+    input_dropout: float
+    dtype: jnp.dtype
     clip_seconds: float
     margin: float
     span_weight: float
     video_scale: float
     keep: int
+
+    # What XML and ReLoCL have in common of their layers.
+
+    def _input(self) -> InputProjection:
+        return InputProjection(self.features, self.input_dropout, self.dtype)
+
+    def _encoder(self) -> SelfAttention:
+        return SelfAttention(self.features, self.heads, self.dropout, self.dtype)
+
+    def requires(self) -> tuple[str, ...]:
+        """Names the subtitles, where they are read."""
+        return () if self.streams == "video" else ("subtitles",)
 
     # What each architecture has.
 

@@ -48,11 +48,9 @@ from vmr_jax.layers.corpus import (
     Comparison,
     ConvSE,
     CrossAttention,
-    InputProjection,
     LearnedPositions,
     ModularPool,
     PairRule,
-    SelfAttention,
     bert_init,
     compare_examples,
     stream_rows,
@@ -212,16 +210,6 @@ class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
             }
         self.query_linear = {name: nn.Dense(self.features, kernel_init=bert_init) for name in names}
         self.boundaries = ConvSE(self.conv_kernel, not self.official_padding)
-
-    def _input(self) -> InputProjection:
-        return InputProjection(self.features, self.input_dropout, self.dtype)
-
-    def _encoder(self) -> SelfAttention:
-        return SelfAttention(self.features, self.heads, self.dropout, self.dtype)
-
-    def requires(self) -> tuple[str, ...]:
-        """Names the subtitles, where they are read."""
-        return () if self.streams == "video" else ("subtitles",)
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Finds start and end in each query's own video.

@@ -39,11 +39,9 @@ from vmr_jax.layers.corpus import (
     ConvSE,
     CrossAttention,
     Encoded,
-    InputProjection,
     LearnedPositions,
     ModularPool,
     PairRule,
-    SelfAttention,
     bert_init,
     stream_rows,
     stream_similarity,
@@ -179,16 +177,6 @@ class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
     @property
     def _crosses(self) -> bool:
         return self.cross_attention and self.streams == "both"
-
-    def _input(self) -> InputProjection:
-        return InputProjection(self.features, self.input_dropout, self.dtype)
-
-    def _encoder(self) -> SelfAttention:
-        return SelfAttention(self.features, self.heads, self.dropout, self.dtype)
-
-    def requires(self) -> tuple[str, ...]:
-        """Names the subtitles, where they are read."""
-        return () if self.streams == "video" else ("subtitles",)
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Finds start and end in each query's own video.
