@@ -54,12 +54,16 @@ def test_lines_are_appended_and_found_again(real, tmp_path, monkeypatch):
     path = tmp_path / "results.csv"
     holder = flags.FlagValues()
     flags.DEFINE_string("results", str(path), "", flag_values=holder)
+    flags.DEFINE_float("minutes", 10.0, "", flag_values=holder)
     holder(["program"])
     monkeypatch.setattr(real, "FLAGS", holder)
-    real.append({"row": "fvmr", "split": "val", "seed": 0, "miou": "33.10"})
-    real.append({"row": "fvmr", "split": "test", "seed": 1, "miou": "35.00"})
+    real.append({"row": "fvmr", "split": "val", "budget": "10", "seed": 0, "miou": "33.10"})
+    real.append({"row": "fvmr", "split": "val", "budget": "3", "seed": 0, "miou": "31.00"})  # another budget
+    real.append({"row": "fvmr", "split": "test", "budget": "10", "seed": 1, "miou": "35.00"})
+    real.append({"row": "random span", "split": "test", "miou": "18.62"})  # has no budget, so it is in each
     assert [row["miou"] for row in real.rows("fvmr", "val")] == ["33.10"]
     assert not real.rows("fvmr", "test", 0) and real.rows("fvmr", "test", 1)
+    assert real.rows("random span", "test")
     with path.open(encoding="utf-8", newline="") as file:
         assert tuple(next(csv.reader(file))) == real.COLUMNS
 
