@@ -36,6 +36,7 @@ def get_config(name):
             config.model[field] = real.model[field]
     if "dynamics" in config.model:
         config.model.dynamics = "off"  # VDI's reads patches of frames, which these files lack
+        real.dataset.streams = {stream: v for stream, v in real.dataset.streams.items() if stream != "objects"}
     if "spatial" in config.model:
         config.model.spatial = False  # STRONG's second agent reads cells of frames, which they lack too
     if real.text.parses:
@@ -52,6 +53,7 @@ def get_config(name):
     config.evaluation.select_by = "mIoU"
     config.patience = 0
     config.optimizer.schedule = "cosine"
+    config.optimizer.decay_at = ()  # which belongs to another schedule
     config.optimizer.clip_norm = config.optimizer.clip_norm or 5.0
     config.note = (
         "The Charades-STA CLIP re-split is a small benchmark of its own; no published number compares with it."

@@ -11,6 +11,7 @@ from vmr_jax.errors import UserError
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.models import architectures
 from vmr_jax.training.experiment import make_model
+from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.types import fields_from
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -39,6 +40,7 @@ def test_every_architecture_has_a_config_of_the_real_features(real, name):
     lacking = set(make_model(config).requires()) & {"sentence", *fields_from("stream")}
     assert (name in real.learners()) == (not lacking)
     if not lacking:
+        check_nothing_is_ignored(config, make_model(config))
         batch_spec(config, 1, make_model(config).requires())  # an error for any other field that is absent
 
 
