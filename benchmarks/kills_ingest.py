@@ -1,7 +1,7 @@
 """Kills ingestion at random instants, lets it go on, and compares the library with one that nobody killed.
 
     python benchmarks/kills_ingest.py --kills=100
-        three minutes on two free cores.
+        about five minutes on two free cores.
 
 A chain is one library and one folder of short films. Between two kills files are renamed, deleted, changed and
 added. After every kill, half of them by SIGKILL, half by SIGTERM, the library is opened as its users do: its
@@ -26,13 +26,15 @@ import av
 import numpy as np
 
 from vmr_jax.library import Library
-from vmr_jax.video import ingest, manifest
+from vmr_jax.video import ingest, manifest, pieces
+from vmr_jax.video.features import read_features
 from vmr_jax.video.manifest import is_library, read_manifest
 
 ingest._SETTLED = 0.0  # the films are whole when ingestion starts
+pieces._SECONDS = 0.0  # each chunk of 32 frames is kept: of 40 rows of a film the first 32
 IN_A_CHAIN = 10  # kills
 FILMS = 8
-PHASES = ("start", "reading", "encoding", "features", "manifest")
+PHASES = ("start", "reading", "encoding", "piece", "features", "manifest")
 
 
 def main() -> None:
@@ -62,12 +64,12 @@ def main() -> None:
 
 
 def make_film(path: Path, seed: int) -> Path:
-    """Five seconds of noise, no two films alike."""
+    """Ten seconds of noise, no two films alike."""
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=10, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        for i in range(50):
+        for i in range(100):
             frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (120, 160, 3)).astype(np.uint8))
             frame.pts, frame.time_base = i, Fraction(1, 10)
             file.mux(stream.encode(frame))
@@ -120,6 +122,7 @@ def start(library: Path, films: Path) -> tuple[int, int]:
         for owner, name, phase in (
             (ingest, "content_hash", "reading"),
             (ingest, "probe", "encoding"),
+            (np, "savez", "piece"),
             (ingest, "crc32_of_file", "features"),
             (manifest, "write_json", "manifest"),
         ):
@@ -169,13 +172,14 @@ def check_whole(library: Path) -> None:
     if is_library(library):
         found = read_manifest(library)
         for entry in found.videos.values():
-            assert ingest.read_features(library, entry).shape == (entry.rows, found.dim), entry.id
+            assert read_features(library, entry).shape == (entry.rows, found.dim), entry.id
 
 
 def content(library: Path) -> set[tuple[str, float, bytes]]:
     """All that a library holds: content and length of each video, and its features."""
     found = read_manifest(library)
     folder = library / "features"
+    assert not (library / pieces.BEGUN).exists()
     assert {file.stem for file in folder.iterdir()} == {entry.content for entry in found.videos.values()}
     return {(e.content, e.duration, (folder / f"{e.content}.npy").read_bytes()) for e in found.videos.values()}
 

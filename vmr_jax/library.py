@@ -40,7 +40,8 @@ from vmr_jax.text.parse import content_words
 from vmr_jax.training.identity import read_data
 from vmr_jax.training.owner import OWNER, owned
 from vmr_jax.video.encoder import FrameEncoder, open_encoder
-from vmr_jax.video.ingest import Change, EncodeFiles, EncodeHere, Progress, Report, read_features, video_files
+from vmr_jax.video.features import read_features
+from vmr_jax.video.ingest import Change, EncodeFiles, EncodeHere, Progress, Report, video_files
 from vmr_jax.video.manifest import (
     INDEX,
     MANIFEST,

@@ -10,6 +10,7 @@ from killed import Killed
 
 import vmr_jax as vmr
 from vmr_jax.video import ingest, manifest
+from vmr_jax.video.features import read_features
 from vmr_jax.video.manifest import is_library, read_manifest
 
 
@@ -65,9 +66,7 @@ def test_a_library_is_whole_at_every_instant(tmp_path, monkeypatch):
                     died.append(step)
             if is_library(lib):
                 found = read_manifest(lib)
-                assert all(
-                    len(ingest.read_features(lib, entry)) == entry.rows for entry in found.videos.values()
-                )
+                assert all(len(read_features(lib, entry)) == entry.rows for entry in found.videos.values())
             if died:
                 vmr.Library(lib).update(folder)
         vmr.Library(alone).update(folder)

@@ -12,7 +12,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,7 +76,8 @@ def read_frames(
     first: float = 0.0,
     last: float | None = None,
     threads: int | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    damaged: threading.Event | None = None,
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Yields the frames that are shown at k/rate seconds, k = 0, 1, 2, ..., a chunk at a time.
 
     Memory is bounded whatever the length: few frames wait to be prepared, and `_AHEAD` chunks to be read.
@@ -88,6 +89,7 @@ def read_frames(
       first: second from which on frames are wanted.
       last: second before which they are; None reads to the end, and then a file that is cut short is refused.
       threads: number of threads that prepare frames; None is half of the cores.
+      damaged: is set before the first frame that comes after a packet that cannot be decoded.
 
     Yields:
       Times [n] float64 in seconds, n at most `CHUNK`, and frames [n,H,W,3] uint8.
@@ -108,7 +110,7 @@ def read_frames(
 
     def work() -> None:
         try:
-            with Reader(Path(path)) as reader, ThreadPoolExecutor(threads) as pool:
+            with Reader(Path(path), damaged) as reader, ThreadPoolExecutor(threads) as pool:
                 shown = _shown(reader, rate, first, last)
                 for chunk in _chunks(_prepared(shown, prepare, pool, 2 * threads)):
                     if not hand_over(chunk):

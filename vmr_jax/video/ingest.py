@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import shutil
 import threading
@@ -21,10 +22,14 @@ import numpy as np
 
 from vmr_jax.errors import UserError, printable_line
 from vmr_jax.files import crc32_of_file, disk_error
-from vmr_jax.video.decode import SUFFIXES, probe, read_frames
+from vmr_jax.video.decode import CHUNK, SUFFIXES, probe, read_frames
 from vmr_jax.video.encoder import FrameEncoder
+from vmr_jax.video.features import write_features
 from vmr_jax.video.manifest import FEATURES, Entry, Manifest, Refused, write_manifest
+from vmr_jax.video.pieces import BEGUN, Pieces, clear_pieces
 from vmr_jax.video.reader import Unreadable
+
+log = logging.getLogger("vmr_jax")
 
 _SETTLED = 1.0  # seconds after its last change in which a file may still be being written
 ENCODED = "encoded"  # folder of a library in which workers tell what they have encoded
@@ -151,7 +156,8 @@ def encode_file(
 ) -> Encoded | str:
     """Decodes and encodes a file into `features/CONTENT.npy`, or says why it cannot be read.
 
-    Memory: a few chunks of frames, whatever the length of the file.
+    Memory: a few chunks of frames, and the rows of some seconds, whatever the length of the file. What a
+    process that died has finished is taken over (`pieces`), and the features are equal to the bit.
 
     Args:
       library: the folder.
@@ -161,19 +167,39 @@ def encode_file(
       on_progress: hears how far it is.
       stop: ends it early where it is set.
     """
+    key = encoder.identity, encoder.rate, encoder.dim
+    pieces = Pieces(library, found.content, found.file, found.stat, key)
+    while True:
+        try:
+            return _encoded(library, found, encoder, pieces, lock, on_progress, stop)
+        except Unreadable as error:
+            resumed = pieces.resumed
+            pieces.remove()
+            if not resumed:
+                return error.reason
+            log.info("%s: it is encoded from its beginning (%s)", found.file, error.reason)
+
+
+def _encoded(
+    library: Path,
+    found: Found,
+    encoder: FrameEncoder,
+    pieces: Pieces,
+    lock: Any,
+    on_progress: Progress | None,
+    stop: threading.Event | None,
+) -> Encoded:
+    """Decodes and encodes what the pieces lack; `Unreadable` where the file is not whole."""
     place = library / FEATURES / f"{found.content}.npy"
     temporary = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         video = probe(found.file)
-        rows = _write_features(
-            temporary, _vectors(found, video.duration, encoder, lock, on_progress, stop), encoder
-        )
+        chunks = _vectors(found, video.duration, encoder, pieces, lock, on_progress, stop)
+        rows = write_features(temporary, chunks, encoder)
         if _stat(found.file) != found.stat:
-            return GROWING
+            raise Unreadable(found.file, GROWING)
         checksum = crc32_of_file(temporary)
         os.replace(temporary, place)
-    except Unreadable as error:
-        return error.reason
     except OSError as error:
         raise disk_error(place, error) from None
     finally:
@@ -185,57 +211,37 @@ def _vectors(
     found: Found,
     duration: float,
     encoder: FrameEncoder,
+    pieces: Pieces,
     lock: Any,
     on_progress: Progress | None,
     stop: threading.Event | None,
 ) -> Iterator[np.ndarray]:
-    """The vectors [n,D] of each chunk of frames."""
-    before = None
-    for times, frames in read_frames(found.file, encoder.rate, encoder.prepare):
-        if stop is not None and stop.is_set():
-            raise KeyboardInterrupt
-        with lock or contextlib.nullcontext():
-            vectors = encoder.encode(frames, before)
-        yield vectors
-        before = frames[-1]
-        if on_progress is not None:
-            on_progress(found.file, min(float(times[-1]) + 1 / encoder.rate, duration), duration)
+    """The vectors [n,D] of each chunk of frames: those of the pieces, then the others."""
+    yield from pieces.read()
+    damaged, before, first = threading.Event(), None, max(0, pieces.rows - CHUNK) / encoder.rate
+    chunks = read_frames(found.file, encoder.rate, encoder.prepare, first=first, damaged=damaged)
+    with contextlib.closing(chunks):
+        if pieces.rows:
+            log.info("%s goes on at %.0f of %.0f s", found.file, pieces.rows / encoder.rate, duration)
+            before = _last_of(pieces, next(chunks, None), found.file)
+        for times, frames in chunks:
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
+            with lock or contextlib.nullcontext():
+                vectors = encoder.encode(frames, before)
+            yield vectors
+            if not damaged.is_set():  # else what comes may hang on more than the frames before
+                pieces.add(vectors, frames)
+            before = frames[-1]
+            if on_progress is not None:
+                on_progress(found.file, min(float(times[-1]) + 1 / encoder.rate, duration), duration)
 
 
-def _write_features(path: Path, chunks: Iterable[np.ndarray], encoder: FrameEncoder) -> int:
-    """Writes rows as they come to a .npy file, whose header is told their number at the end; returns it."""
-    header: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": (0, encoder.dim)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)  # with room for any number of rows
-        rows, start = 0, file.tell()
-        for vectors in chunks:
-            if vectors.shape[1] != encoder.dim or not np.isfinite(vectors).all():
-                raise ValueError(f"The encoder {encoder.name} gave {vectors.shape}, or what is not finite.")
-            file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
-            rows += len(vectors)
-        file.seek(0)
-        np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, encoder.dim)})
-        if file.tell() != start:
-            raise ValueError("The header of a .npy file has changed its length.")
-        file.flush()
-        os.fsync(file.fileno())
-    return rows
-
-
-def read_features(library: Path, entry: Entry) -> np.ndarray:
-    """Rows [n,D] float32 of a video, mapped; UserError where they are not what was written."""
-    path = library / FEATURES / f"{entry.content}.npy"
-    again = f"Delete the file, and ingest {entry.file} again."
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        if crc32_of_file(path) != entry.crc32:
-            raise UserError(f"{path} is not what was written (its checksum differs). {again}")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the features of {entry.id}. {again}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). {again}") from None
-    return rows
+def _last_of(pieces: Pieces, chunk: tuple[np.ndarray, np.ndarray] | None, file: str) -> np.ndarray:
+    """The last frame of the pieces; `Unreadable` where the chunk before their end is not what it was."""
+    if chunk is None or not pieces.follows(chunk[1]):
+        raise Unreadable(file, "its frames are not found again from the middle on")
+    return chunk[1][-1]
 
 
 class EncodeHere:
@@ -304,6 +310,8 @@ class Change:
                 stats[path] = stat
         contents = self._contents(stats, report)
         new = self._known(contents, stats, report)
+        self._coming = {found.content for found in new}
+        clear_pieces(self.library, self.manifest, self._coming)
         self._drop_gone(stats, within, report)
         self._drop_overwritten(contents, {found.file for found in new})
         self._write()
@@ -315,6 +323,8 @@ class Change:
             self._write()
         shutil.rmtree(self.library / ENCODED, ignore_errors=True)
         clear(self.library, self.manifest)
+        with contextlib.suppress(OSError):  # it is not empty
+            (self.library / BEGUN).rmdir()
         return self.manifest, Report(sorted(report))
 
     def _contents(self, stats: dict[str, tuple[int, int]], report: Report) -> dict[str, str]:
@@ -422,6 +432,7 @@ class Change:
         started = time.monotonic()
         if self.manifest is not self._before:
             write_manifest(self.library, self.manifest)
+            clear_pieces(self.library, self.manifest, self._coming)
         self._before = self.manifest
         self._written = time.monotonic()
         self._took = self._written - started

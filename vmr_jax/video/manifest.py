@@ -4,6 +4,7 @@ A library is a folder:
 
   manifest.json             this file; replaced as a whole, with a checksum of itself
   features/CONTENT.npy      rows [n,D] float32 of each video, named by the SHA-256 of its file
+  begun/                    pieces of the features of files that are being encoded (`pieces`)
   index/                    the moments, encoded for each run that was asked
   thumbnails/               pictures of hits
   train.jsonl, val.jsonl    the user's sentences, where there are any: the folder is a dataset, `library`

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ class Reader:
 
     Args:
       path: the file.
+      damaged: is set where a packet cannot be decoded.
 
     Attributes:
       stream: of the pictures; a picture of the cover is none.
@@ -65,8 +67,8 @@ class Reader:
       end: second at which the last packet that was read ends.
     """
 
-    def __init__(self, path: Path):
-        self.path, self._sought = path, False
+    def __init__(self, path: Path, damaged: threading.Event | None = None):
+        self.path, self._sought, self._damaged = path, False, damaged or threading.Event()
 
     def __enter__(self) -> "Reader":
         av = pyav()
@@ -204,6 +206,7 @@ class Reader:
                 found = packet.decode()
             except av.error.InvalidDataError:
                 broken += pictures
+                self._damaged.set()
                 continue
             except av.error.FFmpegError as error:
                 raise Unreadable(self.path, f"it cannot be decoded ({error.strerror or error})") from None
