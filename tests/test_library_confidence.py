@@ -13,6 +13,7 @@ from image_text_folder import write_clip
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.metrics import iou
+from vmr_jax.modes import serve
 from vmr_jax.modes.search import search_library
 from vmr_jax.retrieval import confidence
 from vmr_jax.retrieval.confidence import annotated_sentences
@@ -146,6 +147,72 @@ def test_a_run_that_is_no_dual_encoder_is_calibrated_too(library, tmp_path, monk
     assert vmr.Library(library.path, run=run, window=16.0).calibration(within=True) == found
     with pytest.raises(TypeError):  # fitted anew: the windows are others
         vmr.Library(library.path, run=run, window=20.0).calibration(within=True)
+
+
+@pytest.fixture
+def joint(library, tmp_path):
+    """A folder with annotated sentences, and a run that is no dual encoder."""
+    annotate(library, 40)
+    return library.path, run_of(colours_model.Joint(), tmp_path)
+
+
+def questioned(lib, monkeypatch):
+    """A server of a library that begins to answer; gives the hits of its first and second question."""
+    answers, fitted = [], []
+    fit = confidence.fit
+
+    def answer(service, listener, token, opens):
+        monkeypatch.setattr(confidence, "fit", lambda answers: fitted.append(1) or fit(answers))
+        answers.append(service.corpus.search(["red"], 5, None)[0])
+        while lib.confidences._thread and lib.confidences._thread.is_alive():
+            lib.confidences._thread.join()
+        answers.append(service.corpus.search(["red"], 5, None)[0])
+
+    monkeypatch.setattr(serve, "answer", answer)
+    serve.serve_library(lib, "127.0.0.1", 0)
+    return *answers, fitted
+
+
+def test_a_server_is_calibrated_before_its_first_question(joint, monkeypatch, capsys, caplog):
+    path, run = joint
+    with caplog.at_level(logging.INFO, "vmr_jax"):
+        first, second, fitted = questioned(vmr.Library(path, run=run, window=16.0), monkeypatch)
+    assert first == second and all(hit.confidence is not None for hit in first) and not fitted
+    assert "fitting the confidence of hits ..." in capsys.readouterr().out
+    assert "to 40 annotated sentences, once, for searches of all videos" in caplog.text
+    assert len(list((path / confidence.FOLDER).iterdir())) == 2  # all videos, and one alone
+    monkeypatch.setattr(confidence, "_answers", None)  # what was fitted is kept
+    vmr.Library(path, run=run, window=16.0).prepare()
+
+
+def test_nobody_waits_for_a_new_calibration(joint, films, monkeypatch):
+    """A film comes while the server runs: its first answer has no confidence, those after the fit have."""
+    path, run = joint
+    lib = vmr.Library(path, run=run, window=16.0)
+    prepare = lib.prepare
+
+    def prepared():
+        prepare()
+        other = vmr.Library(path)
+        other.add(filmed.film(films / "new.mp4", 16.0, show=coloured(("grey", 2), ("red", 3), ("grey", 16))))
+
+    monkeypatch.setattr(lib, "prepare", prepared)
+    monkeypatch.setattr(serve.LibraryCorpus, "warm", lambda self: None)
+    first, second, fitted = questioned(lib, monkeypatch)
+    assert {hit.confidence for hit in first} == {None} and len(fitted) == 2
+    assert "new" in {hit.video for hit in first} and [hit[:4] for hit in first] == [hit[:4] for hit in second]
+    expected = lib.calibration().confidence([hit.score for hit in second])
+    np.testing.assert_allclose([hit.confidence for hit in second], expected)
+
+
+def test_a_fit_that_fails_or_cannot_be_kept_stops_no_search(joint, monkeypatch, caplog):
+    path, run = joint
+    (path / confidence.FOLDER).write_text("a file in the place of the folder")
+    lib = vmr.Library(path, run=run, window=16.0)
+    assert lib.search("red")[0].confidence is not None and "is not kept" in caplog.text
+    monkeypatch.setattr("vmr_jax.retrieval.refining.REFINED", 1)  # of eight windows
+    vmr.Library(path, run=run, window=16.0).prepare()
+    assert "Hits have no confidence in searches of all videos: The run scores a moment together" in caplog.text
 
 
 def test_a_part_of_the_training_sentences_is_not_trained_on(library):

@@ -27,7 +27,7 @@ from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval import export
 from vmr_jax.retrieval.calibration import Calibration
 from vmr_jax.retrieval.client import RemoteLibrary, is_address
-from vmr_jax.retrieval.confidence import FEW, Scores, calibration_of
+from vmr_jax.retrieval.confidence import FEW, Confidences, Scores
 from vmr_jax.retrieval.hits import Hit, LibraryVideo, ranked_hits
 from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos
 from vmr_jax.retrieval.refining import REFINED, every_window, refined, windows_of
@@ -131,7 +131,7 @@ class Library:
             first = self.encoder
             self._manifest = Manifest(first.identity, first.rate, first.dim, self._weights or "")
         self._searched: tuple[Manifest, MomentIndex] | None = None
-        self._calibrated: tuple[Manifest, dict[bool, Calibration | None]] | None = None
+        self.confidences = Confidences(self.path, self._scores)
         self.run: Run | None = None
         if run is not None:
             self.run = run if isinstance(run, Run) else Run.load(run, parallel=self.parallel)
@@ -296,12 +296,20 @@ class Library:
           within: whether for the search in one video, not in all.
         """
         manifest = self.manifest
-        if self._calibrated is None or self._calibrated[0] is not manifest:
-            self._calibrated = manifest, {}
-        fitted = self._calibrated[1]
-        if within not in fitted:
-            fitted[within] = calibration_of(self.path, self._scores(), manifest.videos, within)
-        return fitted[within]
+        return self.confidences.get(manifest, manifest.videos, within)
+
+    def prepare(self) -> None:
+        """Does now what the first question would wait for: encodes moments, and fits the confidence of hits.
+
+        Both are kept in the folder, so it is done once for a run and the videos. UserError where nothing can be
+        searched, as `search` raises it; an empty library needs nothing.
+        """
+        if not self.manifest.videos:
+            return
+        if self.run is None or self.run.is_dual_encoder or self.encoder.has_text:
+            self._index()
+        for within in (False, True):
+            self.calibration(within=within)
 
     def _scores(self) -> Scores:
         """The search whose scores are calibrated, and all that they depend on."""

@@ -3,6 +3,7 @@
 `retrieval/web.py` holds its answers.
 """
 
+import contextlib
 import functools
 import ipaddress
 import os
@@ -112,9 +113,15 @@ def serve_library(
             library = Library(library, run=run, window=window or WINDOW, encoder_dir=encoder_dir)
         if library.run is None:
             library.encoder.encode_sentences(["a person"])  # says so now where it has no sentences
+        print("Encoding moments that are new, and fitting the confidence of hits ...", flush=True)
+        library.prepare()
         corpus = LibraryCorpus(library)
-        service = web.Service(corpus, corpus if allow_upload else None)
-        answer(service, listener, token, opens)
+        corpus.warm()
+        library.confidences.wait = False  # nobody waits for it when the videos change
+        try:
+            answer(web.Service(corpus, corpus if allow_upload else None), listener, token, opens)
+        finally:
+            library.confidences.close()
 
 
 class LibraryCorpus:
@@ -165,6 +172,13 @@ class LibraryCorpus:
         """The k best moments for each sentence."""
         found = {sentence: self._library.search(sentence, k, video) for sentence in dict.fromkeys(sentences)}
         return [found[sentence] for sentence in sentences]
+
+    def warm(self) -> None:
+        """Compiles the search of a sentence as the page asks for it."""
+        from vmr_jax.retrieval.waiting import MAX_MOMENTS
+
+        with contextlib.suppress(UserError):  # an empty library, or a run that knows no such word
+            self.search(["a person"], MAX_MOMENTS, None)
 
     def thumbnail(self, video: str, second: float) -> bytes:
         """The frame at a second as JPEG."""
