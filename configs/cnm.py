@@ -8,8 +8,9 @@
 
 The official README, ActivityNet Captions, R@1 (%) at IoU .1 / .3 / .5: CLIP 78.13 / 55.68 / 33.33, C3D 79.74 /
 54.61 / 30.26. Charades-STA I3D at .3 / .5 / .7, without the pairs that end after their video: 60.04 / 35.15 /
-14.95. The official program selects on the test split of Charades-STA; here the validation split says which
-checkpoint is the best: set config.evaluation.select_split="" to take the last one and read no moment at all.
+14.95; the paper, as a later one quotes it: 60.39 / 35.43 / 15.45. The official program selects on the test
+split of Charades-STA; here the validation split says which checkpoint is the best: set
+config.evaluation.select_split="" to take the last one and read no moment at all.
 """
 
 from vmr_jax.configs import common, datasets

@@ -5,10 +5,11 @@
     python launch.py --config=configs/emb.py:charades_sta,i3d --config.dataset.manual_dir=DIR
         the paper's setting, with GloVe 840B; DIR as in data/charades_sta/README.md.
 
-Paper, R@1 (%) at IoU .3/.5/.7 and mIoU, from memory: Charades-STA fine-tuned I3D 72.50 / 58.33 / 39.25, 53.09;
-ActivityNet Captions (I3D; its test split is val_2) 64.13 / 44.81 / 26.07, 45.59; TACoS (version 2d_tan)
-50.46 / 37.82 / 22.54, 35.49. The official code selects on the test split by the sum of the four; here it is the
-validation split. A training of other than 100 epochs needs config.model.elastic_epochs too.
+Paper, R@1 (%) at IoU .3/.5/.7 and mIoU, as a later one quotes it: Charades-STA fine-tuned I3D 72.50 / 58.33 /
+39.25, 53.09; ActivityNet Captions (I3D; its test split is val_2) 64.13 / 44.81 / 26.07, 45.59. From memory:
+TACoS (version 2d_tan) 50.46 / 37.82 / 22.54, 35.49. The official code selects on the test split by the sum of
+the four; here it is the validation split. A training of other than 100 epochs needs config.model.elastic_epochs
+too.
 """
 
 from vmr_jax.configs import common, datasets

@@ -6,11 +6,11 @@
     python launch.py --config=configs/rtbpn.py:charades_sta,c3d --config.dataset.manual_dir=DIR
         the official settings, with GloVe; DIR as in data/DATASET/README.md. Needs an accelerator.
 
-Paper, as later papers quote it, R@1 / R@5 (%): ActivityNet Captions C3D IoU .1 73.73 / 93.89, IoU .3 49.77 /
-79.89, IoU .5 29.63 / 60.56; Charades-STA C3D IoU .3 60.04 / 97.48, IoU .5 32.36 / 71.85, IoU .7 13.24 / 41.18.
-For R@5 the official program adds one second to the intersection and the hull of two moments. Which checkpoint
-is the best, the moments of the validation split say; set config.evaluation.select_split="" to take the last
-one and read no moment at all.
+Paper, as IRON (CVPR 2023) quotes it, R@1 / R@5 (%): ActivityNet Captions C3D IoU .1 73.73 / 93.89, IoU .3 49.77
+/ 79.89, IoU .5 29.63 / 60.56; Charades-STA C3D IoU .3 60.04 / 97.48, IoU .5 32.36 / 71.85, IoU .7 13.24 /
+41.18. For R@5 the official program adds one second to the intersection and the hull of two moments. Which
+checkpoint is the best, the moments of the validation split say; set config.evaluation.select_split="" to take
+the last one and read no moment at all.
 """
 
 from vmr_jax.configs import common, datasets

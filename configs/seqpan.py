@@ -5,11 +5,11 @@
     python launch.py --config=configs/seqpan.py:charades_sta,i3d --config.dataset.manual_dir=DIR
         the paper's setting, with GloVe 840B; DIR as in data/charades_sta/README.md.
 
-Paper, R@1 (%) at IoU .3/.5/.7 and mIoU, from memory: Charades-STA fine-tuned I3D 73.84 / 60.86 / 41.34, 53.92;
-ActivityNet Captions (I3D, val_1: the convention vslnet) 61.65 / 45.50 / 28.37, 45.11; TACoS 31.72 / 27.19 /
-21.65, 25.86 with the annotations of CTRL (tall), 48.64 / 39.64 / 28.07, 37.17 with those of 2D-TAN. Their IoU
-is that with the nearest pair of clips, not with the annotation. The official code selects on the test split;
-here it is the validation split.
+Paper, R@1 (%) at IoU .3/.5/.7 and mIoU, as a later one quotes it: Charades-STA fine-tuned I3D 73.84 / 60.86 /
+41.34, 53.92; ActivityNet Captions (I3D, val_1: the convention vslnet) 61.65 / 45.50 / 28.37, 45.11; TACoS with
+the annotations of CTRL (tall) 31.72 / 27.19 / 21.65, 25.86; from memory, with those of 2D-TAN, 48.64 / 39.64 /
+28.07, 37.17. Their IoU is that with the nearest pair of clips, not with the annotation. The official code
+selects on the test split; here it is the validation split.
 """
 
 from vmr_jax.configs import common, datasets

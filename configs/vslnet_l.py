@@ -5,9 +5,9 @@
     python launch.py --config=configs/vslnet_l.py:tacos,i3d,2d_tan --config.dataset.manual_dir=DIR
         long videos, with GloVe 840B; DIR as in data/tacos/README.md.
 
-Option rnn is the span predictor of VSLNet's paper. As a later paper quotes it, R@1 (%) at IoU .5/.7 and mIoU:
-ActivityNet Captions 43.86 / 27.51, 44.06; TACoS (2d_tan) 36.34 / 26.42 (.3: 47.11), 36.61. The lengths of the
-sequences, the scales and the training are ours or VSLNet's. On short videos no gain is to be expected.
+Option rnn is the span predictor of VSLNet's paper. As UniSDNet's table 4 quotes it, R@1 (%) at IoU .5/.7 and
+mIoU: ActivityNet Captions 43.86 / 27.51, 44.06; TACoS (2d_tan) 36.34 / 26.42 (.3: 47.11), 36.61. The lengths of
+the sequences, the scales and the training are ours or VSLNet's. On short videos no gain is to be expected.
 """
 
 from vmr_jax.configs import common, datasets

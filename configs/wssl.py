@@ -5,10 +5,10 @@
     python launch.py --config=configs/wssl.py:activitynet_captions,c3d --config.dataset.manual_dir=DIR
         the paper's features; DIR as in data/activitynet_captions/README.md. Needs an accelerator.
 
-ActivityNet Captions C3D, R@1 (%) as a later paper quotes it: IoU .1 62.71, IoU .3 41.98, IoU .5 23.34. The
-official program trains the caption generator alone first (up to 100 epochs on whole videos), here in the
-first `config.model.whole_steps` updates. Which checkpoint is the best, the moments of the validation split say;
-set config.evaluation.select_split="" to take the last one and read no moment at all.
+ActivityNet Captions C3D, R@1 (%) as IRON (CVPR 2023) quotes it: IoU .1 62.71, .3 41.98, .5 23.34. The official
+program trains the caption generator alone first (up to 100 epochs on whole videos), here in the first
+`config.model.whole_steps` updates. Which checkpoint is the best, the moments of the validation split say; set
+config.evaluation.select_split="" to take the last one and read no moment at all.
 """
 
 from vmr_jax.configs import common, datasets

@@ -279,7 +279,8 @@ def survey_page() -> str:
         "Every number that a paper, or the README of its code, prints and `vmr_jax/published.csv` holds, in % "
         f"(times in ms), beside the rows of `{survey.OURS}` that stand in `results/`. Quoted rows were not "
         "measured here: protocols, features and splits differ between papers even where their names agree, and "
-        "sources that conflict stand side by side. A ? means that the source does not state the features.",
+        "sources that conflict stand side by side. A ? means that the source does not state the features. A "
+        f"source marked {published.UNCONFIRMED} is quoted from memory: no text that was read has the number.",
         "The same as text, CSV or a page, of one dataset or of one kind of features:",
         "    python launch.py --mode=survey --dataset=tacos --feature=c3d --output=survey.csv",
     ]

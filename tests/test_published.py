@@ -121,7 +121,17 @@ def test_flow_beside_rgb_is_another_feature():
 def test_a_row_without_suppression_stands_beside_no_run_with_it():
     (kept,) = values("xml", "tvr,resnet_i3d", "val").values()
     assert kept["VCMR-R@100,IoU=0.7"] == 22.47
-    assert not values("xml", "tvr,resnet_i3d", "val", evaluation__nms_threshold=0.5)
+    (suppressed,) = values("xml", "tvr,resnet_i3d", "val", evaluation__nms_threshold=0.5).values()
+    assert suppressed["VCMR-R@100,IoU=0.7"] == 14.86  # the README's row with NMS at this IoU
+    assert not values("xml", "tvr,resnet_i3d", "val", evaluation__nms_threshold=0.7)
+    assert not values("relocl", "tvr,resnet_i3d", "val", evaluation__nms_threshold=0.5)
+
+
+def test_a_number_from_memory_is_marked_where_it_is_printed():
+    for number in published.numbers():
+        assert ("from memory" in number.note) == number.source.endswith(published.UNCONFIRMED), number
+    ((name, source),) = values("acrm", "charades_sta,i3d", "test")
+    assert (name, source) == ("published, i3d", "Tang et al., TMM 2021 (unconfirmed)")
 
 
 def test_rows_say_what_they_are():

@@ -3,7 +3,8 @@
 A number belongs to an architecture, or to a method that the library does not have, to a dataset, its version or
 convention, features and a split. Where sources disagree, each has its row. `source` is the paper, or the
 repository of its authors, that states the number; `note` says through which other paper it came, or what makes
-it hard to compare.
+it hard to compare. A source that ends in `UNCONFIRMED` is only believed to state the number: it is from memory,
+and no text that could be read has it.
 """
 
 import csv
@@ -13,6 +14,7 @@ import importlib.resources
 from collections.abc import Iterable
 from typing import Any
 
+UNCONFIRMED = "(unconfirmed)"
 TIMES = ("text encoding, ms", "matching, ms", "total, ms")  # metrics that are no percentages
 
 
@@ -30,7 +32,7 @@ class Number:
       split: evaluated split.
       metric: name of the metric.
       value: in percent; milliseconds of a query where the metric is one of `TIMES`.
-      source: who states it.
+      source: who states it, with `UNCONFIRMED` behind it where that is from memory.
       note: what a reader must know, or ''.
     """
 

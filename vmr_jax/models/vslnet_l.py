@@ -60,8 +60,9 @@ CARD = Card(
     supervision="full",
     features="I3D; GloVe, characters",
     ours=(
-        "The authors published VSLNet, not VSLNet-L, and the paper was not at hand: authors and structure are "
-        "from memory and from a solution of Ego4D's challenge that has the same module and pieces, "
+        "The authors published VSLNet, not VSLNet-L, and the paper was not at hand: its citation is that of "
+        "their README (26hzhang/VSLNet@3793c625f2e2), the structure is from memory and from a solution of "
+        "Ego4D's challenge that has the same module and pieces, "
         "NNNNAI/Ego4d_NLQ_2022_1st_Place_Solution@bf4b15e24723 (PyTorch), which is not theirs. No reproduction "
         "is claimed.",
         "The scales, the weight of the nil loss and the length of the sequences are ours. Every step learns "
