@@ -10,14 +10,12 @@ by half; of what two of them find, the better stays.
 """
 
 import contextlib
-import hashlib
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from vmr_jax.errors import UserError, unknown
@@ -28,7 +26,7 @@ from vmr_jax.retrieval import export
 from vmr_jax.retrieval.calibration import Calibration
 from vmr_jax.retrieval.client import RemoteLibrary, is_address
 from vmr_jax.retrieval.confidence import FEW, Confidences, Scores
-from vmr_jax.retrieval.hits import Hit, LibraryVideo, ranked_hits
+from vmr_jax.retrieval.hits import Filter, Hit, LibraryVideo, both, ranked_hits
 from vmr_jax.retrieval.index import Found, MomentIndex, encoded_videos
 from vmr_jax.retrieval.refining import REFINED, every_window, refined, windows_of
 from vmr_jax.retrieval.segments import EncodedVideo
@@ -138,7 +136,7 @@ class Library:
             self._check_run(self.run)
             if not isinstance(run, Run):
                 self._check_trained_on(Path(run).expanduser())
-            self._variables = _fingerprint(self.run)
+            self._variables = self.run.fingerprint()
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -250,13 +248,27 @@ class Library:
 
     # --- questions --------------------------------------------------------------------------------
 
-    def search(self, query: str, k: int = 10, video: str | Collection[str] | None = None) -> list[Hit]:
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        video: str | Collection[str] | None = None,
+        *,
+        min_duration: float | None = None,
+        max_duration: float | None = None,
+        added_from: float | None = None,
+        added_to: float | None = None,
+    ) -> list[Hit]:
         """The k best moments for a sentence, best first; of two that overlap much the better one alone.
 
         Args:
           query: the sentence, in English.
           k: number of moments at most.
           video: id of the only video to search, or several ids; None searches all.
+          min_duration: seconds that the videos have at least.
+          max_duration: seconds that they have at most.
+          added_from: when they were added at the earliest, in seconds since 1970.
+          added_to: when at the latest.
 
         Raises:
           UserError: for a query without a known word, an unknown video, an empty library, and where neither the
@@ -273,6 +285,10 @@ class Library:
                 raise unknown(f"The library {self.path} has no video", id, videos)
         if self.run is not None:
             self._check_words(self.run, query)
+        if limits := Filter(min_duration, max_duration, added_from, added_to):
+            video = both(video, limits.ids(self.videos))
+        if video is not None and not video:
+            return []
         found = self._found([query], k, video)[0]
         fitted = self.calibration(within=isinstance(video, str))
         scores = [moment.score for moment in found]
@@ -481,11 +497,3 @@ class Library:
                 f"{self.path} was encoded by {self._manifest.encoder.get('name')}, or by other weights of it. "
                 "Vectors of two encoders cannot be compared: train a run on this library."
             )
-
-
-def _fingerprint(run: Run) -> str:
-    """Hash of the run's variables."""
-    found = hashlib.sha256()
-    for leaf in jax.tree.leaves(run.variables):
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()

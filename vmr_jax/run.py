@@ -5,6 +5,7 @@ Needs the folder of the run and the word vectors that it names; no dataset, no T
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,13 @@ class Run:
         count = sum(math.prod(leaf.shape) for leaf in leaves)
         config = self.config
         return f"Run({config.model.name} on {config.dataset.name}, step {self.step:,}, {count:,} parameters)"
+
+    def fingerprint(self) -> str:
+        """Hash of the variables."""
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.variables):
+            found.update(np.ascontiguousarray(leaf).tobytes())
+        return found.hexdigest()
 
     @classmethod
     def load(

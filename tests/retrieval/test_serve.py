@@ -142,11 +142,14 @@ def test_the_page_files_are_those_of_its_folder(port):
         ({"query": "a", "k": 2.5}, 400, "from 1 to 50"),
         ({"query": "a", "k": True}, 400, "from 1 to 50"),
         ({"query": "a", "k": None}, 400, "from 1 to 50"),
-        ({"query": "a", "video": ["a"]}, 400, "must be the id"),
+        ({"query": "a", "video": ["a", 1]}, 400, "must be an id, as text, or a list of ids"),
+        ({"query": "a", "video": {"a": 1}}, 400, "must be an id"),
+        ({"query": "a", "video": ["a", "nowhere"]}, 404, 'no video "nowhere"'),
+        ({"query": "a", "video": ["a", "\udfff"]}, 400, "surrogate"),
         ({"query": "a", "video": "nowhere"}, 404, 'no video "nowhere"'),
         ({"query": "???"}, 400, "has no word"),
         ({"query": "break"}, 500, "The server failed here"),
-        (b"{" + b" " * questions.MAX_BODY, 413, "more than 16,384 bytes"),
+        (b"{" + b" " * questions.MAX_BODY, 413, "more than 65,536 bytes"),
     ],
 )
 def test_refused_questions(port, question, status, message):
@@ -182,7 +185,7 @@ def test_a_body_without_end_is_not_read_to_its_end(port):
         for _ in range(questions.MAX_BODY // 4096 + 1):  # one chunk more than is read, and never the last
             connection.sendall(b"1000\r\n" + b" " * 4096 + b"\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server hangs up
-    assert answer.startswith(b"HTTP/1.1 413 ") and b"more than 16,384 bytes" in answer
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"more than 65,536 bytes" in answer
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "a b"])

@@ -106,15 +106,31 @@ def test_filters(library, remote):
     assert remote.search("green", 3, "a", min_duration=20.0) == []
 
 
+def test_the_arguments_are_those_of_the_library(library, remote):
+    """One id, several, all, and the limits: what is found here is found there."""
+    added = library.manifest.videos["a"].added
+    for video in (None, "a", ["a"], ["b c", "a"], {"b c"}, []):
+        for limits in ({}, {"max_duration": 20.0, "added_from": added - 60}, {"min_duration": 20.0}):
+            expected = library.search("green", 6, video, **limits)
+            found = remote.search("green", 6, video, **limits)
+            assert [hit[:3] for hit in found] == [hit[:3] for hit in expected]
+            wanted = {"a", "b c"} if video is None else {video} if isinstance(video, str) else {*video}
+            assert {hit.video for hit in found} == (set() if "min_duration" in limits else wanted)
+    for lib in (library, remote):
+        with pytest.raises(UserError, match='no video "nowhere"'):
+            lib.search("green", 6, ["a", "nowhere"], min_duration=20.0)
+
+
 def test_a_filter_searches_all_moments(port, service, monkeypatch):
     """Nothing is left out because others are better: the search itself is of the videos that are wanted."""
     asked = []
     monkeypatch.setattr(service.queue, "_search", lambda s, k, video: asked.append(video) or [[]] * len(s))
-    for question in ({"max_duration": 20}, {"max_duration": 20}, {"min_duration": 20}, {}, {"video": "a"}):
+    alone = ({"video": "a"}, {"video": ["a"]})
+    for question in ({"max_duration": 20}, {"max_duration": 20}, {"min_duration": 20}, {}, *alone):
         status, _, content = known(port, "POST", "/search", {"query": "red", **question})
         assert status == 200 and json.loads(content) == {"moments": [], "confident": None}
     everything = frozenset({"a", "b c"})
-    assert asked == [everything, everything, None, "a"] and asked[0] is asked[1]
+    assert asked == [everything, everything, None, "a", frozenset("a")] and asked[0] is asked[1]
 
 
 def test_thumbnails_are_kept_in_the_library(library, remote):

@@ -10,13 +10,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vmr_jax.errors import UserError, printable_line
 from vmr_jax.files import disk_error
-from vmr_jax.retrieval.hits import Hit, ServedVideo
+from vmr_jax.retrieval.hits import Filter, Hit, ServedVideo
 from vmr_jax.video.ingest import Outcome, Report, video_files
 
 TOKEN = "VMR_JAX_TOKEN"  # variable of the environment
@@ -74,7 +74,7 @@ class RemoteLibrary:
         self,
         query: str,
         k: int = 10,
-        video: str | None = None,
+        video: str | Collection[str] | None = None,
         *,
         min_duration: float | None = None,
         max_duration: float | None = None,
@@ -86,17 +86,15 @@ class RemoteLibrary:
         Args:
           query: the sentence.
           k: number of moments at most.
-          video: id of the only video to search; None searches all.
+          video: id of the only video to search, or several ids; None searches all.
           min_duration: seconds that the videos have at least.
           max_duration: seconds that they have at most.
           added_from: when they were added at the earliest, in seconds since 1970.
           added_to: when at the latest.
         """
-        limits = {
-            "min_duration": min_duration, "max_duration": max_duration, "added_from": added_from,
-            "added_to": added_to,
-        }  # fmt: skip
-        answer = self._json("search", body={"query": query, "k": k, "video": video, **limits})
+        limits = Filter(min_duration, max_duration, added_from, added_to)._asdict()
+        asked = video if video is None or isinstance(video, str) else sorted({*video})
+        answer = self._json("search", body={"query": query, "k": k, "video": asked, **limits})
         return [Hit(*(moment[name] for name in Hit._fields)) for moment in answer["moments"]]
 
     def add(self, paths: str | Path | Iterable[str | Path]) -> Report:

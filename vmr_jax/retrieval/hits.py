@@ -1,8 +1,8 @@
 """Answers of a library of videos, here or on another machine: its videos, and the moments that it finds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Hit(NamedTuple):
@@ -35,6 +35,66 @@ def ranked_hits(found: Sequence[Any], sure: Sequence[float | None]) -> list[Hit]
         Hit(moment.video, moment.start, moment.end, moment.score, confidence, rank, gap)
         for rank, (moment, confidence, gap) in enumerate(zip(found, sure, gaps), 1)
     ]
+
+
+class Dated(Protocol):
+    """A video with its length in seconds, and when it was added, in seconds since 1970, where that is known."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def duration(self) -> float: ...
+    @property
+    def added(self) -> float | None: ...
+
+
+class Filter(NamedTuple):
+    """The videos whose moments are wanted; a bound that is None does not count.
+
+    Attributes:
+      min_duration: seconds of the video.
+      max_duration: likewise.
+      added_from: when the video came, in seconds since 1970; one of which that is not known is left out.
+      added_to: likewise.
+    """
+
+    min_duration: float | None = None
+    max_duration: float | None = None
+    added_from: float | None = None
+    added_to: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is a bound."""
+        return any(bound is not None for bound in self)
+
+    def ids(self, videos: Iterable[Dated]) -> frozenset[str]:
+        """Ids of the videos that are wanted."""
+        return frozenset(
+            video.id
+            for video in videos
+            if _within(video.duration, self.min_duration, self.max_duration)
+            and _within(video.added, self.added_from, self.added_to)
+        )
+
+
+def _within(value: float | None, least: float | None, most: float | None) -> bool:
+    if least is None and most is None:
+        return True
+    return value is not None and (least is None or value >= least) and (most is None or value <= most)
+
+
+def both(video: str | Collection[str] | None, wanted: frozenset[str]) -> str | frozenset[str]:
+    """What is asked for by id, one, several or None for all, as far as it is wanted too; several may be none.
+
+    >>> from vmr_jax.retrieval.hits import both
+    >>> both("a", frozenset("ab")), both("c", frozenset("ab")), sorted(both(None, frozenset("ab")))
+    ('a', frozenset(), ['a', 'b'])
+    """
+    if video is None:
+        return wanted
+    if isinstance(video, str):
+        return video if video in wanted else frozenset()
+    return wanted.intersection(video)
 
 
 class LibraryVideo(NamedTuple):

@@ -69,7 +69,10 @@ SCHEMAS: dict[str, Schema] = {
         {
             "k": {"type": "integer", "minimum": 1, "maximum": MAX_MOMENTS, "default": 10,
                   "description": "Number of moments."},
-            "video": _or_null(_text("Id of the only video to search; null searches all.")),
+            "video": {
+                "description": "Id of the only video to search, or ids of several; null searches all.",
+                "anyOf": [{"type": ["string", "null"]}, _list({"type": "string"}, uniqueItems=True)],
+            },
             "min_duration": _or_null(_number("Only videos of at least so many seconds.")),
             "max_duration": _or_null(_number("Only videos of at most so many seconds.")),
             "added_from": _or_null(_number("Only videos added since then, in seconds since 1970.")),

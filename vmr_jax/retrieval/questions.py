@@ -10,49 +10,21 @@ from starlette.requests import ClientDisconnect, Request
 
 from vmr_jax.input.queries import check_sentence
 from vmr_jax.retrieval.export import FORMATS
-from vmr_jax.retrieval.hits import ServedVideo
+from vmr_jax.retrieval.hits import Filter, ServedVideo
 from vmr_jax.retrieval.waiting import MAX_MOMENTS
 
-MAX_BODY = 1 << 14  # bytes: a query of 1000 characters takes at most 12,000 in JSON
+MAX_BODY = 1 << 16  # bytes: a query takes at most 12,000 in JSON; beside it a thousand ids
 MAX_EXPORT = 1 << 16  # bytes: fifty moments, and their query
 MAX_COPIED, MAX_EXACT = 3600.0, 600.0  # seconds of clips that one request gets
-_LIMITS = ("min_duration", "max_duration", "added_from", "added_to")
-
-
-class Filter(NamedTuple):
-    """The videos whose moments are wanted; a bound that is None does not count.
-
-    Attributes:
-      min_duration: seconds of the video.
-      max_duration: likewise.
-      added_from: when the video came, in seconds since 1970; one of which that is not known is left out.
-      added_to: likewise.
-    """
-
-    min_duration: float | None = None
-    max_duration: float | None = None
-    added_from: float | None = None
-    added_to: float | None = None
-
-    def keeps(self, video: ServedVideo) -> bool:
-        """Whether a video is wanted."""
-        of_length = _within(video.duration, self.min_duration, self.max_duration)
-        return of_length and _within(video.added, self.added_from, self.added_to)
-
-
-def _within(value: float | None, least: float | None, most: float | None) -> bool:
-    if least is None and most is None:
-        return True
-    return value is not None and (least is None or value >= least) and (most is None or value <= most)
 
 
 class Asked(NamedTuple):
-    """A checked request of /search."""
+    """A checked request of /search; `video` is an id, several, or None for all."""
 
     query: str
     k: int
-    video: str | None
-    filter: Filter | None
+    video: str | frozenset[str] | None
+    filter: Filter
 
 
 class Ordered(NamedTuple):
@@ -101,12 +73,13 @@ def asked(body: bytes) -> Asked:
         raise HTTPException(400, "Type a sentence first.")
     if type(k) is not int or not 1 <= k <= MAX_MOMENTS:
         raise HTTPException(400, f"The number of moments (k) must be a whole number from 1 to {MAX_MOMENTS}.")
-    if video is not None and not isinstance(video, str):
-        raise HTTPException(400, "The video must be the id of one, as text.")
-    _check_text(query + (video or ""))
+    ids = [video] if isinstance(video, str) else video or []
+    if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+        raise HTTPException(400, "The video must be an id, as text, or a list of ids.")
+    _check_text(query + "".join(ids))
     check_sentence(query)
-    bounds = [_number(fields, name) for name in _LIMITS]
-    return Asked(query, k, video or None, Filter(*bounds) if any(b is not None for b in bounds) else None)
+    limits = Filter(*(_number(fields, name) for name in Filter._fields))
+    return Asked(query, k, frozenset(video) if isinstance(video, list) else video or None, limits)
 
 
 def ordered(body: bytes, videos: Mapping[str, ServedVideo]) -> Ordered:

@@ -46,7 +46,7 @@ from vmr_jax.retrieval import export, questions
 from vmr_jax.retrieval.access import TokenGate
 from vmr_jax.retrieval.connections import Seldom
 from vmr_jax.retrieval.corpus import Corpus, Editable
-from vmr_jax.retrieval.hits import ServedVideo
+from vmr_jax.retrieval.hits import Filter, ServedVideo, both
 from vmr_jax.retrieval.openapi import description
 from vmr_jax.retrieval.uploads import Uploads
 from vmr_jax.retrieval.waiting import MAX_MOMENTS, SearchQueue, Videos
@@ -90,7 +90,7 @@ class Service:
         self._pictures, self._exports = Workers(2, MAX_PICTURES), Workers(1, MAX_EXPORTS)
         self._orders = itertools.count()
         self._sorted: tuple[Mapping[str, ServedVideo], list[tuple[str, str]]] | None = None
-        self._last: tuple[Mapping[str, ServedVideo], questions.Filter, frozenset[str]] | None = None
+        self._last: tuple[Mapping[str, ServedVideo], Filter, frozenset[str]] | None = None
         folder = resources.files(__package__) / "page"
         self._page = folder.joinpath("page.html").read_text(encoding="utf-8")
         self._files = {f.name: f.read_bytes() for f in folder.iterdir() if Path(f.name).suffix in _FILES}
@@ -150,22 +150,20 @@ class Service:
         """POST /search."""
         question = questions.asked(await questions.read(request, questions.MAX_BODY))
         videos = self.corpus.videos()
-        if question.video is not None:
-            _check_video(question.video, videos)
         searched: Videos = question.video
-        if question.filter is not None:
-            wanted = self._filtered(question.filter, videos)
-            if not wanted or (searched is not None and searched not in wanted):
-                return JSONResponse({"moments": [], "confident": None})
-            searched = searched or wanted
+        for video in [searched] if isinstance(searched, str) else searched or ():
+            _check_video(video, videos)
+        if question.filter:
+            searched = both(searched, self._filtered(question.filter, videos))
+        if searched is not None and not searched:
+            return JSONResponse({"moments": [], "confident": None})
         found = await self.queue.ask(question.query, question.k, searched)
         return JSONResponse({"moments": self._moments(found), "confident": self._is_confident(found)})
 
-    def _filtered(self, limits: questions.Filter, videos: Mapping[str, ServedVideo]) -> frozenset[str]:
+    def _filtered(self, limits: Filter, videos: Mapping[str, ServedVideo]) -> frozenset[str]:
         """The videos that a filter keeps; those of the last one are known, as people ask on."""
         if self._last is None or self._last[0] is not videos or self._last[1] != limits:
-            wanted = frozenset(video.id for video in videos.values() if limits.keeps(video))
-            self._last = videos, limits, wanted
+            self._last = videos, limits, limits.ids(videos.values())
         return self._last[2]
 
     def _is_confident(self, found: Sequence[Any]) -> bool | None:
