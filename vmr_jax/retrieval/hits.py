@@ -84,7 +84,7 @@ def _within(value: float | None, least: float | None, most: float | None) -> boo
 
 
 def both(video: str | Collection[str] | None, wanted: frozenset[str]) -> str | frozenset[str]:
-    """What is asked for by id, one, several or None for all, as far as it is wanted too; several may be none.
+    """The videos asked for by id, one, several or None for all, that are wanted too; of several maybe none.
 
     >>> from vmr_jax.retrieval.hits import both
     >>> both("a", frozenset("ab")), both("c", frozenset("ab")), sorted(both(None, frozenset("ab")))
