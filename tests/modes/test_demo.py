@@ -11,6 +11,12 @@ from vmr_jax.modes.demo import LIBRARY, demo
 from vmr_jax.modes.train import train
 
 
+@pytest.fixture(scope="module")
+def films_dir(tmp_path_factory):
+    """Where the films are, which are rendered once."""
+    return tmp_path_factory.mktemp("films")
+
+
 def config_of(data_dir, **settings):
     """FVMR on a few films; `settings` are fields of the config."""
     config = get_config("films")
@@ -28,8 +34,8 @@ def test_another_dataset_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_each_step_is_told_and_leaves_what_it_says(tmp_path, capsys):
-    config = config_of(tmp_path / "data", train_for="2 steps", evaluate_every="2 steps", patience=0)
+def test_each_step_is_told_and_leaves_what_it_says(films_dir, tmp_path, capsys):
+    config = config_of(films_dir, train_for="2 steps", evaluate_every="2 steps", patience=0)
     demo(config, tmp_path / "run", port=0, page=False)
     told = capsys.readouterr().out
     assert [f"[{k}/4" in told for k in range(1, 6)] == [True, True, True, True, False]
@@ -49,12 +55,12 @@ def test_each_step_is_told_and_leaves_what_it_says(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_sentence_finds_the_second_of_its_event_in_the_files(tmp_path):
+def test_a_sentence_finds_the_second_of_its_event_in_the_files(films_dir, tmp_path):
     """Films with known events are rendered, learnt, taken into a library as files, and searched.
 
     Four films are learnt by heart; their sentences, most of which fit one event of all four, are asked again.
     """
-    config = config_of(tmp_path / "data", train_for="400 steps", evaluate_every="400 steps")
+    config = config_of(films_dir, train_for="400 steps", evaluate_every="400 steps")
     train(config, tmp_path / "run")
     library = vmr.Library(tmp_path / "library", run=tmp_path / "run")
     library.add(films.files(config.dataset, "train"))

@@ -37,22 +37,12 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.additive_attention import AdditiveAttention
-from vmr_jax.layers.anchors import (
-    AnchorHead,
-    frame_anchors,
-    inclusive_iou,
-    legal_anchors,
-    moment_in_clips,
-    rank_anchors,
-    refine,
-    soft_labels,
-)
+from vmr_jax.layers.anchors import inclusive_iou, moment_in_clips, soft_labels
 from vmr_jax.layers.attention import check_heads
 from vmr_jax.layers.completion import completion_loss, known_words, started, starts_of
 from vmr_jax.layers.cross_gate import CrossGate
@@ -60,12 +50,11 @@ from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_default_kernel
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.recurrent import GRU
+from vmr_jax.layers.refined_anchors import AnchorRefiner
 from vmr_jax.layers.text import WordEmbedding
-from vmr_jax.layers.transformer import Attention
-from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.types import Batch, Mean, Moments
+from vmr_jax.types import Batch, Mean
 
 CARD = Card(
     title="Cross-Modal Interaction Networks for Query-Based Moment Retrieval in Videos",
@@ -112,7 +101,7 @@ class Outputs:
     word_logits: jax.Array | None = None  # [B,L+1,X] float32, position l writes word l; None at test
 
 
-class Model(GroundingModel):
+class Model(AnchorRefiner, GroundingModel):
     """CMIN, with the settings of ActivityNet Captions; our choices are in `CARD.ours`.
 
     Attributes:
@@ -134,8 +123,6 @@ class Model(GroundingModel):
       keep: number of moments that `predict` returns; 0 for all anchors, among which the official NMS chooses.
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
-
-    shared_by_heads = {}  # heads share the width of the dataset's features, or `projection`: see `check_heads`
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 128, 160, 192)
     features: int = 512
@@ -162,10 +149,6 @@ class Model(GroundingModel):
         """Names the dependency graph of the query, and the rows at which the clips begin."""
         return ("dependencies", "clip_rows")
 
-    def anchors(self, num_clips: int) -> np.ndarray:
-        """Returns [M,2] first and last clip of every anchor of a video of `num_clips` rows."""
-        return frame_anchors(num_clips, self.widths)
-
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Scores and refines every anchor.
@@ -176,39 +159,22 @@ class Model(GroundingModel):
         if batch.dependencies is None:
             raise UserError("CMIN reads the syntax of the query, and this batch has none (dependencies).")
         check_heads("CMIN", self.projection or batch.video.shape[-1], self.heads)
-        index = batch.example_index
-
-        def drop(x):
-            return Dropout(self.dropout)(x, index, train)
-
-        def recur(x, mask, name):
-            return drop(GRU(self.features // 2, bidirectional=True, dtype=self.dtype, name=name)(x, mask))
-
-        # Official code: VideoEncoder.
-        clips = drop(batch.video.astype(self.dtype))
-        if self.projection:
-            clips = torch_linear(self.projection, clips, self.dtype, "projection")
-        for i in range(self.attention_layers):
-            attend = Attention(
-                clips.shape[-1], self.heads, dtype=self.dtype, band=self.band, name=f"attention_{i}"
-            )
-            clips = clips + drop(attend(clips, clips, clips, batch.video_mask, index, train))
-        clips = recur(clips, batch.video_mask, "clips")
+        clips = self._read_video(batch, train)
 
         # Official code: SentenceEncoder.
         tuned = 0 if self.needs_vocabulary else self.vocab_size
-        words = drop(WordEmbedding(tuned, self.dtype, name="words")(batch))
+        words = self._drop(WordEmbedding(tuned, self.dtype, name="words")(batch), batch, train)
         for i in range(self.graph_layers):
             graph = SyntacticGraphConv(self.relations, self.dtype, name=f"graph_{i}")
-            words = words + drop(graph(words, batch.dependencies))
-        words = recur(words, batch.query_mask, "query")
+            words = words + self._drop(graph(words, batch.dependencies), batch, train)
+        words = self._recur(words, batch.query_mask, batch, train, "query")
 
         # Official code: TanhAttention, CrossGate, and the heads of Model.
         across = AdditiveAttention(self.features, self.dtype, name="cross_attention")
         attended = across(clips, words, batch.query_mask)
         gated = CrossGate(self.features, self.dtype, name="cross_gate")(clips, attended)
-        fused = recur(gated, batch.video_mask, "fusion")
-        scored = AnchorHead(len(self.widths), name="head")(fused)
+        fused = self._recur(gated, batch.video_mask, batch, train, "fusion")
+        scored = self._score(fused)
         word_logits = None
         if self.needs_vocabulary and (train or self.is_initializing()):
             decoder = QueryDecoder(self.vocab_size, self.features, self.dropout, self.dtype, name="decoder")
@@ -221,19 +187,14 @@ class Model(GroundingModel):
         Official code: Model.forward. 'reconstruction', ours: cross-entropy of the query, word for word.
         """
         del epoch
-        anchors = self.anchors(batch.video.shape[1])
-        legal = legal_anchors(anchors, batch.video_mask)
-        moment = moment_in_clips(batch)
-        labels = soft_labels(inclusive_iou(anchors[None], moment[:, None]), legal, self.label_low)
-        # An anchor that is not legal has score and label zero: it costs nothing, and counts in the mean.
-        errors = jnp.where(legal, binary_cross_entropy(outputs.logits, labels), 0.0)
-        real = jnp.repeat(batch.video_mask, len(self.widths), axis=1) & batch.example_mask[:, None]
-
+        legal, moment = self._legal(batch), moment_in_clips(batch)
+        overlap = inclusive_iou(self.anchors(batch.video.shape[1])[None], moment[:, None])
+        labels = soft_labels(overlap, legal, self.label_low)
         best = labels.argmax(-1)[:, None, None]
-        refined = jnp.take_along_axis(refine(anchors, outputs.offsets), best, axis=1)[:, 0]
+        refined = jnp.take_along_axis(self._refined(outputs, batch), best, axis=1)[:, 0]
         learned = (batch.example_mask & legal.any(-1))[:, None] & jnp.ones((1, 2), bool)
         terms = {
-            "alignment": Mean.of(errors, real),
+            "alignment": self._alignment(outputs, labels, batch),
             "regression": Mean.of(optax.losses.huber_loss(refined, moment), learned, self.offset_weight),
         }
         if outputs.word_logits is not None:
@@ -243,20 +204,6 @@ class Model(GroundingModel):
             )[:, 0]
             terms["reconstruction"] = Mean.of(nll, batch.example_mask, self.reconstruction_weight)
         return terms
-
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the refined anchors, best first; the score is the sigmoid of the logit."""
-        anchors = self.anchors(batch.video.shape[1])
-        legal = legal_anchors(anchors, batch.video_mask)
-        refined = refine(anchors, outputs.offsets)
-        return rank_anchors(outputs.logits, refined, legal, batch.duration, batch.video_mask, self.keep)
-
-    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the best score among the anchors around a clip: 'clips' [B,T], NaN where there is none."""
-        legal = legal_anchors(self.anchors(batch.video.shape[1]), batch.video_mask)
-        scores = jnp.where(legal, jax.nn.sigmoid(outputs.logits), -1.0)
-        best = scores.reshape(*batch.video_mask.shape, -1).max(-1)
-        return {"clips": jnp.where(best >= 0, best, jnp.nan)}
 
 
 class SyntacticGraphConv(nn.Module):

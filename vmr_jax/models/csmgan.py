@@ -34,34 +34,23 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.additive_attention import AdditiveAttention
-from vmr_jax.layers.anchors import (
-    AnchorHead,
-    frame_anchors,
-    inclusive_iou,
-    legal_anchors,
-    moment_in_clips,
-    rank_anchors,
-    refine,
-    soft_labels,
-)
+from vmr_jax.layers.anchors import inclusive_iou, moment_in_clips, soft_labels
 from vmr_jax.layers.attention import check_heads, masked_softmax
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
 from vmr_jax.layers.linear import torch_linear
 from vmr_jax.layers.positions import positions
-from vmr_jax.layers.recurrent import GRU, LSTM
+from vmr_jax.layers.recurrent import LSTM
+from vmr_jax.layers.refined_anchors import AnchorRefiner
 from vmr_jax.layers.text import WordEmbedding
-from vmr_jax.layers.transformer import Attention
-from vmr_jax.losses import binary_cross_entropy
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
-from vmr_jax.types import Array, Batch, Mean, Moments
+from vmr_jax.types import Array, Batch, Mean
 
 CARD = Card(
     title="Jointly Cross- and Self-Modal Graph Attention Network for Query-Based Moment Localization",
@@ -114,7 +103,7 @@ class Outputs:
     offsets: Array  # [B,M,2] float32, clips
 
 
-class Model(GroundingModel):
+class Model(AnchorRefiner, GroundingModel):
     """CSMGAN, with the settings of ActivityNet Captions.
 
     Attributes:
@@ -140,8 +129,6 @@ class Model(GroundingModel):
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
-    shared_by_heads = {}  # heads share the width of the dataset's features, or `projection`: see `check_heads`
-
     widths: tuple[float, ...] = (16, 32, 64, 96, 128, 160, 192)
     features: int = 512
     attention_layers: int = 2
@@ -163,10 +150,6 @@ class Model(GroundingModel):
         """Names the rows at which the clips begin."""
         return ("clip_rows",)
 
-    def anchors(self, num_clips: int) -> np.ndarray:
-        """Returns [M,2] first and last clip of every anchor of a video of `num_clips` rows."""
-        return frame_anchors(num_clips, self.widths)
-
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Scores and refines every anchor.
@@ -182,30 +165,16 @@ class Model(GroundingModel):
             )
         index = batch.example_index
 
-        def drop(x):
-            return Dropout(self.dropout)(x, index, train)
-
-        def recur(x, mask, name):
-            return drop(GRU(self.features // 2, bidirectional=True, dtype=self.dtype, name=name)(x, mask))
-
-        # Official code: VideoEncoder.
-        clips = drop(batch.video.astype(self.dtype))
-        if self.projection:
-            clips = torch_linear(self.projection, clips, self.dtype, "projection")
-        for i in range(self.attention_layers):
-            attend = Attention(
-                clips.shape[-1], self.heads, dtype=self.dtype, band=self.band, name=f"attention_{i}"
-            )
-            clips = clips + drop(attend(clips, clips, clips, batch.video_mask, index, train))
-        clips = recur(clips, batch.video_mask, "clips")
+        clips = self._read_video(batch, train)
 
         # Official code: SentenceEncoder.
         seen = jnp.ones_like(batch.query_mask) if self.official_padding else batch.query_mask
-        words = drop(WordEmbedding(self.vocab_size, self.dtype, name="words")(batch))
+        words = self._drop(WordEmbedding(self.vocab_size, self.dtype, name="words")(batch), batch, train)
         phrases = Phrases(self.dtype, name="phrases")(words)
         lstm = LSTM(words.shape[-1] // 2, self.lstm_layers, True, self.dtype, self.dropout, name="sentence")
         sentence = lstm(phrases, seen, index, train)
-        words = recur(jnp.concatenate([words, phrases, sentence], -1), batch.query_mask, "query")
+        words = jnp.concatenate([words, phrases, sentence], -1)
+        words = self._recur(words, batch.query_mask, batch, train, "query")
 
         # Official code: the attentive graph of Model.forward.
         to_clips, to_words = CrossMessages(self.features, self.dtype, name="cross")(
@@ -223,8 +192,9 @@ class Model(GroundingModel):
         # Official code: TanhAttention, and the heads of Model.
         across = AdditiveAttention(self.features, self.dtype, name="cross_attention")
         attended = across(clips, words, batch.query_mask)
-        fused = recur(jnp.concatenate([clips, attended], -1), batch.video_mask, "fusion")
-        scored = AnchorHead(len(self.widths), name="head")(fused)
+        both = jnp.concatenate([clips, attended], -1)
+        fused = self._recur(both, batch.video_mask, batch, train, "fusion")
+        scored = self._score(fused)
         return Outputs(logits=scored.logits, offsets=jnp.asarray(scored.offsets))
 
     def loss(self, outputs: Outputs, batch: Batch, *, epoch: Array) -> dict[str, Mean]:
@@ -233,35 +203,17 @@ class Model(GroundingModel):
         Official code: Model.forward, ClipDataset1 and ClipDataset2.
         """
         del epoch
-        anchors = self.anchors(batch.video.shape[1])
-        legal = legal_anchors(anchors, batch.video_mask)
-        moment = moment_in_clips(batch)
-        overlap = jnp.where(legal, inclusive_iou(anchors[None], moment[:, None]), 0.0)
-        # An anchor that is not legal has score and label zero: it costs nothing, and counts in the mean.
-        errors = binary_cross_entropy(outputs.logits, soft_labels(overlap, legal, low=0.0))
-        real = jnp.repeat(batch.video_mask, len(self.widths), axis=1) & batch.example_mask[:, None]
-
+        legal, moment = self._legal(batch), moment_in_clips(batch)
+        overlap = inclusive_iou(self.anchors(batch.video.shape[1])[None], moment[:, None])
+        overlap = jnp.where(legal, overlap, 0.0)
+        labels = soft_labels(overlap, legal, low=0.0)
         low = self.refine_low * (overlap.max(-1, keepdims=True) if self.refine_relative else 1.0)
         learned = (overlap >= low * (1 - _TIE)) & (overlap > 0) & batch.example_mask[:, None]
-        distance = optax.losses.huber_loss(refine(anchors, outputs.offsets), moment[:, None]).mean(-1)
+        distance = optax.losses.huber_loss(self._refined(outputs, batch), moment[:, None]).mean(-1)
         return {
-            "alignment": Mean.of(jnp.where(legal, errors, 0.0), real),
+            "alignment": self._alignment(outputs, labels, batch),
             "regression": Mean.of(distance, learned, self.offset_weight),
         }
-
-    def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the refined anchors, best first; the score is the sigmoid of the logit."""
-        anchors = self.anchors(batch.video.shape[1])
-        legal = legal_anchors(anchors, batch.video_mask)
-        refined = refine(anchors, outputs.offsets)
-        return rank_anchors(outputs.logits, refined, legal, batch.duration, batch.video_mask, self.keep)
-
-    def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """Returns the best score among the anchors around a clip: 'clips' [B,T], NaN where there is none."""
-        legal = legal_anchors(self.anchors(batch.video.shape[1]), batch.video_mask)
-        scores = jnp.where(legal, jax.nn.sigmoid(outputs.logits), -1.0)
-        best = scores.reshape(*batch.video_mask.shape, -1).max(-1)
-        return {"clips": jnp.where(best >= 0, best, jnp.nan)}
 
 
 class Phrases(nn.Module):
