@@ -92,6 +92,7 @@ def test_videos_and_a_repr(library, remote, port):
         ("a", "a", 16), ("b c", "b c", 16),
     ]  # fmt: skip
     assert all(abs(video.added - time.time()) < 3600 for video in remote.videos)
+    assert "Ingest its folder again" in remote.about["missing"]
     assert remote.about["videos"] == 2 and remote.about["dates"] and remote.about["upload"]
     assert repr(remote) == f"Library(http://127.0.0.1:{port})"
 

@@ -102,12 +102,23 @@ def test_confidence_takes_the_place_of_the_score(page):
     ]
     label = one(page, ".moment").get_attribute("aria-label")
     assert label == "Moment 1: video The kitchen, 4.0 to 6.0 of 20.0 seconds, 80% sure"
-    assert not one(page, "#doubt").is_displayed()
+    assert not one(page, "#doubt").is_displayed() and head(page) == "confidence"
     ask(page, "doubtful of it")
     assert one(page, "#doubt").text.startswith("No confident match") and len(texts(page, ".moment")) == 3
     ask(page, "another")  # whose scores are not calibrated
     assert not one(page, "#doubt").is_displayed()
-    assert texts(page, ".gap") == ["leads by 0.2500", "leads by 0.7500"]
+    assert texts(page, ".gap") == ["leads by 0.2500", "leads by 0.7500"] and head(page) == "score"
+
+
+def head(page):
+    """The word above the numbers, where the page is wide."""
+    return one(page, "#points").get_attribute("textContent")
+
+
+def test_a_video_without_a_file_says_what_to_do(page):
+    ask(page, "a person")
+    page.execute_script("document.querySelectorAll('.moment')[1].click()")
+    assert one(page, ".absent").text.endswith("a folder that holds garden.mp4 or .webm.")
 
 
 def test_each_moment_has_the_picture_of_its_middle(page):
@@ -126,6 +137,14 @@ def test_a_library_without_videos_says_what_to_do(browser, tmp_path):
             until(browser, lambda: "There is no video yet." in one(browser, "#status").text)
             assert told in one(browser, "#status").text
             assert one(browser, "#upload").is_displayed() == (editable is not None)
+    (tmp_path / "first.mp4").write_bytes(b"x")
+    with served(web.Service(empty, empty)) as port:
+        browser.get(f"http://127.0.0.1:{port}/")
+        until(browser, lambda: "There is no video yet." in one(browser, "#status").text)
+        empty.title = "films, 1 video"
+        one(browser, "#files").send_keys(str(tmp_path / "first.mp4"))
+        until(browser, lambda: one(browser, "#title").text == "films, 1 video")
+        until(browser, lambda: one(browser, "#status").text.startswith("Type a sentence"))
 
 
 def test_a_search_that_takes_long_shows_where_answers_come(page):
@@ -170,6 +189,7 @@ def test_a_link_to_a_moment_that_is_not_among_the_answers(page, address):
     assert texts(page, ".clock")[0] == "0:09 – 0:11" and texts(page, ".gap")[0] == "of the link"
     page.get(address + "?hit_video=nowhere&hit_start=9&hit_end=11")
     until(page, lambda: "The moment of the link cannot be shown." in one(page, "#failure").text)
+    assert "Not answered" not in one(page, "#failure").text  # nothing was asked
 
 
 # --- keys and filters ----------------------------------------------------------------------------------

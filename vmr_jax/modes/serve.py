@@ -132,6 +132,10 @@ class LibraryCorpus:
     """
 
     threshold = CONFIDENT
+    missing = (
+        "It was moved, changed or deleted after it had been read. Ingest its folder again: "
+        "vmr_jax --mode=ingest --videos=FOLDER --library=DIR"
+    )
 
     def __init__(self, library: Library):
         self._library = library

@@ -20,7 +20,10 @@ class Corpus(Protocol):
     Attributes:
       title: a line about them.
       threshold: confidence below which a moment is no match; None where scores are not calibrated.
+      missing: a sentence that says what to do where a video has no file; '{video}' in it is its id.
     """
+
+    missing: str
 
     @property
     def title(self) -> str: ...
@@ -72,6 +75,7 @@ class RunCorpus:
     """
 
     threshold = None
+    missing = "Start the server with --videos=FOLDER, a folder that holds {video}.mp4 or .webm."
 
     def __init__(
         self,

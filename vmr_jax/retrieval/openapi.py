@@ -60,6 +60,7 @@ SCHEMAS: dict[str, Schema] = {
             "threshold": _or_null(_number("Confidence below which a moment is no match.")),
             "max_moments": {**_COUNT, "description": "Of one answer."},
             "formats": _list({"type": "string"}, description="That /export writes."),
+            "missing": _text("What to do where a video has no file; {video} in it is the id."),
             "upload": {"type": "boolean", "description": "Whether videos can be sent and removed."},
             "max_upload": {**_COUNT, "description": "Bytes of a file."},
         }

@@ -135,6 +135,7 @@ class Service:
                 "threshold": self.corpus.threshold,
                 "max_moments": MAX_MOMENTS,
                 "formats": list(export.FORMATS),
+                "missing": self.corpus.missing,
                 "upload": self.uploads is not None,
                 "max_upload": self.uploads.most if self.uploads else 0,
             }

@@ -43,8 +43,9 @@ export function posted(address, fields, signal) {
   return fetched(address, {method: "POST", headers, body: JSON.stringify(fields), signal});
 }
 
-export function tell(status, failure = "") {
+/** Shows the state, and a failure; `answered` where the question itself has been answered. */
+export function tell(status, failure = "", answered = false) {
   $("status").textContent = status;
-  $("failure").textContent = failure;
+  $("failure").textContent = failure && !answered ? `Not answered. ${failure}` : failure;
   $("failure").hidden = !failure;
 }

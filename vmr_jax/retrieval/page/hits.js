@@ -10,6 +10,7 @@ export function draw(moments, query = "") {
   close();
   forget();
   $("heads").hidden = $("keys").hidden = !moments.length;
+  $("points").textContent = moments.length && isKnown(moments[0].confidence) ? "confidence" : "score";
   rows = moments.map((moment, i) => row({...moment, query}, i, moments));
   $("moments").replaceChildren(...rows.map(({item}) => item));
 }
@@ -60,7 +61,7 @@ function picture({video, start, end, playable}) {
 }
 
 function points({score, confidence, gap, rank}, moments) {
-  const sure = confidence !== null && confidence !== undefined;
+  const sure = isKnown(confidence);
   const number = score.toFixed(4).replace("-", "−");
   const found = element("span", "points", element("span", "score", sure ? percent(confidence) : number));
   if (sure) found.append(element("span", "gap", number));
@@ -71,9 +72,11 @@ function points({score, confidence, gap, rank}, moments) {
 }
 
 function spoken({score, confidence}) {
-  const sure = confidence !== null && confidence !== undefined;
+  const sure = isKnown(confidence);
   return sure ? `${percent(confidence)} sure` : `score ${score.toFixed(4)}`;
 }
+
+const isKnown = (confidence) => confidence !== null && confidence !== undefined;
 
 const percent = (part) => `${Math.round(100 * part)}%`;
 
@@ -136,7 +139,7 @@ async function alone(shared) {
   try {
     video = (await (await fetched("videos?id=" + encodeURIComponent(shared.video))).json()).videos[0];
   } catch (error) {
-    tell($("status").textContent, `The moment of the link cannot be shown. ${error.message}`);
+    tell($("status").textContent, `The moment of the link cannot be shown. ${error.message}`, true);
     return null;
   }
   const duration = Math.max(video.duration, shared.end);

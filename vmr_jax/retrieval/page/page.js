@@ -3,7 +3,7 @@
 import {offer} from "./chosen.js";
 import {$, fetched, many, posted, tell} from "./dom.js";
 import {draw, openShared} from "./hits.js";
-import {close} from "./player.js";
+import {advise, close} from "./player.js";
 import {receive} from "./upload.js";
 
 let asking = null; // AbortController of the question that is being asked
@@ -136,6 +136,7 @@ async function suggest() {
 
 async function begin() {
   const about = await (await fetched("about")).json();
+  advise(about.missing);
   for (const dated of document.querySelectorAll(".dated")) dated.hidden = !about.dates;
   $("k").max = about.max_moments;
   offer(about.formats);
@@ -146,6 +147,14 @@ async function begin() {
   }
 }
 
+/** A video has come: the head counts it, and an empty library is none any more. */
+async function count() {
+  const about = await (await fetched("about")).json();
+  $("title").textContent = about.title;
+  if ($("status").textContent.startsWith("There is no video yet")) tell(FIRST);
+}
+
+document.addEventListener("taken", () => count().catch(() => {})); // it can be searched all the same
 document.addEventListener("opened", (event) => remember(event.detail, true));
 addEventListener("popstate", follow);
 addEventListener("resize", () => { $("more").open ||= matchMedia("(min-width: 761px)").matches; });

@@ -3,6 +3,12 @@
 import {button, element} from "./dom.js";
 
 let open = null; // {row, film} of what is played
+let missing = ""; // what to do where there is no file
+
+/** Keeps what the server says of videos without a file. */
+export function advise(text) {
+  missing = text;
+}
 
 export function toggle(row) {
   const opened = open && open.row.item === row.item;
@@ -31,10 +37,8 @@ export function close() {
 }
 
 function absent(video) {
-  const text = element("p", "absent", "There is no file of this video here, so it cannot be played. Start the " +
-    "server with --videos=FOLDER, a folder that holds ");
-  text.append(element("code", "", `${video}.mp4`), " or .webm.");
-  return text;
+  const advice = missing.replace("{video}", () => video);
+  return element("p", "absent", `There is no file of this video here, so it cannot be played. ${advice}`);
 }
 
 /** Plays a moment from its start to its end; who seeks out of it sees the rest of the video. */

@@ -57,6 +57,7 @@ async function one(file, bar, state) {
   if (upload.state === "failed") throw new Error(upload.reason);
   bar.remove();
   state.textContent = `can be searched, as ${upload.video}`;
+  document.dispatchEvent(new Event("taken"));
 }
 
 /** fetch() does not tell how much is sent. */
