@@ -1,11 +1,17 @@
-"""On which machine, and with which versions, a figure was measured."""
+"""On which machine, and with which versions, a figure was measured, and what that machine can do at best."""
 
 import os
 import platform
+import shlex
+import subprocess
+import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from vmr_jax.parallel import on_cpu
 
 
 def describe_machine(*versions: str) -> str:
@@ -18,3 +24,41 @@ def describe_machine(*versions: str) -> str:
         f"{len(jax.devices())} x {device.device_kind} ({device.platform}), {processor}, "
         f"{len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, {', '.join(programs)}"
     )
+
+
+def command_and_commit(arguments: list[str]) -> dict[str, str]:
+    """The command with these arguments, and the commit, '' where the checkout has no history."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""
+    return {"command": shlex.join(["python", *arguments]), "commit": commit}
+
+
+def copy_bandwidth(rounds: int, size: int = 2**30) -> float:
+    """Bytes read and written per second by one device that adds 1 to `size` bytes in place, the best round."""
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = add(jnp.zeros(size // 4, jnp.float32))
+    best = np.inf
+    for _ in range(rounds):
+        x.block_until_ready()
+        start = time.perf_counter()
+        x = add(x)
+        x.block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * x.nbytes / best
+
+
+def matrix_rate(dtype: str, sizes: tuple[int, ...] = ()) -> float:
+    """Floating-point operations a second of one device: the fastest of matrix products of three sizes."""
+    best = 0.0
+    for size in sizes or ((1024, 2048, 4096) if on_cpu() else (4096, 8192, 16384)):
+        x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+        product = jax.jit(jnp.dot)
+        jax.block_until_ready(product(x, x))
+        for _ in range(3):
+            start = time.perf_counter()
+            jax.block_until_ready(product(x, x))
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best

@@ -24,10 +24,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from machine import describe_machine
+from machine import copy_bandwidth, describe_machine
 from rich.console import Console
 from rich.table import Table
 
@@ -92,20 +91,6 @@ class Compiling:
     def _add(self, event: str, seconds: float, **_) -> None:
         if event.startswith("/jax/core/compile/"):
             self.seconds += seconds
-
-
-def copy_bandwidth() -> float:
-    """Bytes read and written per second by one device that adds 1 to 1 GiB in place, the best of the rounds."""
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x = add(jnp.zeros(1 << 28, jnp.float32))
-    best = np.inf
-    for _ in range(FLAGS.rounds):
-        x.block_until_ready()
-        start = time.perf_counter()
-        x = add(x)
-        x.block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * x.nbytes / best
 
 
 def in_turns(
@@ -231,7 +216,7 @@ def main(_):
     console = Console(width=150, highlight=False, soft_wrap=True)
     console.print(f"python {' '.join(sys.argv)}\n{describe_machine(faiss_version())}")
     parallel = Parallel("pmap")
-    copy = copy_bandwidth() * len(parallel.devices)
+    copy = copy_bandwidth(FLAGS.rounds) * len(parallel.devices)
     console.print(f"copy bandwidth, read and written: {copy / 1e9:.1f} GB/s; D = {FLAGS.dim}")
     report = Report(parallel, copy)
     for moments in FLAGS.moments:

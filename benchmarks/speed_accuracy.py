@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 from figure import METRIC, Row, best_published, line, of_variant, picture
-from latency import TooLarge, measured, of_queries, opened
+from latency import limits_of_flags
 from machine import describe_machine
+from queries import TooLarge, measured, of_queries, opened
 
 from vmr_jax import published
 
@@ -57,9 +58,10 @@ def measure(name: str, dataset: str, variant: str = "") -> Row | None:
         config.model.score = variant
         accuracy, source = of_variant(name, dataset, variant)
     stages, variables, video, query = opened(config)
+    limits = limits_of_flags()
     try:
-        encoded = measured(stages.video, variables, video)
-        text, match = of_queries(stages, variables, encoded.result, query, 1)
+        encoded = measured(limits, stages.video, variables, video)
+        text, match = of_queries(stages, variables, encoded.result, query, 1, limits)
     except TooLarge as error:
         print(f"{dataset} {name}: left out, {error}", flush=True)
         return None

@@ -5,8 +5,11 @@ The tests compare numbers with them, `benchmarks/training.py --torch` speed. Eac
 the objective; `build(config)`, the twin of a config; and `variables(twin)`, its weights as ours.
 """
 
+import contextlib
+
 import jax
 import torch
+from torch.utils._pytree import tree_map_only
 
 
 class Named(torch.nn.Module):
@@ -97,10 +100,17 @@ def make_optimizer(options, twin):
     return torch.optim.AdamW([group for group in groups if group["params"]], **settings)
 
 
-def train_step(twin, optimizer, clip_norm, batch, **draws):
-    """One update; returns the objective before it. `draws` go to the loss."""
+def train_step(twin, optimizer, clip_norm, batch, autocast=None, **draws):
+    """One update; returns the objective before it. `draws` go to the loss.
+
+    With a `torch.autocast` the forward pass is in its format; the loss is in float32, as ours.
+    """
     optimizer.zero_grad()
-    objective = sum(twin.loss(twin(batch), batch, **draws).values())
+    with autocast or contextlib.nullcontext():
+        outputs = twin(batch)
+    if autocast:
+        outputs = tree_map_only(torch.Tensor, lambda x: x.float() if x.is_floating_point() else x, outputs)
+    objective = sum(twin.loss(outputs, batch, **draws).values())
     objective.backward()
     torch.nn.utils.clip_grad_norm_(twin.parameters(), clip_norm)
     optimizer.step()

@@ -165,7 +165,7 @@ class Twin(nn.Module):
             - self.giou_weight * generalized_iou(_bounds(spans), truth)
             - self.label_weight * outputs["logits"].softmax(-1)[..., 0]
         )
-        found = [[linear_sum_assignment(c[:, None])[0][0] for c in layers] for layers in cost.numpy()]
+        found = [[linear_sum_assignment(c[:, None])[0][0] for c in layers] for layers in cost.numpy(force=True)]
         return torch.tensor(found)
 
     def _saliency(self, saliency, relevant, draws):

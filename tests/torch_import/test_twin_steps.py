@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.training import random_batch
+from benchmarks.training_steps import random_batch
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.experiment import make_model

@@ -51,7 +51,8 @@ class ImageTextEncoder:
         self._tokenizer = open_subwords(name, folder if folder.is_dir() else folder.parent)
         _check_vocabulary(folder, self._tokenizer.vocab_size, read.text.vocab_size)
         self._towers, self._pixels, self._text = read, read.pixels, read.text
-        vectors = jax.eval_shape(_images(read), read.params["image"], np.zeros((1, *self._shape), np.uint8))
+        frames = np.zeros((1, *self._shape), np.uint8)
+        vectors = jax.eval_shape(image_vectors(read), read.params["image"], frames)
         self.dim = vectors.shape[1]
         self.identity: dict[str, Any] = {
             "name": name,
@@ -107,7 +108,7 @@ class ImageTextEncoder:
     def _image_tower(self) -> Any:
         if "image" not in self._on_device:
             params = self._parallel.replicate(self._towers.params["image"])
-            self._on_device["image"] = params, self._parallel.map_examples(_images(self._towers))
+            self._on_device["image"] = params, self._parallel.map_examples(image_vectors(self._towers))
         return self._on_device["image"]
 
     def _text_tower(self) -> Any:
@@ -137,7 +138,7 @@ def prepared(image: "Image.Image", pixels: Pixels) -> np.ndarray:
     return np.array(image.crop((left, top, left + side, top + side)))
 
 
-def _images(towers: ImageText) -> Any:
+def image_vectors(towers: ImageText) -> Any:
     """The function of (parameters, frames [N,I,I,3] uint8) that gives vectors [N,D] float32."""
 
     def run(params: Any, frames: jax.Array) -> jax.Array:

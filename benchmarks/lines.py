@@ -1,0 +1,71 @@
+"""A CSV that grows by a line as soon as something is measured, and the time that is left to measure in."""
+
+import csv
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vmr_jax.errors import UserError
+
+
+class Lines:
+    """The lines of a CSV; those of an earlier start stay, and are not measured again.
+
+    Args:
+      path: of the file; it need not exist.
+      columns: its names.
+      key: the columns that tell what is measured from what else is.
+
+    Raises:
+      UserError: where the file has other columns.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], key: Sequence[str]):
+        self._path, self._columns, self._key = path, tuple(columns), tuple(key)
+        self.rows: list[dict[str, str]] = []
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                self.rows = [*reader]
+                if tuple(reader.fieldnames or ()) != self._columns:
+                    raise UserError(
+                        f"{path} has other columns than {', '.join(self._columns[:5])}, ... It is of another "
+                        "program or version; give another --output, or delete it."
+                    )
+
+    def has(self, *key: str) -> bool:
+        """Whether a line of this key stands there."""
+        return any(tuple(row[column] for column in self._key) == key for row in self.rows)
+
+    def append(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Appends lines, on disk when this returns."""
+        new = not self._path.exists()
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            if new:
+                writer.writeheader()
+            for row in rows:
+                writer.writerow(row)
+                self.rows.append({column: str(row.get(column, "")) for column in self._columns})
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Clock:
+    """The time of a program, shared by its stages; what one leaves goes to those after it.
+
+    Args:
+      seconds: of all stages together.
+      shares: stage -> its part, in the order in which they come.
+    """
+
+    def __init__(self, seconds: float, shares: Mapping[str, float]):
+        self._begin, self._shares, self.seconds = time.monotonic(), dict(shares), seconds
+
+    def left(self, stage: str) -> float:
+        """Seconds until the end of a stage."""
+        names = [*self._shares]
+        until = sum(self._shares[name] for name in names[: names.index(stage) + 1])
+        share = until / sum(self._shares.values())
+        return self._begin + share * self.seconds - time.monotonic()
