@@ -108,7 +108,7 @@ class Training:
         rivals, notes = {}, []
         for kind in ("eager", "compiled"):
             if kind == "compiled" and self.left() < _COMPILING:
-                notes.append("no time for torch.compile")
+                notes.append("no time for torch.compile; a start without this line tries it again")
                 continue
             try:
                 step = TorchStep(
