@@ -7,7 +7,6 @@ A module has SMALL, hyper-parameters for `batches.random_batch`; `golden()`, the
 - SEED of the initial variables, where those of seed 0 make rounding nearly as large;
 - PADDED_DRAWS = True where JAX's draws depend on the padding of another axis than their first: others stand for
   them (`simple_draws.padded_key`);
-- WITHOUT_DRAWS, the fields that switch draws off, where with draws rounding under padding is too large;
 - DRAWS_ROWS = True where rows of the batch are drawn, so that their order matters;
 - OPTIONS, name -> fields beside SMALL, of settings with parts that SMALL lacks.
 """

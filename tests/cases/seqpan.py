@@ -3,9 +3,9 @@
 from cases import manual_variants
 from vmr_jax.configs.seqpan import DATASETS
 
-SEED = 3
+SEED = 2
 SMALL = dict(
-    features=8, heads=2, conv_layers=2, conv_kernel=3, attention_layers=1, max_positions=32, char_features=5
+    features=8, heads=2, conv_layers=1, conv_kernel=3, attention_layers=1, max_positions=32, char_features=5
 )
 # Attention weights [T,L] and the noise [T,4] have padded axes.
 PADDED_DRAWS = True

@@ -3,9 +3,9 @@
 from cases import manual_variants, other_width
 from vmr_jax.configs.vslnet import DATASETS
 
-SEED = 12
+SEED = 10
 SMALL = dict(
-    features=8, heads=2, conv_layers=2, conv_kernel=3, max_positions=32, char_features=5, highlight_weight=1.0
+    features=8, heads=2, conv_layers=1, conv_kernel=3, max_positions=32, char_features=5, highlight_weight=1.0
 )
 # Attention weights [T,L] have two padded axes.
 PADDED_DRAWS = True

@@ -3,13 +3,13 @@
 from cases import manual_variants, other_width, vslnet
 from vmr_jax.configs.vslnet_l import DATASETS
 
-SEED = 59
+SEED = 47
 SMALL = dict(
     features=8, heads=2, conv_layers=1, conv_kernel=3, max_positions=32, scales=(2, 3), char_features=5,
     highlight_weight=1.0,
 )  # fmt: skip
-# Attention weights [T,L] have two padded axes, so the draws of dropout depend on padding.
-WITHOUT_DRAWS = dict(dropout=0.0)
+# Attention weights [T,L] have two padded axes.
+PADDED_DRAWS = True
 
 # VSLNet's on Charades-STA I3D, with 512 positions for 128, the nil prediction (a weight, a linear layer), and
 # in place of two LSTMs (four gates of 128 x 256, two biases) an encoder like the other and two normalisations.

@@ -19,8 +19,7 @@ class Small:
     """The model that `cases` describes, of 'architecture' or of 'architecture,option'.
 
     Attributes:
-      model: the one that is tested, with its random draws.
-      quiet: the same; without draws where rounding under padding is too large with them.
+      model: the one that is tested.
       key: makes the random keys; draws of `padded_key` do not depend on any padding.
       seed: of the initial variables.
       batch: eight rows, the last two filling: six of eight devices have one real example each, two have none.
@@ -32,7 +31,6 @@ class Small:
         name, _, option = name.partition(",")
         case = cases.ALL[name]
         self.model = models.create(name, **case.SMALL, **(case.OPTIONS[option] if option else {}))
-        self.quiet = self.model.clone(**getattr(case, "WITHOUT_DRAWS", {}))
         self.key = padded_key if getattr(case, "PADDED_DRAWS", False) else simple_key
         self.batch = random_batch()
         self.seed = getattr(case, "SEED", 0)
@@ -42,30 +40,30 @@ class Small:
 
     @functools.cached_property
     def variables(self):
-        """The initial ones, of both models; they are compiled."""
+        """The initial ones; they are compiled."""
         return initial_variables(self.model, self.batch, self.seed)
 
-    def _step(self, model, mode: str, devices: int):
-        if (model, mode, devices) not in self._steps:
+    def _step(self, mode: str, devices: int):
+        if (mode, devices) not in self._steps:
             # SGD of rate 1: the update is the gradient itself.
             optimizer, schedule = optax.sgd(1.0), optax.constant_schedule(1.0)
             state = jax.tree.map(np.asarray, initial_state(self.variables, optimizer))
             parallel = Parallel(mode, devices)
-            step = parallel.map_step(make_step(model, optimizer, schedule, 10, seed=0))
-            self._steps[model, mode, devices] = state, parallel, step
-        return self._steps[model, mode, devices]
+            step = parallel.map_step(make_step(self.model, optimizer, schedule, 10, seed=0))
+            self._steps[mode, devices] = state, parallel, step
+        return self._steps[mode, devices]
 
     @functools.cached_property
     def one_step(self):
-        """Variables and scalars after one step on one device, by `pmap`: what others are compared with."""
-        return self.trained("pmap", 1)
+        """Variables and scalars after one step on eight devices, by `pmap`: what others are compared with."""
+        return self.trained("pmap", 8)
 
-    def trained(self, mode: str, devices: int, batch=None, *, model=None, steps: int = 1, first: int = 0):
+    def trained(self, mode: str, devices: int, batch=None, *, steps: int = 1, first: int = 0):
         """Variables and scalars after `steps` steps on one batch; each way of mapping is compiled once.
 
         `first` is the number of the first step, on which random draws depend.
         """
-        state, parallel, step = self._step(model or self.model, mode, devices)
+        state, parallel, step = self._step(mode, devices)
         state = state.replace(step=np.int32(first))
         placed, batch = parallel.replicate(state), parallel.put_batch(batch or self.batch)
         for _ in range(steps):

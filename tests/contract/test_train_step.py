@@ -2,11 +2,14 @@
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import double_padding
 from programs import free_programs
 from small import Small, assert_close
+
+from vmr_jax.parallel import MODES, Parallel, gather_examples, sum_over_devices
 
 
 @pytest.fixture(scope="module", params=cases.ALL)
@@ -19,15 +22,12 @@ def small(request):
     free_programs()
 
 
-def test_eight_devices_are_one(small):
-    assert_close(small.trained("pmap", 8), small.one_step, small.tolerance)
+def test_devices_sharing_and_padding_change_nothing(small):
+    """The program of one device, whose rows `jit` shares among eight, and `pmap`, with a program for each.
 
-
-def test_padding_and_sharing_change_nothing(small):
-    """Every padded axis is doubled, and the rows are shared among eight devices by jit, in one step."""
-    found = small.trained("jit", 8, double_padding(small.batch), model=small.quiet)
-    one = small.one_step if small.quiet == small.model else small.trained("jit", 1, model=small.quiet)
-    assert_close(found, one, small.tolerance)
+    The former has every padded axis doubled.
+    """
+    assert_close(small.one_step, small.trained("jit", 8, double_padding(small.batch)), small.tolerance)
 
 
 def test_steps_are_repeatable_bit_by_bit(small):
@@ -40,9 +40,9 @@ def test_draws_depend_on_the_example_and_the_step(small):
     one = small.one_step
     if not small.draws_rows:
         turned = jax.tree.map(lambda x: x[::-1], small.batch)
-        assert_close(small.trained("pmap", 1, turned), one, small.tolerance)
+        assert_close(small.trained("pmap", 8, turned), one, small.tolerance)
     if getattr(small.model, "dropout", 0):
-        later = small.trained("pmap", 1, first=1)
+        later = small.trained("pmap", 8, first=1)
         assert abs(later[1]["train/loss"] / one[1]["train/loss"] - 1) > 1e-4
 
 
@@ -59,14 +59,31 @@ def test_the_gradient_is_finite_and_not_zero(small):
     assert scalars["train/grad_norm"] > 0
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("small", ["fvmr", "mmn"], indirect=True)  # with batch statistics, with shared rows
-def test_jit_on_one_device(small):
-    """Of the others it is between what is compared above: `pmap` on one device and `jit` on eight."""
-    assert_close(small.trained("jit", 1), small.one_step, small.tolerance)
+def test_eight_devices_are_one(small, mode):
+    """Of the others too, as models know of devices only what `test_pmap_of_one_device_is_no_mapping` has."""
+    assert_close(small.one_step, small.trained(mode, 1), small.tolerance)
+
+
+@pytest.mark.parametrize("function", [gather_examples, sum_over_devices])
+def test_pmap_of_one_device_is_no_mapping(function):
+    """To the bit, in values and gradients: the step of one device is the same by `pmap` as by `jit`."""
+    rng = np.random.default_rng(0)
+    weights, rows = (rng.normal(size=(6, 3)).astype(np.float32) for _ in range(2))
+
+    def both(weights, rows):
+        gradient = jax.grad(lambda x: (jnp.sin(function(x)) * weights).sum())(rows)
+        return function(rows), gradient
+
+    ways = [Parallel(mode, 1) for mode in MODES]
+    found, expected = (way.map_examples(both)(weights, way.put_batch(rows)) for way in ways)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(found[0], rows)
 
 
 @pytest.mark.parametrize("small", cases.OPTIONS, indirect=True)
 def test_options_add_nothing_that_depends_on_padding_or_devices(small):
-    test_padding_and_sharing_change_nothing(small)
+    test_devices_sharing_and_padding_change_nothing(small)
     test_loss_is_the_sum_of_its_terms(small)
     test_the_gradient_is_finite_and_not_zero(small)
