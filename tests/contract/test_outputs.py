@@ -9,6 +9,7 @@ from programs import free_programs
 from small import Small
 
 from vmr_jax.errors import UserError
+from vmr_jax.models.base import abstract_variables
 from vmr_jax.types import Batch, fields_of, with_masks
 
 
@@ -36,9 +37,12 @@ def test_moments_are_ranked(small):
     assert np.isfinite(spans[real]).all()
 
 
-def objective(model, batch):
-    """The terms of the objective, with variables that are not kept."""
-    variables = model.init(jax.random.key(0), batch, train=True)
+def trace_objective(model, variables, batch):
+    """Traces the terms of the objective of variables and a batch of these shapes."""
+    jax.eval_shape(lambda v, b: _objective(model, v, b), variables, batch)
+
+
+def _objective(model, variables, batch):
     outputs, _ = model.apply(
         variables, batch, train=True, mutable=list(variables), rngs={"dropout": jax.random.key(1)}
     )
@@ -55,10 +59,12 @@ def test_required_fields_are_those_that_training_reads(small):
     optional = {name for name, info in fields_of(Batch).items() if info.optional}
     assert set(required) <= optional
     least = small.batch.replace(**dict.fromkeys(optional - set(with_masks(required))))
-    jax.eval_shape(lambda b: objective(small.model, b), least)
+    variables = abstract_variables(small.model, least)
+    trace_objective(small.model, variables, least)
     for field in required:
+        without = least.replace(**{field: None})
         if fields_of(Batch)[field].source == "features":
-            jax.eval_shape(lambda b: objective(small.model, b), least.replace(**{field: None}))
+            trace_objective(small.model, variables, without)
             continue
         with pytest.raises((UserError, AssertionError, AttributeError, TypeError)):
-            jax.eval_shape(lambda b: objective(small.model, b), least.replace(**{field: None}))
+            trace_objective(small.model, variables, without)
