@@ -39,7 +39,7 @@ AXES = {
     "batch": (4, 8, 16, 32, 64),
 }
 # Self-attention is quadratic in what attends, a map in its side, a contrast in the batch; all else is linear.
-# TSP-PRL's queries are one vector each, CPL's proposals are of a fixed number of rows.
+# TSP-PRL's queries are one vector each; CPL reads all clips, officially 200, by self-attention.
 MATHEMATICS = {
     "two_d_tan": {"clips": 1, "map": 2, "words": 1, "batch": 1},
     "fvmr": {"clips": 1, "map": 2, "words": 1, "batch": 1},
@@ -47,7 +47,7 @@ MATHEMATICS = {
     "lgi": {"clips": 2, "words": 1, "batch": 1},
     "moment_detr": {"clips": 2, "words": 2, "batch": 1},
     "tsp_prl": {"clips": 1, "words": 1, "batch": 1},
-    "cpl": {"clips": 1, "words": 2, "batch": 1},
+    "cpl": {"clips": 2, "words": 2, "batch": 1},
     "xml": {"clips": 2, "words": 2, "batch": 2},
 }
 _BATCH, _SLACK = 4, 0.05
