@@ -17,8 +17,9 @@ from device_speed import first_line
 from items import Best, Line, Prepared, Rival, Size, digits, spread
 
 from vmr_jax.parallel import Parallel
-from vmr_jax.retrieval.search import Searcher, products
-from vmr_jax.retrieval.segments import DTYPES
+from vmr_jax.retrieval.device_rows import products
+from vmr_jax.retrieval.search import Searcher
+from vmr_jax.retrieval.segments import DTYPES, Segment
 
 K = 10
 QUERIES = (1, 32)
@@ -29,19 +30,17 @@ _COPIES = 2.5  # of the rows that are held: ours, those of the others, and what 
 _RECALL_TARGET = 0.95  # of approx_max_k
 
 
-class Part(NamedTuple):
-    """All rows of an index, in host memory."""
-
-    vectors: np.ndarray
-    alive: np.ndarray
-    scales: np.ndarray | None
-
-
 class Index(NamedTuple):
     """What a `Searcher` opens."""
 
-    segments: Sequence[Part]
-    dtype: str
+    segments: Sequence[Segment]
+
+
+def in_host_memory(vectors: np.ndarray, scales: np.ndarray | None) -> Index:
+    """An index of rows [n,D] that are those of one video."""
+    count = len(vectors)
+    spans, offsets = np.zeros((count, 2), np.float32), np.asarray([0, count])
+    return Index([Segment("", vectors, scales, spans, offsets, ["video"], np.zeros(1, bool))])
 
 
 @dataclasses.dataclass
@@ -80,8 +79,8 @@ class Search:
             note = f"skipped: it would take {wanted / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
             return [{"quantity": "search", "note": note}]
         rows, scales = make_rows(self.rows, self.size.dim, self.dtype)
-        host = Part(np.asarray(rows), np.ones(self.rows, bool), None if scales is None else np.asarray(scales))
-        searcher = Searcher(Index([host], self.dtype), Parallel("pmap", 1))
+        index = in_host_memory(np.asarray(rows), None if scales is None else np.asarray(scales))
+        searcher = Searcher(index, Parallel("pmap", 1))
         ours: dict[str, Callable] = {"ours": lambda queries: searcher(queries, K)}
         others, note = self._others(rows, scales)
         asked = make_queries(64, self.size.dim)

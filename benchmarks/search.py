@@ -1,19 +1,27 @@
-"""Queries per second of exact search, and the bytes of rows it reads beside the device's copy bandwidth.
+"""Milliseconds of exact search beside FAISS, usearch and plain BLAS, and how much of the machine it uses.
 
-    python benchmarks/search.py                                  # 1e4 to 1e7 moments of 512 numbers; 5 min
+    python benchmarks/search.py                                  # 1e3 to 1e6 moments of 512 numbers; 7 min
+    python benchmarks/search.py --csv=results/search.csv         # the table of the site too
     python benchmarks/search.py --moments=1e6 --dtypes=float32   # one size
     python benchmarks/search.py --moments=1e8 --memory_gib=100   # on an accelerator
 
-Rows are unit vectors of random clusters, queries lie near some of them; D = 512 is the common space of FVMR.
-Ours is `vmr_jax.retrieval.search.Searcher` on a saved index, on all devices, from queries in host memory to
-answers in host memory. FAISS is `IndexFlatIP`, float32, with as many threads as there are cores; without
-faiss-cpu (pip install -e '.[bench]') ours stands alone. They take turns; a figure is the median over the
-rounds, with the 10th and 90th percentile. GB/s are those of the rows, read once a batch; copy bandwidth counts
-bytes read and written. Recall is how many of the best k of float32 rows the other rows give. That our answers
-in float32 are those of FAISS is checked. 'open' is from a saved index to a searcher, 'first answer' from a
-saved index to the first answer but for compile seconds, which stand apart.
+Rows are unit vectors of random clusters, queries lie near some of them; D = 512 is the common space of
+FVMR. Ours is `vmr_jax.retrieval.search.Searcher` on a saved index, on all devices, from queries in host
+memory to answers in host memory. Rivals have the same rows in float32 and as many threads as there are
+cores: FAISS's `IndexFlatIP`, usearch's exact search (pip install -e '.[bench]'; without them their columns
+are empty), and BLAS: a matrix product in NumPy for each tile of rows, `np.argpartition`, and the best of
+all tiles sorted. All take turns; a figure is the median over the rounds, as many as fit into --seconds, and
+at least one. A rival that would take more than --longest at the next size, by what it took at the last one,
+is not asked.
+
+'read' is the rate at which one query reads float32 rows, beside that of the product alone in BLAS; 'of
+peak' the multiplications of many queries beside the best of large matrix products in XLA and BLAS.
+Recall@10 is how many of the best ten of float32 rows the other rows give, of all queries of the call. That
+our answers in float32 are those of FAISS is checked. 'open' is from a saved index to a searcher, 'first
+answer' from a saved index to the first answer but for compile seconds, which stand apart.
 """
 
+import csv
 import functools
 import importlib.metadata
 import os
@@ -24,30 +32,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from machine import copy_bandwidth, describe_machine
+from machine import command_and_commit, describe_machine
 from rich.console import Console
 from rich.table import Table
 
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.search import Searcher
-from vmr_jax.retrieval.segments import DTYPES, EncodedVideo
+from vmr_jax.retrieval.segments import DTYPES, FORMATS, EncodedVideo
 from vmr_jax.retrieval.store import MomentStore
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("moments", ["1e4", "1e5", "1e6", "1e7"], "Rows.")
-flags.DEFINE_list("dtypes", list(DTYPES), "Of the rows.")
+flags.DEFINE_list("moments", ["1e3", "1e4", "1e5", "1e6"], "Rows.")
+flags.DEFINE_list("dtypes", ["float32", "bfloat16", "int8", "int8+float32"], "Of the rows.")
 flags.DEFINE_integer("dim", 512, "D.")
-flags.DEFINE_list("batch_sizes", ["1", "32"], "Queries at once.")
+flags.DEFINE_list("batch_sizes", ["1", "32", "1024"], "Queries at once.")
 flags.DEFINE_integer("k", 10, "Moments that are asked for.")
-flags.DEFINE_integer("rounds", 9, "Measurements of each.")
+flags.DEFINE_integer("rounds", 101, "Measurements of each, at most.")
+flags.DEFINE_float("seconds", 12.0, "After which no further round begins.")
+flags.DEFINE_float("longest", 40.0, "Seconds that a call of a rival may be expected to take.")
 flags.DEFINE_float("memory_gib", 8.0, "The most that the rows of an index may take; FAISS holds as much again.")
 flags.DEFINE_string("folder", "", "Where the temporary index is made; empty: the system's.")
+flags.DEFINE_string("csv", "", "A file for the figures; empty: none.")
 
 _MOMENTS_OF_A_VIDEO = 1000
 _CLUSTERS = 1000
-_RECALL = (10, 100)
+_TILE = 1 << 16  # rows of a product of BLAS
+_RIVALS = ("BLAS", "usearch", "FAISS")
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -93,22 +106,35 @@ class Compiling:
             self.seconds += seconds
 
 
+def peak() -> float:
+    """Multiplications and additions per second of the best of large float32 matrix products."""
+    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    product, on_device = jax.jit(jnp.matmul), jnp.asarray(a)
+    ways = {"XLA": lambda _: product(on_device, on_device).block_until_ready(), "BLAS": lambda _: a @ a}
+    return 2 * 2048**3 / min(seconds.min() for seconds in in_turns(ways, a)[0].values())
+
+
+Answer = tuple[np.ndarray, np.ndarray]
+
+
 def in_turns(
     functions: dict[str, Callable[[np.ndarray], object]], queries: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Seconds [rounds] of each function; the first call of each is not counted."""
+) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """Seconds [rounds] of each function, and what it gave; the first call of each is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function(queries)
+    given, end = {name: function(queries) for name, function in functions.items()}, None
     for _ in range(FLAGS.rounds):
+        if end is not None and time.perf_counter() > end:
+            break
+        end = end or time.perf_counter() + FLAGS.seconds
         for name, function in functions.items():
             start = time.perf_counter()
             function(queries)
             seconds[name].append(time.perf_counter() - start)
-    return {name: np.asarray(s) for name, s in seconds.items()}
+    return {name: np.asarray(s) for name, s in seconds.items()}, given
 
 
-def check_equal(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]) -> None:
+def check_equal(ours: Answer, theirs: Answer) -> None:
     """Raises AssertionError where scores differ, or rows whose scores differ by more than rounding."""
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
     for scores, row, other in zip(ours[0], ours[1], theirs[1]):
@@ -118,62 +144,111 @@ def check_equal(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, n
             assert twins.sum() > 1 or place == len(row) - 1, f"rows {row[place]} and {other[place]} differ"
 
 
-def recall(found: np.ndarray, expected: np.ndarray, k: int) -> float:
-    """The share of the first k of `expected` [Q,.] that are among the first k of `found`."""
-    return float(np.mean([len(set(f[:k]) & set(e[:k])) / k for f, e in zip(found, expected)]))
+def recall(found: np.ndarray, expected: np.ndarray) -> float:
+    """The share of `expected` [Q,K] that is in `found` [Q,K]."""
+    return float(np.mean([len(set(f) & set(e)) / len(e) for f, e in zip(found, expected)]))
 
 
-def open_faiss(store: MomentStore):
-    """An `IndexFlatIP` of the rows, or None without faiss."""
+# --- the rivals -----------------------------------------------------------------------------------
+
+
+def by_blas(queries: np.ndarray, rows: np.ndarray) -> Answer:
+    """The best by a product and a partition for each tile."""
+    k, found = FLAGS.k, []
+    for first in range(0, len(rows), _TILE):
+        scores = queries @ rows[first : first + _TILE].T
+        best = np.argpartition(scores, max(scores.shape[1] - k, 0), axis=1)[:, -k:]
+        found.append((np.take_along_axis(scores, best, 1), first + best))
+    scores, best = (np.concatenate(parts, axis=1) for parts in zip(*found))
+    order = np.argsort(-scores, axis=1)[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(best, order, 1)
+
+
+def rivals(rows: np.ndarray) -> dict[str, Callable[[np.ndarray], Answer]]:
+    """Those of `_RIVALS` that are installed, over float32 rows [n,D]."""
+    cores = len(os.sched_getaffinity(0))
+    found: dict[str, Callable[[np.ndarray], Answer]] = {"BLAS": functools.partial(by_blas, rows=rows)}
+    try:
+        from usearch.index import MetricKind, search
+
+        def by_usearch(queries: np.ndarray) -> Answer:
+            matches = search(rows, queries, FLAGS.k, MetricKind.IP, exact=True, threads=cores)
+            return 1 - matches.distances.reshape(len(queries), -1), matches.keys.reshape(len(queries), -1)
+
+        found["usearch"] = by_usearch
+    except ImportError:
+        pass
     try:
         import faiss
+
+        faiss.omp_set_num_threads(cores)
+        index = faiss.IndexFlatIP(rows.shape[1])
+        index.add(rows)
+        found["FAISS"] = lambda queries: index.search(queries, FLAGS.k)
     except ImportError:
-        return None
-    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
-    index = faiss.IndexFlatIP(store.dim)
-    for segment in store.segments:
-        index.add(np.asarray(segment.vectors))
-    return index
+        pass
+    return found
 
 
 # --- the report -----------------------------------------------------------------------------------
 
 
 class Report:
-    """Measures sizes one after the other and keeps the rows of two tables."""
+    """Measures sizes one after the other and keeps the rows of two tables.
 
-    def __init__(self, parallel: Parallel, copy: float):
-        self._parallel, self._copy, self._compiling = parallel, copy, Compiling()
-        self.opening = Table(title="opening, and recall of the best of float32 rows")
-        self.speed = Table(title=f"the best {FLAGS.k}, median of {FLAGS.rounds} rounds (p10-p90)")
-        recalls = (f"recall@{k}" for k in _RECALL)
-        for column in ("moments", "rows", "open s", "first answer s", "compile s", *recalls):
+    Attributes:
+      rows: a row for each size and number of queries, as the file of --csv has them.
+    """
+
+    def __init__(self, parallel: Parallel):
+        self._parallel, self._compiling = parallel, Compiling()
+        self._peak = peak()
+        self._rates: dict[tuple[str, int], float] = {}  # seconds a row of a rival
+        self.rows: list[dict[str, str]] = []
+        self.opening = Table(title="opening")
+        for column in ("moments", "rows", "open s", "first answer s", "compile s"):
             self.opening.add_column(column, justify="right")
-        for column in ("moments", "queries", "rows", "ms", "queries/s", "GB/s", "of copy", "FAISS takes"):
+        self.speed = Table(title=f"the best {FLAGS.k}, medians; float32 GFLOP/s at most {self._peak / 1e9:.0f}")
+        for column in (
+            "moments",
+            "queries",
+            "rows",
+            "ms",
+            "(least-most)",
+            "rounds",
+            "GB/s",
+            "of peak",
+            "recall@10",
+        ):
             self.speed.add_column(column, justify="right")
 
     def measure(self, moments: int, folder: Path) -> None:
         """Adds one size; its indexes are made in `folder`."""
-        searchers, faiss, exact = {}, None, None
+        functions: dict[str, Callable[[np.ndarray], object]] = {}
+        others: dict[str, Callable[[np.ndarray], Answer]] = {}
+        rows = np.zeros((0, FLAGS.dim), np.float32)
         for dtype in FLAGS.dtypes:
-            size = moments * FLAGS.dim * DTYPES[dtype].itemsize
+            size = moments * FLAGS.dim * _bytes(dtype)
             if size > FLAGS.memory_gib * 2**30:
                 self.opening.add_row(f"{moments:,}", dtype, "skipped", f"{size / 2**30:.1f} GiB")
                 continue
             store = MomentStore.create(folder / dtype, FLAGS.dim, dtype, {}).add(videos(moments))
-            searchers[dtype], figures = self._opened(folder / dtype)
-            found = searchers[dtype](make_queries(64), max(_RECALL))
+            searcher, figures = self._opened(folder / dtype)
+            self.opening.add_row(f"{moments:,}", dtype, *figures)
+            functions[dtype] = functools.partial(searcher, k=FLAGS.k)
             if dtype == "float32":
-                exact, faiss = found, open_faiss(store)
-                if faiss is not None:
-                    check_equal(found, faiss.search(make_queries(64), max(_RECALL)))
-            recalls = [f"{recall(found[1], exact[1], k):.4f}" for k in _RECALL] if exact else []
-            self.opening.add_row(f"{moments:,}", dtype, *figures, *recalls)
-        functions = {dtype: functools.partial(searcher, k=FLAGS.k) for dtype, searcher in searchers.items()}
-        if faiss is not None:
-            functions["FAISS float32"] = lambda queries: faiss.search(queries, FLAGS.k)
+                rows = np.asarray(store.segments[0].vectors)
+                others = rivals(rows)
+                if "FAISS" in others:
+                    check_equal(searcher(make_queries(64), FLAGS.k), others["FAISS"](make_queries(64)))
         for queries in map(int, FLAGS.batch_sizes):
-            self._add_speed(moments, queries, in_turns(functions, make_queries(queries)))
+            expected = {name: self._rates.get((name, queries), 0) * moments for name in others}
+            asked = {name: others[name] for name, seconds in expected.items() if seconds < FLAGS.longest}
+            if queries == 1 and len(rows):
+                asked["product"] = lambda q: rows @ q[0]
+            seconds, given = in_turns({**functions, **asked}, make_queries(queries))
+            self._rates |= {(name, queries): float(np.median(seconds[name])) / moments for name in asked}
+            self._add(moments, queries, seconds, given)
 
     def _opened(self, path: Path) -> tuple[Searcher, list[str]]:
         """A searcher, and how long it took to open, to the first answer, and to compile."""
@@ -185,45 +260,83 @@ class Report:
         first = time.perf_counter() - start - compiled
         return searcher, [f"{opened:.3f}", f"{first:.3f}", f"{compiled:.1f}"]
 
-    def _add_speed(self, moments: int, queries: int, seconds: dict[str, np.ndarray]) -> None:
-        faiss = seconds.get("FAISS float32")
+    def _add(self, moments: int, queries: int, seconds: dict[str, np.ndarray], given: dict) -> None:
+        medians = {name: float(np.median(of_one)) for name, of_one in seconds.items()}
+        recalls = {
+            name: f"{recall(given[name][1], given['float32'][1]):.4f}"
+            for name in seconds
+            if name in FORMATS and "float32" in given
+        }
+        work = 2 * moments * queries * FLAGS.dim / self._peak
         for name, of_one in seconds.items():
-            low, median, high = np.percentile(of_one, (10, 50, 90))
-            rate = moments * FLAGS.dim * DTYPES[name.split()[-1]].itemsize / median
+            rate = moments * FLAGS.dim * _bytes(name) / medians[name]
             self.speed.add_row(
                 f"{moments:,}",
                 str(queries),
                 name,
-                f"{1e3 * median:.2f} ({1e3 * low:.2f}-{1e3 * high:.2f})",
-                f"{queries / median:,.1f}",
+                f"{1e3 * medians[name]:.3f}",
+                f"({1e3 * of_one.min():.3f}-{1e3 * of_one.max():.3f})",
+                str(len(of_one)),
                 f"{rate / 1e9:.2f}",
-                f"{rate / self._copy:.0%}",
-                "" if faiss is None else f"{np.median(faiss) / median:.2f} times",
+                f"{work / medians[name]:.0%}",
+                recalls.get(name, ""),
             )
+        row = {"moments": str(moments), "queries": str(queries)}
+        row |= {column(name): f"{1e3 * medians[name]:.3f}" if name in medians else "" for name in _COLUMNS}
+        alone, float32 = medians.get("product"), medians.get("float32")
+        row["read_of_blas"] = f"{alone / float32:.2f}" if alone and float32 else ""
+        row["of_peak"] = f"{work / float32:.2f}" if float32 and queries > 1 else ""
+        row |= {f"recall10_{column(name)}": recalls.get(name, "") for name in _COLUMNS[1:4]}
+        self.rows.append(row)
 
 
-def faiss_version() -> str:
-    """Of the other program, where it is installed."""
-    try:
-        return f"faiss-cpu {importlib.metadata.version('faiss-cpu')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "no FAISS (pip install -e '.[bench]')"
+_COLUMNS = ("float32", "bfloat16", "int8", "int8+float32", *_RIVALS)
+
+
+def column(name: str) -> str:
+    """The name of a column of the file."""
+    return name.lower().replace("+", "_")
+
+
+def _bytes(name: str) -> int:
+    """Of a number of the rows that are searched."""
+    return DTYPES[FORMATS[name][0] if name in FORMATS else "float32"].itemsize
+
+
+def versions() -> list[str]:
+    """Of the other programs, where they are installed."""
+    found = []
+    for name in ("faiss-cpu", "usearch", "numkong"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {name}")
+    return found
+
+
+def write(rows: list[dict[str, str]], path: str, machine: str) -> None:
+    """The figures with what they come from."""
+    source = {**command_and_commit(["benchmarks/search.py", *sys.argv[1:]]), "machine": machine}
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *source], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **source} for row in rows)
 
 
 def main(_):
-    """Prints how indexes open and what they recall, then their speed."""
+    """Prints how indexes open, then their speed."""
     logging.set_verbosity(logging.WARNING)
     console = Console(width=150, highlight=False, soft_wrap=True)
-    console.print(f"python {' '.join(sys.argv)}\n{describe_machine(faiss_version())}")
-    parallel = Parallel("pmap")
-    copy = copy_bandwidth(FLAGS.rounds) * len(parallel.devices)
-    console.print(f"copy bandwidth, read and written: {copy / 1e9:.1f} GB/s; D = {FLAGS.dim}")
-    report = Report(parallel, copy)
+    machine = describe_machine(*versions())
+    console.print(f"python {' '.join(sys.argv)}\n{machine}\nD = {FLAGS.dim}")
+    report = Report(Parallel("pmap"))
     for moments in FLAGS.moments:
         with tempfile.TemporaryDirectory(dir=FLAGS.folder or None) as folder:
             report.measure(int(float(moments)), Path(folder))
     console.print(report.opening)
     console.print(report.speed)
+    if FLAGS.csv:
+        write(report.rows, FLAGS.csv, machine)
 
 
 if __name__ == "__main__":

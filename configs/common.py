@@ -112,7 +112,10 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     config.evaluation.sanity = ("blind", "shuffled")  # each one more pass over what is evaluated; (): none
 
     config.retrieval = ml_collections.ConfigDict()  # of --mode=index and --mode=search
-    config.retrieval.dtype = "float32"  # of the indexed rows; 'bfloat16', 'int8'
+    # Of the indexed rows: 'float32', 'bfloat16', 'int8'; 'int8+float32', 'int8+bfloat16' and 'bfloat16+float32'
+    # keep finer rows on the disk, by which the best hundred are ranked again.
+    config.retrieval.dtype = "float32"
+    config.retrieval.recall = 1.0  # below 1 a TPU may be faster (jax.lax.approx_max_k)
     config.retrieval.nms_threshold = 0.5
     return config
 

@@ -124,12 +124,21 @@ def _named(row: str) -> str:
 
 
 def search() -> str:
-    """Milliseconds of one search, beside FAISS."""
-    columns = ("float32", "bfloat16", "int8", "faiss_flat_float32")
+    """Milliseconds of one search beside other programs over float32 rows, and shares of the machine."""
+    columns = ("float32", "bfloat16", "int8", "int8_float32", "blas", "usearch", "faiss")
+    shares = ("read_of_blas", "of_peak")
     return markdown(
-        ["moments", "queries", "float32", "bfloat16", "int8", "FAISS flat, float32"],
+        [
+            *("moments", "queries", "float32", "bfloat16", "int8", "int8+float32"),
+            *("BLAS", "usearch", "FAISS flat", "read, of BLAS", "of the peak"),
+        ],
         (
-            [_thousands(row["moments"]), row["queries"], *(_thousands(row[column]) for column in columns)]
+            [
+                _thousands(row["moments"]),
+                _thousands(row["queries"]),
+                *(_thousands(row[column]) for column in columns),
+                *(f"{float(row[column]):.0%}" if row[column] else "" for column in shares),
+            ]
             for row in rows_of("search")
         ),
     )

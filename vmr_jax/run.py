@@ -366,7 +366,8 @@ class Run:
         Args:
           videos: from `encode_video`, each with an id of its own.
           path: the folder of the index, new or empty.
-          dtype: of the vectors on disk: 'float32', 'bfloat16' or 'int8'; None is `config.retrieval.dtype`.
+          dtype: of the vectors on disk: 'float32', 'bfloat16' or 'int8', or two of them, as 'int8+float32': the
+            best hundred are ranked again by the second; None is `config.retrieval.dtype`.
           uri: in place of the folder a Milvus server, or a file of Milvus Lite.
           collection: a new name there.
           owner: mark that the collection gets, without which `retrieval.pointer.drop` leaves it alone.

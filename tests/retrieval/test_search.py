@@ -1,6 +1,7 @@
 """Search equals sorting all dot products: on any devices, with ties, removed videos and every kind of rows."""
 
 import functools
+from unittest import mock
 
 import jax
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 
 from vmr_jax.errors import UserError
 from vmr_jax.parallel import Parallel
-from vmr_jax.retrieval import search
+from vmr_jax.retrieval import cpu_rows, device_rows
 from vmr_jax.retrieval.index import MomentIndex, suppressed
 from vmr_jax.retrieval.search import Searcher
-from vmr_jax.retrieval.segments import EncodedVideo, quantized
+from vmr_jax.retrieval.segments import EncodedVideo
 from vmr_jax.retrieval.store import MomentStore
 
 DIM = 8
@@ -50,87 +51,205 @@ def sorted_all(store, queries, k):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(search, "TILE", 512)
-    monkeypatch.setattr(search, "GROUP", 256)
-    monkeypatch.setattr(search, "PART", 128)
+    monkeypatch.setattr(device_rows, "TILE", 512)
+    monkeypatch.setattr(device_rows, "PART", 128)
+    monkeypatch.setattr(cpu_rows, "PART", 128)
+    monkeypatch.setattr(cpu_rows, "TILE_BYTES", 1)  # tiles of one part
+    monkeypatch.setattr(cpu_rows, "SCORES", 2 * 128)  # two queries at once
+    monkeypatch.setattr(cpu_rows, "FEW", 0)
+
+
+class Integers:
+    """What is asked of numkong, in numpy."""
+
+    @staticmethod
+    def dots_pack(queries):
+        assert queries.dtype == np.int8
+        return queries.astype(np.int32)
+
+    @staticmethod
+    def dots_packed(rows, packed):
+        return rows.astype(np.int32) @ packed.T
+
+
+WAYS = ["1 device", "8 devices", "cpu", "cpu with int8 products", "one query at a time"]
+
+
+def answer(store, way, queries, k, counts=None):
+    """Scores and rows by one of `WAYS`."""
+    if "device" in way:
+        scales = [s.scales for s in store.segments] if store.dtype == "int8" else None
+        rows = [s.vectors for s in store.segments], [s.alive for s in store.segments], scales
+        return device_rows.DeviceRows(*rows, Parallel("pmap", int(way[0])))(queries, k, counts)
+    library = Integers if way == "cpu with int8 products" else None
+    with mock.patch.object(cpu_rows, "numkong", lambda: library):
+        found = Searcher(store, Parallel("pmap", 1))
+    if way == "one query at a time":
+        parts = [found(query[None], k, counts) for query in queries]
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts))
+    return found(queries, k, counts)
 
 
 def test_tiles(small_tiles):
-    # On one device four tiles are 2,048 of 2,400 rows; 352 are left: a group of 256, and of the 96 a part.
-    assert search.tile_sizes(2400, 1) == [512, 512, 512, 512, 256, 128]
-    # On eight a tile is 4,096 rows, a group 2,048, a part 1,024.
-    assert search.tile_sizes(2400, 8) == [256, 128]
-    assert search.tile_sizes(8192, 8) == [512, 512]
-    assert search.tile_sizes(0, 8) == []
+    # On one device four tiles are 2,048 of 2,400 rows; of 352 that are left two parts of 128, and 96.
+    assert device_rows.tile_sizes(2400, 1) == [512, 512, 512, 512, 256, 128]
+    # On eight a tile is 4,096 rows, a part 1,024.
+    assert device_rows.tile_sizes(2400, 8) == [256, 128]
+    assert device_rows.tile_sizes(8192, 8) == [512, 512]
+    assert device_rows.tile_sizes(0, 8) == []
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("k", [1, 7, 200])
-def test_equals_sorting_everything(store, devices, k, small_tiles):
-    scores, rows = Searcher(store, Parallel("pmap", devices))(QUERIES, k)
+def test_equals_sorting_everything(store, way, k, small_tiles):
+    """200 is more than a tile of 128 rows has, and than its four blocks."""
+    scores, rows = answer(store, way, QUERIES, k)
     expected, order = sorted_all(store, QUERIES, k)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     np.testing.assert_array_equal(rows, order)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_of_equal_scores_the_lower_row_comes_first(tmp_path, devices, small_tiles):
+@pytest.mark.parametrize("way", WAYS)
+def test_of_equal_scores_the_lower_row_comes_first(tmp_path, way, small_tiles):
     vectors = np.ones((3000, DIM), np.float32)
     vectors[1234] *= 2
     made = MomentStore.create(tmp_path / "i", DIM, "float32", {}).add(
         [EncodedVideo("v", vectors, np.zeros((3000, 2), np.float32))]
     )
-    _, rows = Searcher(made, Parallel("pmap", devices))(np.ones((1, DIM), np.float32), 5)
+    _, rows = answer(made, way, np.ones((1, DIM), np.float32), 5)
     assert rows.tolist() == [[1234, 0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize("pieces", [{}, {"group": 1024, "part": 128}], ids=["accelerator", "cpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-def test_a_tile_at_once_and_in_parts(dtype, pieces):
+def test_every_way_has_the_same_rows_in_the_same_order(tmp_path, dtype):
+    """Among rows of which each comes five times, at places of all kinds; 9,001, no multiple of anything."""
+    rng = np.random.default_rng(3)
+    different = rng.normal(size=(1801, 64)).astype(np.float32)
+    vectors = np.concatenate([different[rng.permutation(1801)] for _ in range(5)])[:9001]
+    videos = [
+        EncodedVideo(f"v{v}", part, np.zeros((len(part), 2), np.float32))
+        for v, part in enumerate(np.split(vectors, [17, 4000]))
+    ]
+    made = MomentStore.create(tmp_path / "i", 64, dtype, {}).add(videos[:1]).add(videos[1:]).remove(["v0"])
+    queries = rng.normal(size=(7, 64)).astype(np.float32)
+    expected = answer(made, "1 device", queries, 23)
+    scores = sorted_all(made, queries, 23)[0]
+    # Five copies, less those among the removed rows: many equal scores among the best.
+    assert np.mean(np.diff(scores, axis=1) == 0) > 0.6
+    for way in WAYS[1:]:
+        found = answer(made, way, queries, 23)
+        np.testing.assert_array_equal(found[1], expected[1], err_msg=way)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_row_that_is_no_number_comes_first(queries):
+    """So that who asks sees that the rows are damaged."""
+    vectors = np.random.default_rng(0).normal(size=(2000, DIM)).astype(np.float32)
+    vectors[77, 3] = np.nan
+    rows = cpu_rows.CpuRows([vectors], [np.ones(2000, bool)], None, Parallel("pmap", 1))
+    scores, found = rows(QUERIES[:queries], 4)
+    assert np.isnan(scores[:, 0]).all() and (found[:, 0] == 77).all() and np.isfinite(scores[:, 1:]).all()
+
+
+def test_integers_of_a_query_are_nearer_than_a_hundredth_of_a_step():
+    whole, finer = np.split(cpu_rows.as_integers(QUERIES, 2).astype(np.float64), 2)
+    steps = cpu_rows.steps(QUERIES)
+    # A step is 1/127 of the largest; what is left of it, at most a half, is rounded to 1/254.
+    assert np.abs(QUERIES - steps * whole).max() <= 0.5001 * steps.max()
+    assert (np.abs(QUERIES - steps * (whole + finer / 254)) <= steps / 507).all()
+
+
+def test_numkong_gives_what_numpy_gives():
+    library = pytest.importorskip("numkong")
     rng = np.random.default_rng(0)
-    rows, scales = quantized(rng.normal(size=(2048, DIM)).astype(np.float32), dtype)
-    tile = {"rows": rows, "alive": rng.random(2048) < 0.9}
-    queries, exact = QUERIES.astype(np.float64), rows.astype(np.float64)
-    if dtype == "int8":
-        tile["scales"], exact = scales, exact * scales[:, None]
-    if dtype == "bfloat16":
-        queries = QUERIES.astype(rows.dtype).astype(np.float64)
-        if pieces:  # as the searcher has it on a CPU
-            tile["rows"] = rows.view(np.uint16)
-    expected = np.where(tile["alive"], queries @ exact.T, -np.inf)
-    order = np.argsort(-expected, axis=1, kind="stable")[:, :9]
-    scores, found = jax.jit(functools.partial(search.shard_top_k, k=9, **pieces))(QUERIES, [tile])
-    np.testing.assert_array_equal(found, order)
-    np.testing.assert_allclose(scores, np.take_along_axis(expected, order, 1), atol=1e-5)
+    rows, queries = (rng.integers(-127, 128, size=(n, 96)).astype(np.int8) for n in (300, 5))
+    found = np.asarray(library.dots_packed(rows, library.dots_pack(queries)))
+    np.testing.assert_array_equal(found, Integers.dots_packed(rows, Integers.dots_pack(queries)))
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_rows_of_several_additions(tmp_path, devices, small_tiles):
+def test_a_tpu_may_be_asked_for_less_than_all():
+    """Elsewhere `approx_max_k` finds all, whatever recall is asked for."""
+    rng = np.random.default_rng(0)
+    tile = {"rows": rng.normal(size=(2048, DIM)).astype(np.float32), "alive": np.ones(2048, bool)}
+    whole = jax.jit(functools.partial(device_rows.shard_top_k, k=9))(QUERIES, [tile])
+    less = jax.jit(functools.partial(device_rows.shard_top_k, k=9, recall=0.9))
+    assert "approx_top_k" in str(jax.make_jaxpr(less)(QUERIES, [tile]))
+    np.testing.assert_array_equal(less(QUERIES, [tile])[1], whole[1])
+
+
+# --- finer rows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int8+float32", "int8+bfloat16", "bfloat16+float32"])
+def test_the_best_hundred_are_ranked_by_the_finer_rows(tmp_path, dtype):
+    made = MomentStore.create(tmp_path / "i", DIM, dtype, {}).add(corpus())
+    finer = np.concatenate([s.finer.astype(np.float64) for s in made.segments])
+    order = np.argsort(-(QUERIES.astype(np.float64) @ finer.T), axis=1, kind="stable")
+    scores, rows = Searcher(made, Parallel("pmap", 1))(QUERIES, 20)
+    np.testing.assert_array_equal(rows, order[:, :20])
+    expected = np.take_along_axis(QUERIES.astype(np.float64) @ finer.T, order[:, :20], 1)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    # One video alone is ranked by the same numbers, and all moments are found where all are wanted.
+    alone = made.searcher(Parallel("pmap", 1)).of_video(QUERIES[0], "v7")
+    np.testing.assert_allclose(alone.scores, np.sort(finer[420:480] @ QUERIES[0])[::-1], atol=1e-5)
+    np.testing.assert_array_equal(Searcher(made, Parallel("pmap", 1))(QUERIES, 2400)[1], order)
+
+
+def test_finer_rows_come_along_when_segments_are_merged(tmp_path):
+    made = MomentStore.create(tmp_path / "i", DIM, "int8+float32", {})
+    for video in corpus(videos=12):  # more additions than an index has segments
+        made = made.add([video])
+    assert len(made.segments) < 12
+    whole = np.concatenate([s.finer for s in MomentStore.open(made.path).segments])
+    np.testing.assert_array_equal(whole, np.concatenate([video.vectors for video in corpus(videos=12)]))
+    assert not [file for file in made.path.glob("*.finer") if file.stem not in {s.name for s in made.segments}]
+    (tmp_path / "i" / f"{made.segments[0].name}.finer").write_bytes(b"")
+    with pytest.raises(UserError, match=r"finer has 0 bytes and .* were written"):
+        MomentStore.open(made.path)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_of_several_additions(tmp_path, way, small_tiles):
     made = MomentStore.create(tmp_path / "i", DIM, "float32", {})
     videos = list(corpus(videos=14))  # 840 rows; a tile has rows of three additions
     for part in (videos[:6], videos[6:7], videos[7:]):
         made = made.add(part)
-    scores, rows = Searcher(made, Parallel("pmap", devices))(QUERIES, 30)
+    scores, rows = answer(made, way, QUERIES, 30)
     expected, order = sorted_all(made, QUERIES, 30)
     np.testing.assert_array_equal(rows, order)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-def test_many_queries_have_the_answers_of_each(store, monkeypatch):
-    searcher = Searcher(store, Parallel("pmap", 1))
-    alone = [searcher(query[None], 6) for query in QUERIES]
-    monkeypatch.setattr(search, "QUERIES", 3)  # two calls, of three and of two
-    scores, rows = searcher(QUERIES, 6)
+@pytest.mark.parametrize("way", WAYS[:3])
+def test_many_queries_have_the_answers_of_each(store, way, monkeypatch):
+    alone = [answer(store, way, query[None], 6) for query in QUERIES]
+    monkeypatch.setattr(device_rows, "QUERIES", 3)  # two calls, of three and of two
+    monkeypatch.setattr(cpu_rows, "SCORES", 2 * 3072)  # three, of two, two and one
+    scores, rows = answer(store, way, QUERIES, 6)
     np.testing.assert_array_equal(rows, np.concatenate([found for _, found in alone]))
     np.testing.assert_allclose(scores, np.concatenate([found for found, _ in alone]), atol=1e-5)
 
 
 def test_whole_tiles_are_not_copied():
     arrays = [np.arange(20).reshape(10, 2), np.arange(100, 112).reshape(6, 2)]
-    assert np.shares_memory(search._rows(arrays, 2, 9), arrays[0])
-    assert np.shares_memory(search._rows(arrays, 10, 14), arrays[1])
-    np.testing.assert_array_equal(search._rows(arrays, 9, 12), [[18, 19], [100, 101], [102, 103]])
-    np.testing.assert_array_equal(search._rows(arrays, 15, 18), [[110, 111], [0, 0], [0, 0]])
+    assert np.shares_memory(device_rows._rows(arrays, 2, 9), arrays[0])
+    assert np.shares_memory(device_rows._rows(arrays, 10, 14), arrays[1])
+    np.testing.assert_array_equal(device_rows._rows(arrays, 9, 12), [[18, 19], [100, 101], [102, 103]])
+    np.testing.assert_array_equal(device_rows._rows(arrays, 15, 18), [[110, 111], [0, 0], [0, 0]])
+
+
+def test_the_cores_read_the_rows_where_they_lie(small_tiles, tmp_path):
+    made = MomentStore.create(tmp_path / "i", DIM, "float32", {}).add(corpus(videos=5))  # 300 rows
+    (segment,) = made.segments
+    rows = cpu_rows.CpuRows([segment.vectors], [segment.alive], None, Parallel("pmap", 1))
+    first, second, last = rows._tiles
+    address = segment.vectors.ctypes.data
+    assert [first.on_device.unsafe_buffer_pointer(), second.on_device.unsafe_buffer_pointer()] == [
+        address,
+        address + 128 * DIM * 4,
+    ]
+    assert last.rows.shape == (128, DIM) and last.count == 44 and not last.rows[44:].any()
 
 
 def test_an_index_without_rows_finds_nothing(tmp_path):

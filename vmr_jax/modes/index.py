@@ -100,7 +100,8 @@ def open_index(
             f"{store.where} was built from {store.source}, and the run's checkpoint is {run.source}. Build it "
             f"again with: python launch.py --mode=index --workdir={workdir}"
         )
-    return MomentIndex(store, run.encode_sentences, run.parallel, config.retrieval.nms_threshold)
+    options = config.retrieval
+    return MomentIndex(store, run.encode_sentences, run.parallel, options.nms_threshold, recall=options.recall)
 
 
 def _open_run(config: Any, workdir: Path, sentences: Sequence[str] | None = ()) -> Run:

@@ -71,8 +71,8 @@ class Store(Protocol):
     def __len__(self) -> int:
         """Number of moments."""
 
-    def searcher(self, parallel: Parallel) -> Searcher:
-        """The part that ranks the moments, on these devices where it is done here."""
+    def searcher(self, parallel: Parallel, recall: float = 1.0) -> Searcher:
+        """The part that ranks the moments, on these devices, and with this `recall`, where it is done here."""
 
     def add(self, videos: Iterable[EncodedVideo]) -> "Store":
         """The store with these videos too; one that is there already is replaced."""
@@ -96,6 +96,8 @@ class MomentIndex:
       nms_threshold: IoU above which only the better of two moments of a video is returned; 1 keeps all.
       video_of: stored id -> id of the video of which that is a part, in whose seconds its moments are; None
         where every stored id is a video.
+      recall: the share of the best moments that is to be found, on average; below 1 a TPU may search a folder
+        faster (`retrieval.search.Searcher`).
     """
 
     def __init__(
@@ -105,9 +107,12 @@ class MomentIndex:
         parallel: Parallel,
         nms_threshold: float = 0.5,
         video_of: Callable[[str], str] | None = None,
+        recall: float = 1.0,
     ):
+        if not 0 < recall <= 1:
+            raise UserError(f"config.retrieval.recall is {recall}; it must be above 0 and at most 1.")
         self.store, self._encode, self.parallel, self.nms_threshold = store, encode, parallel, nms_threshold
-        self._searcher, self._video_of = store.searcher(parallel), video_of
+        self._searcher, self._video_of, self._recall = store.searcher(parallel, recall), video_of, recall
         self._parts: dict[str, list[str]] = {}  # video -> stored ids
         if video_of is not None:
             for stored in store.videos:
@@ -143,7 +148,7 @@ class MomentIndex:
           owner: mark that the collection gets, without which `retrieval.pointer.drop` leaves it alone.
           encode: sentences -> vectors [Q,E], as `query_encoder` makes it.
           parallel: the devices.
-          dtype: number format of the rows: 'float32', 'bfloat16' or 'int8'; float32 in Milvus.
+          dtype: number format of the rows, one of `segments.FORMATS`; float32 in Milvus.
           source: origin of the vectors, kept in the manifest.
           nms_threshold: IoU above which the worse of two moments of a video is dropped by the search.
         """
@@ -250,7 +255,8 @@ class MomentIndex:
         return self._of(self.store.remove(videos))
 
     def _of(self, store: Store) -> "MomentIndex":
-        return MomentIndex(store, self._encode, self.parallel, self.nms_threshold, self._video_of)
+        settings = self.parallel, self.nms_threshold, self._video_of, self._recall
+        return MomentIndex(store, self._encode, *settings)
 
 
 def check_encoder(model: GroundingModel) -> None:

@@ -171,7 +171,7 @@ class MilvusStore:
         """Number of moments that one search can rank."""
         return MOST
 
-    def searcher(self, parallel: Parallel) -> "MilvusStore":
+    def searcher(self, parallel: Parallel, recall: float = 1.0) -> "MilvusStore":
         """The part that ranks the moments: Milvus, on devices of its own."""
         return self
 

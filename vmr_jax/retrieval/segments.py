@@ -5,6 +5,7 @@
   000001.spans         [M,2] float32 seconds
   000001.offsets       [U+1] int64, the first row of each video
   000001.videos        ids, one a line
+  000001.finer         [M,E] the same rows in more bits, of the formats that have them
 
 A segment is mapped, and read once through when it is opened: for its checksums.
 """
@@ -26,7 +27,15 @@ from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import crc32_of_file, disk_error
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
+# Number formats of an index: of the rows that are searched, and of the finer ones that rank the best again.
+FORMATS = {
+    **{name: (name, None) for name in DTYPES},
+    "bfloat16+float32": ("bfloat16", "float32"),
+    "int8+bfloat16": ("int8", "bfloat16"),
+    "int8+float32": ("int8", "float32"),
+}
 PARTS = ("vectors", "scales", "spans", "offsets", "videos")
+FINER = "finer"  # the part that some formats have besides
 _NAME = re.compile(r"[0-9]{6,12}")
 
 
@@ -46,12 +55,13 @@ class EncodedVideo:
 
 
 class StoredVideo(NamedTuple):
-    """A video as a segment holds it: rows [M,E], scales [M] of int8 rows, spans [M,2] float32."""
+    """A video as a segment holds it: rows [M,E], scales [M] of int8 rows, spans [M,2] float32, finer [M,E]."""
 
     id: str
     rows: np.ndarray
     scales: np.ndarray | None
     spans: np.ndarray
+    finer: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +75,7 @@ class Segment:
     offsets: np.ndarray
     videos: list[str]
     removed: np.ndarray
+    finer: np.ndarray | None = None
 
     @property
     def alive(self) -> np.ndarray:
@@ -75,17 +86,29 @@ class Segment:
         """The videos that count."""
         for v in np.flatnonzero(~self.removed).tolist():
             rows = slice(int(self.offsets[v]), int(self.offsets[v + 1]))
-            scales = None if self.scales is None else self.scales[rows]
-            yield StoredVideo(self.videos[v], self.vectors[rows], scales, self.spans[rows])
+            scales, finer = (None if part is None else part[rows] for part in (self.scales, self.finer))
+            yield StoredVideo(self.videos[v], self.vectors[rows], scales, self.spans[rows], finer)
+
+    def numbers(self, rows: slice | np.ndarray) -> np.ndarray:
+        """[.,E] float32: the finest that there is of some rows."""
+        if self.finer is not None:
+            return self.finer[rows].astype(np.float32)
+        vectors = self.vectors[rows].astype(np.float32)
+        return vectors if self.scales is None else vectors * self.scales[rows][:, None]
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_segment(path: Path, name: str, videos: Iterable[StoredVideo]) -> dict[str, Any]:
+def parts_of(dtype: str) -> tuple[str, ...]:
+    """The parts of a segment of one of `FORMATS`."""
+    return PARTS if FORMATS[dtype][1] is None else (*PARTS, FINER)
+
+
+def write_segment(path: Path, name: str, dtype: str, videos: Iterable[StoredVideo]) -> dict[str, Any]:
     """Writes the files of a segment, on disk before it returns; its entry in the manifest."""
-    files = {part: path / f"{name}.{part}" for part in PARTS}
-    sums = dict.fromkeys(PARTS, 0)
+    files = {part: path / f"{name}.{part}" for part in parts_of(dtype)}
+    sums = dict.fromkeys(files, 0)
     offsets: list[int] = [0]
     try:
         with contextlib.ExitStack() as stack:
@@ -98,6 +121,8 @@ def write_segment(path: Path, name: str, videos: Iterable[StoredVideo]) -> dict[
             for video in videos:
                 write("vectors", video.rows.tobytes())
                 write("scales", b"" if video.scales is None else video.scales.tobytes())
+                if video.finer is not None:
+                    write(FINER, video.finer.tobytes())
                 write("spans", video.spans.tobytes())
                 write("videos", (video.id + "\n").encode())
                 offsets.append(offsets[-1] + len(video.rows))
@@ -113,22 +138,25 @@ def write_segment(path: Path, name: str, videos: Iterable[StoredVideo]) -> dict[
 
 
 def stored(videos: Iterable[EncodedVideo], dim: int, dtype: str) -> Iterator[StoredVideo]:
-    """Checks videos, and makes of them what a segment holds."""
+    """Checks videos, and makes of them what a segment of one of `FORMATS` holds."""
     seen: set[str] = set()
+    searched, finer = FORMATS[dtype]
     for video in videos:
         check_video(video, dim, seen)
         seen.add(video.id)
         with np.errstate(over="ignore"):  # the next lines see it
-            rows, scales = quantized(video.vectors, dtype)
-        if not np.isfinite(rows if scales is None else scales).all():
+            rows, scales = quantized(video.vectors, searched)
+            again = None if finer is None else video.vectors.astype(DTYPES[finer])
+        numbers = (rows if scales is None else scales, again)
+        if not all(np.isfinite(part).all() for part in numbers if part is not None):
             raise UserError(f'The video "{video.id}" has a vector that is too large for {dtype}. Give float32.')
-        yield StoredVideo(video.id, rows, scales, np.asarray(video.spans, np.float32))
+        yield StoredVideo(video.id, rows, scales, np.asarray(video.spans, np.float32), again)
 
 
 def check_dtype(dtype: str) -> None:
-    """UserError for what is no number format of rows."""
-    if dtype not in DTYPES:
-        raise unknown("dtype is", dtype, DTYPES)
+    """UserError for what is no number format of an index."""
+    if dtype not in FORMATS:
+        raise unknown("dtype is", dtype, FORMATS)
 
 
 def check_video(video: EncodedVideo, dim: int, seen: Container[str]) -> None:
@@ -164,7 +192,11 @@ def open_segments(path: Path, dim: int, dtype: str, entries: Sequence[dict[str, 
     """Maps segments; UserError, which names the file, where one is not what was written."""
     for entry in entries:
         _check_entry(path, dim, dtype, entry)
-    files = [(path / f"{entry['name']}.{part}", entry["crc32"][part]) for entry in entries for part in PARTS]
+    files = [
+        (path / f"{entry['name']}.{part}", entry["crc32"][part])
+        for entry in entries
+        for part in parts_of(dtype)
+    ]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # zlib and the disk keep none waiting
         for (file, expected), found in zip(files, threads.map(crc32_of_file, (file for file, _ in files))):
             if found != expected:
@@ -183,14 +215,16 @@ def _check_entry(path: Path, dim: int, dtype: str, entry: Any) -> None:
     name = entry.get("name")
     if not counts or not isinstance(name, str) or not _NAME.fullmatch(name):
         raise _damaged(path, f"{path} has a segment without name or numbers")
+    searched, finer = FORMATS[dtype]
     expected = {
-        "vectors": rows * dim * DTYPES[dtype].itemsize,
-        "scales": 4 * rows if dtype == "int8" else 0,
+        "vectors": rows * dim * DTYPES[searched].itemsize,
+        "scales": 4 * rows if searched == "int8" else 0,
         "spans": 8 * rows,
         "offsets": 8 * (videos + 1),
         "videos": sizes.get("videos") if isinstance(sizes, dict) else None,
+        **({} if finer is None else {FINER: rows * dim * DTYPES[finer].itemsize}),
     }
-    if sizes != expected or not isinstance(sums, dict) or set(sums) != set(PARTS):
+    if sizes != expected or not isinstance(sums, dict) or set(sums) != set(parts_of(dtype)):
         raise _damaged(path, f"{path} has a segment {name} whose sizes do not fit {rows:,} moments of {dim}")
     for part, size in sizes.items():
         file = path / f"{name}.{part}"
@@ -204,6 +238,7 @@ def _check_entry(path: Path, dim: int, dtype: str, entry: Any) -> None:
 
 def _open_segment(path: Path, dim: int, dtype: str, entry: dict[str, Any]) -> Segment:
     rows, count = entry["rows"], entry["videos"]
+    searched, finer = FORMATS[dtype]
 
     def mapped(part: str, of_type: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         if not rows:
@@ -212,12 +247,13 @@ def _open_segment(path: Path, dim: int, dtype: str, entry: dict[str, Any]) -> Se
 
     segment = Segment(
         name=entry["name"],
-        vectors=mapped("vectors", DTYPES[dtype], (rows, dim)),
-        scales=mapped("scales", np.dtype(np.float32), (rows,)) if dtype == "int8" else None,
+        vectors=mapped("vectors", DTYPES[searched], (rows, dim)),
+        scales=mapped("scales", np.dtype(np.float32), (rows,)) if searched == "int8" else None,
         spans=mapped("spans", np.dtype(np.float32), (rows, 2)),
         offsets=np.fromfile(path / f"{entry['name']}.offsets", np.int64),
         videos=read_ids(path, entry),
         removed=np.zeros(count, bool),
+        finer=None if finer is None else mapped(FINER, DTYPES[finer], (rows, dim)),
     )
     removed, offsets = entry.get("removed"), segment.offsets
     fits = isinstance(removed, list) and all(type(v) is int and 0 <= v < count for v in removed)

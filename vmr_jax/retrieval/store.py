@@ -23,7 +23,8 @@ from vmr_jax.files import crc32_of_document, open_lock, read_json, write_json
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.search import Searcher
 from vmr_jax.retrieval.segments import (
-    DTYPES,
+    FINER,
+    FORMATS,
     PARTS,
     EncodedVideo,
     Segment,
@@ -74,7 +75,7 @@ class MomentStore:
         Args:
           path: the folder.
           dim: E, width of the vectors.
-          dtype: one of `DTYPES`.
+          dtype: one of `FORMATS`.
           source: origin of the vectors, plain JSON: an index of another source is refused later.
         """
         check_dtype(dtype)
@@ -109,7 +110,7 @@ class MomentStore:
 
     @property
     def dtype(self) -> str:
-        """Number format of the rows: 'float32', 'bfloat16' or 'int8'."""
+        """Number format of the rows, one of `FORMATS`."""
         return self.manifest["dtype"]
 
     @property
@@ -131,9 +132,9 @@ class MomentStore:
         """Number of moments that count."""
         return sum(int(np.diff(segment.offsets)[~segment.removed].sum()) for segment in self.segments)
 
-    def searcher(self, parallel: Parallel) -> "FolderSearcher":
-        """The part that ranks the moments, on these devices."""
-        return FolderSearcher(self, parallel)
+    def searcher(self, parallel: Parallel, recall: float = 1.0) -> "FolderSearcher":
+        """The part that ranks the moments, on these devices; `recall` as of `retrieval.search.Searcher`."""
+        return FolderSearcher(self, parallel, recall)
 
     def rows_that_count(self, videos: Collection[str]) -> list[np.ndarray]:
         """[M] bool for each segment: the rows of these videos; those that are not in the index have none."""
@@ -168,7 +169,7 @@ class MomentStore:
         with _one_writer(self.path):
             manifest = _read_manifest(self.path)
             new = stored(videos, manifest["dim"], manifest["dtype"])
-            entry = write_segment(self.path, _next_name(manifest), new)
+            entry = write_segment(self.path, _next_name(manifest), manifest["dtype"], new)
             added = set(read_ids(self.path, entry))
             segments = [_without(self.path, old, added) for old in manifest["segments"]]
             _change(self.path, manifest, [*segments, entry])
@@ -191,14 +192,15 @@ class FolderSearcher:
     Args:
       store: the folder.
       parallel: the devices.
+      recall: as of `retrieval.search.Searcher`.
     """
 
-    def __init__(self, store: MomentStore, parallel: Parallel):
-        self._store, self._parallel = store, parallel
+    def __init__(self, store: MomentStore, parallel: Parallel, recall: float = 1.0):
+        self._store, self._parallel, self._recall = store, parallel, recall
 
     @functools.cached_property
     def _rows(self):
-        return Searcher(self._store, self._parallel)
+        return Searcher(self._store, self._parallel, self._recall)
 
     def top(self, queries: np.ndarray, k: int, videos: Collection[str] | None = None) -> list[Ranked]:
         """The k best moments for each of queries [Q,E]; fewer where there are no more.
@@ -214,9 +216,7 @@ class FolderSearcher:
     def of_video(self, query: np.ndarray, video: str) -> Ranked:
         """All moments of a video for a query [E]; UserError where it is not in the index."""
         segment, rows = self._store.rows_of(video)
-        scores = segment.vectors[rows].astype(np.float32) @ query
-        if segment.scales is not None:
-            scores = scores * segment.scales[rows]
+        scores = segment.numbers(rows) @ query
         order = np.argsort(-scores, kind="stable")
         return Ranked([video] * len(order), segment.spans[rows][order], scores[order])
 
@@ -249,7 +249,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest["read_as"] != _READ_AS:
         raise UserError(f"{file} is to be read as {manifest['read_as']}, which this program cannot. {again}")
     dim, segments = manifest.get("dim"), manifest.get("segments")
-    possible = type(dim) is int and dim > 0 and manifest.get("dtype") in DTYPES
+    possible = type(dim) is int and dim > 0 and manifest.get("dtype") in FORMATS
     if not possible or not isinstance(segments, list) or not all(isinstance(entry, dict) for entry in segments):
         raise UserError(f"{file} has no width, number format or segments. {again}")
     return manifest
@@ -289,7 +289,7 @@ def _change(path: Path, manifest: dict[str, Any], entries: list[dict[str, Any]])
         return
     segments = _open(path, {**changed, "segments": entries[first:]})
     living = (video for segment in segments for video in segment.living())
-    merged = write_segment(path, _next_name(changed), living)
+    merged = write_segment(path, _next_name(changed), manifest["dtype"], living)
     kept = [merged] if merged["videos"] else []
     _write_manifest(path, {**changed, "segments": [*entries[:first], *kept]})
 
@@ -339,5 +339,5 @@ def _clear(path: Path) -> None:
     """Deletes the files that no segment has; who has mapped them keeps them."""
     known = {entry["name"] for entry in _read_manifest(path)["segments"]}
     for file in path.iterdir():
-        if file.suffix[1:] in PARTS and file.stem not in known:
+        if file.suffix[1:] in (*PARTS, FINER) and file.stem not in known:
             file.unlink()
