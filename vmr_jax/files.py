@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,11 @@ from vmr_jax.errors import UserError
 
 log = logging.getLogger("vmr_jax")
 
+_T = TypeVar("_T")
+
 _PART = 1 << 24  # bytes that are read at once for a checksum
+_RACE = "AST constructor recursion depth mismatch"
+_TRIES = 10
 MOST_BYTES = 2**30  # of a file that is read at once, packed or not: a small packed one can claim terabytes
 
 
@@ -53,6 +57,21 @@ def content_of(path: Path) -> bytes:
     if len(content) > MOST_BYTES:
         raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES / 2**30:g} GiB", str(path))
     return content
+
+
+def past_race(read: Callable[[], _T]) -> _T:
+    """Returns what `read` does, which reads arrays of NumPy, whose headers are parsed as Python.
+
+    Until 3.11.8 and 3.12.2 Python says SystemError where two threads parse at once (gh-106905): it is then read
+    again. Any other error is raised.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except SystemError as error:
+            if _RACE not in str(error):
+                raise
+    return read()
 
 
 def require_file(path: Path) -> None:

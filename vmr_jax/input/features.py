@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from vmr_jax.errors import UserError, nearest
-from vmr_jax.files import read_json
+from vmr_jax.files import past_race, read_json
 from vmr_jax.input.feature_files import (
     HDF5,
     READ_FILE,
@@ -95,7 +95,7 @@ class FeatureReader(abc.ABC):
             raise UserError(f'{self.path} has no features of the video "{video_id}".{self.spelling(video_id)}')
         where = self.where(video_id)
         try:
-            rows = self._read(name, where)
+            rows = past_race(lambda: self._read(name, where))
         except UserError:
             raise
         except Exception as error:  # h5py, zipfile, zlib and numpy each raise their own for a damaged file

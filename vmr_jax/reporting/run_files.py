@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import MOST_BYTES, content_of, parsed
+from vmr_jax.files import MOST_BYTES, content_of, parsed, past_race
 
 log = logging.getLogger("vmr_jax")
 
@@ -88,12 +88,16 @@ def _pictures(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     try:
-        with io.BytesIO(content_of(path)) as file, np.load(file, allow_pickle=False) as stored:
-            if sum(member.file_size for member in stored.zip.infolist()) > MOST_BYTES:
-                raise ValueError("it claims more than a file of pictures can hold")
-            return {name: stored[name] for name in stored.files}
+        return past_race(lambda: _arrays(content_of(path)))
     except (*DAMAGED, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}). Write the file again with: {EVALUATE}") from None
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    with io.BytesIO(content) as file, np.load(file, allow_pickle=False) as stored:
+        if sum(member.file_size for member in stored.zip.infolist()) > MOST_BYTES:
+            raise ValueError("it claims more than a file of pictures can hold")
+        return {name: stored[name] for name in stored.files}
 
 
 @contextlib.contextmanager

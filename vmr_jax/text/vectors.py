@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import past_race
 
 _SMALL, _MOST_PACKED = 2**26, 100  # bytes, and times that an .npz of vectors is smaller than its arrays
 _MOST = 1e6  # of a number of a vector, either sign; those of GloVe are below 10
@@ -167,19 +168,7 @@ def _numbers(text: str, dim: int, where: str) -> np.ndarray:
 
 def _read_npz(path: Path, vocabulary: Collection[str] | None) -> tuple[list[str], np.ndarray]:
     try:
-        # NumPy leaves a damaged file open that it opened itself.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            absent = {"words", "vectors"} - set(arrays.files)
-            if absent:
-                raise UserError(
-                    f"{path} has no array {' and no array '.join(sorted(absent))} (it has: "
-                    f"{', '.join(arrays.files) or 'none'}). Save it with np.savez(path, words=..., "
-                    "vectors=...)."
-                )
-            claimed = sum(member.file_size for member in arrays.zip.infolist())
-            if claimed > max(_SMALL, _MOST_PACKED * path.stat().st_size):
-                raise UserError(f"{path} claims {claimed:,} bytes, more than it can hold. Get it again.")
-            words, vectors = [str(word) for word in arrays["words"]], arrays["vectors"]
+        words, vectors = past_race(lambda: _arrays(path))
     except UserError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each raise their own for a damaged file
@@ -189,3 +178,19 @@ def _read_npz(path: Path, vocabulary: Collection[str] | None) -> tuple[list[str]
     wanted = frozenset(vocabulary)
     keep = [i for i, word in enumerate(words) if word in wanted]
     return [words[i] for i in keep], vectors[keep]
+
+
+def _arrays(path: Path) -> tuple[list[str], np.ndarray]:
+    # NumPy leaves a damaged file open that it opened itself.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        absent = {"words", "vectors"} - set(arrays.files)
+        if absent:
+            raise UserError(
+                f"{path} has no array {' and no array '.join(sorted(absent))} (it has: "
+                f"{', '.join(arrays.files) or 'none'}). Save it with np.savez(path, words=..., "
+                "vectors=...)."
+            )
+        claimed = sum(member.file_size for member in arrays.zip.infolist())
+        if claimed > max(_SMALL, _MOST_PACKED * path.stat().st_size):
+            raise UserError(f"{path} claims {claimed:,} bytes, more than it can hold. Get it again.")
+        return [str(word) for word in arrays["words"]], arrays["vectors"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.errors import UserError
-from vmr_jax.files import crc32_of_file
+from vmr_jax.files import crc32_of_file, past_race
 from vmr_jax.video.encoder import FrameEncoder
 from vmr_jax.video.manifest import FEATURES, Entry
 
@@ -39,7 +39,7 @@ def read_features(library: Path, entry: Entry) -> np.ndarray:
     path = library / FEATURES / f"{entry.content}.npy"
     again = f"Delete the file, and ingest {entry.file} again."
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = past_race(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
         if crc32_of_file(path) != entry.crc32:
             raise UserError(f"{path} is not what was written (its checksum differs). {again}")
     except FileNotFoundError:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.files import plain, read_json, write_json
+from vmr_jax.files import past_race, plain, read_json, write_json
 from vmr_jax.video.decode import CHUNK
 from vmr_jax.video.manifest import Manifest
 
@@ -87,8 +87,7 @@ class Pieces:
     def _read(self, path: Path) -> tuple[np.ndarray, str] | None:
         """Rows and digest of a piece; None where there is none, or a damaged one."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as piece:  # checks checksums
-                rows, seen = piece["rows"], str(piece["seen"])
+            rows, seen = past_race(lambda: _arrays(path))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
         whole = rows.shape[1:] == (self._dim,) and rows.dtype == np.float32 and len(rows) > 0
@@ -148,3 +147,8 @@ def _name(row: int) -> str:
 
 def _digest(frames: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
+
+
+def _arrays(path: Path) -> tuple[np.ndarray, str]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as piece:  # checks checksums
+        return piece["rows"], str(piece["seen"])
