@@ -1,5 +1,8 @@
 """A library follows its files, by content, and finds the second that a sentence describes."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import colours_model
@@ -10,7 +13,7 @@ from colours_model import coloured, run_of
 
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
-from vmr_jax.files import write_json
+from vmr_jax.files import open_lock, write_json
 from vmr_jax.input.features import open_features
 from vmr_jax.run import Run
 from vmr_jax.training.identity import encoder_of
@@ -148,6 +151,16 @@ def test_what_cannot_be_read_is_named_once_and_the_others_go_on(tmp_path, folder
     monkeypatch.undo()
     (folder / "empty.mp4").write_bytes((folder / "whole.mp4").read_bytes() + bytes(8))
     assert whats(lib.update(folder))["empty.mp4"] == "added"
+
+
+def test_a_pipe_is_no_film(tmp_path, folder):
+    """It would be waited for, for ever; so would a link to a device."""
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "zero.mp4").symlink_to("/dev/zero")
+    (folder / "none.mp4").symlink_to("/nowhere")
+    reasons = {Path(o.file).name: o.reason for o in vmr.Library(tmp_path / "lib").update(folder)}
+    irregular = "it is no regular file"
+    assert reasons == {"pipe.mp4": irregular, "zero.mp4": irregular, "none.mp4": "there is no such file"}
 
 
 def test_a_file_that_is_still_being_written_waits(tmp_path, folder, monkeypatch):
@@ -293,6 +306,30 @@ def test_the_index_follows_the_files(tmp_path, films):
     assert 2 <= next(hit.start for hit in hits if hit.video == "a") < 4
     other.remove("c")
     assert {hit.video for hit in lib.search("green", k=40)} == {"a", "long"}  # 31 of a
+
+
+def test_a_library_that_cannot_be_written_is_searched(tmp_path, films, monkeypatch, caplog):
+    """The disk refuses to open a lock, as one that is mounted read-only does."""
+    lib = vmr.Library(tmp_path / "lib", run=run_of(colours_model.Dual(), tmp_path))
+    lib.add(films / "a.mp4")
+    expected = lib.search("red")
+
+    def refused(path):
+        if path.is_relative_to(tmp_path):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return open_lock(path)
+
+    monkeypatch.setattr("vmr_jax.retrieval.windows.open_lock", refused)
+    shutil.rmtree(tmp_path / "lib" / "index")
+    for _ in range(2):  # the second one finds what the first has encoded
+        assert vmr.Library(tmp_path / "lib", run=lib.run).search("red") == expected
+    assert caplog.text.count("the moments are encoded for this process alone") == 1
+    monkeypatch.setattr("vmr_jax.retrieval.windows._READ_ONLY", ())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="lib could not be written"):
+        vmr.Library(tmp_path / "file" / "lib").add(films / "a.mp4")
+    with pytest.raises(UserError, match="index.* could not be written"):
+        vmr.Library(tmp_path / "lib", run=lib.run).search("red")
 
 
 def test_questions_that_cannot_be_answered_are_refused(tmp_path, films):

@@ -20,6 +20,7 @@ import numpy as np
 
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation.protocols import make_protocol
+from vmr_jax.files import disk_error
 from vmr_jax.input.queries import check_sentence
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval import export
@@ -140,9 +141,9 @@ class Library:
 
     def __repr__(self) -> str:
         manifest = self.manifest
-        seconds = sum(entry.duration for entry in manifest.videos.values())
+        hours = sum(entry.duration for entry in manifest.videos.values()) / 3600
         name = manifest.encoder["name"]
-        return f"Library({self.path}: {len(manifest.videos):,} videos, {seconds / 3600:.1f} h, {name})"
+        return f"Library({self.path}: {len(manifest.videos):,} videos, {hours:.1f} h, {name})"
 
     @property
     def encoder(self) -> FrameEncoder:
@@ -225,7 +226,10 @@ class Library:
         on_progress: Progress | None,
     ) -> Report:
         encoder = self.encoder
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(self.path, error) from None
         with owned(self.path, "ingest"):
             manifest = self.manifest
             if not is_library(self.path):
@@ -311,14 +315,12 @@ class Library:
         Args:
           within: whether for the search in one video, not in all.
         """
-        manifest = self.manifest
-        return self.confidences.get(manifest, manifest.videos, within)
+        return self.confidences.get(manifest := self.manifest, manifest.videos, within)
 
     def prepare(self) -> None:
         """Does now what the first question would wait for: encodes moments, and fits the confidence of hits.
 
-        Both are kept in the folder, so it is done once for a run and the videos. UserError where nothing can be
-        searched, as `search` raises it; an empty library needs nothing.
+        Both are kept in the folder. UserError where nothing can be searched; an empty library needs nothing.
         """
         if not self.manifest.videos:
             return
@@ -469,9 +471,8 @@ class Library:
     def _entries(self, video: str | Collection[str] | None) -> list[Entry]:
         """The videos of these ids; all for None."""
         entries = self.manifest.videos
-        if video is None:
-            return [*entries.values()]
-        return [entries[id] for id in ([video] if isinstance(video, str) else video)]
+        wanted = entries if video is None else [video] if isinstance(video, str) else video
+        return [entries[id] for id in wanted]
 
     def _check_run(self, run: Run) -> None:
         """UserError where the run does not read what the library has."""

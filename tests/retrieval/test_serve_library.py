@@ -159,6 +159,18 @@ def test_an_export_is_that_of_the_library(library, remote, tmp_path, kind):
         assert str(library.path.parent).encode() not in other.read_bytes()
 
 
+def test_subtitles_of_films_whose_names_are_no_text(library, remote, tmp_path):
+    """A name of bytes that are no UTF-8 cannot be in a zip: each of them becomes a question mark."""
+    odd = tmp_path / "a\udcff.mp4"
+    filmed.film(tmp_path / "a.mp4", 4.0, show=coloured(("red", 4))).rename(odd)
+    library.add(odd)
+    try:
+        hits = [remote.search("red", 1, name)[0] for name in ("a", "a\\udcff")]
+        assert {path.name for path in remote.export(hits, "srt", tmp_path / "out")} == {"a.srt", "a?.srt"}
+    finally:
+        library.remove("a\\udcff")
+
+
 def test_a_single_clip_plays_the_moment(remote, tmp_path):
     (hit,) = remote.search("red", 1)
     (clip,) = remote.export([hit], "mp4", tmp_path / "red.mp4", exact=True)
@@ -407,3 +419,11 @@ def test_a_file_that_has_changed_is_not_shown(library):
         with open(entry.file, "r+b") as file:
             file.truncate(entry.size)
     assert corpus.file("b c") is not None
+
+
+def test_an_upload_to_a_disk_that_cannot_be_written(library, port, monkeypatch):
+    def refused(folder, name):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(uploads, "_new_file", refused)
+    assert sent(port, "a.mp4", b"x") == (507, "The file could not be written (Read-only file system).")

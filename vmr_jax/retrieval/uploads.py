@@ -79,10 +79,13 @@ class Uploads:
         length = int(request.headers.get("content-length", 0))
         self._check_size(length)
         folder = self._corpus.uploads
-        folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free - length < FREE:
-            raise HTTPException(507, "The disk of the server is full.", {"Connection": "close"})
-        path, file = _new_file(folder, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(folder).free - length < FREE:
+                raise HTTPException(507, "The disk of the server is full.", {"Connection": "close"})
+            path, file = _new_file(folder, name)
+        except OSError as error:
+            raise HTTPException(507, f"The file could not be written ({error.strerror}).") from None
         part = path.with_name(path.name + _PART)
         whole = False
         try:

@@ -289,7 +289,7 @@ class Service:
         packed = folder / f"{name}.zip"
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in files:
-                archive.write(file, file.name)
+                archive.write(file, file.name.encode("utf-8", "replace").decode())  # not every name is text
         return packed
 
     def _chosen(self, moment: Mapping[str, Any], video: ServedVideo, query: str) -> export.Chosen:

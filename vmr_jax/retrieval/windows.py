@@ -7,25 +7,32 @@ in one; what two of them find alike is found once, as the search drops the worse
 much.
 """
 
+import atexit
+import errno
 import fcntl
 import functools
 import hashlib
 import itertools
 import json
+import logging
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vmr_jax.files import open_lock, plain
+from vmr_jax.files import disk_error, open_lock, plain
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex
 from vmr_jax.retrieval.segments import EncodedVideo
 from vmr_jax.retrieval.store import MANIFEST, MomentStore
 
+log = logging.getLogger("vmr_jax")
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _TOGETHER = 64  # videos that are added in one step; a process that dies loses so many at most
 _KEPT = 4  # indices of a library, of the runs that were asked last
 
@@ -90,13 +97,28 @@ def follow(folder: Path, encoder: MomentEncoder, names: Mapping[str, str]) -> Mo
     path = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
     store = _opened(path)
     if store is None or _new(store, names) or _gone(store, names):
-        folder.mkdir(parents=True, exist_ok=True)
-        with open_lock(path.with_suffix(".lock")) as lock:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open_lock(path.with_suffix(".lock"))
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise disk_error(path, error) from None
+            return follow(_in_its_place(folder), encoder, names)
+        with file as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be about the same
             store = _changed(path, encoder, names)
             _drop_oldest(folder, path)
     video_of = functools.partial(_video_of, names)
     return MomentIndex(store, encoder.sentences, encoder.parallel, encoder.nms_threshold, video_of)
+
+
+@functools.cache
+def _in_its_place(folder: Path) -> Path:
+    """A folder that is kept as long as this process, in the place of one that cannot be written."""
+    place = Path(tempfile.mkdtemp(prefix="vmr_jax_index_"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    log.warning("%s cannot be written: the moments are encoded for this process alone.", folder)
+    return place
 
 
 def _changed(path: Path, encoder: MomentEncoder, names: Mapping[str, str]) -> MomentStore:

@@ -42,10 +42,11 @@ def owned(workdir: Path, mode: str, read_only: bool = False) -> Iterator[bool]:
     if is_lead_host():
         try:
             file = _locked(workdir / OWNER)
-            problem = "" if file is not None else _in_use(workdir)
+            problem = "" if file is not None else _in_use(workdir, mode)
         except OSError as error:
             if not (read_only and error.errno in _READ_ONLY):
-                problem = f"{workdir} cannot be written ({error.strerror or error}). Choose another --workdir."
+                why = error.strerror or error
+                problem = f"{workdir} cannot be written ({why}). Choose another {_flag(mode)}."
     problem = lead_says(problem)
     if problem:
         raise UserError(problem)
@@ -99,14 +100,20 @@ def _describe(owner: BinaryIO, mode: str) -> None:
         owner.flush()
 
 
-def _in_use(workdir: Path) -> str:
+def _flag(mode: str) -> str:
+    """The flag that names the folder."""
+    return "--library" if mode == "ingest" else "--workdir"
+
+
+def _in_use(workdir: Path, mode: str) -> str:
     """The message for those who come second."""
     try:
         who = read_json(workdir / OWNER)
         owner = f"process {who['pid']} on host {who['host']} (--mode={who['mode']}, since {who['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         owner = "another process"  # which has only just come, or is about to go
+    work = "videos" if mode == "ingest" else "checkpoints"
     return (
-        f"{workdir} is in use by {owner}. Two at once would destroy each other's checkpoints: wait until that "
-        "one ends, end it, or choose another --workdir."
+        f"{workdir} is in use by {owner}. Two at once would destroy each other's {work}: wait until that one "
+        f"ends, end it, or choose another {_flag(mode)}."
     )

@@ -306,6 +306,8 @@ class Change:
         for path in map(str, files):
             if (stat := _stat(path)) is None:
                 report.append(Outcome(path, "unreadable", "there is no such file"))
+            elif not os.path.isfile(path):  # a pipe or a device would be waited for, or read, for ever
+                report.append(Outcome(path, "unreadable", "it is no regular file"))
             else:
                 stats[path] = stat
         contents = self._contents(stats, report)
