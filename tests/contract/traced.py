@@ -6,6 +6,8 @@ Most configs of an architecture differ in the files of the dataset and the width
 import importlib
 
 import jax
+import jax.numpy as jnp
+import pytest
 
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.models import architectures
@@ -16,6 +18,8 @@ from vmr_jax.training.step import initial_state, make_step
 NAMES = sorted(architectures())
 # Stand for the widths of clip features and of word vectors: larger than any other size of any model.
 CLIPS, WORDS = 10**6, 10**8
+# Fields with the number of alike layers that follow each other.
+_STACKS = ("conv_layers", "layers", "lstm_layers", "map_layers", "syntax_layers")
 _variables = {}  # setting -> shapes and dtypes of its variables
 _stepped = {}  # setting -> state and scalars after a step
 
@@ -52,16 +56,38 @@ def variables_of(config):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(tuple(map(size, x.shape)), x.dtype), _variables[text])
 
 
-def after_step(config):
+def with_few_layers(config):
+    """The config with two layers where more that are alike follow each other; of a published text encoder, one.
+
+    All are counted as parameters; tracing and compiling cost by the layer, and the others are like these.
+    """
+    fewer = config.copy_and_resolve_references().unlock()
+    for field, most in {**dict.fromkeys(_STACKS, 2), "text_layers": 1}.items():
+        if field in fewer.model:
+            fewer.model[field] = min(fewer.model[field], most)
+    return fewer.lock()
+
+
+def _shapes_of_gradients(objective, has_aux):
+    """Stands for `jax.grad` where only shapes and dtypes matter, which are those of the parameters."""
+    assert has_aux
+
+    def gradients(params):
+        value, aux = objective(params)
+        assert (value.shape, value.dtype) == ((), jnp.float32)
+        return params, aux
+
+    return gradients
+
+
+def after_step(config, *, differentiate: bool):
     """Shapes of the state and of the scalars after a step, traced once for all widths of features.
 
-    Those of the state are checked to be what they were before. A published text encoder has one layer here; the
-    others are like it.
+    Those of the state are checked to be what they were before. Most of the time goes into the derivative, which
+    can be left out.
     """
-    if "text_layers" in config.model:
-        with config.unlocked():
-            config.model.text_layers = 1
-    text = _setting(config)[2]
+    config = with_few_layers(config)
+    text = f"{_setting(config)[2]} {differentiate}"
     if text not in _stepped:
         model = experiment.make_model(config)
         schedule = optimizer_lib.learning_rate(config.optimizer, 100, 10)
@@ -69,7 +95,10 @@ def after_step(config):
         optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 10)
         state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
         batch = batch_spec(config, config.batch_size, model.requires())
-        after, scalars = jax.eval_shape(make_step(model, optimizer, schedule, 10, 0), state, batch)
+        with pytest.MonkeyPatch.context() as patch:
+            if not differentiate:
+                patch.setattr(jax, "grad", _shapes_of_gradients)
+            after, scalars = jax.eval_shape(make_step(model, optimizer, schedule, 10, 0), state, batch)
         kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state)]
         assert kinds[0] == kinds[1]
         _stepped[text] = after, scalars
