@@ -1,0 +1,149 @@
+"""How far each architecture leans on the prior: the runs of benchmarks/real.py on parts of the test split.
+
+    python benchmarks/real_subsets.py --folder=runs/real --data=DIR --cd=CHARADES_CD --cg=CHARADES_CG
+
+CHARADES_CD and CHARADES_CG are the folders of the files of Charades-CD and Charades-CG (data/*/README.md). A
+part is the test pairs that one of their files has (its sentence in its video), or those whose moment has its
+middle in that third of its video. Training is the same for all parts, so that a novel word or composition of
+Charades-CG may have been seen; of test_ood the moments lie where few moments of Charades do. Trains nothing,
+and reads predictions.jsonl of each run that has a line on test in `--results`; takes seconds.
+"""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from real import Run
+from real_config import get_config
+
+from vmr_jax.evaluation.metrics import iou
+from vmr_jax.evaluation.protocols import Protocol, make_protocol
+from vmr_jax.evaluation.rows import PRIOR
+from vmr_jax.evaluation.trivial import trivial_rows
+from vmr_jax.input.dataset import Dataset, Split
+from vmr_jax.reporting.run_files import read_predictions
+
+FLAGS = flags.FLAGS
+FILES = {
+    "iid": ("cd", "charades_test_iid.json"),
+    "ood": ("cd", "charades_test_ood.json"),
+    "trivial": ("cg", "test_trivial.json"),
+    "composition": ("cg", "novel_composition.json"),
+    "word": ("cg", "novel_word.json"),
+}
+THIRDS = ("first", "middle", "last")
+PARTS = (*FILES, *THIRDS)
+COLUMNS = (
+    "row", "budget", "seed", *(f"{part}_r1_iou0{m}" for part in PARTS for m in (5, 7)), "command", "commit",
+)  # fmt: skip
+COMMAND = "python benchmarks/real_subsets.py --folder=runs/real --data=DIR --cd=CHARADES_CD --cg=CHARADES_CG"
+Pair = tuple[str, tuple[str, ...]]  # video, words
+
+
+def main(_):
+    """Writes `--output` anew: a line with the numbers of queries, one of the prior, one of each run."""
+    config = get_config("fvmr")
+    config.dataset.manual_dir = FLAGS.data
+    dataset = Dataset(config.dataset, annotations_only=True)
+    train, test = dataset.split("train"), dataset.split("test")
+    pairs = [pair(test.videos[v].id, q.text) for v, q in zip(test.owner, test.queries)]
+    members = {
+        **{name: of_file(Path(FLAGS[folder].value) / file, pairs) for name, (folder, file) in FILES.items()},
+        **of_thirds(test.spans.mean(1) / test.durations),
+    }
+    rows = [
+        line("queries", "", "", {f"{name}_r1_iou05": str(found.sum()) for name, found in members.items()}),
+        line(PRIOR, "", "", of_prior(make_protocol(config.evaluation), train, test, members)),
+    ]
+    with Path(FLAGS.results).open(encoding="utf-8", newline="") as file:
+        runs = [row for row in csv.DictReader(file) if row["split"] == "test" and row["seed"]]
+    for row in runs:
+        run = Run(row["row"], int(row["seed"]), float(row["learning_rate"]), int(row["steps"]))
+        if run.workdir.exists():
+            ious = of_predictions(read_predictions(run.workdir), pairs)
+            rows.append(line(row["row"], row["budget"], row["seed"], shares(ious, members)))
+        else:
+            print(f"{run.workdir} is not there, so {row['row']} has no line.", file=sys.stderr)
+    with Path(FLAGS.output).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def pair(video: str, sentence: str) -> Pair:
+    """A video and the words of a sentence, which the files write with and without full stops."""
+    return video, tuple(re.findall(r"[a-z0-9']+", sentence.lower()))
+
+
+def of_file(path: Path, pairs: list[Pair]) -> np.ndarray:
+    """[Q] bool: which pairs the file has."""
+    videos = json.loads(path.read_text(encoding="utf-8"))
+    found = {pair(video, sentence) for video, entry in videos.items() for sentence in entry["sentences"]}
+    return np.asarray([p in found for p in pairs])
+
+
+def of_thirds(centres: np.ndarray) -> dict[str, np.ndarray]:
+    """Third of the video -> [Q] bool, from the middles of the moments as fractions of their videos."""
+    thirds = np.minimum((3 * centres).astype(int), 2)
+    return {name: thirds == i for i, name in enumerate(THIRDS)}
+
+
+def of_prior(
+    protocol: Protocol, train: Split, test: Split, members: Mapping[str, np.ndarray]
+) -> dict[str, str]:
+    """Columns of the best span of the training prior."""
+    columns = {}
+    for part, chosen in members.items():
+        queries = [query for query, member in zip(test.queries, chosen) if member]
+        within = Split(test.name, test.videos, queries, test.owner[chosen])
+        metrics = trivial_rows(protocol, train, within, 0)[PRIOR]
+        columns |= {f"{part}_r1_iou0{m}": f"{metrics[f'R@1,IoU=0.{m}']:.2f}" for m in (5, 7)}
+    return columns
+
+
+def of_predictions(rows: Iterable[Mapping[str, Any]], pairs: list[Pair]) -> np.ndarray:
+    """[Q] IoU of the first moment of each query, in the order of `pairs`."""
+    best = {}
+    for row in rows:
+        truth = np.asarray(row["relevant_windows"])
+        best[pair(row["vid"], row["query"])] = iou(np.asarray(row["pred_relevant_windows"][0][:2]), truth).max()
+    return np.asarray([best[p] for p in pairs])
+
+
+def shares(ious: np.ndarray, members: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Columns of R@1 in % on each part."""
+    return {
+        f"{part}_r1_iou0{m}": f"{100 * np.mean(ious[chosen] >= m / 10):.2f}"
+        for part, chosen in members.items()
+        for m in (5, 7)
+    }
+
+
+def line(row: str, budget: str, seed: str, columns: Mapping[str, str]) -> dict[str, str]:
+    """A line of `--output`."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    origin = {"command": COMMAND, "commit": commit.stdout.strip()}
+    return {"row": row, "budget": budget, "seed": seed, **columns, **origin}
+
+
+def define_flags() -> None:
+    """The flags of the program."""
+    flags.DEFINE_string("folder", "runs/real", "Folder of the runs of benchmarks/real.py.")
+    flags.DEFINE_string("results", "results/charades_clip.csv", "Its lines.")
+    flags.DEFINE_string("output", "results/charades_clip_subsets.csv", "Is written anew.")
+    flags.DEFINE_string("data", None, "Folder of Charades-STA with the features and the split.")
+    flags.DEFINE_string("cd", None, "Folder of the files of Charades-CD.")
+    flags.DEFINE_string("cg", None, "Folder of the files of Charades-CG.")
+    flags.mark_flags_as_required(["data", "cd", "cg"])
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
