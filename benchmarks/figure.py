@@ -8,11 +8,12 @@ from vmr_jax import published
 from vmr_jax.reporting.markup import Markup, join, tag
 
 METRIC = "R@1,IoU=0.5"
-_WIDTH, _HEIGHT, _LEFT, _FOOT = 420, 300, 46, 40  # px of a panel, and of what is left and below of its plot
+_LEFT, _FOOT = 46, 40  # px left of the plot of a panel, and below it
+_LETTER, _LINE = 6.6, 11  # px: width of a letter at most, height of a line
 
 
 class Row(NamedTuple):
-    """A row of the table: milliseconds of one query, and the accuracy, None where no number was published."""
+    """A row of the table: milliseconds of one query, and the accuracy, None where there is none."""
 
     dataset: str
     method: str
@@ -61,22 +62,38 @@ def line(row: Row) -> str:
     )
 
 
-def picture(rows: Sequence[Row]) -> str:
-    """An SVG with a panel for each dataset: accuracy over the total time, which is logarithmic."""
+def picture(
+    rows: Sequence[Row], width: int = 420, height: int = 300, level: tuple[str, float] | None = None
+) -> str:
+    """An SVG with a panel for each dataset: accuracy over the total time, which is logarithmic.
+
+    Args:
+      rows: of all datasets.
+      width: px of a panel.
+      height: px of a panel.
+      level: name and accuracy of what needs no time, a line across each panel.
+    """
     names = list(dict.fromkeys(row.dataset for row in rows))
     panels = [
-        tag("g", panel(name, [r for r in rows if r.dataset == name]), transform=f"translate({i * _WIDTH},0)")
+        tag(
+            "g",
+            panel(name, [r for r in rows if r.dataset == name], width, height, level),
+            transform=f"translate({i * width},0)",
+        )
         for i, name in enumerate(names)
     ]
-    style = Markup("text{font:11px system-ui,sans-serif}.axis{stroke:#888}.ours{fill:#c33}.other{fill:#36c}")
-    size = {"width": str(_WIDTH * len(names)), "height": str(_HEIGHT)}
+    style = Markup(
+        "text{font:11px system-ui,sans-serif;fill:#777}.axis{stroke:#888}.ours{fill:#c33}.other{fill:#36c}"
+    )
+    whole = width * len(names)
+    size = {"width": str(whole), "height": str(height), "viewBox": f"0 0 {whole} {height}"}
     return str(tag("svg", tag("style", style), *panels, xmlns="http://www.w3.org/2000/svg", **size))
 
 
-def panel(title: str, rows: Sequence[Row]) -> Markup:
-    """One dataset: a mark with its name for every row that has an accuracy."""
+def panel(title: str, rows: Sequence[Row], width: int, height: int, level: tuple[str, float] | None) -> Markup:
+    """One dataset: a mark with its name for every row that has an accuracy; `picture` has the arguments."""
     rows = [row for row in rows if row.accuracy is not None]
-    bottom = _HEIGHT - _FOOT
+    bottom = height - _FOOT
     parts = [tag("text", f"{title}: {METRIC} (%) over ms per query", x=str(_LEFT), y="16")]
     if not rows:
         return join([*parts, tag("text", "no published accuracy", x=str(_LEFT), y="60")])
@@ -85,7 +102,7 @@ def panel(title: str, rows: Sequence[Row]) -> Markup:
     top = 10 * math.ceil(max(row.accuracy or 0 for row in rows) / 10)
 
     def across(power: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - 90) * (power - first) / max(last - first, 1)
+        return _LEFT + (width - _LEFT - 90) * (power - first) / max(last - first, 1)
 
     def down(accuracy: float) -> float:
         return bottom - (bottom - 30) * accuracy / top
@@ -96,14 +113,53 @@ def panel(title: str, rows: Sequence[Row]) -> Markup:
         parts.append(tag("text", str(accuracy), x="18", y=f"{down(accuracy) + 4:.1f}"))
     ends = {"x1": str(_LEFT), "y1": str(bottom), "class_": "axis"}
     parts += [
-        tag("line", x2=str(_WIDTH - 20), y2=str(bottom), **ends),
+        tag("line", x2=str(width - 20), y2=str(bottom), **ends),
         tag("line", x2=str(_LEFT), y2="24", **ends),
     ]
-    for row, power in zip(rows, powers):
-        x, y = across(power), down(row.accuracy or 0)
+    if level:
+        name, y = level[0], f"{down(level[1]):.1f}"
+        parts += [
+            tag("line", x1=str(_LEFT), x2=str(width - 20), y1=y, y2=y, class_="axis", stroke_dasharray="4"),
+            tag("text", name, x=str(_LEFT + 6), y=f"{down(level[1]) - 4:.1f}"),
+        ]
+    marks = [(across(power), down(row.accuracy or 0)) for row, power in zip(rows, powers)]
+    for row, (x, y), (left, base) in zip(rows, marks, labels([row.method for row in rows], marks)):
         kind = "ours" if row.method.startswith("fvmr") else "other"
         parts += [
             tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="4", class_=kind),
-            tag("text", row.method, x=f"{x + 7:.1f}", y=f"{y + 4:.1f}"),
+            tag("text", row.method, x=f"{left:.1f}", y=f"{base:.1f}"),
         ]
     return join(parts)
+
+
+def labels(names: Sequence[str], marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where the name of each mark begins: beside it, where it hides neither another name nor a mark.
+
+    Right and left of the mark are tried, then both up to three lines higher and lower; where no place is free
+    it is right of the mark.
+
+    Args:
+      names: what is written.
+      marks: (x, y) in px.
+    """
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in marks]  # left, top, right, bottom
+    found = []
+    for name, (x, y) in zip(names, marks):
+        length = _LETTER * len(name)
+        tries = [
+            (left, y + 4 + sign * step * _LINE)
+            for step in range(4)
+            for sign in (-1, 1)
+            for left in (x + 7, x - 7 - length)
+        ]
+        boxes = [(left, base - _LINE + 2, left + length, base + 2) for left, base in tries]
+        free = [not any(_overlap(box, other) for other in taken) for box in boxes]
+        chosen = free.index(True) if any(free) else 0
+        taken.append(boxes[chosen])
+        found.append(tries[chosen])
+    return found
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) have points in common."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

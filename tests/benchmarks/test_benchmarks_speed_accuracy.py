@@ -36,3 +36,18 @@ def test_the_picture_places_rows_by_time_and_accuracy():
     assert fast < slow and 260 - low == pytest.approx((260 - high) / 2, abs=0.1)
     assert {text.text for text in svg.iter(f"{space}text")} >= {"fvmr", "ctrl", "1", "100"}
     assert rows[0].total_ms == 1.0
+
+
+def test_a_name_that_would_hide_another_one_goes_elsewhere():
+    # Three marks at one place, and one far from them: right of it, left of it, and a line (11 px) higher.
+    marks = [(200.0, 100.0), (200.0, 100.0), (200.0, 100.0), (400.0, 30.0)]
+    places = figure.labels(["abc", "de", "f", "g"], marks)
+    assert places == [(207.0, 104.0), (200 - 7 - 2 * 6.6, 104.0), (207.0, 93.0), (407.0, 34.0)]
+
+
+def test_a_level_is_a_line_at_its_accuracy():
+    rows = [figure.Row("x", "fvmr", 1.0, 0.0, 40.0, "")]
+    svg = ElementTree.fromstring(figure.picture(rows, 400, 240, ("prior", 20.0)))
+    lines = [line.attrib for line in svg.iter("{http://www.w3.org/2000/svg}line")]
+    # The plot goes from 30 px (40%) to 240 - 40 = 200 px (0%): 20% is at 115.
+    assert [(a["y1"], a["y2"]) for a in lines if "stroke-dasharray" in a] == [("115.0", "115.0")]

@@ -1,0 +1,53 @@
+"""The runs on the real features by parts of the test split, and beside what a query costs."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def subsets():
+    """The program of the parts."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import real_subsets as module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def test_a_pair_is_found_with_and_without_its_full_stop(subsets, tmp_path):
+    file = tmp_path / "part.json"
+    file.write_text(json.dumps({"A": {"sentences": ["Person sits.", "a dog runs"]}}), encoding="utf-8")
+    pairs = [subsets.pair("A", "person sits"), subsets.pair("B", "person sits."), subsets.pair("A", "a dog")]
+    assert list(subsets.of_file(file, pairs)) == [True, False, False]
+
+
+def test_a_moment_is_in_the_third_of_its_middle(subsets):
+    thirds = subsets.of_thirds(np.asarray([0.0, 0.3, 1 / 3, 0.7, 1.0]))  # the last one ends with its video
+    assert {name: list(found) for name, found in thirds.items()} == {
+        "first": [True, True, False, False, False],
+        "middle": [False, False, True, False, False],
+        "last": [False, False, False, True, True],
+    }
+
+
+def test_shares_are_of_the_first_moment_of_each_query_of_the_part(subsets):
+    rows = [
+        # [0, 4] and [2, 6] have 2 of 6 s in common, [0, 4] and [0, 6] 4 of 6; the second moment does not count.
+        {"vid": "A", "query": "one.", "relevant_windows": [[0, 4]], "pred_relevant_windows": [[2, 6, 0.9], [0, 4, 0.1]]},
+        {"vid": "A", "query": "two", "relevant_windows": [[0, 4]], "pred_relevant_windows": [[0, 6, 0.9]]},
+        {"vid": "B", "query": "one", "relevant_windows": [[0, 4]], "pred_relevant_windows": [[0, 4, 0.9]]},
+    ]  # fmt: skip
+    pairs = [subsets.pair("B", "one"), subsets.pair("A", "one"), subsets.pair("A", "two")]
+    ious = subsets.of_predictions(rows, pairs)
+    assert list(ious) == pytest.approx([1.0, 1 / 3, 2 / 3])
+    members = {"all": np.asarray([True, True, True]), "A": np.asarray([False, True, True])}
+    assert subsets.shares(ious, members) == {
+        "all_r1_iou05": "66.67", "all_r1_iou07": "33.33", "A_r1_iou05": "50.00", "A_r1_iou07": "0.00",
+    }  # fmt: skip
