@@ -40,7 +40,7 @@ def test_a_moment_is_in_the_third_of_its_middle(subsets):
 def test_shares_are_of_the_first_moment_of_each_query_of_the_part(subsets):
     rows = [
         # [0, 4] and [2, 6] have 2 of 6 s in common, [0, 4] and [0, 6] 4 of 6; the second moment does not count.
-        {"vid": "A", "query": "one.", "relevant_windows": [[0, 4]], "pred_relevant_windows": [[2, 6, 1], [0, 4, 0]]},
+        {"vid": "A", "query": "one.", "relevant_windows": [[0, 4]], "pred_relevant_windows": [[2, 6], [0, 4]]},
         {"vid": "A", "query": "two", "relevant_windows": [[0, 4]], "pred_relevant_windows": [[0, 6, 0.9]]},
         {"vid": "B", "query": "one", "relevant_windows": [[0, 4]], "pred_relevant_windows": [[0, 4, 0.9]]},
     ]  # fmt: skip
