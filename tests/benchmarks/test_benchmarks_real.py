@@ -1,8 +1,6 @@
 """Every architecture on the same real features: the configs, the cost of a step, the lines of the results."""
 
 import csv
-import sys
-from pathlib import Path
 
 import pytest
 from absl import flags
@@ -14,18 +12,11 @@ from vmr_jax.training.experiment import make_model
 from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.types import fields_from
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def real():
+def real(program):
     """The program; its flags are the program's alone."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import real as module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return program("real")
 
 
 # One learns nothing, and the other has no config for Charades-STA, which lacks its second language.

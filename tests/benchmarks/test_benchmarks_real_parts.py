@@ -1,24 +1,15 @@
 """The runs on the real features by parts of the test split, and beside what a query costs."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def subsets():
+def subsets(program):
     """The program of the parts."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import real_subsets as module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return program("real_subsets")
 
 
 def test_a_pair_is_found_with_and_without_its_full_stop(subsets, tmp_path):
