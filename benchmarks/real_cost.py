@@ -18,17 +18,14 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 from figure import Row, picture
-from latency import measured, of_queries, opened
 from machine import describe_machine
+from queries import Limits, measured, of_queries, opened
 from real_config import get_config
 
 from vmr_jax.evaluation.rows import PRIOR
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("results", "results/charades_clip.csv", "Lines of benchmarks/real.py.")
-flags.DEFINE_string("output", "results/charades_clip_cost.csv", "Gets a line for each architecture.")
-flags.DEFINE_string("picture", "docs/charades_clip.svg", "Is drawn anew.")
-flags.DEFINE_float("budget", 3.0, "CPU minutes of the runs that are drawn.")
+LIMITS = Limits(rounds=100, seconds=2.0, memory_gib=8.0)
 STAGES = ("text_encoding_ms", "matching_ms", "once_a_video_ms")
 COLUMNS = ("model", *STAGES, "command", "versions", "machine")
 
@@ -68,8 +65,8 @@ def of_budget(rows: Iterable[dict[str, str]], budget: float) -> dict[str, float]
 def measure(name: str) -> dict[str, str]:
     """The line of an architecture."""
     stages, variables, video, query = opened(get_config(name))
-    encoded = measured(stages.video, variables, video)
-    text, match = of_queries(stages, variables, encoded.result, query, 1)
+    encoded = measured(LIMITS, stages.video, variables, video)
+    text, match = of_queries(stages, variables, encoded.result, query, 1, LIMITS)
     times = (f"{1e3 * float(np.median(stage.seconds)):.4g}" for stage in (text, match, encoded))
     return {
         "model": name,
@@ -101,5 +98,14 @@ def append(row: dict[str, str]) -> None:
     sys.stdout.flush()
 
 
+def define_flags() -> None:
+    """The flags of the program."""
+    flags.DEFINE_string("results", "results/charades_clip.csv", "Lines of benchmarks/real.py.")
+    flags.DEFINE_string("output", "results/charades_clip_cost.csv", "Gets a line for each architecture.")
+    flags.DEFINE_string("picture", "docs/charades_clip.svg", "Is drawn anew.")
+    flags.DEFINE_float("budget", 3.0, "CPU minutes of the runs that are drawn.")
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -42,3 +42,14 @@ def test_shares_are_of_the_first_moment_of_each_query_of_the_part(subsets):
     assert subsets.shares(ious, members) == {
         "all_r1_iou05": "66.67", "all_r1_iou07": "33.33", "A_r1_iou05": "50.00", "A_r1_iou07": "0.00",
     }  # fmt: skip
+
+
+def test_the_picture_shows_the_mean_over_seeds_of_one_budget(program):
+    rows = [
+        {"row": "fvmr", "split": "test", "budget": "3", "r1_iou05": "38.0"},
+        {"row": "fvmr", "split": "test", "budget": "3", "r1_iou05": "40.0"},
+        {"row": "fvmr", "split": "test", "budget": "10", "r1_iou05": "50.0"},
+        {"row": "fvmr", "split": "val", "budget": "3", "r1_iou05": "60.0"},
+        {"row": "random span", "split": "test", "budget": "", "r1_iou05": "11.25"},
+    ]
+    assert program("real_cost").of_budget(rows, 3.0) == {"fvmr": 39.0}
