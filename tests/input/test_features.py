@@ -1,6 +1,7 @@
 """Features: every layout, several sources, rows to clips by hand, every error, caches not to be trusted."""
 
 import os
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -302,6 +303,12 @@ def test_errors_of_one_of_several_sources(tmp_path):
         read_rows(reader, "v", 5, normalize=True)
     with pytest.raises(UserError, match="There are no features at .*flow"):
         open_manual_features(options_of(tmp_path, "slowfast,flow"))
+
+
+def test_a_stream_that_is_not_there_is_named(tmp_path):
+    options = SimpleNamespace(manual_dir=str(tmp_path), streams={"objects": ("detections", 15, 2048)})
+    with pytest.raises(UserError, match="Set the path in config.dataset.streams.objects to"):
+        open_manual_features(options, "objects")
 
 
 # --- clips ----------------------------------------------------------------------------------------

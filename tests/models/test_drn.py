@@ -196,7 +196,14 @@ def test_stages_of_the_config_train_their_parts():
     assert moved == [[False, True]] * 10 + [[True, False]] * 10 + [[True, True]] * 10
 
 
-def test_wrong_settings_are_told():
-    with pytest.raises(UserError, match="segments is 6; the pyramid of DRN halves it twice"):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(segments=6), "segments is 6; the pyramid of DRN halves it twice"),
+        (dict(level_from=(-1.0, 5.6)), r"level_from of DRN is \(-1.0, 5.6\); give a number for each of 3"),
+    ],
+)
+def test_wrong_settings_are_told(fields, message):
+    with pytest.raises(UserError, match=message):
         batch = random_batch()
-        jax.eval_shape(lambda b: model_of(segments=6).init(jax.random.key(0), b, train=False), batch)
+        jax.eval_shape(lambda b: model_of(**fields).init(jax.random.key(0), b, train=False), batch)

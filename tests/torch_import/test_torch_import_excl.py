@@ -54,3 +54,13 @@ def test_what_does_not_fit_is_named():
     state["sub_extra"] = state.pop("sub_ed_predictor.2.bias")
     with pytest.raises(UserError, match="1 left over: sub_extra; 1 missing: sub_ed_predictor.2.bias"):
         load("excl", state)
+
+
+def test_a_missing_predictor_is_all_that_is_named():
+    state = Twin(STREAMS["video"], 5, **SIZES).state_dict()
+    state = {name: x for name, x in state.items() if not name.startswith("video_st_predictor")}
+    with pytest.raises(UserError, match=r"Tensors 4 missing: video_st_predictor[^;]*\. Expected"):
+        load("excl", state)
+    state = {name: x for name, x in state.items() if "_ed_predictor" not in name}
+    with pytest.raises(UserError, match='has no tensor "video_st_predictor.0.weight"'):
+        load("excl", state)

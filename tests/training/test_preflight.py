@@ -10,7 +10,7 @@ from tiny import tiny_config
 
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Dataset
-from vmr_jax.models import GroundingModel
+from vmr_jax.models import GroundingModel, create
 from vmr_jax.training.fit import fit
 from vmr_jax.training.preflight import check_config, check_losses
 from vmr_jax.types import Mean, Moments
@@ -95,6 +95,20 @@ def test_heads_share_the_width(tmp_path, name, fields):
 def test_counts_that_cannot_be_nought(tmp_path, name, field):
     with pytest.raises(UserError, match=f"config.model.{field} of {name} is 0; it must be positive"):
         check_config(tiny_config(tmp_path, name, **{f"model__{field}": 0}))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("drn", dict(features=64.5), "config.model.features of drn is 64.5; it must be a whole number"),
+        ("drn", dict(features="64"), "config.model.features of drn is '64'; it must be a whole number"),
+        ("drn", dict(prior="low"), "config.model.prior of drn is 'low'; it must be a number"),
+        ("excl", dict(shortest=4, longest=3), "longest of excl is 3, less than config.model.shortest, 4"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(name, fields, message):
+    with pytest.raises(UserError, match=message):
+        create(name, **fields)
 
 
 @pytest.mark.parametrize(

@@ -258,15 +258,15 @@ class Concatenated(FeatureReader):
         return np.concatenate(self.parts(name), axis=1)
 
 
-def open_features(path: str | Path, key: str = "") -> FeatureReader:
+def open_features(path: str | Path, key: str = "", field: str = "config.dataset.features") -> FeatureReader:
     """Opens preextracted features.
 
     Args:
       path: an HDF5 file with one entry per video (2D-TAN, MS-2D-TAN, CPL), or a folder of one .npy (LGI,
         VSLNet), .npz (Moment-DETR's family), .pt (DRN, Ego4D) or HDF5 file (SCN, RTBPN) per video; or the
         folder `features` of a library of videos.
-      key: name of the array within a video's HDF5 group or file; '' takes the first of
-        `feature_files.KEYS` that is there.
+      key: name of the array in a video's HDF5 group or file; '' is the first there of `feature_files.KEYS`.
+      field: what names them, for messages.
 
     Raises:
       UserError: for a missing path, an unknown kind, a damaged file.
@@ -277,8 +277,8 @@ def open_features(path: str | Path, key: str = "") -> FeatureReader:
         return Folder(path, key) if contents is None else LibraryFolder(path, key, contents)
     if not path.exists():
         raise UserError(
-            f"There are no features at {path}. Set config.dataset.features to an HDF5 file or a folder with "
-            "one file per video; the README of the dataset says where to get them."
+            f"There are no features at {path}. Set {field} to an HDF5 file or a folder with one file per "
+            f"{'query' if '.text.' in field else 'video'}; the README of the dataset says where to get them."
         )
     refuse_other_downloads(path)
     if path.suffix in HDF5 or h5py.is_hdf5(path):

@@ -48,9 +48,9 @@ class QueryReader:
         self.vectors: Any = vectors  # None only where `config.text.features` takes their place
         self._ids = {word: i + FIRST_WORD for i, word in enumerate(vocabulary)}
         check_text(config, fields)
-        self._features = _opened(self.options.features, self.options.feature_key)
-        self._sentences = _opened(self.options.sentence_features, self.options.feature_key)
-        self._translations = _opened(self.options.translation_features, self.options.feature_key)
+        self._features = _opened(self.options, "features")
+        self._sentences = _opened(self.options, "sentence_features")
+        self._translations = _opened(self.options, "translation_features")
         self._parses = Parses(self.options.parses if "constituents" in self.fields else "")
         self._subwords: Any = None
         if "subwords" in self.fields:
@@ -192,8 +192,9 @@ def check_text(config, fields: Sequence[str]) -> None:
         )
 
 
-def _opened(path: str, key: str) -> FeatureReader | None:
-    return open_features(Path(path).expanduser(), key) if path else None
+def _opened(options: Any, field: str) -> FeatureReader | None:
+    path = options[field]
+    return open_features(path, options.feature_key, f"config.text.{field}") if path else None
 
 
 def _rows_of(reader: FeatureReader, qid: str, width: int) -> np.ndarray:

@@ -73,12 +73,14 @@ def open_manual_features(options, stream: str = "") -> FeatureReader:
     folder = manual_dir(options)
     if stream in detections.STREAMS and detections.are_detections(folder / paths[0]):
         return detections.Detections(folder / paths[0], stream, options.streams[stream][1])
-    readers = [_opened(folder / Path(path.strip()).expanduser(), key) for path in paths]
+    field = f"the path in config.dataset.streams.{stream}" if stream else "config.dataset.features"
+    readers = [_opened(folder / Path(path.strip()).expanduser(), key, field) for path in paths]
     return readers[0] if len(readers) == 1 else Concatenated(readers)
 
 
-def _opened(path: Path, key: str) -> FeatureReader:
-    return units.Units(path, key) if path.is_dir() and units.are_units(path) else open_features(path, key)
+def _opened(path: Path, key: str, field: str) -> FeatureReader:
+    units_there = path.is_dir() and units.are_units(path)
+    return units.Units(path, key) if units_there else open_features(path, key, field)
 
 
 def prepare(source: Source, options):

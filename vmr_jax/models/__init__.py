@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Collection, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from vmr_jax.errors import UserError, unknown
@@ -23,6 +24,8 @@ __all__ = [
 
 _NO_ARCHITECTURE = ("base", "card")  # files of this folder that the others share
 _NOT_SET = ("parent", "name", "vocab_size", "dtype")  # of Flax, of the vocabulary and of `config.dtype`
+# Type of a hyper-parameter -> what its value must be.
+_NUMBERS: Mapping[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
 # Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
 _POSITIVE = re.compile(
     r"(.*_)?(features|hidden|heads|space|common|clips|words|kernels?|positions|vocab|chars|queries|phrases|rows|"
@@ -127,13 +130,17 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
       UserError: for an unknown name or hyper-parameter.
     """
     kind = model_class(name)
-    fields = [field.name for field in dataclasses.fields(kind) if field.name not in ("parent", "name")]
-    for field in hyper_parameters:
+    fields = {f.name: f.type for f in dataclasses.fields(kind) if f.name not in ("parent", "name")}
+    for field, value in hyper_parameters.items():
         if field not in fields:
             raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)
+        wanted, what = _NUMBERS.get(fields[field], (object, ""))
+        if not isinstance(value, wanted):
+            raise UserError(f"config.model.{field} of {model_name(kind)} is {value!r}; it must be {what}.")
     _check_sizes(model_name(kind), hyper_parameters, kind.positive)
     model = kind(**hyper_parameters)
     _check_heads(model)
+    _check_lengths(model)
     return model
 
 
@@ -162,3 +169,13 @@ def _check_heads(model: GroundingModel) -> None:
                 f"config.model.{width} of {model_name(type(model))} is {shared}, which {heads} heads cannot "
                 f"share equally. Set config.model.{field} to a divisor of it."
             )
+
+
+def _check_lengths(model: GroundingModel) -> None:
+    """Raises UserError where no moment is as long as the shortest and as short as the longest (0: any)."""
+    shortest, longest = getattr(model, "shortest", 0), getattr(model, "longest", 0)
+    if isinstance(shortest, int) and isinstance(longest, int) and 0 < longest < shortest:
+        raise UserError(
+            f"config.model.longest of {model_name(type(model))} is {longest}, less than config.model.shortest, "
+            f"{shortest}: no moment is that long. Set longest to {shortest} or more, or to 0 for any length."
+        )

@@ -146,12 +146,15 @@ class Model(GroundingModel):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Predicts a moment at every location; UserError where `segments` is no multiple of 4."""
+        """Predicts a moment at every location; UserError for wrong `segments` or levels."""
         batch.check()
         if self.segments % 2 ** (LEVELS - 1):
             raise UserError(
                 f"segments is {self.segments}; the pyramid of DRN halves it twice: give 32, 64, ..."
             )
+        for field in ("level_from", "level_to"):
+            if len(given := getattr(self, field)) != LEVELS:
+                raise UserError(f"{field} of DRN is {given}; give a number for each of {LEVELS} levels.")
         queries = QueryEncoder(self.query_features, self.vocab_size, self.dtype, name="query")(batch)
         segments, bounds = pool_segments(
             batch.video, batch.video_mask, self.segments, self.row_frames, self.window_frames

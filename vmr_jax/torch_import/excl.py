@@ -16,9 +16,10 @@ def hyper_parameters(shapes: Shapes) -> dict[str, Any]:
     They do not tell unit_words, initial_std, clip_seconds, late_end, shortest, longest and keep.
     """
     there = [ours for theirs, ours in _STREAMS.items() if f"{theirs}_encoder.rnn.weight_ih_l0" in shapes]
+    hidden = [key for key in shapes if key.endswith(("_st_predictor.0.weight", "_ed_predictor.0.weight"))]
     return {
         "recurrent_features": size(shapes, "query_encoder.rnn.weight_hh_l0", 1),
-        "hidden": next((x[0] for key, x in shapes.items() if key.endswith("_st_predictor.0.weight")), 0),
+        "hidden": size(shapes, hidden[0] if hidden else "video_st_predictor.0.weight", 0),
         "predictor": "tied",
         "streams": "both" if len(there) == 2 else "".join(there),
     }
