@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from machine import describe_machine
 from real import Run
 from real_config import get_config
 
@@ -41,7 +42,8 @@ FILES = {
 THIRDS = ("first", "middle", "last")
 PARTS = (*FILES, *THIRDS)
 COLUMNS = (
-    "row", "budget", "seed", *(f"{part}_r1_iou0{m}" for part in PARTS for m in (5, 7)), "command", "commit",
+    "row", "budget", "seed", *(f"{part}_r1_iou0{m}" for part in PARTS for m in (5, 7)),
+    "command", "commit", "versions", "machine",
 )  # fmt: skip
 COMMAND = "python benchmarks/real_subsets.py --folder=runs/real --data=DIR --cd=CHARADES_CD --cg=CHARADES_CG"
 Pair = tuple[str, tuple[str, ...]]  # video, words
@@ -129,8 +131,8 @@ def shares(ious: np.ndarray, members: Mapping[str, np.ndarray]) -> dict[str, str
 def line(row: str, budget: str, seed: str, columns: Mapping[str, str]) -> dict[str, str]:
     """A line of `--output`."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    origin = {"command": COMMAND, "commit": commit.stdout.strip()}
-    return {"row": row, "budget": budget, "seed": seed, **columns, **origin}
+    origin = {"command": COMMAND, "commit": commit.stdout.strip(), "versions": f"NumPy {np.__version__}"}
+    return {"row": row, "budget": budget, "seed": seed, **columns, **origin, "machine": describe_machine()}
 
 
 def define_flags() -> None:
