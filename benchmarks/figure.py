@@ -116,14 +116,18 @@ def panel(title: str, rows: Sequence[Row], width: int, height: int, level: tuple
         tag("line", x2=str(width - 20), y2=str(bottom), **ends),
         tag("line", x2=str(_LEFT), y2="24", **ends),
     ]
+    taken = []
     if level:
-        name, y = level[0], f"{down(level[1]):.1f}"
+        name, y = level[0], down(level[1])
+        left = width - 20 - _LETTER * len(name)
+        ends = {"y1": f"{y:.1f}", "y2": f"{y:.1f}"}
         parts += [
-            tag("line", x1=str(_LEFT), x2=str(width - 20), y1=y, y2=y, class_="axis", stroke_dasharray="4"),
-            tag("text", name, x=str(_LEFT + 6), y=f"{down(level[1]) - 4:.1f}"),
+            tag("line", x1=str(_LEFT), x2=str(width - 20), **ends, class_="axis", stroke_dasharray="4"),
+            tag("text", name, x=f"{left:.1f}", y=f"{y - 4:.1f}"),
         ]
+        taken.append((left, y - _LINE - 4, float(width), y))
     marks = [(across(power), down(row.accuracy or 0)) for row, power in zip(rows, powers)]
-    for row, (x, y), (left, base) in zip(rows, marks, labels([row.method for row in rows], marks)):
+    for row, (x, y), (left, base) in zip(rows, marks, labels([row.method for row in rows], marks, taken)):
         kind = "ours" if row.method.startswith("fvmr") else "other"
         parts += [
             tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="4", class_=kind),
@@ -132,7 +136,9 @@ def panel(title: str, rows: Sequence[Row], width: int, height: int, level: tuple
     return join(parts)
 
 
-def labels(names: Sequence[str], marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def labels(
+    names: Sequence[str], marks: Sequence[tuple[float, float]], boxes: Sequence[tuple[float, ...]] = ()
+) -> list[tuple[float, float]]:
     """Where the name of each mark begins: beside it, where it hides neither another name nor a mark.
 
     Right and left of the mark are tried, then both up to three lines higher and lower; where no place is free
@@ -141,8 +147,9 @@ def labels(names: Sequence[str], marks: Sequence[tuple[float, float]]) -> list[t
     Args:
       names: what is written.
       marks: (x, y) in px.
+      boxes: (left, top, right, bottom) in px of what else is there.
     """
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in marks]  # left, top, right, bottom
+    taken = [*boxes, *((x - 4, y - 4, x + 4, y + 4) for x, y in marks)]
     found = []
     for name, (x, y) in zip(names, marks):
         length = _LETTER * len(name)
@@ -152,10 +159,10 @@ def labels(names: Sequence[str], marks: Sequence[tuple[float, float]]) -> list[t
             for sign in (-1, 1)
             for left in (x + 7, x - 7 - length)
         ]
-        boxes = [(left, base - _LINE + 2, left + length, base + 2) for left, base in tries]
-        free = [not any(_overlap(box, other) for other in taken) for box in boxes]
+        covered = [(left, base - _LINE + 2, left + length, base + 2) for left, base in tries]
+        free = [not any(_overlap(box, other) for other in taken) for box in covered]
         chosen = free.index(True) if any(free) else 0
-        taken.append(boxes[chosen])
+        taken.append(covered[chosen])
         found.append(tries[chosen])
     return found
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 from figure import Row, picture
-from machine import describe_machine
+from machine import command_and_commit, describe_machine
 from queries import Limits, measured, of_queries, opened
 from real_config import get_config
 
@@ -27,7 +27,7 @@ from vmr_jax.evaluation.rows import PRIOR
 FLAGS = flags.FLAGS
 LIMITS = Limits(rounds=100, seconds=2.0, memory_gib=8.0)
 STAGES = ("text_encoding_ms", "matching_ms", "once_a_video_ms")
-COLUMNS = ("model", *STAGES, "command", "versions", "machine")
+COLUMNS = ("model", *STAGES, "command", "commit", "versions", "machine")
 
 
 def main(_):
@@ -71,7 +71,7 @@ def measure(name: str) -> dict[str, str]:
     return {
         "model": name,
         **dict(zip(STAGES, times, strict=True)),
-        "command": "python benchmarks/real_cost.py",
+        **command_and_commit(["benchmarks/real_cost.py"]),
         "versions": f"jax {jax.__version__}",
         "machine": describe_machine(),
     }

@@ -17,7 +17,9 @@ def test_what_is_copied_is_there_and_is_all_that_an_installation_needs():
 
 
 def test_the_command_is_one_of_the_program():
-    flags = [*json.loads(re.search(r"^CMD (.*)$", TEXT, re.MULTILINE)[1]), *re.findall(r" (--\w+=\S+)", TEXT)]
+    given = " ".join(re.findall(r" vmr_jax (--.*)$", TEXT, re.MULTILINE))  # behind the image's name
+    flags = [*json.loads(re.search(r"^CMD (.*)$", TEXT, re.MULTILINE)[1]), *given.split()]
+    assert len(flags) == 6
     names = {flag[2:].partition("=")[0] for flag in flags}
     assert names <= {"mode", *OF_LIBRARY["serve"].flags, *MODES["ingest"].flags}
     assert re.search(r"^USER vmr$", TEXT, re.MULTILINE)  # not as root
