@@ -13,7 +13,6 @@ points, and `mathematics` the highest exponent that the architecture's equations
 whose last slope is more than a twentieth above that. --output gets a line for each point.
 """
 
-import csv
 import importlib
 import math
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import numpy as np
 import optax
 from absl import app, flags
 from jax.extend import core
+from lines import Lines
 
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.models.base import abstract_variables
@@ -64,20 +64,15 @@ def define_flags() -> None:
 
 def main(_) -> None:
     """Prints a line for each architecture and axis."""
-    new = not Path(FLAGS.output).exists()
-    with Path(FLAGS.output).open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(COLUMNS)
-        for name in FLAGS.models:
-            for axis in (axis for axis in FLAGS.axes if axis in MATHEMATICS[name]):
-                points = []
-                for length in AXES[axis]:
-                    points.append(measured(name, axis, length))
-                    writer.writerow((name, axis, length, *points[-1]))
-                    file.flush()
-                print(said(name, axis, points), flush=True)
-                jax.clear_caches()
+    lines = Lines(Path(FLAGS.output), COLUMNS, COLUMNS[:3])
+    for name in FLAGS.models:
+        for axis in (axis for axis in FLAGS.axes if axis in MATHEMATICS[name]):
+            points = []
+            for length in AXES[axis]:
+                points.append(measured(name, axis, length))
+                lines.append([dict(zip(COLUMNS, (name, axis, length, *points[-1]), strict=True))])
+            print(said(name, axis, points), flush=True)
+            jax.clear_caches()
 
 
 def said(name: str, axis: str, points: list[tuple[float, Any]]) -> str:

@@ -15,7 +15,6 @@ finished run is one line of `--results`; one that fails is named, and the other 
 are those of benchmarks/real_config.py.
 """
 
-import csv
 import json
 import os
 import shlex
@@ -29,7 +28,8 @@ from typing import NamedTuple
 import flax
 import jax
 from absl import app, flags, logging
-from machine import describe_machine
+from lines import Lines
+from machine import command_and_commit, describe_machine
 from real_config import get_config, learners
 
 import vmr_jax as vmr
@@ -232,13 +232,14 @@ def last_step(workdir: Path) -> int:
 # --- lines --------------------------------------------------------------------------------------------------
 
 
+def lines() -> Lines:
+    """Those of `--results` as they are now: other processes may append to it."""
+    return Lines(Path(FLAGS.results), COLUMNS, ("row", "split", "budget", "seed"))
+
+
 def rows(row: str, split: str, seed: int | None = None) -> list[dict[str, str]]:
     """The lines of an architecture within the budget of `--minutes`, or of a trivial answer, on a split."""
-    path = Path(FLAGS.results)
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        found = [line for line in csv.DictReader(file) if (line["row"], line["split"]) == (row, split)]
+    found = [line for line in lines().rows if (line["row"], line["split"]) == (row, split)]
     budgets = ("", f"{FLAGS.minutes:g}")  # a trivial answer has none
     return [line for line in found if line["budget"] in budgets and (seed is None or line["seed"] == str(seed))]
 
@@ -290,11 +291,8 @@ def write(run: Run, split: str, minutes: float) -> None:
 
 def origin(run: Run) -> dict[str, str]:
     """The command that repeats a run, and what it ran on."""
-    command = ["python", "launch.py", *run.settings("DIR", "glove.6B.300d.txt")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     return {
-        "command": shlex.join(command),
-        "commit": commit.stdout.strip(),
+        **command_and_commit(["launch.py", *run.settings("DIR", "glove.6B.300d.txt")]),
         "versions": f"jax {jax.__version__}, flax {flax.__version__}",
         "machine": describe_machine(),
     }
@@ -302,13 +300,7 @@ def origin(run: Run) -> dict[str, str]:
 
 def append(row: dict) -> None:
     """Appends a line, on disk before the next run begins, and prints it."""
-    path = Path(FLAGS.results)
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    lines().append([row])
     print(", ".join(f"{row.get(column, '')}" for column in COLUMNS[:15]), flush=True)
 
 

@@ -10,7 +10,6 @@ encoding and matching together (what is done once a video is not in it), and the
 
 import csv
 import statistics
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 from figure import Row, picture
+from lines import Lines
 from machine import command_and_commit, describe_machine
 from queries import Limits, measured, of_queries, opened
 from real_config import get_config
@@ -33,10 +33,14 @@ COLUMNS = ("model", *STAGES, "command", "commit", "versions", "machine")
 def main(_):
     """Measures what is not there yet, and draws."""
     logging.set_verbosity(logging.WARNING)
-    accuracy = of_budget(read(FLAGS.results), FLAGS.budget)
+    with Path(FLAGS.results).open(encoding="utf-8", newline="") as file:
+        runs = list(csv.DictReader(file))
+    accuracy = of_budget(runs, FLAGS.budget)
+    lines = Lines(Path(FLAGS.output), COLUMNS, ("model",))
     for name in accuracy:
-        if name not in {row["model"] for row in read(FLAGS.output)}:
-            append(measure(name))
+        if not lines.has(name):
+            lines.append([measure(name)])
+            print(", ".join(lines.rows[-1][column] for column in COLUMNS[:4]), flush=True)
     rows = [
         Row(
             "Charades-STA CLIP re-split",
@@ -46,10 +50,10 @@ def main(_):
             accuracy[model],
             "",
         )
-        for row in read(FLAGS.output)
+        for row in lines.rows
         if (model := row["model"]) in accuracy
     ]
-    (prior,) = (float(row["r1_iou05"]) for row in read(FLAGS.results) if row["row"] == PRIOR)
+    (prior,) = (float(row["r1_iou05"]) for row in runs if row["row"] == PRIOR)
     Path(FLAGS.picture).write_text(picture(rows, 820, 520, (PRIOR, prior)), encoding="utf-8")
 
 
@@ -75,27 +79,6 @@ def measure(name: str) -> dict[str, str]:
         "versions": f"jax {jax.__version__}",
         "machine": describe_machine(),
     }
-
-
-def read(path: str) -> list[dict[str, str]]:
-    """The lines of a csv; none where it is not there yet."""
-    if not Path(path).exists():
-        return []
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(row: dict[str, str]) -> None:
-    """Appends a line to `--output` and prints it."""
-    path = Path(FLAGS.output)
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    sys.stdout.write(", ".join(row[column] for column in COLUMNS[:4]) + "\n")
-    sys.stdout.flush()
 
 
 def define_flags() -> None:

@@ -12,7 +12,6 @@ and reads predictions.jsonl of each run that has a line on test in `--results`; 
 import csv
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,12 +19,13 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from machine import describe_machine
+from machine import command_and_commit, describe_machine
 from real import Run
 from real_config import get_config
 
 from vmr_jax.evaluation.metrics import iou
 from vmr_jax.evaluation.protocols import Protocol, make_protocol
+from vmr_jax.evaluation.results import thirds
 from vmr_jax.evaluation.rows import PRIOR
 from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.input.dataset import Dataset, Split
@@ -45,7 +45,9 @@ COLUMNS = (
     "row", "budget", "seed", *(f"{part}_r1_iou0{m}" for part in PARTS for m in (5, 7)),
     "command", "commit", "versions", "machine",
 )  # fmt: skip
-COMMAND = "python benchmarks/real_subsets.py --folder=runs/real --data=DIR --cd=CHARADES_CD --cg=CHARADES_CG"
+COMMAND = [
+    "benchmarks/real_subsets.py", "--folder=runs/real", "--data=DIR", "--cd=CHARADES_CD", "--cg=CHARADES_CG",
+]  # fmt: skip
 Pair = tuple[str, tuple[str, ...]]  # video, words
 
 
@@ -73,10 +75,15 @@ def main(_):
             rows.append(line(row["row"], row["budget"], row["seed"], shares(ious, members)))
         else:
             print(f"{run.workdir} is not there, so {row['row']} has no line.", file=sys.stderr)
+    origin = {
+        **command_and_commit(COMMAND),
+        "versions": f"NumPy {np.__version__}",
+        "machine": describe_machine(),
+    }
     with Path(FLAGS.output).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, **origin} for row in rows)
 
 
 def pair(video: str, sentence: str) -> Pair:
@@ -93,8 +100,7 @@ def of_file(path: Path, pairs: list[Pair]) -> np.ndarray:
 
 def of_thirds(centres: np.ndarray) -> dict[str, np.ndarray]:
     """Third of the video -> [Q] bool, from the middles of the moments as fractions of their videos."""
-    thirds = np.minimum((3 * centres).astype(int), 2)
-    return {name: thirds == i for i, name in enumerate(THIRDS)}
+    return {name.split()[0]: members for name, members in thirds(centres)}
 
 
 def of_prior(
@@ -130,9 +136,7 @@ def shares(ious: np.ndarray, members: Mapping[str, np.ndarray]) -> dict[str, str
 
 def line(row: str, budget: str, seed: str, columns: Mapping[str, str]) -> dict[str, str]:
     """A line of `--output`."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    origin = {"command": COMMAND, "commit": commit.stdout.strip(), "versions": f"NumPy {np.__version__}"}
-    return {"row": row, "budget": budget, "seed": seed, **columns, **origin, "machine": describe_machine()}
+    return {"row": row, "budget": budget, "seed": seed, **columns}
 
 
 def define_flags() -> None:

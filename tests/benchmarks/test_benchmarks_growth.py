@@ -4,14 +4,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import growth
+
+@pytest.fixture(scope="module")
+def growth(program):
+    """The program."""
+    return program("growth")
 
 
-def counted(function, *shapes):
-    return growth.operations(jax.make_jaxpr(function)(*map(jnp.zeros, shapes)).jaxpr)
+def test_operations_of_products_loops_and_branches(growth):
+    def counted(function, *shapes):
+        return growth.operations(jax.make_jaxpr(function)(*map(jnp.zeros, shapes)).jaxpr)
 
-
-def test_operations_of_products_loops_and_branches():
     # [2,3] times [3,3]: 6 numbers of 3 pairs.
     assert counted(jax.lax.dot, (2, 3), (3, 3)) == 36
 
@@ -31,7 +34,7 @@ def test_operations_of_products_loops_and_branches():
     assert counted(convolution, (1, 8, 2), (3, 2, 5)) == 2 * 40 * 6
 
 
-def test_the_exponent_is_a_slope():
+def test_the_exponent_is_a_slope(growth):
     assert growth.exponent((1, 2, 4), (3, 12, 48)) == pytest.approx(2)
     points = [(3.0, ""), (6.0, ""), (12.0, ""), (24.0, ""), (96.0, "")]  # doubles, and at last is four times
     said = growth.said("vslnet", "batch", points)

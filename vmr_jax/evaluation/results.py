@@ -38,10 +38,7 @@ def breakdown(
         (f"{low}-{high} s" if np.isfinite(high) else f"over {low} s", (length > low) & (length <= high))
         for low, high in _LENGTHS
     ]
-    by_position = [
-        (name, (centre >= i / 3) & ((centre < (i + 1) / 3) | (i == 2)))
-        for i, name in enumerate(("first third", "middle third", "last third"))
-    ]
+    by_position = thirds(centre)
     by_words = [
         (
             f"{low}-{high} words" if high < 10**6 else f"over {low - 1} words",
@@ -63,6 +60,18 @@ def breakdown(
         "by_words": rows(by_words),
         "by_tag": rows(_tag_members(split)),
     }
+
+
+def thirds(centre: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """(name, [Q] bool: the moments whose centre lies in that third of its video).
+
+    Args:
+      centre: [Q] of the moments, as fractions of their videos.
+    """
+    return [
+        (name, (centre >= i / 3) & ((centre < (i + 1) / 3) | (i == 2)))
+        for i, name in enumerate(("first third", "middle third", "last third"))
+    ]
 
 
 def _tag_members(split: Split) -> list[tuple[str, np.ndarray]]:
