@@ -3,7 +3,7 @@
 import pytest
 
 from vmr_jax import errors
-from vmr_jax.errors import UserError, check_choices, nearest, unknown
+from vmr_jax.errors import UserError, nearest, unknown
 
 RECALLS = [f"R@{n},IoU={m}" for n in (1, 5) for m in (0.3, 0.5, 0.7)]
 METRICS = [*RECALLS, *(f"d{name}" for name in RECALLS), "mIoU", "mAP", "mAP,IoU=0.5", "mAP,IoU=0.75", "Rank@1"]
@@ -74,14 +74,3 @@ def test_names_with_commas_are_parted_by_semicolons():
 def test_many_names_are_cut(monkeypatch):
     monkeypatch.setattr(errors, "_SHOWN", 2)
     assert str(unknown("No video", "x", "abcde")) == 'No video "x". Known: a, b and 3 more.'
-
-
-def test_choices_of_an_architecture():
-    class Fields:
-        text = "lstn"
-
-    check_choices("CTRL", Fields, {"text": ("lstn",)})
-    with pytest.raises(
-        UserError, match=r'config\.model\.text of CTRL is "lstn"\. Did you mean "lstm"\? Known: mean'
-    ):
-        check_choices("CTRL", Fields, {"text": ("mean", "lstm")})

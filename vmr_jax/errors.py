@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 
 _COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
 _SHOWN = 30  # known names that a message lists at most
@@ -109,11 +109,3 @@ def unknown(what: str, value: object, known: Collection[str], do: str = "", mean
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     near = f' Did you mean "{meant}"?' if meant else nearest(str(value), names)
     return UserError(f'{what} "{value}".{near} Known: {shown}{more}.{" " if do else ""}{do}')
-
-
-def check_choices(owner: str, fields: object, choices: Mapping[str, Sequence[str]]) -> None:
-    """Raises UserError where a field of the architecture `owner` is none of its `choices`."""
-    for field, allowed in choices.items():
-        value = getattr(fields, field)
-        if value not in allowed:
-            raise unknown(f"config.model.{field} of {owner} is", value, allowed)

@@ -181,11 +181,11 @@ def test_option_of_a_config(arg):
 def test_mistakes_are_named():
     batch = random_batch()
     for fields, message in (
-        (dict(context="statics"), 'context of 2D-TAN is "statics". Did you mean "static"?'),
+        (dict(context="statics"), 'context of two_d_tan is "statics". Did you mean "static"?'),
         (dict(dynamics="lstm", plugin_heads=3), "plugin_heads is 3, and a sentence is 8 wide"),
     ):
-        model = create("two_d_tan", **{**SMALL, **fields})
         with pytest.raises(UserError, match=message.replace("?", r"\?")):
+            model = create("two_d_tan", **{**SMALL, **fields})
             jax.eval_shape(lambda m=model: m.init(jax.random.key(0), batch, train=True))
     odd = create("two_d_tan", **{**SMALL, "features": 6})  # without the injections any width will do
     jax.eval_shape(lambda: odd.init(jax.random.key(0), batch, train=True))

@@ -78,6 +78,5 @@ def test_padding_changes_nothing():
 
 @pytest.mark.parametrize("field, value", [("fusion", "sum"), ("labels", "round")])
 def test_unknown_settings_are_named(field, value):
-    model = create("acrm", **{**SMALL, field: value})
-    with pytest.raises(UserError, match=f"config.model.{field} of ACRM"):
-        jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), random_batch())
+    with pytest.raises(UserError, match=f"config.model.{field} of acrm"):
+        create("acrm", **{**SMALL, field: value})

@@ -292,7 +292,7 @@ def test_padded_clips_change_nothing(batch):
 @pytest.mark.parametrize(
     "fields,change,message",
     [
-        (dict(distance="euclidean"), {}, 'distance of CAL is "euclidean"[.] Known: mean, chamfer'),
+        (dict(distance="euclidean"), {}, 'distance of cal is "euclidean"[.] Known: mean, chamfer'),
         (dict(endpoints="moments"), {}, 'Did you mean "moment"'),
         (dict(moments="windows"), dict(windows=None), "CAL draws one of the annotated moments"),
     ],

@@ -160,7 +160,5 @@ def test_padded_clips_change_nothing(pair):
 
 
 def test_unknown_votes_are_refused():
-    with pytest.raises(
-        UserError, match='config.model.votes is "near"; it must be one of "none", "equal", "near_first"'
-    ):
-        create("cpl", votes="near").requires()
+    with pytest.raises(UserError, match='config.model.votes of cpl is "near".* Known: none, equal, near'):
+        create("cpl", votes="near")

@@ -282,7 +282,7 @@ def test_mean_of_words_counts_real_words_alone(batch):
         (
             dict(context_windows="none"),
             {},
-            'context_windows of CTRL is "none"[.] Known: official, exact',
+            'context_windows of ctrl is "none"[.] Known: official, exact',
         ),
         (dict(regression="n"), {}, "Known: np, p, none"),
         (dict(strides=(1, 1)), {}, "one positive number for each of lengths"),
@@ -292,8 +292,8 @@ def test_mean_of_words_counts_real_words_alone(batch):
     ],
 )
 def test_wrong_settings_are_told(batch, fields, change, message):
-    model = create("ctrl", **{**SMALL, **fields})
     with pytest.raises(UserError, match=message):
+        model = create("ctrl", **{**SMALL, **fields})
         jax.eval_shape(
             lambda b: model.init(jax.random.key(0), b, train=True), dataclasses.replace(batch, **change)
         )

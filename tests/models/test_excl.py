@@ -105,8 +105,8 @@ def test_padding_changes_nothing():
 @pytest.mark.parametrize(
     "fields,message",
     [
-        (dict(predictor="lstm"), 'predictor is "lstm"; ExCL has mlp, tied, conditioned'),
-        (dict(objective="l1"), 'objective is "l1"; ExCL has classification, regression'),
+        (dict(predictor="lstm"), 'predictor of excl is "lstm"[.] Known: mlp, tied, conditioned'),
+        (dict(objective="l1"), 'objective of excl is "l1"[.] Known: classification, regression'),
     ],
 )
 def test_wrong_settings_are_told(fields, message):

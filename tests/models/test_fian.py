@@ -382,7 +382,7 @@ def test_padded_clips_change_nothing(pair):
     [
         (
             dict(attention="cgs"),
-            'attention of FIAN is "cgs"[.] Did you mean "cga"[?] Known: cga, cma, soft',
+            'attention of fian is "cgs"[.] Did you mean "cga"[?] Known: cga, cma, soft',
         ),
         (dict(branches="one"), "Known: both, video_query, query_video"),
         (dict(fusion="matrix", branches="query_video"), "compares the videos of two branches"),
@@ -393,8 +393,8 @@ def test_padded_clips_change_nothing(pair):
     ],
 )
 def test_wrong_settings_are_told(fields, message):
-    model = create("fian", **{**SMALL, **fields})
     with pytest.raises(UserError, match=message):
+        model = create("fian", **{**SMALL, **fields})
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), random_batch())
 
 

@@ -333,8 +333,8 @@ def test_shapes_that_disagree_are_assertion_errors(change):
     ],
 )
 def test_contradictory_settings_are_user_errors(fields, message):
-    model = create("fvmr", **{**TINY, **fields})
     with pytest.raises(UserError, match=message):
+        model = create("fvmr", **{**TINY, **fields})
         jax.eval_shape(lambda: model.init(jax.random.key(0), make_batch(), train=True))
 
 

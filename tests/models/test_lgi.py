@@ -248,7 +248,7 @@ def test_a_word_without_a_vector_has_the_learned_one():
 @pytest.mark.parametrize(
     "fields,message",
     [
-        (dict(activation="tanh"), 'activation is "tanh"; LGI has relu and sigmoid'),
+        (dict(activation="tanh"), 'activation of lgi is "tanh"[.] Known: relu, sigmoid'),
         (dict(max_clips=4), "positions for 4 clips, and the batch has 16"),
         (dict(local_kernel=4), "local_kernel is 4; it must be odd"),
     ],

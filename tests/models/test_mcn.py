@@ -325,15 +325,15 @@ def test_one_stream_needs_no_flow(batch):
 @pytest.mark.parametrize(
     "fields,change,message",
     [
-        (dict(streams="flow"), {}, 'streams of MCN is "flow"[.] Known: fused, video'),
+        (dict(streams="flow"), {}, 'streams of mcn is "flow"[.] Known: fused, video'),
         (dict(moments="span "), {}, "Known: windows, span"),
         ({}, dict(flow=None), "this batch has no flow"),
         ({}, dict(windows=None), "one of the annotated moments"),
     ],
 )
 def test_wrong_settings_are_told(batch, fields, change, message):
-    model = create("mcn", **SMALL, **fields)
     with pytest.raises(UserError, match=message):
+        model = create("mcn", **SMALL, **fields)
         jax.eval_shape(
             lambda b: model.init(jax.random.key(0), b, train=True), dataclasses.replace(batch, **change)
         )

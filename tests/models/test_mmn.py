@@ -210,8 +210,8 @@ def test_word_vectors_can_be_fine_tuned():
 
 def test_mistakes_are_named():
     batch = random_batch()
-    with pytest.raises(UserError, match='text of MMN is "bert"'):
-        create("mmn", text="bert").init(jax.random.key(0), batch, train=False)
+    with pytest.raises(UserError, match='text of mmn is "bert"'):
+        create("mmn", text="bert")
     model = create("mmn", **{**SMALL, "queries_per_video": 3})
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, train=True))
     with pytest.raises(UserError, match="8 rows of the batch, which videos with 3 queries"):

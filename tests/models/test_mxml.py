@@ -170,8 +170,8 @@ def test_a_second_language_that_is_absent_is_named_before_training():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(language="translatoin"), 'language of mXML is "translatoin". Did you mean "translation"'),
-        (dict(streams="vidoe"), 'streams of mXML is "vidoe". Did you mean "video"'),
+        (dict(language="translatoin"), 'language of mxml is "translatoin". Did you mean "translation"'),
+        (dict(streams="vidoe"), 'streams of mxml is "vidoe". Did you mean "video"'),
         (dict(hard_pools=(3,)), "hard_epochs of mXML has 3 epochs and hard_pools 1 numbers"),
     ],
 )

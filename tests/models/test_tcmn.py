@@ -144,8 +144,9 @@ def test_padding_changes_nothing():
 @pytest.mark.parametrize(
     "fields, without, message",
     [
-        (dict(moments="first"), (), "config.model.moments of TCMN"),
-        (dict(networks=("video_audio",)), (), "config.model.networks of TCMN .* video_video, video_flow"),
+        (dict(moments="first"), (), "config.model.moments of tcmn"),
+        (dict(networks=("video_audio",)), (), "config.model.networks of tcmn .* video_video, video_flow"),
+        (dict(networks=()), (), "config.model.networks of TCMN is empty"),
         (dict(weights=(0.5, 0.5)), (), "2 shares for 1 networks"),
         ({}, ("flow",), "A network of TCMN reads flow"),
         ({}, ("constituents",), "reads the constituency trees .* set config.text.parses"),
@@ -153,7 +154,7 @@ def test_padding_changes_nothing():
     ],
 )
 def test_what_cannot_be_is_named(fields, without, message):
-    model = create("tcmn", **{**SMALL, **fields})
     batch = random_batch().replace(**dict.fromkeys(without))
     with pytest.raises(UserError, match=message):
+        model = create("tcmn", **{**SMALL, **fields})
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=True), batch)

@@ -231,7 +231,7 @@ def test_mistakes_are_named(model, variables):
         cut = batch.replace(video=batch.video[:, :30], video_mask=batch.video_mask[:, :30])
         model.apply(variables, cut, train=False)
     with pytest.raises(UserError, match="Known: pool, conv"):
-        model.clone(proposal="max").apply(variables, batch, train=False)
+        model.clone(proposal="max")
     with pytest.raises(UserError, match="scale_layers"):
         model.clone(scale_layers=(16,)).apply(variables, batch, train=False)
     for wrong in (

@@ -297,7 +297,7 @@ def test_mistakes_are_named():
         ("test_query", "noun", "Known: query, static, dynamic"),
     ):
         with pytest.raises(UserError, match=message):
-            create("vdi", **{**SMALL, field: value}).init(jax.random.key(0), batch, train=True)
+            create("vdi", **{**SMALL, field: value})
     with pytest.raises(AssertionError):
         wrong = batch.replace(objects=batch.objects[:, :-1])
         jax.eval_shape(lambda: create("vdi", **SMALL).init(jax.random.key(0), wrong, train=True))

@@ -90,15 +90,15 @@ def test_base_has_no_highlight():
 @pytest.mark.parametrize(
     "fields,change,message",
     [
-        (dict(predictor="lstm"), {}, 'predictor is "lstm"; VSLNet has rnn and transformer'),
+        (dict(predictor="lstm"), {}, 'predictor of vslnet is "lstm"[.] Known: rnn, transformer'),
         (dict(max_positions=4), {}, "positions for 4 clips and words, and the batch has 16"),
         ({}, dict(query_chars=None), "reads the characters of the query"),
     ],
 )
 def test_wrong_settings_are_told(fields, change, message):
-    model = create("vslnet", **{**SMALL, **fields})
     batch = dataclasses.replace(random_batch(), **change)
     with pytest.raises(UserError, match=message):
+        model = create("vslnet", **{**SMALL, **fields})
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
 
 

@@ -111,12 +111,12 @@ def test_one_piece_that_is_no_nil_is_vslnet():
 @pytest.mark.parametrize(
     "fields,message",
     [
-        (dict(predictor="lstm"), 'predictor is "lstm"; VSLNet-L has rnn and transformer'),
-        (dict(nil_labels="both"), 'nil_labels is "both"; VSLNet-L has overlap and ends'),
+        (dict(predictor="lstm"), 'predictor of vslnet_l is "lstm"[.] Known: rnn, transformer'),
+        (dict(nil_labels="both"), 'nil_labels of vslnet_l is "both"[.] Known: overlap, ends'),
         (dict(max_positions=4), "VSLNet-L has positions for 4 clips and words, and the batch has 16"),
     ],
 )
 def test_wrong_settings_are_told(fields, message):
-    model = create("vslnet_l", **{**SMALL, **fields})
     with pytest.raises(UserError, match=message):
+        model = create("vslnet_l", **{**SMALL, **fields})
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), random_batch())

@@ -278,7 +278,7 @@ def test_mistakes_are_named():
     def init(batch, **fields):
         jax.eval_shape(lambda: created(**fields).init(jax.random.key(0), batch, train=True))
 
-    with pytest.raises(UserError, match='streams of XML is "vidoe". Did you mean "video"'):
+    with pytest.raises(UserError, match='streams of xml is "vidoe". Did you mean "video"'):
         init(batch, streams="vidoe")
     with pytest.raises(UserError, match="reads subtitles, and this batch has none"):
         init(batch.replace(subtitles=None, subtitle_mask=None))

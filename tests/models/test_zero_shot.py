@@ -189,8 +189,9 @@ def test_only_two_numbers_are_trained():
     ],
 )
 def test_wrong_settings_are_told(fields, message):
-    batch, model = random_batch(clips=4), create("zero_shot", **fields)
+    batch = random_batch(clips=4)
     with pytest.raises(UserError, match=message):
+        model = create("zero_shot", **fields)
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=True), batch)
 
 

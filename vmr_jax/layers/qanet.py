@@ -100,12 +100,6 @@ class FeatureEncoder(nn.Module):
 SPAN_PREDICTORS = ("rnn", "transformer")
 
 
-def check_predictor(owner: str, predictor: str) -> None:
-    """Raises UserError for a kind that `conditioned_states` does not know."""
-    if predictor not in SPAN_PREDICTORS:
-        raise UserError(f'predictor is "{predictor}"; {owner} has {" and ".join(SPAN_PREDICTORS)}.')
-
-
 def conditioned_states(
     predictor: str,
     encoder: Callable[[], FeatureEncoder],
@@ -120,7 +114,7 @@ def conditioned_states(
     Source: VSLNet, official `ConditionedPredictor`.
 
     Args:
-      predictor: 'rnn' or 'transformer'.
+      predictor: one of `SPAN_PREDICTORS`.
       encoder: makes the encoder of the kind 'transformer'.
       fused: clips [B,T,F] that know the query.
       mask: [B,T].

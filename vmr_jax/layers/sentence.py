@@ -4,12 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError
 from vmr_jax.layers.recurrent import LSTM, last_state, mean_state
 from vmr_jax.layers.text import WordEmbedding
 from vmr_jax.types import Batch
 
-KINDS = ("sentence", "mean", "lstm")
+SENTENCE_VECTORS = ("sentence", "mean", "lstm")
 
 
 def read_fields(kind: str) -> tuple[str, ...]:
@@ -21,7 +21,7 @@ class SentenceVector(nn.Module):
     """`batch.sentence` (such as a skip-thought vector), the mean of the word vectors, or an LSTM's last state.
 
     Attributes:
-      kind: source of the vector: 'sentence', 'mean' or 'lstm'.
+      kind: source of the vector, one of `SENTENCE_VECTORS`.
       features: number of units of the LSTM.
       vocab_size: number of words whose vectors are fine-tuned; 0 keeps the word vectors of the batch fixed.
       dtype: number format of the result.
@@ -34,9 +34,7 @@ class SentenceVector(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch) -> jax.Array:
-        """Returns [B,D]; UserError for an unknown kind, or where the batch has no sentence vectors."""
-        if self.kind not in KINDS:
-            raise unknown("config.model.text, the vector of a query, is", self.kind, KINDS)
+        """Returns [B,D]; UserError where the batch has no sentence vectors."""
         if self.kind == "sentence":
             if batch.sentence is None:
                 raise UserError(

@@ -25,7 +25,11 @@ __all__ = [
 _NO_ARCHITECTURE = ("base", "card")  # files of this folder that the others share
 _NOT_SET = ("parent", "name", "vocab_size", "dtype")  # of Flax, of the vocabulary and of `config.dtype`
 # Type of a hyper-parameter -> what its value must be.
-_NUMBERS: Mapping[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
+_KINDS: Mapping[Any, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+}
 # Hyper-parameters that must be positive, by the last words of their names: widths, counts and lengths.
 _POSITIVE = re.compile(
     r"(.*_)?(features|hidden|heads|space|common|clips|words|kernels?|positions|vocab|chars|queries|phrases|rows|"
@@ -127,14 +131,14 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
       **hyper_parameters: fields of the class that differ from its defaults.
 
     Raises:
-      UserError: for an unknown name or hyper-parameter.
+      UserError: for an unknown name or hyper-parameter, and for a value that it cannot have.
     """
     kind = model_class(name)
     fields = {f.name: f.type for f in dataclasses.fields(kind) if f.name not in ("parent", "name")}
     for field, value in hyper_parameters.items():
         if field not in fields:
             raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)
-        wanted, what = _NUMBERS.get(fields[field], (object, ""))
+        wanted, what = _KINDS.get(fields[field], (object, ""))
         if not isinstance(value, wanted):
             raise UserError(f"config.model.{field} of {model_name(kind)} is {value!r}; it must be {what}.")
     _check_sizes(model_name(kind), hyper_parameters, kind.positive)

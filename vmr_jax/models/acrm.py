@@ -21,7 +21,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import unknown
 from vmr_jax.layers.additive_attention import AdditiveAttention
 from vmr_jax.layers.attention import MASKED, masked_softmax
 from vmr_jax.layers.dropout import Dropout
@@ -70,8 +69,6 @@ CARD = Card(
 )
 
 _FLOOR = 1e-13  # added to every probability (official `masked_softmax`)
-LABELS = ("ceil", "floor")
-FUSIONS = ("product", "difference")
 
 
 @struct.dataclass
@@ -113,13 +110,12 @@ class Model(GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"fusion": ("product", "difference"), "labels": ("ceil", "floor")}
+
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Scores every clip as start, as end and as inside; UserError for an unknown fusion or labels."""
+        """Scores every clip as start, as end and as inside."""
         batch.check()
-        for field, value, known in (("fusion", self.fusion, FUSIONS), ("labels", self.labels, LABELS)):
-            if value not in known:
-                raise unknown(f"config.model.{field} of ACRM is", value, known)
 
         def read(x, mask, name, use_bias=True):
             lstm = LSTM(

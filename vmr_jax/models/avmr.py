@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError
 from vmr_jax.layers.ddpg import (
     FIRST,
     MOVES,
@@ -48,7 +47,7 @@ from vmr_jax.layers.ddpg import (
 )
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import LSTM, mean_state
-from vmr_jax.layers.sentence import SentenceVector, read_fields
+from vmr_jax.layers.sentence import SENTENCE_VECTORS, SentenceVector, read_fields
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
@@ -173,16 +172,19 @@ class Model(GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"pooling": ("mean", "lstm"), "text": SENTENCE_VECTORS}
+
     def requires(self) -> tuple[str, ...]:
         """Names the vector of the sentence, where `text` says so."""
         return read_fields(self.text)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Plays an episode with every pair and scores what it visits; UserError for an unknown setting."""
+        """Plays an episode with every pair and scores what it visits.
+
+        Raises UserError where the batch lacks the vector of the sentence.
+        """
         batch.check()
-        if self.pooling not in ("mean", "lstm"):
-            raise UserError(f'config.model.pooling of avmr is {self.pooling!r}; it must be "mean" or "lstm".')
         sentence = SentenceVector(self.text, self.lstm_features, self.vocab_size, jnp.float32, name="sentence")
         query = sentence(batch)
         updates = self.variable("schedule", "step", lambda: jnp.int32(0))

@@ -1,12 +1,13 @@
 """The contract: what the trainer, the evaluator and `launch.py` know of an architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
 
+from vmr_jax.errors import unknown
 from vmr_jax.types import Batch, Mean, Moments
 
 Outputs = Any  # a flax.struct dataclass of the architecture's own file
@@ -36,14 +37,27 @@ class GroundingModel(nn.Module):
     [[0.0, 12.5]]
 
     Attributes:
+      choices: field of text -> the values that it can have; of a tuple, those of its parts.
       positive: fields that must be above 0, beside those whose names say so (`vmr_jax.models.create`).
       shared_by_heads: field with a number of attention heads -> field with the width that they divide.
       of_evaluation: fields that neither parameters nor training depend on, which an evaluation may set anew.
     """
 
+    choices: ClassVar[Mapping[str, Collection[str]]] = {}
     positive: ClassVar[tuple[str, ...]] = ()
     shared_by_heads: ClassVar[Mapping[str, str]] = {"heads": "features"}
     of_evaluation: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a field is none of its `choices`, however the model is made."""
+        kind = type(self)
+        owner = kind.__module__.rpartition(".")[2] if kind.__qualname__ == "Model" else kind.__qualname__
+        for field, known in self.choices.items():
+            value = getattr(self, field)
+            for part in value if isinstance(value, tuple) else (value,):
+                if part not in known:
+                    raise unknown(f"config.model.{field} of {owner} is", part, known)
+        super().__post_init__()
 
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Runs the network."""

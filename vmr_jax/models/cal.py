@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, check_choices
+from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.corpus import clip_seconds, span_labels
 from vmr_jax.layers.draws import annotated_moment, random_segments, uniform_choice
@@ -83,12 +83,6 @@ CARD = Card(
     ),
 )
 
-CHOICES = {
-    "distance": ("mean", "chamfer"),
-    "endpoints": ("moment", "clip", "none"),
-    "moments": ("windows", "span"),
-    "negatives": ("segments", "windows"),
-}
 _TRIES = 32  # random segments of which the first with a low IoU is the negative; the official code never stops
 _AT_ONCE = 8  # windows whose clips are encoded at once
 
@@ -170,9 +164,15 @@ class Model(GroundingModel, CorpusRetriever, DualEncoder):
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {
+        "distance": ("mean", "chamfer"),
+        "endpoints": ("moment", "clip", "none"),
+        "moments": ("windows", "span"),
+        "negatives": ("segments", "windows"),
+    }
+
     def setup(self):
-        """Names the networks; raises UserError for settings that do not exist."""
-        check_choices("CAL", self, CHOICES)
+        """Names the networks."""
         kernel_init, zeros = symmetric_uniform(self.init_bound), nn.initializers.zeros
         self.clips = ClipEncoder(self.hidden, self.features, self.init_bound, self.dtype)
         self.drop = Dropout(self.dropout)

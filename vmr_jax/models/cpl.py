@@ -34,7 +34,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError
 from vmr_jax.layers.completion import (
     Reading,
     completion_loss,
@@ -83,7 +82,6 @@ CARD = Card(
         "Gradients do not change when the annotated moments are NaN.",
     ),
 )
-VOTES = ("none", "equal", "near_first")
 
 
 @struct.dataclass
@@ -155,14 +153,12 @@ class Model(GroundingModel):
     vocab_size: int = 2
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"votes": ("none", "equal", "near_first")}
     needs_vocabulary = True
     positive: ClassVar[tuple[str, ...]] = ("proposals", "sigma", "min_width", "ramp_updates")
 
     def requires(self) -> tuple[str, ...]:
-        """Names the words that are hidden more often; UserError where `votes` is none of the ways."""
-        if self.votes not in VOTES:
-            known = ", ".join(f'"{way}"' for way in VOTES)
-            raise UserError(f'config.model.votes is "{self.votes}"; it must be one of {known}.')
+        """Names the words that are hidden more often."""
         return ("content_words",)
 
     @nn.compact

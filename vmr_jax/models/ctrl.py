@@ -22,9 +22,8 @@ moment is shorter than all of them, does not count: neither its sentence nor its
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vmr_jax.errors import check_choices
 from vmr_jax.layers.norm import l2_normalize
-from vmr_jax.layers.sentence import SentenceVector, read_fields
+from vmr_jax.layers.sentence import SENTENCE_VECTORS, SentenceVector, read_fields
 from vmr_jax.layers.sliding_windows import PairNetwork, SlidingWindows, WindowScores, fused_pairs
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
@@ -60,11 +59,6 @@ CARD = Card(
         "No checkpoint was published.",
     ),
 )
-
-CHOICES = {
-    "context_windows": ("official", "exact"),
-    "regression": ("np", "p", "none"),
-}
 
 
 Outputs = WindowScores
@@ -118,13 +112,18 @@ class Model(SlidingWindows, GroundingModel):
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {
+        "context_windows": ("official", "exact"),
+        "regression": ("np", "p", "none"),
+        "text": SENTENCE_VECTORS,
+    }
     method = "CTRL"
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Scores the drawn windows of the batch while training, else all test windows of each video."""
         batch.check()
-        self._check_fields()
+        self.check_windows()
         clips = batch.video_mask.sum(-1)
         if train:
             windows, found = self.draw_window(self.make_rng("dropout"), batch, clips)
@@ -156,7 +155,3 @@ class Model(SlidingWindows, GroundingModel):
     def _projection(self, x: Array, name: str) -> Array:
         init = nn.initializers.normal(self.projection_std)
         return nn.Dense(self.features, kernel_init=init, dtype=self.dtype, name=name)(x)
-
-    def _check_fields(self) -> None:
-        check_choices("CTRL", self, CHOICES)
-        self.check_windows()

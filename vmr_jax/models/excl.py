@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED, masked_softmax
-from vmr_jax.layers.corpus import PairRule, clip_seconds, span_labels, stream_rows
+from vmr_jax.layers.corpus import STREAMS, PairRule, clip_seconds, span_labels, stream_rows
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.norm import l2_normalize
 from vmr_jax.layers.recurrent import LSTM, first_state, last_state
@@ -66,8 +65,6 @@ CARD = Card(
         "Checkpoints of the re-implementation are imported.",
     ),
 )
-PREDICTORS = ("mlp", "tied", "conditioned")
-OBJECTIVES = ("classification", "regression")
 
 
 @struct.dataclass
@@ -116,6 +113,11 @@ class Model(GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {
+        "predictor": ("mlp", "tied", "conditioned"),
+        "objective": ("classification", "regression"),
+        "streams": STREAMS,
+    }
     positive = ("shortest", "keep")
 
     def requires(self) -> tuple[str, ...]:
@@ -126,12 +128,9 @@ class Model(GroundingModel):
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Scores every clip as start and as end.
 
-        Raises UserError for an unknown predictor or objective, and where subtitles are read and there are none.
+        Raises UserError where subtitles are read and the batch has none.
         """
         batch.check()
-        for field, known in (("predictor", PREDICTORS), ("objective", OBJECTIVES)):
-            if getattr(self, field) not in known:
-                raise UserError(f'{field} is "{getattr(self, field)}"; ExCL has {", ".join(known)}.')
         words = WordEmbedding(self.vocab_size, name="words")(batch)
         words = l2_normalize(words) if self.unit_words else words
         states = self._lstm("query_lstm")(words.astype(self.dtype), batch.query_mask)

@@ -48,7 +48,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from vmr_jax.errors import UserError, check_choices
+from vmr_jax.errors import UserError
 from vmr_jax.layers.additive_attention import AdditiveAttention
 from vmr_jax.layers.anchors import AnchorHead, Scored, frame_anchors, half_open, legal_anchors, rank_anchors
 from vmr_jax.layers.dropout import Dropout
@@ -98,13 +98,6 @@ CARD = Card(
         "Every ablation of tables 4 to 6 runs.",
     ),
 )
-
-CHOICES = {
-    "attention": ("cga", "cma", "soft"),
-    "branches": ("both", "video_query", "query_video"),
-    "fusion": ("gate", "concat", "matrix"),
-    "localization": ("content", "tgn", "cmin"),
-}
 
 
 @struct.dataclass
@@ -157,6 +150,13 @@ class Model(GroundingModel):
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {
+        "attention": ("cga", "cma", "soft"),
+        "branches": ("both", "video_query", "query_video"),
+        "fusion": ("gate", "concat", "matrix"),
+        "localization": ("content", "tgn", "cmin"),
+    }
+
     def candidates(self, num_clips: int) -> np.ndarray:
         """Returns [M,2] float32, first and last clip of every candidate, for videos of `num_clips` rows."""
         if self.localization == "content":
@@ -190,7 +190,6 @@ class Model(GroundingModel):
         return Outputs(logits=scored.logits, offsets=scored.offsets)
 
     def _check(self, batch: Batch) -> None:
-        check_choices("FIAN", self, CHOICES)
         if self.fusion == "matrix" and self.branches != "both":
             raise UserError(
                 "config.model.fusion='matrix' compares the videos of two branches, and config.model.branches "

@@ -44,7 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, check_choices
+from vmr_jax.errors import UserError
 from vmr_jax.layers import map2d
 from vmr_jax.layers.attention import masked_softmax
 from vmr_jax.layers.clips import ClipPool
@@ -103,13 +103,6 @@ CARD = Card(
         "The contrast equals numbers computed by hand.",
     ),
 )
-
-CHOICES = {
-    "front_end": ("pool", "conv"),
-    "teacher": ("tree", "none"),
-    "distillation": ("bce", "cross_entropy", "none"),
-    "score": ("p", "p+q"),
-}
 
 
 @struct.dataclass
@@ -348,6 +341,13 @@ class Model(GroundingModel, DualEncoder):
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {
+        "front_end": ("pool", "conv"),
+        "teacher": ("tree", "none"),
+        "distillation": ("bce", "cross_entropy", "none"),
+        "score": ("p", "p+q"),
+    }
+
     def setup(self):
         """Names the parts; raises UserError for settings that contradict each other."""
         self._check_fields()
@@ -468,7 +468,6 @@ class Model(GroundingModel, DualEncoder):
         return Mean.of(-jnp.exp(log_q) * log_p - jnp.exp(log_not_q) * log_not_p, real, weight)
 
     def _check_fields(self) -> None:
-        check_choices("FVMR", self, CHOICES)
         if self.features % 2:
             raise UserError(
                 f"features of FVMR is {self.features}; it must be even, half for each direction of the "

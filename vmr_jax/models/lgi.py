@@ -125,9 +125,11 @@ class Model(GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"activation": ACTIVATIONS}
+
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Regresses a span per pair; UserError for an unknown activation, an even kernel, too many clips."""
+        """Regresses a span per pair; UserError for an even kernel or too many clips."""
         batch.check()
         self._check(batch)
         mask = batch.video_mask
@@ -162,8 +164,6 @@ class Model(GroundingModel):
         return Outputs(span=self._regress(x, attention), attention=attention, words=word_attention)
 
     def _check(self, batch: Batch) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise UserError(f'activation is "{self.activation}"; LGI has {" and ".join(ACTIVATIONS)}.')
         if self.local_kernel % 2 == 0:
             raise UserError(f"local_kernel is {self.local_kernel}; it must be odd (the paper's: 15).")
         if batch.video.shape[1] > self.max_clips:

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, check_choices
+from vmr_jax.errors import UserError
 from vmr_jax.layers.draws import annotated_moment, uniform_choice
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import symmetric_uniform
@@ -74,7 +74,6 @@ CARD = Card(
     ),
 )
 
-CHOICES = {"streams": ("fused", "video"), "moments": ("windows", "span")}
 TRIPLET = ("positive", "intra", "inter")  # the order of the segments that a sentence meets in training
 
 
@@ -133,9 +132,10 @@ class Model(GroundingModel, DualEncoder):
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"streams": ("fused", "video"), "moments": ("windows", "span")}
+
     def setup(self):
-        """Names the networks; raises UserError for settings that do not exist."""
-        check_choices("MCN", self, CHOICES)
+        """Names the networks."""
         self.rgb = self._network()
         if self.streams == "fused":
             self.flow = self._network()

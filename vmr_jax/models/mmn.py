@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, check_choices
+from vmr_jax.errors import UserError
 from vmr_jax.layers import injection, map2d
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.clips import ClipPool
@@ -92,7 +92,6 @@ CARD = Card(
         "devices.",
     ),
 )
-CHOICES = {"text": ("distilbert", "glove"), **injection.CHOICES}
 _EPSILON = 1e-6  # under the logarithm of the sentence term (official `ContrastiveLoss`)
 
 
@@ -453,9 +452,10 @@ class Model(MutualMatching):
     contrast_epochs: int = 7
     late_weight: float = 0.01
 
+    choices = {"text": ("distilbert", "glove"), **injection.CHOICES}
+
     def setup(self):
-        """Names the parts; raises UserError for an unknown `text`."""
-        check_choices("MMN", self, CHOICES)
+        """Names the parts."""
         self.clips = ClipPool(self.features, self.num_clips, dtype=self.dtype)
         self.map = self.moment_map()
         if self.text == "distilbert":

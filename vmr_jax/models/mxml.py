@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError
 from vmr_jax.layers.corpus import (
     EVERY_NEGATIVE,
     STREAMS,
@@ -159,6 +159,7 @@ class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
       dtype: number format of the layers; parameters, scores, logits and losses are float32.
     """
 
+    choices = {"streams": STREAMS, "language": LANGUAGES}
     of_evaluation: ClassVar[tuple[str, ...]] = ("language",)
 
     features: int = 256
@@ -186,11 +187,7 @@ class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        """Names the parts; raises UserError for unknown `streams` and `language`, and pools that do not fit."""
-        if self.streams not in STREAMS:
-            raise unknown("config.model.streams of mXML is", self.streams, STREAMS)
-        if self.language not in LANGUAGES:
-            raise unknown("config.model.language of mXML is", self.language, LANGUAGES)
+        """Names the parts; raises UserError for pools that do not fit."""
         if len(self.hard_epochs) != len(self.hard_pools):
             raise UserError(
                 f"config.model.hard_epochs of mXML has {len(self.hard_epochs)} epochs and hard_pools "

@@ -39,7 +39,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import unknown
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.layers.clips import clip_bounds
 from vmr_jax.layers.corpus import (
@@ -187,10 +186,10 @@ class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
     keep: int = 200
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"streams": STREAMS}
+
     def setup(self):
-        """Names the parts; raises UserError for unknown `streams`."""
-        if self.streams not in STREAMS:
-            raise unknown("config.model.streams of ReLoCL is", self.streams, STREAMS)
+        """Names the parts."""
         names = STREAMS[self.streams]
         self.word_vectors = WordEmbedding(self.vocab_size)
         self.query_input = self._input()

@@ -41,7 +41,7 @@ from vmr_jax.layers.actor_critic import (
     episode_terms,
 )
 from vmr_jax.layers.recurrent import GRUCell, mean_state
-from vmr_jax.layers.sentence import SentenceVector, read_fields
+from vmr_jax.layers.sentence import SENTENCE_VECTORS, SentenceVector, read_fields
 from vmr_jax.layers.window_agent import (
     agent_linear,
     annotated_window,
@@ -166,13 +166,15 @@ class Model(GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"text": SENTENCE_VECTORS}
+
     def requires(self) -> tuple[str, ...]:
         """Names the vector of the sentence, where `text` says so."""
         return read_fields(self.text)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Plays an episode with every pair; UserError for a `text` that is unknown or that the batch lacks."""
+        """Plays an episode with every pair; UserError where the batch lacks the vector of the sentence."""
         batch.check()
         units = batch.video_mask.sum(1, dtype=jnp.int32)
         sentence = SentenceVector(self.text, self.query_features, self.vocab_size, self.dtype, name="sentence")

@@ -53,7 +53,7 @@ from vmr_jax.layers.ddpg import (
     values_of,
 )
 from vmr_jax.layers.recurrent import mean_state
-from vmr_jax.layers.sentence import SentenceVector, read_fields
+from vmr_jax.layers.sentence import SENTENCE_VECTORS, SentenceVector, read_fields
 from vmr_jax.models.base import GroundingModel
 from vmr_jax.models.card import Card
 from vmr_jax.moments import rank
@@ -200,6 +200,7 @@ class Model(GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"text": SENTENCE_VECTORS}
     positive = ("look_every", "looks")
 
     def requires(self) -> tuple[str, ...]:
@@ -208,7 +209,7 @@ class Model(GroundingModel):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Plays an episode with every pair; UserError for a `text` that is unknown or that the batch lacks."""
+        """Plays an episode with every pair; UserError where the batch lacks the vector of the sentence."""
         batch.check()
         sentence = SentenceVector(self.text, self.lstm_features, self.vocab_size, jnp.float32, name="sentence")
         query = sentence(batch)

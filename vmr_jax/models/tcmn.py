@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import UserError, check_choices
+from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED, masked_softmax
 from vmr_jax.layers.draws import annotated_moment
 from vmr_jax.layers.init import torch_bias, torch_default_kernel
@@ -86,7 +86,6 @@ CARD = Card(
     ),
 )
 
-CHOICES = {"moments": ("windows", "span")}
 STREAMS = ("video", "flow")
 NETWORKS = tuple(f"{main}_{context}" for main in STREAMS for context in STREAMS)
 
@@ -137,6 +136,8 @@ class Model(GroundingModel):
     vocab_size: int = 0
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
+
+    choices = {"moments": ("windows", "span"), "networks": NETWORKS}
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
@@ -246,11 +247,10 @@ class Model(GroundingModel):
 
     def _checked(self, batch: Batch) -> Constituents:
         """The trees of a batch that has all that the settings, which exist, ask for."""
-        check_choices("TCMN", self, CHOICES)
-        if not self.networks or not set(self.networks) <= set(NETWORKS):
+        if not self.networks:
             raise UserError(
-                f"config.model.networks of TCMN is {self.networks!r}; expected is one or more of "
-                f"{', '.join(NETWORKS)}, of main and context event."
+                f"config.model.networks of TCMN is empty; expected is one or more of {', '.join(NETWORKS)}, of "
+                "main and context event."
             )
         if len(self.weights) not in (0, len(self.networks)):
             raise UserError(

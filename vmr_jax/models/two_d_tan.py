@@ -29,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vmr_jax.errors import check_choices
 from vmr_jax.layers import injection
 from vmr_jax.layers.clips import ClipPool
 from vmr_jax.layers.linear import torch_linear
@@ -75,8 +74,6 @@ CARD = Card(
     ),
 )
 
-CHOICES = {"proposal": ("pool", "conv"), **injection.CHOICES}
-
 
 @struct.dataclass
 class Outputs:
@@ -119,14 +116,15 @@ class Model(injection.Injections, GroundingModel):
     keep: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"proposal": ("pool", "conv"), **injection.CHOICES}
+
     @property
     def candidates(self) -> np.ndarray:
         """Returns [G,G] bool, the moments that are scored."""
         return candidate_mask(self.num_clips, self.scale_layers)
 
     def setup(self):
-        """Names the parts of the injections; raises UserError for a field that has no such value."""
-        check_choices("2D-TAN", self, CHOICES)
+        """Names the parts of the injections."""
         self.visual_context, self.spatial_dynamics = self.injection_parts(self.features)
 
     @nn.compact

@@ -31,7 +31,6 @@ Captions), a tenth of it for the text encoder, lambda_vc 0.5, lambda_sd 0.01, ea
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vmr_jax.errors import check_choices
 from vmr_jax.layers import injection
 from vmr_jax.layers.clip_text import ClipText
 from vmr_jax.layers.clips import average_clips
@@ -89,7 +88,6 @@ CARD = Card(
         "CLIP's text encoder equals that of the library `transformers` with the same weights.",
     ),
 )
-CHOICES = {"text": ("clip", "glove"), "masked": ("remove", "placeholder"), **injection.CHOICES}
 
 
 class Model(mmn.MutualMatching):
@@ -108,6 +106,7 @@ class Model(mmn.MutualMatching):
       placeholder: id of the subword that stands in their place.
     """
 
+    choices = {"text": ("clip", "glove"), "masked": ("remove", "placeholder"), **injection.CHOICES}
     shared_by_heads = {"text_heads": "text_features", "plugin_heads": "text_features"}
 
     text: str = "clip"
@@ -122,8 +121,7 @@ class Model(mmn.MutualMatching):
     dynamics: str = "transformer"
 
     def setup(self):
-        """Names the parts; raises UserError for a field that has no such value."""
-        check_choices("VDI", self, CHOICES)
+        """Names the parts."""
         self.map = self.moment_map()
         if self.text == "clip":
             self.text_encoder = ClipText(

@@ -25,10 +25,10 @@ from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.padding import batch_steps
 from vmr_jax.layers.qanet import (
+    SPAN_PREDICTORS,
     ContextQueryAttention,
     FeatureEncoder,
     QueryConcat,
-    check_predictor,
     check_reads,
     conditioned_states,
 )
@@ -125,13 +125,15 @@ class Model(GroundingModel):
     official_padding: bool = False
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"predictor": SPAN_PREDICTORS}
+
     def requires(self) -> tuple[str, ...]:
         """Names the characters of the words."""
         return ("query_chars",)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
-        """Scores every clip as start and as end; UserError for an unknown predictor or too many clips."""
+        """Scores every clip as start and as end; UserError for too many clips."""
         batch.check()
         self._check(batch)
         index, mask = batch.example_index, batch.video_mask
@@ -170,7 +172,6 @@ class Model(GroundingModel):
         )
 
     def _check(self, batch: Batch) -> None:
-        check_predictor("VSLNet", self.predictor)
         check_reads("VSLNet", batch, self.max_positions)
 
     def _convolved(self, mask: jax.Array, batch: Batch) -> jax.Array:

@@ -23,16 +23,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import masked_softmax
 from vmr_jax.layers.characters import QueryEmbedding
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.qanet import (
+    SPAN_PREDICTORS,
     ContextQueryAttention,
     FeatureEncoder,
     QueryConcat,
-    check_predictor,
     check_reads,
     conditioned_states,
 )
@@ -79,7 +78,6 @@ CARD = Card(
         "at this commit, running, to 1e-6.",
     ),
 )
-NIL_LABELS = ("overlap", "ends")
 
 
 @struct.dataclass
@@ -133,6 +131,7 @@ class Model(GroundingModel):
     keep: int = 100
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"predictor": SPAN_PREDICTORS, "nil_labels": ("overlap", "ends")}
     positive = ("scales",)
 
     def requires(self) -> tuple[str, ...]:
@@ -143,12 +142,9 @@ class Model(GroundingModel):
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
         """Scores every clip as start and as end at every scale.
 
-        Raises UserError for an unknown predictor or kind of labels, and for more clips than have a position.
+        Raises UserError for more clips than have a position.
         """
         batch.check()
-        check_predictor("VSLNet-L", self.predictor)
-        if self.nil_labels not in NIL_LABELS:
-            raise UserError(f'nil_labels is "{self.nil_labels}"; VSLNet-L has {" and ".join(NIL_LABELS)}.')
         check_reads("VSLNet-L", batch, self.max_positions)
         index, mask = batch.example_index, batch.video_mask
         sizes = (self.features, self.char_features, self.num_chars, self.dropout, self.vocab_size)

@@ -32,7 +32,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vmr_jax.errors import unknown
 from vmr_jax.layers.corpus import (
     EVERY_NEGATIVE,
     STREAMS,
@@ -150,10 +149,10 @@ class Model(StartEndRetriever, GroundingModel, CorpusRetriever, DualEncoder):
     keep: int = 200
     dtype: jnp.dtype = jnp.float32
 
+    choices = {"streams": STREAMS}
+
     def setup(self):
-        """Names the parts; raises UserError for unknown `streams`."""
-        if self.streams not in STREAMS:
-            raise unknown("config.model.streams of XML is", self.streams, STREAMS)
+        """Names the parts."""
         names = STREAMS[self.streams]
         self.word_vectors = WordEmbedding(self.vocab_size)
         self.query_input = self._input()

@@ -30,7 +30,7 @@ import numpy as np
 from flax import struct
 
 from vmr_jax import moments as moments_lib
-from vmr_jax.errors import UserError, check_choices
+from vmr_jax.errors import UserError
 from vmr_jax.layers.clip_text import ClipText
 from vmr_jax.layers.clips import clip_length
 from vmr_jax.layers.norm import l2_normalize
@@ -73,8 +73,6 @@ CARD = Card(
     ),
 )  # fmt: skip
 
-CHOICES = {"text": ("clip", "siglip", "sentence"), "stream": ("video", "subtitles")}
-
 
 @struct.dataclass
 class Outputs:
@@ -115,6 +113,7 @@ class Model(GroundingModel, DualEncoder):
       dtype: number format of the text tower; vectors and scores are float32.
     """
 
+    choices = {"text": ("clip", "siglip", "sentence"), "stream": ("video", "subtitles")}
     shared_by_heads = {"text_heads": "text_features"}
 
     text: str = "clip"
@@ -132,7 +131,6 @@ class Model(GroundingModel, DualEncoder):
 
     def setup(self):
         """Names the parts; raises UserError for settings that make no sense."""
-        check_choices("zero_shot", self, CHOICES)
         _check_lengths(self.lengths, self.overlap)
         self.probability = Probability()
 

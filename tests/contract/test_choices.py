@@ -1,0 +1,73 @@
+"""Hyper-parameters of text: the values that they can have, and what is said of another one."""
+
+import dataclasses
+
+import pytest
+from traced import NAMES, get_config
+
+from vmr_jax.errors import UserError
+from vmr_jax.models import create, model_class
+from vmr_jax.training.experiment import make_model
+
+FREE = {("fian", "stride")}  # a number of clips or a part of the window's, which FIAN reads
+TEXT = (str, tuple[str, ...])
+
+
+def text_fields(kind):
+    return {field.name for field in dataclasses.fields(kind) if field.type in TEXT}
+
+
+def several(kind, field):
+    return isinstance(getattr(kind, field), tuple)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_of_text_says_its_values(name):
+    kind = model_class(name)
+    assert text_fields(kind) - set(kind.choices) == {field for owner, field in FREE if owner == name}
+    assert set(kind.choices) <= text_fields(kind)
+    for field, known in kind.choices.items():
+        for value in known:
+            create(name, **{field: (value,) if several(kind, field) else value})
+
+
+def by_command(kind, name, fields):
+    config = get_config(name, None)
+    with config.unlocked():
+        config.model.update(fields)
+    return make_model(config)
+
+
+MAKERS = {
+    "create": lambda kind, name, fields: create(name, **fields),
+    "the class": lambda kind, name, fields: kind(**fields),
+    "a copy": lambda kind, name, fields: kind().clone(**fields),
+    "the command": by_command,
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_no_other_value_is_taken(maker):
+    for name in NAMES:
+        kind = model_class(name)
+        for field, known in kind.choices.items():
+            first, *_ = known
+            wrong = f"{first}_"
+            with pytest.raises(UserError) as error:
+                MAKERS[maker](kind, name, {field: (wrong,) if several(kind, field) else wrong})
+            known = ", ".join(known)
+            assert str(error.value) == (
+                f'config.model.{field} of {name} is "{wrong}". Did you mean "{first}"? Known: {known}.'
+            )
+
+
+def test_choices_of_a_class_of_ones_own():
+    class Mine(model_class("xml")):
+        ends: str = "soft"
+        choices = {"ends": ("soft", "hard")}
+
+    assert Mine(ends="hard").ends == "hard"
+    with pytest.raises(UserError, match='Mine is "sotf". Did you mean "soft"'):
+        create(Mine, ends="sotf")
+    with pytest.raises(UserError, match="config.model.ends of .*Mine is 3; it must be text"):
+        create(Mine, ends=3)
