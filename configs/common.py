@@ -158,21 +158,30 @@ def model_defaults(name: str | type[models.GroundingModel]) -> ml_collections.Co
     return config
 
 
-def parse_arg(arg: str | None, datasets: Mapping[str, tuple[str, ...]]) -> tuple[str, tuple[str, ...]]:
+def parse_arg(
+    arg: str | None, datasets: Mapping[str, tuple[str, ...]], lacking: Mapping[str, str] | None = None
+) -> tuple[str, tuple[str, ...]]:
     """Splits 'dataset,option,...' and checks it against what a config knows.
 
     Args:
       arg: what stands after the colon of --config; None or '' is 'storyboard'. 'library[,ENCODER]' is 'jsonl'
         with the features of a library of videos.
       datasets: dataset name -> its options.
+      lacking: name of a dataset that is left out -> why, for the message.
 
     Returns:
       The dataset and the options.
+
+    Raises:
+      UserError: for an unknown dataset or option, with the nearest name, and for a dataset that is left out.
     """
     dataset, *options = (arg or "storyboard").split(",")
     if dataset == LIBRARY and "jsonl" in datasets:  # your own data, with the features of a library of videos
         dataset, datasets = "jsonl", {"jsonl": (*datasets["jsonl"], *LIBRARY_ENCODERS, LIBRARY)}
         options.append(LIBRARY)
+    why = (lacking or {}).get("jsonl" if dataset == LIBRARY else dataset)
+    if why:
+        raise UserError(f'This config has no dataset "{dataset}": {why}. Known: {", ".join(datasets)}.')
     if dataset not in datasets:
         raise unknown("This config has no dataset", dataset, datasets)
     for option in options:

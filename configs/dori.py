@@ -15,13 +15,15 @@ An official checkpoint does not hold the word vectors: see configs/tmlga.py, who
 
 from vmr_jax.configs import common, datasets
 
-# Of the other datasets nobody has the regions that it reads.
 DATASETS = {name: options for name, options in datasets.DATASETS.items() if name != "films"}
+LACKING = {
+    "films": "DORi reads regions of the frames and which of them are people, which the dataset does not have"
+}
 
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
+    dataset, options = common.parse_arg(arg, DATASETS, LACKING)
     config = common.base("dori")
     config.input.resample = "pick"  # never a mean of the regions of several frames
     config.input.normalize = False

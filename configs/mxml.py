@@ -20,13 +20,17 @@ same split; here it is R@1 at IoU .7 in English.
 from vmr_jax.configs import common, datasets
 
 DATASETS = {name: datasets.with_streams(datasets.DATASETS)[name] for name in ("storyboard", "tvr")}
+LACKING = dict.fromkeys(
+    datasets.DATASETS.keys() - DATASETS,
+    "mXML reads every query in a second language, which the dataset does not have",
+)
 _TOKENS = "bert_feature_{}/sub_query/tvr_query_pretrained_w_sub_query.h5"
 _SUBTITLES = "bert_feature_{}/sub_query/tvr_sub_pretrained_w_sub_query_max_cl-1.5.h5"
 
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
+    dataset, options = common.parse_arg(arg, DATASETS, LACKING)
     config = common.base("mxml")
     config.input.resample = "pad"
     common.bert_adam(config)

@@ -13,13 +13,16 @@ validation split chooses. Without the authors' files set config.model.use_object
 
 from vmr_jax.configs import common, ctrl, datasets
 
-# Of the other datasets nobody has the captions and scores that it reads.
 DATASETS = {name: datasets.DATASETS[name] for name in ("storyboard", "charades_sta")}
+LACKING = dict.fromkeys(
+    datasets.DATASETS.keys() - DATASETS,
+    "MML reads captions of the frames and scores of what is in them, which nobody published for the dataset",
+)
 
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
+    dataset, options = common.parse_arg(arg, DATASETS, LACKING)
     config = common.base("object_evidence")
     config.input.normalize = False
     config.batch_size = 56

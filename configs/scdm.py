@@ -18,6 +18,7 @@ from vmr_jax.configs import common, datasets
 DATASETS = {
     dataset: options for dataset, options in datasets.DATASETS.items() if dataset not in ("didemo", "tempo")
 }
+LACKING = dict.fromkeys(("didemo", "tempo"), "its six chunks cannot be halved into SCDM's layers of anchors")
 
 # dataset -> slots T, anchor layers. The first two rows are the official ones; the others are ours.
 _SLOTS = {
@@ -32,7 +33,7 @@ _SLOTS = {
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
+    dataset, options = common.parse_arg(arg, DATASETS, LACKING)
     config = common.base("scdm")
     config.input.resample = "pad"
     config.input.normalize = False

@@ -20,13 +20,14 @@ from vmr_jax.configs import common, datasets
 DATASETS = {
     dataset: (*options, *(("skip_thoughts", "spatial") if dataset not in datasets.EMBEDDED else ("temporal",)))
     for dataset, options in datasets.DATASETS.items()
-    if dataset != "films"  # whose frames have no cells
+    if dataset != "films"
 }
+LACKING = {"films": "STRONG reads cells of the frames, a grid of features, which the dataset does not have"}
 
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
+    dataset, options = common.parse_arg(arg, DATASETS, LACKING)
     config = common.base("strong")
     config.model.text = "sentence" if "skip_thoughts" in options else "lstm"
     config.model.spatial = "spatial" in options

@@ -13,15 +13,15 @@ config.evaluation.select_split="" to take the last one and read no moment at all
 
 from vmr_jax.configs import common, datasets
 
-# Not for the 21 segments of DiDeMo and TEMPO.
 DATASETS = {
     dataset: options for dataset, options in datasets.DATASETS.items() if dataset not in ("didemo", "tempo")
 }
+LACKING = dict.fromkeys(("didemo", "tempo"), "no code of TGA shows how its 21 segments are encoded")
 
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
+    dataset, options = common.parse_arg(arg, DATASETS, LACKING)
     config = common.base("tga")
     config.input.resample = "pad"
     config.batch_size = 128

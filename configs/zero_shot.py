@@ -27,11 +27,15 @@ DATASETS: dict[str, tuple[str, ...]] = {
     },
     "jsonl": _TOWERS,
 }
+LACKING = dict.fromkeys(
+    datasets.DATASETS.keys() - DATASETS,
+    "the sentence is compared with features of an image-text encoder, and the dataset comes with none",
+)
 
 
 def get_config(arg=None):
     """Returns the config for `dataset[,option...]`; see DATASETS."""
-    dataset, options = common.parse_arg(arg, DATASETS)
+    dataset, options = common.parse_arg(arg, DATASETS, LACKING)
     config = common.base("zero_shot")
     config.train_for = "300 steps"
     config.evaluate_every = "300 steps"

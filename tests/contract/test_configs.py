@@ -147,6 +147,23 @@ def test_wrong_dataset_names_the_nearest(name):
     assert 'no dataset "storybord". Did you mean "storyboard"?' in str(error.value)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dataset_that_is_left_out_is_told_why(name):
+    config = importlib.import_module(f"vmr_jax.configs.{name}")
+    lacking = getattr(config, "LACKING", {})
+    assert set(lacking) == set(datasets.DATASETS) - set(config.DATASETS)
+    known = ", ".join(config.DATASETS)
+    for dataset, why in lacking.items():
+        with pytest.raises(UserError) as error:
+            get_config(name, dataset)
+        assert str(error.value) == f'This config has no dataset "{dataset}": {why}. Known: {known}.'
+
+
+def test_a_library_is_left_out_as_ones_own_data_are():
+    with pytest.raises(UserError, match='no dataset "library": mXML reads every query in a second language'):
+        get_config("mxml", "library,clip")
+
+
 @pytest.mark.parametrize(
     "convention,select,evaluated",
     [

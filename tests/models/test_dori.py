@@ -105,5 +105,8 @@ def test_a_dataset_without_regions_is_refused_before_training():
     config = get_config("charades_sta,i3d")
     with config.unlocked():
         del config.dataset.streams["persons"]
-    with pytest.raises(UserError, match='dori needs "persons", which the dataset charades_sta does not have'):
+    with pytest.raises(
+        UserError,
+        match=r'dori needs "persons", which the dataset charades_sta does not have .*streams\.persons',
+    ):
         batch_spec(config, 2, create("dori").requires())

@@ -160,7 +160,10 @@ def test_a_second_language_that_is_absent_is_named_before_training():
     config = get_config("tvr,resnet_i3d")
     assert batch_spec(config, 2, created().requires()).translated_subtitles.shape == (2, 100, 768)
     config.text.translation_features = ""
-    with pytest.raises(UserError, match='mxml needs "translation", which the dataset tvr does not have'):
+    with pytest.raises(
+        UserError,
+        match='mxml needs "translation", which the dataset tvr does not have .*bring it: storyboard. Set conf',
+    ):
         check_fields(config, created().requires())
     batch = one_batch().replace(translation=None, translation_mask=None)
     with pytest.raises(UserError, match="reads the query in a second language, and this batch has no transl"):

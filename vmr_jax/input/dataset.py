@@ -294,10 +294,15 @@ class Dataset:
         )
 
 
+def dataset_names() -> list[str]:
+    """The folders of `data/`: datasets are found, not listed."""
+    folder = importlib.import_module("vmr_jax.data").__path__
+    return sorted(m.name for m in pkgutil.iter_modules(folder) if m.ispkg)
+
+
 def dataset_module(name: str):
     """Imports `data/<name>`; raises UserError with the nearest name where there is none."""
-    folder = importlib.import_module("vmr_jax.data").__path__  # datasets are found, not listed
-    known = sorted(m.name for m in pkgutil.iter_modules(folder) if m.ispkg)
+    known = dataset_names()
     if name not in known:
         raise unknown("There is no dataset", name, known)
     return importlib.import_module(f"vmr_jax.data.{name}")

@@ -7,13 +7,15 @@ import jax
 
 from vmr_jax.errors import UserError
 from vmr_jax.input import schema
-from vmr_jax.input.dataset import dataset_module
+from vmr_jax.input.dataset import dataset_module, dataset_names
 from vmr_jax.text.tokenize import MAX_CHARACTERS
 from vmr_jax.types import TREES, Batch, FieldInfo, fields_from, fields_of, with_masks
 
-_HOW_TO_BRING = {
+_HOW_TO_BRING = {  # those that are no streams
     "constituents": "These are the constituency trees of its sentences: set config.text.parses to a file of "
-    "them in brackets, as parsers write them, or to 'right_branching' for trees that are made without a parser."
+    "them in brackets, as parsers write them, or to 'right_branching' for trees that need no parser.",
+    "sentence": "Set config.text.sentence_features to a file with a vector of each query.",
+    "translation": "Set config.text.translation_features to a file of the queries in another language.",
 }
 
 
@@ -88,5 +90,14 @@ def check_fields(config, fields: Sequence[str]) -> None:
             raise UserError(
                 f'The architecture {config.model.name} needs "{name}", which the dataset '
                 f"{config.dataset.name} does not have (it has: {', '.join(available) or 'none'}). "
-                + _HOW_TO_BRING.get(name, "Choose another dataset or switch off the option that needs it.")
+                + _how_to_bring(name)
             )
+
+
+def _how_to_bring(name: str) -> str:
+    """Which datasets bring a field, and how the user does."""
+    there = [dataset for dataset in dataset_names() if name in dataset_module(dataset).MODALITIES]
+    own = _HOW_TO_BRING.get(name, "Switch off the option that needs it.")
+    if name in fields_from("stream"):
+        own = f"Give your own files by config.dataset.streams.{name}, or switch off the option that needs it."
+    return f"These datasets bring it: {', '.join(there)}. {own}" if there else own
