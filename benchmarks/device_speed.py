@@ -11,6 +11,7 @@ from items import Best, Line, Prepared, Rival, Size, digits, spread
 from queries import Limits, largest, measured, of_queries, opened
 from training_steps import (
     PUBLISHED,
+    WORDS,
     OurStep,
     TorchStep,
     at_full_rate,
@@ -24,7 +25,6 @@ from vmr_jax.models.base import abstract_variables
 from vmr_jax.training.experiment import make_model
 from vmr_jax.types import Batch
 
-WORDS = 20  # of the vocabulary where word vectors are trained; those of a random batch
 # Twins whose loss and gradients are compared with ours by tests/torch_import.
 TWINS = ("two_d_tan", "mmn", "vslnet", "moment_detr")
 _COMPILING = 60  # seconds that torch.compile may take

@@ -29,7 +29,7 @@ PUBLISHED = {  # argument, batch size that two CPU cores carry
     "vslnet": ("charades_sta,i3d", 16),
     "moment_detr": ("charades_sta,clip", 32),
 }
-_RANDOM = ("dropout", "input_dropout", "text_dropout")
+WORDS = 20  # of the vocabulary where word vectors are trained; those of a random batch
 
 # --- random inputs --------------------------------------------------------------------------------
 
@@ -116,8 +116,11 @@ class OurStep:
 
 
 def at_full_rate(config) -> None:
-    """The first step at the full learning rate, as PyTorch's."""
+    """The first step at the full learning rate and of the last stage of training, as PyTorch's."""
     config.optimizer.schedule, config.optimizer.warmup = "constant", "0 steps"
+    if "third_stage" in config.model:
+        config.model.second_stage = config.model.third_stage = 0
+        config.optimizer.rules = ()
 
 
 # --- PyTorch's ------------------------------------------------------------------------------------
@@ -163,6 +166,7 @@ class TorchStep:
         self._autocast = None
         if dtype != "float32":
             self._autocast = self.torch.autocast(device, getattr(self.torch, dtype))
+        self.compiled = compiled
         if compiled:
             self.twin.compile()
             self.twin.loss = self.torch.compile(self.twin.loss)
@@ -179,39 +183,62 @@ class TorchStep:
             )
 
 
-def check_first_step(step: TorchStep, name, config, batch, variables):
-    """Compares the losses of the first step, without dropout; AssertionError where they differ."""
+def trainable() -> list[str]:
+    """The architectures whose twin in tests/references has a loss, in order of their names."""
+    folder = Path(__file__).parents[1] / "tests" / "references"
+    files = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
+    return [path.stem for path in files if "    def loss(self, " in path.read_text(encoding="utf-8")]
+
+
+def without_dropout(config):
+    """A copy of the config that drops nothing; the rate of a plugin that is not there stays."""
     still = config.copy_and_resolve_references()
-    for field in _RANDOM:
-        if field in still.model:
+    for field in still.model:
+        if field.endswith("dropout") and not field.startswith("plugin"):
             still.model[field] = 0.0
+    return still
+
+
+def check_first_step(step: TorchStep, name, config, batch, variables) -> bool:
+    """Compares the losses of the first step, without dropout; AssertionError where they differ.
+
+    Returns:
+      Whether the twin drops what the config says: its loss with the dropout of the config is another, or
+      the config drops nothing.
+    """
+    still = without_dropout(config)
     twins, module = torch_twin(name)
-    model, same = make_model(still), module.build(still).train()
-    same.load_state_dict(step.twin.state_dict())
+    model = make_model(still, WORDS)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     draws = twins.random_draws(model, variables, batch, key)
-    with twins.torch.no_grad():
-        theirs = sum(x.item() for x in same.loss(same(twins.tensors(batch)), batch, **draws).values())
+
+    def of_twin(config):
+        same = module.build(config).train()
+        same.load_state_dict(step.twin.state_dict())
+        with twins.torch.no_grad():
+            return sum(x.item() for x in same.loss(same(twins.tensors(batch)), batch, **draws).values())
 
     @jax.jit
-    def loss(variables, batch):
+    def of_ours(variables, batch):
         outputs, _ = model.apply(variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
         terms = model.loss(outputs, batch, epoch=jnp.int32(0))
         return sum(term.value() for term in terms.values())
 
+    theirs = of_twin(still)
     tolerance = 1e-4 if config.dtype == "float32" else 2e-2
-    np.testing.assert_allclose(loss(variables, batch), theirs, rtol=tolerance)
+    np.testing.assert_allclose(of_ours(variables, batch), theirs, rtol=tolerance)
+    return still.model == config.model or not math.isclose(of_twin(config), theirs, rel_tol=1e-6)
 
 
 # --- time -----------------------------------------------------------------------------------------
 
 
-def in_turns(steps: list[Callable], rounds: int, most_seconds: float) -> list[list[float]]:
-    """Seconds of every call of each function: `rounds`, but no more after `most_seconds`, three at least."""
+def in_turns(steps: list[Callable], rounds: int, most_seconds: float, least: int = 3) -> list[list[float]]:
+    """Seconds of every call of each function: `rounds`, but no more after `most_seconds`, `least` at least."""
     seconds = [[] for _ in steps]
     begin = time.perf_counter()
     for count in range(rounds):
-        if count >= 3 and time.perf_counter() - begin > most_seconds:
+        if count >= least and time.perf_counter() - begin > most_seconds:
             break
         for step, found in zip(steps, seconds, strict=True):
             start = time.perf_counter()

@@ -183,21 +183,20 @@ def latency() -> str:
 
 
 def training() -> str:
-    """Training steps beside eager PyTorch."""
+    """Training steps beside PyTorch: of each setting the line that was measured last."""
+    last = {(row["model"], row["setting"], row["dtype"]): row for row in rows_of("training")}
+    figures = ("step_ms", "examples_per_second", "percent_of_peak")
+    rivals = ("eager_ms", "times_eager", "compiled_ms", "times_compiled")
     return markdown(
-        ["model", "setting", "batch", "step, ms", "examples/s", "of the peak", "PyTorch, ms", "times as fast"],
+        ["model", "setting", "batch", "step, ms", "examples/s", "of the peak, %"]
+        + ["eager, ms", "times as fast", "compiled, ms", "times as fast", ""],
         (
             [
-                row["model"],
-                f"`{row['setting']}`",
-                row["batch"],
-                _thousands(row["step_ms"]),
-                _thousands(row["examples_per_second"]),
-                f"{row['percent_of_peak']}%",
-                _thousands(row["pytorch_step_ms"]),
-                row["times_as_fast"],
+                *(_code(row["model"]), f"`{row['setting']}`", row["batch"]),
+                *(_thousands(row[column]) for column in (*figures, *rivals)),
+                row["note"],
             ]
-            for row in rows_of("training")
+            for row in last.values()
         ),
     )
 

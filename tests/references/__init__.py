@@ -1,6 +1,6 @@
 """PyTorch twins of architectures, written from the papers, under the names of the official checkpoints.
 
-The tests compare numbers with them, `benchmarks/training.py --torch` speed. Each file has a `Twin`, whose
+The tests compare numbers with them, `benchmarks/training.py --rivals=...` speed. Each file has a `Twin`, whose
 `forward(batch)` returns named outputs and whose `loss(outputs, batch)`, if it can train, the weighted terms of
 the objective; `build(config)`, the twin of a config; and `variables(twin)`, its weights as ours.
 """

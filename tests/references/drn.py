@@ -156,7 +156,8 @@ class Twin(nn.Module):
         return {
             "classification": focal / (positive.sum() + len(truth)),
             "regression": -((shared + 1e-8) / (union + 1e-8)).log().mean(),
-            "iou": F.smooth_l1_loss(outputs["iou"].sigmoid()[good], overlap[good]),
+            "iou": F.smooth_l1_loss(outputs["iou"].sigmoid()[good], overlap[good], reduction="sum")
+            / good.sum().clamp(min=1),
         }
 
 

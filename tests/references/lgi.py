@@ -13,7 +13,7 @@ class Twin(nn.Module):
     Args:
       inputs: D.
       words: W.
-      vocabulary: number of words that have a vector.
+      vocabulary: number of words that have a vector; 0 takes the vectors of the batch.
       features: F; every other field is as in `vmr_jax.models.lgi.Model`.
     """
 
@@ -66,7 +66,10 @@ class Twin(nn.Module):
 
     def forward(self, batch):
         """'span' [B,2], 'attention' [B,T] and the phrases' attention 'words' [B,N,L], None for one phrase."""
-        words, sentence = self._query(torch.as_tensor(batch.query).long(), torch.as_tensor(batch.query_mask))
+        vectors = torch.as_tensor(batch.query_vectors)
+        if self.query_enc.embedding.num_embeddings:
+            vectors = self.query_enc.embedding(torch.as_tensor(batch.query).long())
+        words, sentence = self._query(vectors, torch.as_tensor(batch.query_mask))
         mask = torch.as_tensor(batch.video_mask)
         clips = self.video_enc.vid_emb_fn(torch.as_tensor(batch.video)).relu()
         clips = clips + self.video_enc.pos_emb_fn[0].weight[: clips.shape[1]].relu()
@@ -89,14 +92,12 @@ class Twin(nn.Module):
         span = getattr(torch, self.activation)(self.ta_reg_fn.MLP_reg(video))
         return {"span": span, "attention": attention, "words": attentions}
 
-    def _query(self, ids, mask):
+    def _query(self, vectors, mask):
         lengths = mask.sum(1)
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.query_enc.embedding(ids), lengths, batch_first=True, enforce_sorted=False
-        )
+        packed = nn.utils.rnn.pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
         states = self.query_enc.rnn(packed)[0]
         states = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=mask.shape[1])[0]
-        forward = states[torch.arange(len(ids)), lengths - 1, : states.shape[2] // 2]
+        forward = states[torch.arange(len(vectors)), lengths - 1, : states.shape[2] // 2]
         return states, torch.cat([forward, states[:, 0, states.shape[2] // 2 :]], -1)
 
     def _phrases(self, words, sentence, mask):
@@ -168,13 +169,13 @@ def attend(part, x, mask):
 
 
 def build(config):
-    """The twin of a config; its table has 20 words."""
+    """The twin of a config, with the vectors of the batch."""
     names = (
         "features", "attention_features", "num_phrases", "local_kernel", "global_layers", "heads", "activation",
         "max_clips", "guidance_weight", "diversity_weight", "self_overlap",
     )  # fmt: skip
     sizes = config.dataset.feature_dim, config.text.dim
-    return Twin(*sizes, 20, **{name: config.model[name] for name in names})
+    return Twin(*sizes, 0, **{name: config.model[name] for name in names})
 
 
 def variables(twin):

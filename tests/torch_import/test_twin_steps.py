@@ -1,4 +1,4 @@
-"""A training step of a twin is the training step of ours: what `benchmarks/training.py --torch` compares."""
+"""A training step of a twin is the training step of ours: what `benchmarks/training.py` times beside ours."""
 
 import importlib
 
