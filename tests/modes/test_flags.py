@@ -18,7 +18,7 @@ def refusal(*arguments):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (("--mode=models", "--config=nope.py"), "--mode=models does not read --config. It reads --family,"),
+        (("--mode=models", "--config=nope.py"), "--mode=models does not read --config. It reads --arch"),
         (("--mode=models", "--config.seed=1"), "--mode=models does not read --config.seed."),
         (
             ("--mode=compare", "A", "B", "--top=3"),

@@ -61,7 +61,8 @@ MODES = {
     "score": Mode("the metrics of any program's prediction file", "score.score", ("predictions",)),
     "compare": Mode("one table of several runs: DIR DIR ...", "compare.compare", (), ("workdir",)),
     "models": Mode(
-        "the architectures", "models.models", ("family", "supervision", "dataset", "imports"), ()
+        "the architectures", "models.models",
+        ("architecture", "family", "supervision", "dataset", "imports"), (),
     ),
     "survey": Mode(
         "what papers report, beside what was measured", "survey.survey", ("dataset", "feature", "output"), ()
@@ -104,6 +105,7 @@ flags.DEFINE_string("uri", None, "A Milvus server, or file of Milvus Lite (FILE.
 flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machines reach 0.0.0.0.")
 flags.DEFINE_integer("port", 8000, "The port.")
 flags.DEFINE_string("token", None, "Of the page; else VMR_JAX_TOKEN.")
+flags.DEFINE_string("architecture", None, "All of this one, such as fvmr.")
 flags.DEFINE_string("family", None, "Only of this family, such as ranking.")
 flags.DEFINE_string("supervision", None, "Only full, weak or none.")
 flags.DEFINE_string("dataset", None, "Only those whose config has this dataset; only the rows of it.")

@@ -1,14 +1,10 @@
-"""`--mode=models`: the architectures, what each of them is, and what it runs on."""
+"""`--mode=models`: the architectures, a line each; with `--architecture`, all that there is to know of one."""
 
 import dataclasses
 import importlib
-import re
 import shutil
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import textwrap
+from collections.abc import Iterable, Mapping
 
 from vmr_jax import published, torch_import
 from vmr_jax.configs import datasets
@@ -16,10 +12,8 @@ from vmr_jax.errors import unknown
 from vmr_jax.models import architectures
 from vmr_jax.models.card import FAMILIES, SUPERVISION, Card
 
-_HEADINGS = (
-    "name", "paper", "family", "labels", "features", "official code", "import", "datasets", "published"
-)  # fmt: skip
-_NARROWEST = 120  # columns of the table where the terminal has fewer
+_HEADINGS = ("name", "paper", "labels", "family", "import", "datasets", "published")
+_COMPARED = ("charades_sta", "test", "R@1,IoU=0.5")  # dataset, split and metric of the column 'published'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,31 +24,45 @@ class Entry:
       name: of its file.
       card: of its file.
       imported: whether `--mode=import` reads official checkpoints.
-      datasets: names of the datasets of its config.
+      datasets: datasets of its config -> their options.
+      lacking: the other datasets -> why it does not run on them.
       published: number of published numbers in the store.
+      best: the best published R@1,IoU=0.5 on the test split of Charades-STA; None where there is none.
     """
 
     name: str
     card: Card
     imported: bool
-    datasets: tuple[str, ...]
+    datasets: Mapping[str, tuple[str, ...]]
+    lacking: Mapping[str, str]
     published: int
+    best: float | None
 
 
 def entries() -> list[Entry]:
     """Every architecture, by name."""
     importable = torch_import.architectures()
-    counted = [number.architecture for number in published.numbers()]
-    return [
-        Entry(
-            name,
-            importlib.import_module(f"vmr_jax.models.{name}").CARD,
-            name in importable,
-            tuple(importlib.import_module(f"vmr_jax.configs.{name}").DATASETS),
-            counted.count(name),
-        )
-        for name in architectures()
+    return [_entry(name, name in importable) for name in architectures()]
+
+
+def _entry(name: str, imported: bool) -> Entry:
+    config = importlib.import_module(f"vmr_jax.configs.{name}")
+    numbers = [number for number in published.numbers() if number.architecture == name]
+    compared = [
+        number.value
+        for number in numbers
+        if (number.dataset, number.split, number.metric) == _COMPARED
+        and not number.source.endswith(published.UNCONFIRMED)
     ]
+    return Entry(
+        name,
+        importlib.import_module(f"vmr_jax.models.{name}").CARD,
+        imported,
+        config.DATASETS,
+        getattr(config, "LACKING", {}),
+        len(numbers),
+        max(compared, default=None),
+    )
 
 
 def selected(
@@ -89,28 +97,41 @@ def selected(
 
 
 def models(
+    architecture: str | None = None,
     family: str | None = None,
     supervision: str | None = None,
     dataset: str | None = None,
     imports: bool | None = None,
 ) -> None:
-    """`--mode=models`: prints the architectures that agree with all that is given; see `selected`."""
+    """`--mode=models`: prints a line for each architecture that agrees with all that is given; see `selected`.
+
+    Args:
+      architecture: the one, or several with commas between them, of which all is told instead.
+      family: as in `selected`.
+      supervision: as in `selected`.
+      dataset: as in `selected`.
+      imports: as in `selected`.
+
+    Raises:
+      UserError: for an unknown value, with the nearest name.
+    """
+    named = architecture.split(",") if architecture else []
+    for name in named:
+        if name not in architectures():
+            raise unknown("There is no architecture", name, architectures())
     found = selected(family, supervision, dataset, imports)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in _HEADINGS:
-        table.add_column(
-            heading,
-            justify="right" if heading == "published" else "left",
-            overflow="fold",
-            no_wrap=heading == "name",
-        )
-    for entry in found:
-        table.add_row(*map(Text, _cells(entry)))
-    Console(width=max(shutil.get_terminal_size().columns, _NARROWEST)).print(table)
+    if named:
+        told = [_told(entry) for entry in found if entry.name in named]
+        print("\n\n".join(told) or f"{architecture} does not agree with the other flags.")
+        return
+    rows = [_HEADINGS, *map(_cells, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(
-        f"\n{len(found)} of {len(entries())} architectures. Train one with --config=configs/NAME.py:DATASET;\n"
-        "vmr_jax/models/NAME.py says what was verified. The last column counts its numbers in\n"
-        "vmr_jax/published.csv."
+        f"\n{len(found)} of {len(entries())} architectures. All of one: --mode=models --architecture=NAME.\n"
+        "Train one: --config=configs/NAME.py:DATASET. The last column is the best R@1,IoU=0.5 on Charades-STA\n"
+        "that its paper or code reports, whatever the features; --mode=survey has every number."
     )
 
 
@@ -119,22 +140,40 @@ def _cells(entry: Entry) -> list[str]:
     return [
         entry.name,
         card.citation,
-        f"{card.family}: {card.kind}",
         card.supervision,
-        card.features,
-        _without_commit(card.official_code) or "none",
+        card.family,
         "yes" if entry.imported else "no",
-        _datasets(entry.datasets),
-        str(entry.published),
+        str(len(entry.datasets)),
+        "" if entry.best is None else f"{entry.best:.2f}",
     ]
 
 
-def _without_commit(code: str) -> str:
-    """'owner/name (framework)' of 'owner/name@commit (framework)'."""
-    return re.sub(r"@\w+", "", code)
-
-
-def _datasets(names: tuple[str, ...]) -> str:
-    """'all', or the few that are missing."""
-    missing = [name for name in datasets.DATASETS if name not in names]
-    return f"all but {', '.join(missing)}" if missing else "all"
+def _told(entry: Entry) -> str:
+    """All that the card and the config say, a fact a line."""
+    card, width = entry.card, max(min(shutil.get_terminal_size().columns, 112), 60)
+    with_options = {name: ", ".join(options) or "no option" for name, options in entry.datasets.items()}
+    reasons: dict[str, list[str]] = {}
+    for dataset in datasets.DATASETS:
+        if dataset in entry.lacking:
+            reasons.setdefault(entry.lacking[dataset], []).append(dataset)
+    facts: dict[str, Iterable[str]] = {
+        "paper": [f"{card.title}. {card.citation}"],
+        "family": [f"{card.family}: {card.kind}"],
+        "labels": [card.supervision],
+        "features": [card.features],
+        "official code": [card.official_code or "nobody published any"],
+        "checkpoints": ["--mode=import reads the official ones" if entry.imported else "none can be imported"],
+        "published": [f"{entry.published} numbers, in --mode=survey"],
+        "train": [f"python launch.py --config=configs/{entry.name}.py[:DATASET[,OPTION...]]"],
+        "datasets": [f"{name}: {options}" for name, options in with_options.items()],
+        "not on": [f"{', '.join(names)}: {why}" for why, names in reasons.items()],
+        "ours": card.ours,
+        "verified": card.verified,
+    }
+    label = max(map(len, facts)) + 4
+    lines = []
+    for name, texts in facts.items():
+        for place, text in enumerate(texts):
+            first = (" " * 2 + name if place == 0 else "").ljust(label)
+            lines.append(textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * label + "  "))
+    return "\n".join([entry.name, *lines])
