@@ -39,6 +39,15 @@ def test_loss_by_hand():
     assert terms == pytest.approx(expected, rel=1e-6)
 
 
+def test_centered_clips_do_not_depend_on_what_all_of_a_video_share(pair):
+    model, variables = pair
+    batch, centering = random_batch(), model.clone(center_video=True)
+    other = dataclasses.replace(batch, video=3.0 * batch.video + np.float32([[[0.5]]]))
+    expected, found = (jax.tree.leaves(outputs_of(centering, variables, b)) for b in (batch, other))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_prediction_is_the_product_of_start_and_end():
     model = create("vslnet", **SMALL)
     batch = jax.tree.map(lambda x: x[:1], random_batch(clips=3, fill=0))

@@ -1,5 +1,6 @@
 """Data are part of a run's identity, and their place is not."""
 
+import importlib
 import json
 import shutil
 import tracemalloc
@@ -185,6 +186,17 @@ def test_an_evaluation_may_ask_in_the_other_language(tmp_path):
     config.model.tied = False
     with pytest.raises(UserError, match=r"trained with other settings \(config.model.tied: True -> False\)"):
         check_evaluated_run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "architecture,field,value",
+    [("vslnet", "longest_share", 0.5), ("tmlga", "longest_share", 0.5), ("excl", "longest", 16)],
+)
+def test_an_evaluation_may_rank_shorter_moments(architecture, field, value, tmp_path):
+    config = importlib.import_module(f"vmr_jax.configs.{architecture}").get_config()
+    write_json(tmp_path / CONFIG, stored_config(config))
+    config.model[field] = value
+    check_evaluated_run(config, tmp_path)
 
 
 def test_an_evaluation_may_change_what_is_evaluated(begun):

@@ -24,6 +24,20 @@ def clip_bounds(mask: jax.Array) -> jax.Array:
     return jnp.where(mask[..., None], ends, 0.0)
 
 
+def centered(video: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns clips [B,T,D] less the mean of their video, over the root mean square of what that leaves.
+
+    Padded clips of mask [B,T] count for neither, and become 0; so does a video whose clips are all the same.
+    The result is float32.
+    """
+    real = mask[..., None]
+    count = jnp.maximum(mask.sum(1), 1)[:, None, None]
+    video = jnp.where(real, video.astype(jnp.float32), 0.0)
+    left = jnp.where(real, video - video.sum(1, keepdims=True) / count, 0.0)
+    square = jnp.square(left).sum((1, 2), keepdims=True) / (count * video.shape[-1])
+    return left * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
 def average_clips(video: jax.Array, video_mask: jax.Array, num_clips: int) -> jax.Array:
     """Averages equal windows of clips: [B,T,D] and mask [B,T] -> [B,G,D]; a window without real clips is 0.
 

@@ -62,6 +62,7 @@ class GuidedLocalizer:
     attention_weight: float
     independent_ends: bool
     keep: int
+    longest_share: float
 
     def loss(self, outputs: GuidedEnds, batch: Batch, *, epoch: jax.Array) -> dict[str, Mean]:
         """'start' and 'end': divergence from the soft labels; 'attention': what lies outside of the moment.
@@ -88,7 +89,9 @@ class GuidedLocalizer:
         where the end comes first.
         """
         if not self.independent_ends:
-            return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep)
+            return rank_pairs(
+                outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep, self.longest_share
+            )
         probability = [masked_softmax(logits, batch.video_mask) for logits in (outputs.start, outputs.end)]
         first, last = (x.argmax(-1) for x in probability)
         row = jnp.arange(batch.size)
@@ -102,7 +105,7 @@ class GuidedLocalizer:
         """Returns probabilities of pairs relative to the best, 'map' [B,T,T], and attention, 'clips' [B,T]."""
         highest = jnp.maximum(outputs.attention.max(-1, keepdims=True), 1e-30)
         return {
-            "map": explain_pairs(outputs.start, outputs.end, batch.video_mask),
+            "map": explain_pairs(outputs.start, outputs.end, batch.video_mask, self.longest_share),
             "clips": jnp.where(batch.video_mask, outputs.attention / highest, jnp.nan),
         }
 

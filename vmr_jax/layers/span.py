@@ -70,6 +70,7 @@ def span_terms(
     *,
     extension: float = 0.0,
     weight: float = 0.0,
+    softness: float = 0.0,
 ) -> dict[str, Mean]:
     """'start', 'end': cross-entropy of both clips; 'highlight': `highlight_errors` of the clips of a moment.
 
@@ -80,11 +81,12 @@ def span_terms(
       batch: the batch.
       extension: share of the moment's clips by which the highlight goes beyond it on each side.
       weight: of the term 'highlight'.
+      softness: share of a label that each clip beside the right one has.
     """
     first, last = span_labels(batch.span, batch.duration, batch.video_mask)
     terms = {
-        "start": Mean.of(position_cross_entropy(start, first), batch.example_mask),
-        "end": Mean.of(position_cross_entropy(end, last), batch.example_mask),
+        name: Mean.of(soft_cross_entropy(logits, clip, batch.video_mask, softness), batch.example_mask)
+        for name, logits, clip in (("start", start, first), ("end", end, last))
     }
     if highlight is not None:
         inside = highlight_labels(first, last, batch.video_mask, extension)
@@ -94,17 +96,52 @@ def span_terms(
     return terms
 
 
-def pair_probabilities(start: jax.Array, end: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns products [B,T,T] of both softmaxes, and which are moments: start <= end, both real."""
+def soft_cross_entropy(logits: jax.Array, clip: jax.Array, mask: jax.Array, softness: float) -> jax.Array:
+    """Returns the cross-entropy [B] of logits [B,T] with clips [B], and with their neighbours by a share.
+
+    Args:
+      logits: of the clips.
+      clip: the right one.
+      mask: [B,T] bool, which clips are real.
+      softness: share of the label that each neighbour has; 0 leaves it to the clip. A share of a neighbour that
+        does not exist, at the border of the video, goes to the clip.
+    """
+    if not softness:
+        return position_cross_entropy(logits, clip)
+    beside = (jnp.abs(jnp.arange(mask.shape[1])[None] - clip[:, None]) == 1) & mask
+    errors = jax.nn.logsumexp(logits, axis=-1, keepdims=True) - logits
+    others = jnp.where(beside, softness * errors, 0.0).sum(-1)
+    return others + (1.0 - softness * beside.sum(-1)) * position_cross_entropy(logits, clip)
+
+
+def pair_probabilities(
+    start: jax.Array, end: jax.Array, mask: jax.Array, longest_share: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Returns products [B,T,T] of both softmaxes, and which are moments: start <= end, both real.
+
+    Start and end are independent of each other in a product. As long as both are broad, and moments at the
+    borders of the video are frequent, its best pair is the whole video, however rarely a moment is that long.
+    `longest_share` says what share of the video a moment has at most, though a clip at least; 1 is any (ours).
+    """
     start, end = masked_softmax(start, mask), masked_softmax(end, mask)
-    later = jnp.triu(jnp.ones((mask.shape[1],) * 2, bool))[None]
-    possible = later & mask[:, :, None] & mask[:, None, :]
+    clip = jnp.arange(mask.shape[1])
+    length = (clip[None, :] - clip[:, None] + 1)[None]
+    # A share of the clips that is a whole number of them is not to fall below it by rounding.
+    longest = jnp.maximum(jnp.floor(longest_share * mask.sum(1) + 1e-4), 1)[:, None, None]
+    possible = (length >= 1) & (length <= longest) & mask[:, :, None] & mask[:, None, :]
     return start[:, :, None] * end[:, None, :], possible
 
 
-def rank_pairs(start: jax.Array, end: jax.Array, duration: jax.Array, mask: jax.Array, keep: int) -> Moments:
-    """Returns the `keep` most probable moments of logits [B,T], all of them where it is 0."""
-    return rank_probabilities(*pair_probabilities(start, end, mask), duration, mask, keep)
+def rank_pairs(
+    start: jax.Array,
+    end: jax.Array,
+    duration: jax.Array,
+    mask: jax.Array,
+    keep: int,
+    longest_share: float = 1.0,
+) -> Moments:
+    """Returns the `keep` most probable moments of logits [B,T], all where it is 0; see `pair_probabilities`."""
+    return rank_probabilities(*pair_probabilities(start, end, mask, longest_share), duration, mask, keep)
 
 
 def rank_probabilities(
@@ -121,12 +158,12 @@ def rank_probabilities(
     )
 
 
-def explain_pairs(start: jax.Array, end: jax.Array, mask: jax.Array) -> jax.Array:
+def explain_pairs(start: jax.Array, end: jax.Array, mask: jax.Array, longest_share: float = 1.0) -> jax.Array:
     """Returns probabilities [B,T,T] of the pairs relative to the best, NaN where there is no moment."""
-    return relative(*pair_probabilities(start, end, mask))
+    return relative(*pair_probabilities(start, end, mask, longest_share))
 
 
 def relative(probability: jax.Array, possible: jax.Array) -> jax.Array:
-    """Returns probabilities [B,T,T] over the largest of each row, NaN where a pair is not possible."""
-    best = jnp.maximum(probability.max((1, 2)), 1e-30)[:, None, None]
+    """Returns probabilities [B,T,T] over the largest of a possible pair, NaN where a pair is not possible."""
+    best = jnp.maximum(jnp.where(possible, probability, 0.0).max((1, 2)), 1e-30)[:, None, None]
     return jnp.where(possible, probability / best, jnp.nan)

@@ -94,6 +94,7 @@ class Model(GroundingModel):
       labels: 'ceil' rounds the end of a moment up in clips, 'floor' down, as officially on Charades-STA.
       dropout: dropout rate behind every LSTM.
       keep: number of moments that `predict` ranks, 0 for all pairs of clips.
+      longest_share: length of the longest moment that is ranked, as a share of the video (ours; 1 ranks all).
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the official).
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
@@ -107,10 +108,13 @@ class Model(GroundingModel):
     labels: str = "ceil"
     dropout: float = 0.5
     keep: int = 100
+    longest_share: float = 1.0
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
     choices = {"fusion": ("product", "difference"), "labels": ("ceil", "floor")}
+    positive = ("longest_share",)
+    of_evaluation = ("longest_share",)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
@@ -167,14 +171,16 @@ class Model(GroundingModel):
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns moments from a start clip to an end clip, by the product of both probabilities."""
-        return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep)
+        return rank_pairs(
+            outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep, self.longest_share
+        )
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Returns probabilities relative to the best: of pairs, 'map' [B,T,T], and inside, 'clips' [B,T]."""
         inside = masked_softmax(outputs.inside, batch.video_mask)
         highest = jnp.maximum(inside.max(-1, keepdims=True), 1e-30)
         return {
-            "map": explain_pairs(outputs.start, outputs.end, batch.video_mask),
+            "map": explain_pairs(outputs.start, outputs.end, batch.video_mask, self.longest_share),
             "clips": jnp.where(batch.video_mask, inside / highest, jnp.nan),
         }
 

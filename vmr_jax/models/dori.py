@@ -132,6 +132,7 @@ class Model(GuidedLocalizer, GroundingModel):
         official program has it: one moment a query, empty where the end comes first. False ranks pairs of a
         start and an end that is not before it, by the product of both probabilities.
       keep: number of moments that `predict` ranks, 0 for all pairs of clips.
+      longest_share: length of the longest moment that is ranked, as a share of the video (ours; 1 ranks all).
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
       dtype: number format of the layers; parameters, attention, logits and losses are float32.
     """
@@ -147,10 +148,12 @@ class Model(GuidedLocalizer, GroundingModel):
     official_padding: bool = False
     independent_ends: bool = False
     keep: int = 100
+    longest_share: float = 1.0
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
-    positive = ("recurrent_layers", "iterations")
+    positive = ("recurrent_layers", "iterations", "longest_share")
+    of_evaluation = ("longest_share",)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:

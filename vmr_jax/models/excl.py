@@ -119,6 +119,7 @@ class Model(GroundingModel):
         "streams": STREAMS,
     }
     positive = ("shortest", "keep")
+    of_evaluation = ("shortest", "longest")
 
     def requires(self) -> tuple[str, ...]:
         """Names the subtitles, where they are read."""

@@ -69,6 +69,7 @@ class Model(GroundingModel):
       features: F, width of every layer, even: the two directions of a recurrent network have half of it each.
       dropout: dropout rate of what the recurrent networks read.
       keep: number of moments that `predict` ranks, 0 for all pairs of clips.
+      longest_share: length of the longest moment that is ranked, as a share of the video (ours; 1 ranks all).
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them.
       dtype: number format of the matrix products; parameters, states, logits and losses are float32.
     """
@@ -76,8 +77,12 @@ class Model(GroundingModel):
     features: int = 256  # ours, as is the dropout
     dropout: float = 0.5
     keep: int = 100
+    longest_share: float = 1.0
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
+
+    positive = ("longest_share",)
+    of_evaluation = ("longest_share",)
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> Outputs:
@@ -148,11 +153,13 @@ class Model(GroundingModel):
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns moments from a start clip to an end clip, by the product of both probabilities."""
-        return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep)
+        return rank_pairs(
+            outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep, self.longest_share
+        )
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns the probability of every moment relative to the best: 'map' [B,T,T]."""
-        return {"map": explain_pairs(outputs.start, outputs.end, batch.video_mask)}
+        return {"map": explain_pairs(outputs.start, outputs.end, batch.video_mask, self.longest_share)}
 
 
 class Reader(nn.Module):

@@ -91,6 +91,7 @@ class Model(GroundingModel):
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
       keep: number of moments that `predict` ranks, 0 for all pairs of clips. The official program takes the
         best pair alone, so what follows it, and R@5, are ours.
+      longest_share: length of the longest moment that is ranked, as a share of the video (ours; 1 ranks all).
       official_padding: whether padding matters as in the official code, see the card.
       dtype: number format of the layers; parameters, logits and loss are float32.
     """
@@ -109,8 +110,12 @@ class Model(GroundingModel):
     dropout: float = 0.2
     vocab_size: int = 0
     keep: int = 100
+    longest_share: float = 1.0
     official_padding: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    positive = ("longest_share",)
+    of_evaluation = ("longest_share",)
 
     def requires(self) -> tuple[str, ...]:
         """Names the characters of the words."""
@@ -219,13 +224,15 @@ class Model(GroundingModel):
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns moments from a start clip to an end clip, by the product of both probabilities."""
-        return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep)
+        return rank_pairs(
+            outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep, self.longest_share
+        )
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns probabilities: relative to the best, 'map' [B,T,T], and of being inside, 'clips' [B,T]."""
         mask = batch.video_mask
         inside = 1 - jax.nn.softmax(outputs.match)[..., 0]
-        pictures = {"map": explain_pairs(outputs.start, outputs.end, mask)}
+        pictures = {"map": explain_pairs(outputs.start, outputs.end, mask, self.longest_share)}
         return {**pictures, "clips": jnp.where(mask, inside, jnp.nan)}
 
 

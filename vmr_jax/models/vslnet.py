@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from vmr_jax.layers.characters import QueryEmbedding
+from vmr_jax.layers.clips import centered
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.padding import batch_steps
@@ -98,12 +99,16 @@ class Model(GroundingModel):
       highlight: whether there is query-guided highlighting; without it the architecture is VSLBase.
       highlight_weight: lambda, weight of the highlighting loss.
       extension: share of the moment's clips by which the highlight goes beyond it on each side.
+      center_video: whether each clip is read less the mean of its video, and over the root mean square of what
+        that leaves (ours).
+      label_softness: share of the label that each clip beside the boundary has (ours; 0 is the paper's).
       char_features: width of a character's embedding.
       num_chars: number of characters, padding and unknown included.
       dropout: dropout rate of all layers.
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them (the paper's).
       keep: number of moments that `predict` ranks, 0 for all pairs of clips. The official program takes the
         best pair alone, so what follows it, and R@5, are ours.
+      longest_share: length of the longest moment that is ranked, as a share of the video (ours; 1 ranks all).
       official_padding: whether padding matters as in the official code, see the card.
       dtype: number format of the layers; parameters, logits and loss are float32.
     """
@@ -117,15 +122,20 @@ class Model(GroundingModel):
     highlight: bool = True
     highlight_weight: float = 5.0
     extension: float = 0.1
+    center_video: bool = False
+    label_softness: float = 0.0
     char_features: int = 50
     num_chars: int = 40
     dropout: float = 0.2
     vocab_size: int = 0
     keep: int = 100
+    longest_share: float = 1.0
     official_padding: bool = False
     dtype: jnp.dtype = jnp.float32
 
     choices = {"predictor": SPAN_PREDICTORS}
+    positive = ("longest_share",)
+    of_evaluation = ("longest_share",)
 
     def requires(self) -> tuple[str, ...]:
         """Names the characters of the words."""
@@ -147,7 +157,8 @@ class Model(GroundingModel):
             self.official_padding,
             name="words",
         )(batch, train)
-        clips = Dropout(self.dropout)(batch.video.astype(self.dtype), index, train)
+        clips = centered(batch.video, mask) if self.center_video else batch.video
+        clips = Dropout(self.dropout)(clips.astype(self.dtype), index, train)
         clips = xavier_linear(self.features, clips, self.dtype, "clips")
         encoder = self._encoder("encoder")
         seen, seen_words = self._convolved(mask, batch), self._convolved(batch.query_mask, batch)
@@ -200,15 +211,18 @@ class Model(GroundingModel):
             batch,
             extension=self.extension,
             weight=self.highlight_weight,
+            softness=self.label_softness,
         )
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
         """Returns moments from a start clip to an end clip, by the product of both probabilities."""
-        return rank_pairs(outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep)
+        return rank_pairs(
+            outputs.start, outputs.end, batch.duration, batch.video_mask, self.keep, self.longest_share
+        )
 
     def explain(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """Returns probabilities relative to the best, 'map' [B,T,T], and the highlight, 'clips' [B,T]."""
-        pictures = {"map": explain_pairs(outputs.start, outputs.end, batch.video_mask)}
+        pictures = {"map": explain_pairs(outputs.start, outputs.end, batch.video_mask, self.longest_share)}
         if outputs.highlight is not None:
             pictures["clips"] = jnp.where(batch.video_mask, jax.nn.sigmoid(outputs.highlight), jnp.nan)
         return pictures

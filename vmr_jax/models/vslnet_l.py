@@ -110,6 +110,7 @@ class Model(GroundingModel):
       dropout: dropout rate of all layers.
       vocab_size: number of words whose vectors are fine-tuned, 0 to keep them.
       keep: number of moments that `predict` ranks, 0 for all pairs of clips.
+      longest_share: length of the longest moment that is ranked, as a share of the video (ours; 1 ranks all).
       dtype: number format of the layers; parameters, logits and losses are float32.
     """
 
@@ -129,10 +130,12 @@ class Model(GroundingModel):
     dropout: float = 0.2
     vocab_size: int = 0
     keep: int = 100
+    longest_share: float = 1.0
     dtype: jnp.dtype = jnp.float32
 
     choices = {"predictor": SPAN_PREDICTORS, "nil_labels": ("overlap", "ends")}
-    positive = ("scales",)
+    positive = ("scales", "longest_share")
+    of_evaluation = ("longest_share",)
 
     def requires(self) -> tuple[str, ...]:
         """Names the characters of the words."""
@@ -216,7 +219,8 @@ class Model(GroundingModel):
     def _probabilities(self, outputs: Outputs, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the largest probability [B,T,T] of a scale for each pair, and which pairs are moments."""
         found = [
-            pair_probabilities(outputs.start[:, s], outputs.end[:, s], mask) for s in range(len(self.scales))
+            pair_probabilities(outputs.start[:, s], outputs.end[:, s], mask, self.longest_share)
+            for s in range(len(self.scales))
         ]
         return jnp.stack([probability for probability, _ in found]).max(0), found[0][1]
 

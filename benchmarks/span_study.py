@@ -1,0 +1,284 @@
+"""Why span predictors answer the whole video on real features, and what lets them off it.
+
+    python benchmarks/span_study.py --data=DIR --vectors=GLOVE --folder=runs/span
+        Trains each of VARIANTS, some three CPU minutes each, and evaluates it on the validation split; DIR and
+        GLOVE as in benchmarks/real.py. Started again, it goes on where it was.
+    python benchmarks/span_study.py --data=DIR --vectors=GLOVE --folder=runs/span --test=NAME[,NAME]
+        Reads the test split, once for each of these variants.
+
+A variant is the config of benchmarks/real_config.py for its architecture with the settings that are named. Each
+run is evaluated twice, with moments of any length and with those of at most SHARE of the video, which trains
+nothing. `start_nats` and `end_nats` are minus the log of the probability of the right first and last clip, mean
+over the queries; the row 'histogram' has those of a predictor that knows how often a training moment begins and
+ends how many clips from the border, and nothing else, and what its best pair of clips finds.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from lines import Lines
+from machine import command_and_commit, describe_machine
+from real import METRICS, launch, metrics, sanity
+from real_config import get_config
+
+from vmr_jax.config import load_config, override
+from vmr_jax.errors import UserError
+from vmr_jax.evaluation.evaluator import Evaluator
+from vmr_jax.evaluation.results import split_results
+from vmr_jax.evaluation.rows import SANITY
+from vmr_jax.input.loader import Loader
+from vmr_jax.layers.attention import MASKED
+from vmr_jax.layers.span import rank_pairs, span_labels
+from vmr_jax.losses import position_cross_entropy
+from vmr_jax.models import GroundingModel
+from vmr_jax.models.vslnet import Outputs
+from vmr_jax.training.experiment import Experiment
+
+FLAGS = flags.FLAGS
+ROOT = Path(__file__).resolve().parents[1]
+SHARE = 0.5  # of the video; 99% of the moments of the training sentences are shorter
+EVALUATIONS = 6  # of a run
+COLUMNS = (
+    "row", "longest_share", "split", "architecture", "settings", "steps", "best_step", *METRICS,
+    *(f"{name}_r1_iou0{m}" for name in SANITY for m in (5, 7)), "uses_video", "start_nats", "end_nats",
+    "command", "commit", "versions", "machine",
+)  # fmt: skip
+
+
+class Variant(NamedTuple):
+    """A training run: an architecture, its steps, and fields of its config that differ from its own."""
+
+    architecture: str
+    steps: int
+    settings: dict[str, Any] = {}
+
+    def flags(self, data: str, vectors: str) -> list[str]:
+        """The flags of launch.py, `data` and `vectors` in place of the user's own files."""
+        return [
+            f"--config=benchmarks/real_config.py:{self.architecture}",
+            f"--config.dataset.manual_dir={data}",
+            f"--config.text.vectors={vectors}",
+            f"--config.train_for={self.steps} steps",
+            f"--config.evaluate_every={self.steps // EVALUATIONS} steps",
+            "--config.evaluation.splits=('val',)",
+            *(f"--config.{field}={value}" for field, value in self.settings.items()),
+        ]
+
+
+NO_EXTRA = {"dataset.extra_queries": ""}
+CENTER, SHORT = {"model.center_video": True}, {"model.longest_share": SHARE}
+VARIANTS = {
+    "vslnet": Variant("vslnet", 2900),
+    "vslnet_no_extra": Variant("vslnet", 2900, NO_EXTRA),
+    "vslnet_rate_third": Variant("vslnet", 2900, {"optimizer.learning_rate": 3.33e-4}),
+    "vslnet_highlight_1": Variant("vslnet", 2900, {"model.highlight_weight": 1.0}),
+    "vslnet_soft": Variant("vslnet", 2000, {"model.label_softness": 0.25}),
+    "vslnet_center": Variant("vslnet", 2900, CENTER),
+    "vslnet_center_short": Variant("vslnet", 2900, CENTER | SHORT),
+    "tmlga": Variant("tmlga", 6100),
+    "excl": Variant("excl", 3600),
+    "acrm": Variant("acrm", 3100),
+    "l_net": Variant("l_net", 5400),
+    "seqpan": Variant("seqpan", 700),
+    "vslnet_l": Variant("vslnet_l", 600),
+    "emb": Variant("emb", 300),
+}
+HISTOGRAMS = {"histogram": {}, "histogram of the sentences": NO_EXTRA}  # row -> settings
+
+
+def main(_):
+    """Trains, evaluates, writes."""
+    logging.set_verbosity(logging.WARNING)
+    os.nice(19)
+    os.chdir(ROOT)
+    for name in (*FLAGS.only, *FLAGS.test):
+        if name not in VARIANTS:
+            raise UserError(f"{name} is no variant; known are {', '.join(VARIANTS)}.")
+    for name in FLAGS.only or VARIANTS:
+        train(name)
+        measure(name, "val")
+        if name in FLAGS.test:
+            measure(name, "test")
+    for name, settings in HISTOGRAMS.items():
+        measure_histogram(name, settings)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def train(name: str) -> None:
+    """Trains a variant, or goes on; nothing where it has ended."""
+    workdir = Path(FLAGS.folder) / name
+    if not (workdir / "results.json").exists():
+        print(f"{name}: training", flush=True)
+        launch([*VARIANTS[name].flags(FLAGS.data, FLAGS.vectors), f"--workdir={workdir}"])
+
+
+def measure(name: str, split: str) -> None:
+    """Appends the lines of a variant on a split, with moments of any length and with short ones."""
+    variant, workdir = VARIANTS[name], Path(FLAGS.folder) / name
+    for share in (1.0, SHARE):
+        if lines().has(name, f"{share:g}", split):
+            continue
+        config = load_config(workdir).unlock()
+        config.model.update(limited(variant.architecture, share))
+        experiment = Experiment(config.lock(), workdir)
+        variables, position = experiment.best_variables(workdir)
+        row = {"row": name, "longest_share": f"{share:g}", "best_step": position["step"]}
+        write(row, variant, experiment, variables, split)
+
+
+def limited(architecture: str, share: float) -> dict[str, Any]:
+    """Fields of the model that leave moments of at most a share of the video; ExCL counts it in clips."""
+    if architecture == "excl":
+        clips = get_config(architecture).input.num_clips
+        return {"longest": 0 if share == 1 else int(share * clips)}
+    return {"longest_share": share}
+
+
+def write(row: dict[str, Any], variant: Variant, experiment: Experiment, variables: Any, split: str) -> None:
+    """Evaluates a model on a split, and appends its line and, once, those of the trivial answers."""
+    config, loader = experiment.config, experiment.loader(split)
+    evaluator = Evaluator(config, experiment.model, experiment.parallel)
+    shown = evaluator.sanity(variables, loader)
+    predictions = evaluator.run(variables, loader)
+    train_split = experiment.dataset.split("train")
+    found = split_results(config, evaluator.protocol, train_split, loader.split, predictions, shown)["rows"]
+    append(
+        {
+            **row,
+            "split": split,
+            "architecture": variant.architecture,
+            "settings": ", ".join(f"{field}={value}" for field, value in variant.settings.items()),
+            "steps": variant.steps or "",
+            **metrics(next(row for row in found if row["kind"] == "run")),
+            **sanity(found),
+            **nats(experiment, variables, loader),
+            **origin(variant),
+        }
+    )
+    for other in found:
+        if other["kind"] == "trivial" and not lines().has(other["name"], "1", split):
+            name = {"row": other["name"], "longest_share": "1", "split": split}
+            append({**name, **metrics(other), **origin(variant)})
+
+
+def nats(experiment: Experiment, variables: Any, loader: Loader) -> dict[str, str]:
+    """Columns of the mean nats of both ends; none where an architecture scores a clip several times."""
+
+    @jax.jit
+    def errors(variables, batch):
+        outputs = experiment.model.apply(variables, batch, train=False)
+        if outputs.start.ndim != 2:
+            return None
+        labels = span_labels(batch.span, batch.duration, batch.video_mask)
+        return [position_cross_entropy(x, clip) for x, clip in zip((outputs.start, outputs.end), labels)]
+
+    found: list[list[np.ndarray]] = []
+    for batch in loader.evaluation_batches(experiment.config.evaluation.batch_size):
+        both = errors(variables, batch)
+        if both is None:
+            return {}
+        found.append([np.asarray(x)[np.asarray(batch.example_mask)] for x in both])
+    start, end = (np.concatenate(x).mean() for x in zip(*found))
+    return {"start_nats": f"{start:.3f}", "end_nats": f"{end:.3f}"}
+
+
+# --- a predictor without a network --------------------------------------------------------------------------
+
+
+class Histogram(GroundingModel):
+    """Scores a clip by how often a moment begins, and ends, so many clips from the border of the video.
+
+    Attributes:
+      start: logits of the clips, counted from the first one.
+      end: logits of the clips, counted from the last one.
+      longest_share: length of the longest moment that is ranked, as a share of the video.
+    """
+
+    start: tuple[float, ...] = ()
+    end: tuple[float, ...] = ()
+    longest_share: float = 1.0
+
+    def __call__(self, batch, *, train: bool) -> Outputs:
+        """Looks the logits up."""
+        mask = batch.video_mask
+        clip = jnp.arange(mask.shape[1])[None]
+        from_end = jnp.maximum(mask.sum(1)[:, None] - 1 - clip, 0)
+        start, end = (
+            jnp.asarray(self.start)[jnp.broadcast_to(clip, mask.shape)],
+            jnp.asarray(self.end)[from_end],
+        )
+        return Outputs(jnp.where(mask, start, MASKED), jnp.where(mask, end, MASKED), None)
+
+    def predict(self, outputs: Outputs, batch):
+        """Ranks as VSLNet does."""
+        mask = batch.video_mask
+        return rank_pairs(outputs.start, outputs.end, batch.duration, mask, 100, self.longest_share)
+
+
+def measure_histogram(name: str, settings: dict[str, Any]) -> None:
+    """Appends its lines on the validation split."""
+    if lines().has(name, f"{SHARE:g}", "val"):
+        return
+    config = get_config("vslnet").unlock()
+    override(config, {"dataset.manual_dir": FLAGS.data, "text.vectors": FLAGS.vectors, **settings})
+    experiment = Experiment(config.lock())
+    counts = np.full((2, config.input.num_clips), 0.5)  # a clip that was never seen has half a moment
+    for batch in experiment.loader("train").evaluation_batches(config.evaluation.batch_size):
+        first, last = span_labels(batch.span, batch.duration, batch.video_mask)
+        from_end = batch.video_mask.sum(1) - 1 - last
+        for row, place in zip(counts, (first, from_end)):
+            np.add.at(row, np.asarray(place)[np.asarray(batch.example_mask)], 1)
+    start, end = (tuple(row) for row in np.log(counts))
+    for share in (1.0, SHARE):
+        experiment.model = Histogram(start, end, share)
+        row = {"row": name, "longest_share": f"{share:g}"}
+        write(row, Variant("vslnet", 0, settings), experiment, {}, "val")
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+def lines() -> Lines:
+    """Those of `--results` as they are now."""
+    return Lines(Path(FLAGS.results), COLUMNS, ("row", "longest_share", "split"))
+
+
+def origin(variant: Variant) -> dict[str, str]:
+    """The command that repeats a run, and what it ran on."""
+    arguments = ["launch.py", *variant.flags("DIR", "glove.6B.300d.txt")]
+    if not variant.steps:
+        arguments = ["benchmarks/span_study.py", "--data=DIR", "--vectors=glove.6B.300d.txt"]
+    versions = f"jax {jax.__version__}, flax {flax.__version__}"
+    return {**command_and_commit(arguments), "versions": versions, "machine": describe_machine()}
+
+
+def append(row: dict[str, Any]) -> None:
+    """Appends a line, and prints it."""
+    lines().append([row])
+    print(", ".join(str(row.get(column, "")) for column in COLUMNS[:-4]), flush=True)
+
+
+def define_flags() -> None:
+    """The flags of the program."""
+    flags.DEFINE_string(
+        "data", None, "Folder of Charades-STA with the features, the split and the extra queries."
+    )
+    flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.")
+    flags.DEFINE_string("folder", "runs/span", "Gets a folder for each run.")
+    flags.DEFINE_string("results", "results/span_study.csv", "Gets two lines for each run and split.")
+    flags.DEFINE_list("only", [], "Variants; none given: all of them.")
+    flags.DEFINE_list("test", [], "Variants whose test split is read too.")
+    flags.mark_flags_as_required(["data", "vectors"])
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
