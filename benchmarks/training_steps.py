@@ -120,7 +120,7 @@ def at_full_rate(config) -> None:
     config.optimizer.schedule, config.optimizer.warmup = "constant", "0 steps"
     if "third_stage" in config.model:
         config.model.second_stage = config.model.third_stage = 0
-        config.optimizer.rules = ()
+        config.optimizer.rules = ((".*", 1.0),)
 
 
 # --- PyTorch's ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ class Twin(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.heads, self.activation, self.self_overlap = heads, activation, self_overlap
+        self.vocabulary = vocabulary
         self.weights = {
             "regression": 1.0,
             "attention_guidance": guidance_weight,
@@ -34,7 +35,7 @@ class Twin(nn.Module):
             vid_emb_fn=nn.Sequential(nn.Linear(inputs, f)), pos_emb_fn=nn.Sequential(nn.Embedding(max_clips, f))
         )
         self.query_enc = Named(
-            embedding=nn.Embedding(vocabulary, words),
+            embedding=nn.Embedding(vocabulary or 4, words),
             rnn=nn.LSTM(words, f // 2, 2, batch_first=True, bidirectional=True),
         )
         if num_phrases > 1:
@@ -67,7 +68,7 @@ class Twin(nn.Module):
     def forward(self, batch):
         """'span' [B,2], 'attention' [B,T] and the phrases' attention 'words' [B,N,L], None for one phrase."""
         vectors = torch.as_tensor(batch.query_vectors)
-        if self.query_enc.embedding.num_embeddings:
+        if self.vocabulary:
             vectors = self.query_enc.embedding(torch.as_tensor(batch.query).long())
         words, sentence = self._query(vectors, torch.as_tensor(batch.query_mask))
         mask = torch.as_tensor(batch.video_mask)
