@@ -1,5 +1,7 @@
 """The convolutions of a sparse map in bands, beside the plain form. Expected numbers are derived."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from applied import initial_variables
 from vmr_jax.kernels import map_convolution, use_kernels
 from vmr_jax.kernels.map_convolution import Band, band_height, bands, cropped, map_regions, padding
 from vmr_jax.layers.map2d import CandidateConvs, MapConvs, candidate_mask, map_weights
+from vmr_jax.models import fvmr
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +92,39 @@ def test_convolutions_of_candidates_are_those_of_the_plain_form_and_of_the_defin
     use_kernels(False)
     close(found, value_and_gradients(lambda params, x: apply(params, x)))
     close(found, value_and_gradients(definition))
+
+
+@pytest.mark.parametrize("few", [0, 100])
+def test_convolutions_of_fvmr_are_those_of_the_plain_form(few, monkeypatch):
+    """Of the video encoder, whose batch norm counts candidates, and of the teacher; values and gradients."""
+    monkeypatch.setattr(map_convolution, "_FEW_CHANNELS", few)
+    cells, real = candidate_mask(8, (4, 2)), jnp.array([True, True, False])
+    video, fused = normal(0, 3, 8, 4), normal(1, 3, 8, 8, 4)
+    encoder, fusion = fvmr.MomentEncoder(4, 8, (4, 2), "pool", (5, 3)), fvmr.Fusion(4, (3, 5))
+
+    def values_and_gradients():
+        @jax.jit
+        def step(video, fused):
+            def apply(params, video, fused):
+                moments, changed = encoder.apply(
+                    {**encode, "params": params[0]}, video, jnp.ones((3, 8), bool), real, train=True,
+                    mutable=["batch_stats"],
+                )  # fmt: skip
+                scores = fusion.apply({"params": params[1]}, fused * moments, cells) * cells[None]
+                return jnp.sin(scores * jnp.arange(64.0).reshape(1, 8, 8)).sum(), (moments, scores, changed)
+
+            return jax.value_and_grad(apply, (0, 1, 2), has_aux=True)(
+                (encode["params"], fuse["params"]), video, fused
+            )
+
+        return step(video, fused)
+
+    start = jax.jit(functools.partial(encoder.init, train=False))
+    encode = start(jax.random.key(2), video, jnp.ones((3, 8), bool), real)
+    fuse = initial_variables(fusion, 3, fused, cells)
+    found = values_and_gradients()
+    use_kernels(False)
+    close(found, values_and_gradients())
 
 
 def test_the_plain_form_convolves_every_cell():
