@@ -23,7 +23,6 @@ from machine import command_and_commit, describe_machine
 from real import Run
 from real_config import get_config
 
-from vmr_jax.evaluation.metrics import iou
 from vmr_jax.evaluation.protocols import Protocol, make_protocol
 from vmr_jax.evaluation.results import thirds
 from vmr_jax.evaluation.rows import PRIOR
@@ -118,10 +117,7 @@ def of_prior(
 
 def of_predictions(rows: Iterable[Mapping[str, Any]], pairs: list[Pair]) -> np.ndarray:
     """[Q] IoU of the first moment of each query, in the order of `pairs`."""
-    best = {}
-    for row in rows:
-        truth = np.asarray(row["relevant_windows"])
-        best[pair(row["vid"], row["query"])] = iou(np.asarray(row["pred_relevant_windows"][0][:2]), truth).max()
+    best = {pair(row["vid"], row["query"]): row["iou"] for row in rows}
     return np.asarray([best[p] for p in pairs])
 
 
