@@ -1,6 +1,7 @@
 """A library of videos on a server: the page's answers, `vmr.Library("http://...")`, and /openapi.json."""
 
 import http.client
+import inspect
 import io
 import json
 import time
@@ -201,6 +202,12 @@ def test_a_video_comes_and_goes(library, remote, tmp_path):
     (broken,) = remote.add([tmp_path / "broken.mp4"])
     assert broken.what == "unreadable" and broken.reason.startswith("It cannot be read: it is broken")
     assert not list(sent.parent.iterdir())
+
+
+@pytest.mark.parametrize("call", ["search", "remove", "thumbnail", "export"])
+def test_calls_are_those_of_a_library_on_a_disk(call):
+    ours, theirs = (getattr(kind, call) for kind in (client.RemoteLibrary, vmr.Library))
+    assert inspect.signature(ours) == inspect.signature(theirs)
 
 
 def test_refusals_are_those_of_the_server(remote, port):

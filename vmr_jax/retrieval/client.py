@@ -81,17 +81,7 @@ class RemoteLibrary:
         added_from: float | None = None,
         added_to: float | None = None,
     ) -> list[Hit]:
-        """The k best moments for a sentence, best first.
-
-        Args:
-          query: the sentence.
-          k: number of moments at most.
-          video: id of the only video to search, or several ids; None searches all.
-          min_duration: seconds that the videos have at least.
-          max_duration: seconds that they have at most.
-          added_from: when they were added at the earliest, in seconds since 1970.
-          added_to: when at the latest.
-        """
+        """The k best moments for a sentence, best first, by the arguments of `Library.search`."""
         limits = Filter(min_duration, max_duration, added_from, added_to)._asdict()
         asked = video if video is None or isinstance(video, str) else sorted({*video})
         answer = self._json("search", body={"query": query, "k": k, "video": asked, **limits})
