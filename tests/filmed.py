@@ -22,7 +22,16 @@ def picture(second, height=48, width=64):
 
 
 def film(
-    path, seconds=6.0, codec="libx264", fps=FPS, times=None, rotation=0, sound=0.0, show=picture, **options
+    path,
+    seconds=6.0,
+    codec="libx264",
+    fps=FPS,
+    times=None,
+    rotation=0,
+    sound=0.0,
+    show=picture,
+    title="",
+    **options,
 ):
     """Writes a video whose frames begin at `times` (of seconds), or `fps` times a second; returns its path.
 
@@ -35,10 +44,12 @@ def film(
       rotation: degrees by which a player has to turn it, against the clock.
       sound: seconds of silence.
       show: second -> pixels [H,W,3].
+      title: that the file has; '' for none.
       **options: of the container.
     """
     audio_codec = "libopus" if str(path).endswith(".webm") else "aac"
     with av.open(str(path), "w", options=options) as file:
+        file.metadata.update({"title": title} if title else {})
         in_order = {"bf": "0"} if sound else {}  # frames out of order would begin later than the sound
         video = file.add_stream(codec, rate=fps, options=in_order) if codec else None
         audio = file.add_stream(audio_codec, rate=48000, layout="mono") if sound else None

@@ -7,6 +7,7 @@ import filmed
 import numpy as np
 import pytest
 
+from vmr_jax.video.clips import cut
 from vmr_jax.video.decode import CHUNK, probe, read_frames
 from vmr_jax.video.reader import Unreadable
 
@@ -139,6 +140,17 @@ def test_a_clock_that_claims_weeks_is_refused(tmp_path):
     path = filmed.film(tmp_path / "a.mkv", times=[0, 10**9])
     with pytest.raises(Unreadable, match="its clock claims 278 hours"):
         probe(path)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.mkv"])
+def test_a_title_that_is_no_utf8_stops_nothing(tmp_path, name):
+    path = filmed.film(tmp_path / name, 1.0, title="caf__")
+    content = path.read_bytes()
+    assert content.count(b"caf__") == 1
+    path.write_bytes(content.replace(b"caf__", b"caf\xe9\xe9"))  # as programs of the nineties wrote it
+    assert probe(path).height == 48
+    assert len(frames_of(path)[0]) == 4  # four a second
+    assert cut(path, 0.0, 1.0, tmp_path / f"clip_of_{name}.mp4").start == 0.0
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):

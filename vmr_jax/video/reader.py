@@ -76,7 +76,11 @@ class Reader:
             if self.path.stat().st_size == 0:
                 raise Unreadable(self.path, "it is empty")
             # An absolute path is no address of another protocol, whatever its name.
-            self._file = av.open(str(self.path.absolute()), options=_OPTIONS, metadata_errors="replace")
+            path = str(self.path.absolute())
+            try:
+                self._file = av.open(path, options=_OPTIONS)
+            except UnicodeDecodeError:  # of PyAV 18 alone, for titles and the like that are no UTF-8
+                self._file = av.open(path, options=_OPTIONS, metadata_errors="replace")
         try:
             picture = av.stream.Disposition.attached_pic
             streams = [s for s in self._file.streams.video if not s.disposition & picture]
