@@ -201,6 +201,19 @@ def training() -> str:
     )
 
 
+def dead_work() -> str:
+    """Operations of the convolutions over moment maps, done and needed: of each setting the last line."""
+    last = {(row["model"], row["setting"]): row for row in rows_of("dead_work")}
+    figures = ("convolutions", "done_gflop", "needed_gflop", "times", "cells_times")
+    return markdown(
+        ["model", "setting", "convolutions", "done, GFLOP", "needed", "times", "cells, times"],
+        (
+            [_code(row["model"]), f"`{row['setting']}`", *(row[column] for column in figures)]
+            for row in last.values()
+        ),
+    )
+
+
 # --- of the cards ---------------------------------------------------------------------------------
 
 
@@ -332,6 +345,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "charades_clip_3": functools.partial(charades_clip, "3"),
     "charades_clip_prior": functools.partial(charades_clip_prior, "3"),
     "charades_clip_sizes": charades_clip_sizes,
+    "dead_work": dead_work,
     "films": films,
     "latency": latency,
     "methods": methods,

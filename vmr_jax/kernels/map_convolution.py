@@ -105,14 +105,25 @@ def convolve(
     """
     del unused, no_choice
     half = kernel.shape[0] // 2
-    # Both maps lie in the middle of one canvas.
-    size = max(len(source), len(target)) + 2 * half
-    around, kept = (size - len(source)) // 2, (size - len(target)) // 2
-    source, target = np.pad(source, around), np.pad(target, kept)
+    size, around, kept = _canvas(source, target, half)
     x = jnp.pad(x, ((0, 0), (around,) * 2, (around,) * 2, (0, 0)))
-    height = band_height(size)
-    forward, backward = bands(source, target, half, height), bands(target, source, half, height)
+    forward, backward = on_canvas(source, target, half)
     return band_conv(x, kernel, forward, backward)[:, kept : size - kept, kept : size - kept]
+
+
+def on_canvas(
+    source: np.ndarray, target: np.ndarray, half: int
+) -> tuple[tuple["Band", ...], tuple["Band", ...]]:
+    """The bands of a convolution and of its gradient; `convolve` has the arguments, half = (k - 1) / 2."""
+    size, around, kept = _canvas(source, target, half)
+    source, target, height = np.pad(source, around), np.pad(target, kept), band_height(size)
+    return bands(source, target, half, height), bands(target, source, half, height)
+
+
+def _canvas(source: np.ndarray, target: np.ndarray, half: int) -> tuple[int, int, int]:
+    """Side of a canvas in the middle of which both maps lie, and what is around either of them."""
+    size = max(len(source), len(target)) + 2 * half
+    return size, (size - len(source)) // 2, (size - len(target)) // 2
 
 
 _SMALL_CANVAS = 48  # rows: a map of 16 or 32 clips with its margin
