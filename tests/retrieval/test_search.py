@@ -55,8 +55,8 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(device_rows, "PART", 128)
     monkeypatch.setattr(cpu_rows, "PART", 128)
     monkeypatch.setattr(cpu_rows, "TILE_BYTES", 1)  # tiles of one part
-    monkeypatch.setattr(cpu_rows, "SCORES", 2 * 128)  # two queries at once
-    monkeypatch.setattr(cpu_rows, "FEW", 0)
+    monkeypatch.setattr(cpu_rows, "QUERIES", 2)
+    monkeypatch.setattr(cpu_rows, "PACKED", 4)
 
 
 class Integers:
@@ -225,7 +225,7 @@ def test_rows_of_several_additions(tmp_path, way, small_tiles):
 def test_many_queries_have_the_answers_of_each(store, way, monkeypatch):
     alone = [answer(store, way, query[None], 6) for query in QUERIES]
     monkeypatch.setattr(device_rows, "QUERIES", 3)  # two calls, of three and of two
-    monkeypatch.setattr(cpu_rows, "SCORES", 2 * 3072)  # three, of two, two and one
+    monkeypatch.setattr(cpu_rows, "QUERIES", 2)  # three, of two, two and one
     scores, rows = answer(store, way, QUERIES, 6)
     np.testing.assert_array_equal(rows, np.concatenate([found for _, found in alone]))
     np.testing.assert_allclose(scores, np.concatenate([found for found, _ in alone]), atol=1e-5)
@@ -243,7 +243,7 @@ def test_the_cores_read_the_rows_where_they_lie(small_tiles, tmp_path):
     made = MomentStore.create(tmp_path / "i", DIM, "float32", {}).add(corpus(videos=5))  # 300 rows
     (segment,) = made.segments
     rows = cpu_rows.CpuRows([segment.vectors], [segment.alive], None, Parallel("pmap", 1))
-    first, second, last = rows._tiles
+    first, second, last = rows._of_rows(128, on_device=True)
     address = segment.vectors.ctypes.data
     assert [first.on_device.unsafe_buffer_pointer(), second.on_device.unsafe_buffer_pointer()] == [
         address,

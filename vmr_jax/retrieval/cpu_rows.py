@@ -1,9 +1,9 @@
 """Exact search on the cores of a CPU: what `device_rows` finds, with the rows read where they lie.
 
 The cores share tiles of the mapped files. The scores of a tile are a matrix product of XLA, or of numkong
-for int8 rows where that is installed; of these only blocks whose maximum reaches what k rows have are
-looked into. Nothing is kept of a row, so that an index may be larger than memory. One query of a few
-float32 rows is a product of BLAS, which starts sooner.
+for int8 rows where that is installed, small enough to stay in the cache; of these only blocks whose maximum
+reaches what k rows have are looked into. Nothing is kept of a row, so that an index may be larger than
+memory. One query of float32 rows is a product of BLAS.
 """
 
 import dataclasses
@@ -21,11 +21,14 @@ import numpy as np
 
 from vmr_jax.parallel import Parallel
 
-TILE_BYTES = 1 << 25  # of the rows that one core scores at once
+TILE_BYTES = 1 << 25  # of the rows that one core scores at once, at most
 PART = 1 << 10  # rows that become float32 at once: 2 MiB where E is 512; a tile is a multiple of it
+SCORES = 1 << 20  # held at once by one core: 4 MiB
+INTEGERS = 1 << 18  # the same of int8 products, which are three times as fast: within the cache of one core
+QUERIES = 1 << 9  # multiplied at once by XLA, at most
+PACKED = 1 << 6  # int8 queries, or parts of such, multiplied at once: 32 KiB where E is 512
 BLOCK = 32  # rows of which only the maximum is compared at first; divides `PART`
-SCORES = 1 << 22  # held at once by one core: 16 MiB
-FEW = 1 << 15  # float32 rows up to which one query is asked of BLAS
+LOWEST = np.finfo(np.float32).min  # what every row reaches that counts
 _SHORT = 32  # queries up to which 15 bits of each, twice the products in int8, are faster than float32
 _FINER = 254  # parts of a step of int8 that the second int8 number of a query counts
 
@@ -40,7 +43,7 @@ class Tile:
       count: number of rows; those after them in `rows` are padding.
       rows: [M,E] as numpy has them; bfloat16 as its bits.
       scales: [M] of int8 rows, else None.
-      on_device: the rows as JAX has them.
+      on_device: the rows as JAX has them, or None where they are not asked of it.
     """
 
     segment: int
@@ -52,11 +55,22 @@ class Tile:
 
 
 class Candidates(NamedTuple):
-    """Rows among which are the best, in any order: of which query [C], which row [C], its score [C]."""
+    """Rows among which are the best: of which query [C], which row [C], its score [C].
+
+    Those of one query are in the order of the rows.
+    """
 
     queries: np.ndarray
     rows: np.ndarray
     scores: np.ndarray
+
+    def in_order(self) -> "Candidates":
+        """The same, in the order of the rows."""
+        order = np.argsort(self.rows, kind="stable")
+        return Candidates(*(array[order] for array in self))
+
+
+_NONE = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 class CpuRows:
@@ -81,18 +95,13 @@ class CpuRows:
         parallel: Parallel,
         coarse: bool = False,
     ):
-        self._alive, self._all, self._terms = alive, all(part.all() for part in alive), 1 if coarse else 2
-        self._vectors = [
-            np.asarray(part) for part in vectors if len(part)
-        ]  # a plain array is faster than a map
+        self._alive, self._scales, self._parallel, self._terms = alive, scales, parallel, 1 if coarse else 2
+        self._all = all(part.all() for part in alive)
+        self._vectors = [np.asarray(part) for part in vectors]  # a plain array is faster than a map
         self._starts = np.cumsum([0, *(len(part) for part in vectors)])
         self._numkong = None if scales is None else numkong()
+        self._tiles: dict[tuple[int, bool], list[Tile]] = {}
         self.exact = self._numkong is None
-        self._tiles = [
-            _tile(segment, first, part, None if scales is None else scales[segment], parallel)
-            for segment, part in enumerate(vectors)
-            for first in range(0, len(part), _tile_rows(part))
-        ]
 
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -101,7 +110,7 @@ class CpuRows:
     @functools.cached_property
     def _longest(self) -> float:
         """The largest norm of a row."""
-        return max(float(np.vecdot(part, part).max()) for part in self._vectors) ** 0.5
+        return max(float(np.vecdot(part, part).max(initial=0)) for part in self._vectors) ** 0.5
 
     def __call__(
         self, queries: np.ndarray, k: int, counts: Sequence[np.ndarray] | None = None
@@ -113,41 +122,48 @@ class CpuRows:
           k: number of rows that are wanted, at most those that count.
           counts: which rows of each file count, [n] bool; None is those given at first.
         """
-        alive = self._alive if counts is None else counts
+        alive = None if counts is None and self._all else self._alive if counts is None else counts
+        if len(queries) == 1 and self._vectors[0].dtype == np.float32:
+            by_blas = self._of_one(queries[0], k, alive)
+            if by_blas is not None:
+                return by_blas
         library = self._numkong if self._terms == 1 or len(queries) <= _SHORT else None
-        if len(queries) == 1 and self._starts[-1] <= FEW and self._vectors[0].dtype == np.float32:
-            found = self._of_few(queries[0], k, alive)
-            if found is not None:
-                return found
-        size = _at_once(len(queries), max(len(tile.rows) for tile in self._tiles))
+        most = QUERIES if library is None else PACKED // self._terms
+        size = min(most, 1 << (len(queries) - 1).bit_length())  # a power of two: few shapes are compiled
         chunks = [queries[i : i + size] for i in range(0, len(queries), size)]
-        least = [np.full(size, -np.inf, np.float32) for _ in chunks]
-        least[-1][len(chunks[-1]) :] = np.inf  # of what only fills the last chunk
+        reached = [np.full((k, size), LOWEST, np.float32) for _ in chunks]
+        reached[-1][:, len(chunks[-1]) :] = np.inf  # of what only fills the last chunk
         if missing := size - len(chunks[-1]):
             chunks[-1] = np.pad(chunks[-1], ((0, missing), (0, 0)))
         asked: list[Any] = chunks
         if library is not None:
             asked = [library.dots_pack(as_integers(chunk, self._terms)) for chunk in chunks]
+        tiles = self._of_rows((SCORES if library is None else INTEGERS) // size, library is None)
 
-        def of_tile(tile: Tile) -> list[Candidates]:
-            count = np.zeros(len(tile.rows), bool)
-            count[: tile.count] = alive[tile.segment][tile.first : tile.first + tile.count]
-            if not count.any():
-                return []
-            first = int(self._starts[tile.segment]) + tile.first
-            return [
-                candidates(self._scores(library, of_chunk, tile, count), k, reached, first)
-                for of_chunk, reached in zip(asked, least)
-            ]
+        work = [(tile, chunk) for tile in tiles for chunk in range(len(chunks))]
+        found, shared = [_NONE] * len(work), enumerate(work)
 
-        several = len(self._tiles) > 1 and _cores() > 1
-        of_tiles = [*(self._threads.map if several else map)(of_tile, self._tiles)]
-        best = [best_of(joined(chunk), size, k) for chunk in zip(*filter(None, of_tiles))]
+        def best_of_some(_: int) -> None:
+            for i, (tile, chunk) in shared:  # which each thread takes from where the others are
+                count = None if alive is None else alive[tile.segment][tile.first : tile.first + tile.count]
+                if count is None or count.any():
+                    scores = self._scores(library, asked[chunk], tile, count)
+                    first = int(self._starts[tile.segment]) + tile.first
+                    # Where one thread undoes what another has reached, it is lower and still true.
+                    found[i], reached[chunk] = candidates(scores, reached[chunk], first)
+
+        def best_of_chunk(chunk: int) -> tuple[np.ndarray, np.ndarray]:
+            return best_of(found[chunk :: len(chunks)], reached[chunk])
+
+        threads = min(len(work), _cores())
+        in_turns = self._threads.map if threads > 1 else map
+        list(in_turns(best_of_some, range(threads)))
+        best = in_turns(best_of_chunk, range(len(chunks)))
         scores, rows = (np.concatenate(parts)[: len(queries)] for parts in zip(*best))
         return (scores if library is None else scores * steps(queries)), rows
 
-    def _of_few(
-        self, query: np.ndarray, k: int, alive: Sequence[np.ndarray]
+    def _of_one(
+        self, query: np.ndarray, k: int, alive: Sequence[np.ndarray] | None
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """The answer for one query [E] by BLAS, or None where scores are not finite.
 
@@ -155,12 +171,15 @@ class CpuRows:
         """
         parts = [part @ query for part in self._vectors]
         scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if not (alive is self._alive and self._all):
+        if alive is not None:
             scores[~np.concatenate(alive)] = -np.inf
-        place = len(scores) - k
         # E roundings to a half of 2^-23 each, in either of two scores.
         rounding = len(query) * 2.0**-23 * self._longest * math.sqrt(query @ query)
-        least = float(np.partition(scores, place)[place]) - rounding
+        maxima = scores[: len(scores) // BLOCK * BLOCK].reshape(BLOCK, -1).max(0)
+        least = highest(maxima, k)[0] if k <= len(maxima) else -np.inf
+        if least == -np.inf:  # of a few rows that count
+            least = highest(scores, k)[0]
+        least -= rounding
         if not math.isfinite(least):
             return None
         rows = np.flatnonzero(scores >= least)
@@ -172,25 +191,60 @@ class CpuRows:
         """The vectors of rows, which rise."""
         if len(self._vectors) == 1:
             return self._vectors[0][rows]
-        starts = np.cumsum([0, *(len(part) for part in self._vectors)])
-        edges = np.searchsorted(rows, starts)
-        parts = zip(self._vectors, starts, edges[:-1], edges[1:])
+        edges = np.searchsorted(rows, self._starts)
+        parts = zip(self._vectors, self._starts, edges[:-1], edges[1:])
         return np.concatenate([part[rows[low:high] - start] for part, start, low, high in parts])
 
-    def _scores(self, library: Any, asked: Any, tile: Tile, count: np.ndarray) -> np.ndarray:
-        """[M,Q] float32, with numkong in the `steps` of the query; -inf of rows that do not count [M].
+    def _of_rows(self, most: int, on_device: bool) -> list[Tile]:
+        """Tiles of so many rows at most, of about one size, as JAX has them or only as numpy has."""
+        if (most, on_device) not in self._tiles:
+            size = self._tile_rows(most)
+            self._tiles[most, on_device] = [
+                self._tile(segment, first, size, on_device)
+                for segment, part in enumerate(self._vectors)
+                for first in range(0, len(part), size)
+            ]
+        return self._tiles[most, on_device]
+
+    def _tile_rows(self, most: int) -> int:
+        """A multiple of `PART`, so that all cores have as many tiles."""
+        rows, row = int(self._starts[-1]), self._vectors[0]
+        most = max(min(most, TILE_BYTES // (row.shape[1] * row.itemsize)), PART)
+        turns = -(-rows // (most * _cores()))
+        return -(-rows // (turns * _cores() * PART)) * PART
+
+    def _tile(self, segment: int, first: int, size: int, on_device: bool) -> Tile:
+        rows = self._vectors[segment][first : first + size]
+        count = len(rows)
+        if rows.dtype.itemsize == 2:
+            rows = rows.view(np.uint16)
+        # Rows that become float32 do so in whole parts; of others a few sizes are enough.
+        unit = PART if on_device and rows.dtype != np.float32 else 4 * BLOCK
+        rows, scales = _padded(rows, unit), None
+        if self._scales is not None:
+            scales = _padded(np.asarray(self._scales[segment][first : first + count]), unit)
+        as_jax = self._parallel.on_first_device(rows) if on_device else None
+        return Tile(segment, first, count, rows, scales, as_jax)
+
+    def _scores(self, library: Any, asked: Any, tile: Tile, alive: np.ndarray | None) -> np.ndarray:
+        """[M,Q] float32, with numkong in the `steps` of the query; -inf of rows that are not `alive` [count].
 
         `asked` are the queries [Q,E], or what the library has made of them.
         """
+        count = None
+        if tile.count < len(tile.rows) or not (alive is None or alive.all()):
+            count = np.zeros(len(tile.rows), bool)
+            count[: tile.count] = True if alive is None else alive
         if library is None:
-            return np.asarray(products(asked, tile.on_device, tile.scales, None if count.all() else count))
+            return np.asarray(products(asked, tile.on_device, tile.scales, count))
         found = np.asarray(library.dots_packed(tile.rows, asked))  # [M,terms*Q] int32
         size = found.shape[1] // self._terms
         scores = np.multiply(found[:, :size], tile.scales[:, None], dtype=np.float32, casting="unsafe")
         if self._terms == 2:
             finer = tile.scales[:, None] / np.float32(_FINER)
             scores += np.multiply(found[:, size:], finer, dtype=np.float32, casting="unsafe")
-        scores[~count] = -np.inf
+        if count is not None:
+            scores[~count] = -np.inf
         return scores
 
 
@@ -247,47 +301,64 @@ def numkong() -> Any:
 # --- the best of scores -------------------------------------------------------------------------------
 
 
-def candidates(scores: np.ndarray, k: int, least: np.ndarray, first: int) -> Candidates:
+def candidates(scores: np.ndarray, reached: np.ndarray, first: int) -> tuple[Candidates, np.ndarray]:
     """Rows of a tile that may be among the k best of each query.
 
     Args:
       scores: [M,Q] float32; -inf of rows that do not count. M is a multiple of `BLOCK`.
-      k: number of rows that are wanted.
-      least: [Q] what k rows of one tile are known to reach; is raised.
+      reached: [k,Q] scores of rows, all different, the least of each query first; `LOWEST` of none.
       first: number of the first row.
+
+    Returns:
+      The candidates, and `reached` with the rows of this tile.
     """
-    blocks = scores.reshape(BLOCK, -1, scores.shape[1])  # a block is every so manieth row
-    maxima = blocks.max(0)
-    several = maxima if k <= len(maxima) else scores
-    if k <= len(several):
-        # Other threads raise it too; where one undoes what another has done, it is lower and still true.
-        np.maximum(least, np.partition(several, len(several) - k, axis=0)[len(several) - k], out=least)
-    reached = least.copy()
-    block, query = np.nonzero(~(maxima < reached))  # with those that are no numbers: they are to be seen
-    within = blocks[:, block, query]  # [BLOCK,.]
-    near = ~(within < reached[query]) & (within != -np.inf)
-    place, which = np.nonzero(near)
-    found = Candidates(query[which], first + place * len(maxima) + block[which], within[near])
-    return found if len(found.rows) <= 4 * k * len(least) else _ranked(found, len(least), k)[0]
+    k, size = reached.shape
+    blocks = scores.reshape(BLOCK, -1)  # a block is every so manieth row, of one query
+    maxima = blocks.max(0).reshape(-1, size)
+    reached = highest(np.concatenate([reached, groups(k, maxima if k <= len(maxima) else scores)]), k)
+    least = reached[0]
+    # Those that are no numbers are to be seen. Numpy is fastest with places in flat arrays.
+    chosen = np.flatnonzero(~(maxima < least))
+    block, query = np.divmod(chosen, size)
+    within = blocks.take(chosen, axis=1)  # [BLOCK,.]
+    near = np.flatnonzero(~(within < least[query]))
+    place, which = np.divmod(near, max(len(chosen), 1))
+    found = Candidates(query[which], first + place * len(maxima) + block[which], within.ravel()[near])
+    if len(near) > 4 * k * size:  # of equal scores
+        found = ranked(found, size, k)[0].in_order()
+    return found, reached
 
 
-def joined(parts: Iterable[Candidates]) -> Candidates:
-    """All of several."""
-    return Candidates(*(np.concatenate(arrays) for arrays in zip(*parts)))
+def groups(k: int, scores: np.ndarray) -> np.ndarray:
+    """Maxima [.,Q] of groups of scores [M,Q]: at least k, of which the k-th is hardly below the k-th of all."""
+    while len(scores) % 2 == 0 and len(scores) >= 4 * k:
+        scores = np.maximum(*np.split(scores, 2))
+    return scores
 
 
-def best_of(found: Candidates, size: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [size,k] and rows [size,k] of each query, best first, of equal ones the lower row first."""
-    found, place = _ranked(found, size, k)
+def highest(scores: np.ndarray, k: int) -> np.ndarray:
+    """The k largest of [M,...] along the first axis, the least of them first."""
+    return np.partition(scores, len(scores) - k, axis=0)[len(scores) - k :]
+
+
+def best_of(parts: Iterable[Candidates], reached: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [Q,k] and rows [Q,k] of each query, best first, of equal ones the lower row first.
+
+    The rows of all parts rise; `reached` [k,Q] are scores of rows as `candidates` returns them.
+    """
+    (k, size), least = reached.shape, reached[0]
+    found = Candidates(*(np.concatenate(arrays) for arrays in zip(*parts)))
+    near = np.flatnonzero(~(found.scores < least[found.queries]))
+    found, place = ranked(Candidates(*(array[near] for array in found)), size, k)
     scores, rows = np.full((size, k), -np.inf, np.float32), np.zeros((size, k), np.int64)
     scores[found.queries, place], rows[found.queries, place] = found.scores, found.rows
     return scores, rows
 
 
-def _ranked(found: Candidates, size: int, k: int) -> tuple[Candidates, np.ndarray]:
+def ranked(found: Candidates, size: int, k: int) -> tuple[Candidates, np.ndarray]:
     """The k best of each query, one query after the other, and their places."""
     down = np.where(np.isnan(found.scores), -np.inf, -found.scores)
-    order = np.lexsort((found.rows, down, found.queries))
+    order = np.lexsort((down, found.queries.astype(np.uint16)))  # stable; numpy sorts 16 bits by their digits
     queries = found.queries[order]
     starts = np.cumsum([0, *np.bincount(queries, minlength=size)[:-1]])
     place = np.arange(len(order)) - starts[queries]
@@ -295,35 +366,10 @@ def _ranked(found: Candidates, size: int, k: int) -> tuple[Candidates, np.ndarra
     return Candidates(*(array[kept] for array in found)), place[place < k]
 
 
-# --- tiles --------------------------------------------------------------------------------------------
-
-
-def _tile(segment: int, first: int, part: np.ndarray, scales: np.ndarray | None, parallel: Parallel) -> Tile:
-    rows = np.asarray(part[first : first + _tile_rows(part)])
-    count = len(rows)
-    if rows.dtype.itemsize == 2:
-        rows = rows.view(np.uint16)
-    rows = _whole_parts(rows)
-    if scales is not None:
-        scales = _whole_parts(np.asarray(scales[first : first + count]))
-    return Tile(segment, first, count, rows, scales, parallel.on_first_device(rows))
-
-
-def _tile_rows(part: np.ndarray) -> int:
-    """Rows [n,E] of a tile: whole parts of `TILE_BYTES` together."""
-    return max(TILE_BYTES // (PART * part.shape[1] * part.dtype.itemsize), 1) * PART
-
-
-def _whole_parts(array: np.ndarray) -> np.ndarray:
-    """The array with zeros after it to a multiple of `PART` rows; itself, not a copy, where it is one."""
-    missing = -len(array) % PART
+def _padded(array: np.ndarray, unit: int) -> np.ndarray:
+    """The array with zeros after it to a multiple of `unit` rows; itself, not a copy, where it is one."""
+    missing = -len(array) % unit
     return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else array
-
-
-def _at_once(queries: int, rows: int) -> int:
-    """Number of queries whose scores are held at once: a power of two, so that few shapes are compiled."""
-    most = max(SCORES // rows, 1)
-    return min(1 << (most.bit_length() - 1), 1 << (queries - 1).bit_length())
 
 
 @functools.cache
