@@ -76,16 +76,17 @@ CENTER, SHORT = {"model.center_video": True}, {"model.longest_share": SHARE}
 VARIANTS = {
     "vslnet": Variant("vslnet", 2900),
     "vslnet_no_extra": Variant("vslnet", 2900, NO_EXTRA),
-    "vslnet_rate_third": Variant("vslnet", 2900, {"optimizer.learning_rate": 3.33e-4}),
+    "vslnet_rate_3": Variant("vslnet", 2900, {"optimizer.learning_rate": 3e-3} | SHORT),
     "vslnet_highlight_1": Variant("vslnet", 2900, {"model.highlight_weight": 1.0}),
     "vslnet_soft": Variant("vslnet", 2000, {"model.label_softness": 0.25}),
     "vslnet_center": Variant("vslnet", 2900, CENTER),
-    "vslnet_center_short": Variant("vslnet", 2900, CENTER | SHORT),
+    "vslnet_center_no_extra": Variant("vslnet", 2900, CENTER | NO_EXTRA | SHORT),
     "tmlga": Variant("tmlga", 6100),
     "excl": Variant("excl", 3600),
     "acrm": Variant("acrm", 3100),
     "l_net": Variant("l_net", 5400),
     "seqpan": Variant("seqpan", 700),
+    "seqpan_short": Variant("seqpan", 700, SHORT),
     "vslnet_l": Variant("vslnet_l", 600),
     "emb": Variant("emb", 300),
 }
@@ -224,23 +225,52 @@ class Histogram(GroundingModel):
 
 
 def measure_histogram(name: str, settings: dict[str, Any]) -> None:
-    """Appends its lines on the validation split."""
-    if lines().has(name, f"{SHARE:g}", "val"):
-        return
+    """Appends its lines on the validation split; says where training moments lie, and how clips differ."""
     config = get_config("vslnet").unlock()
     override(config, {"dataset.manual_dir": FLAGS.data, "text.vectors": FLAGS.vectors, **settings})
     experiment = Experiment(config.lock())
-    counts = np.full((2, config.input.num_clips), 0.5)  # a clip that was never seen has half a moment
-    for batch in experiment.loader("train").evaluation_batches(config.evaluation.batch_size):
-        first, last = span_labels(batch.span, batch.duration, batch.video_mask)
-        from_end = batch.video_mask.sum(1) - 1 - last
-        for row, place in zip(counts, (first, from_end)):
-            np.add.at(row, np.asarray(place)[np.asarray(batch.example_mask)], 1)
-    start, end = (tuple(row) for row in np.log(counts))
+    first, from_end, count = borders(experiment.loader("train"), config.evaluation.batch_size)
+    short = count - first - from_end <= SHARE * count
+    print(
+        f"{name}: {(first == 0).mean():.1%} of {len(first):,} training moments begin with the first clip, "
+        f"{(from_end == 0).mean():.1%} end with the last one, {((first == 0) & (from_end == 0)).mean():.1%} do "
+        f"both; {short.mean():.1%} have at most {SHARE:g} of the clips. Of the square of the clips "
+        f"{clip_squares(experiment)}.",
+        flush=True,
+    )
+    if lines().has(name, f"{SHARE:g}", "val"):
+        return
+    size = config.input.num_clips
+    # A place that was never seen has half a moment.
+    start, end = (tuple(np.log(np.bincount(x, minlength=size) + 0.5)) for x in (first, from_end))
     for share in (1.0, SHARE):
         experiment.model = Histogram(start, end, share)
         row = {"row": name, "longest_share": f"{share:g}"}
         write(row, Variant("vslnet", 0, settings), experiment, {}, "val")
+
+
+def borders(loader: Loader, batch_size: int) -> tuple[np.ndarray, ...]:
+    """Clips before the first one of each moment, clips behind its last one, and clips of its video."""
+    found = []
+    for batch in loader.evaluation_batches(batch_size):
+        first, last = span_labels(batch.span, batch.duration, batch.video_mask)
+        count = batch.video_mask.sum(1)
+        found.append(np.stack([first, count - 1 - last, count])[:, np.asarray(batch.example_mask)])
+    return tuple(np.concatenate(found, axis=1))
+
+
+def clip_squares(experiment: Experiment) -> str:
+    """The shares that all training videos have in common, that tell videos apart, and clips of a video."""
+    videos = [experiment.dataset.clips(video) for video in experiment.dataset.split("train").videos]
+    means = np.stack([rows.mean(0) for rows in videos])
+    common = np.square(means.mean(0)).sum()
+    between = np.square(means - means.mean(0)).sum(1).mean()
+    within = np.mean([np.square(rows - rows.mean(0)).sum(1).mean() for rows in videos])
+    total = common + between + within
+    return (
+        f"{common / total:.0%} is common to all videos, {between / total:.0%} differs between videos and "
+        f"{within / total:.0%} between clips of a video"
+    )
 
 
 # --- lines --------------------------------------------------------------------------------------------------

@@ -117,6 +117,40 @@ def charades_clip_prior(budget: str) -> str:
     )
 
 
+def span_study(split: str) -> str:
+    """What was tried with span predictors, best by short moments first: of any length, and short ones."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows_of("span_study"):
+        if row["split"] == split:
+            found.setdefault(row["row"], {})[row["longest_share"]] = row
+    shares = ("1", "0.5")
+    shown = ("r1_iou05", "r1_iou07", "blind_r1_iou05", "uses_video")
+    heading = ("R@1 .5", "R@1 .7", "blind", "uses the video")
+    return markdown(
+        ["", "settings", "steps", "nats", *heading, *(f"{title}, short" for title in heading)],
+        (
+            [
+                _code(rows["1"]["architecture"]) if rows["1"]["steps"] else name,
+                _settings(rows["1"]["settings"]),
+                _thousands(rows["1"]["steps"]),
+                " / ".join(rows["1"][f"{end}_nats"] for end in ("start", "end") if rows["1"][f"{end}_nats"]),
+                *(rows.get(share, {}).get(column, "") for share in shares for column in shown),
+            ]
+            for name, rows in sorted(found.items(), key=lambda item: -_best(item[1]))
+        ),
+    )
+
+
+def _best(rows: dict[str, dict[str, str]]) -> float:
+    """R@1,IoU=0.5 of short moments, of a trivial answer its only one."""
+    return float(rows.get("0.5", rows["1"])["r1_iou05"])
+
+
+def _settings(text: str) -> str:
+    """'dataset.extra_queries=, model.heads=2' as the flags that set it."""
+    return ", ".join(f"`{field}`" for field in text.split(", ") if field)
+
+
 _RE_SPLITS = ("CD iid", "CD ood", "CG trivial", "CG composition", "CG word")
 _CLIP_SIZES = ("parameters", "steps", "CPU minutes")
 _CLIP_HEADING = ("R@1 .3", "R@1 .5", "R@1 .7", "R@5 .5", "R@5 .7", "mIoU")
@@ -350,6 +384,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": latency,
     "methods": methods,
     "search": search,
+    "span_study_test": functools.partial(span_study, "test"),
+    "span_study_val": functools.partial(span_study, "val"),
     "storyboard": storyboard,
     "training": training,
 }
