@@ -248,6 +248,17 @@ def dead_work() -> str:
     )
 
 
+def start() -> str:
+    """Seconds from the command to the first step: of each architecture the last, once there are any."""
+    measured = rows_of("start") if (ROOT / "results" / "start.csv").exists() else []
+    last = {(row["model"], row["cache"]): row for row in measured}
+    figures = ("seconds", "imports_s", "data_s", "compile_s", "cpu_s")
+    return markdown(
+        ["model", "cache", "to the first step, s", "imports", "data", "compiling", "CPU, s"],
+        ([_code(row["model"]), row["cache"], *(row[column] for column in figures)] for row in last.values()),
+    )
+
+
 # --- of the cards ---------------------------------------------------------------------------------
 
 
@@ -386,6 +397,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "search": search,
     "span_study_test": functools.partial(span_study, "test"),
     "span_study_val": functools.partial(span_study, "val"),
+    "start": start,
     "storyboard": storyboard,
     "training": training,
 }
