@@ -2,29 +2,39 @@
 
     python benchmarks/growth.py                              # one architecture of each family, on one core
     python benchmarks/growth.py --models=vslnet --axes=clips --memory
+    python benchmarks/growth.py --time --output=results/growth.csv --picture=docs/growth.svg    # half an hour
 
-Nothing is computed: the step is traced at the size of the embedded test bed with one length changed, and the
-operations of its matrix products, convolutions and other steps are added up, those of a loop as often as it
-runs. So the figures do not depend on the machine or on what else it does. --memory also compiles every step,
-for the bytes of temporaries that the compiler plans.
+By itself it computes nothing: the step is traced at the size of the embedded test bed with one length changed,
+and the operations of its matrix products, convolutions and other steps are added up, those of a loop as often
+as it runs. So the figures do not depend on the machine or on what else it does. --memory also compiles every
+step, for the bytes of temporaries that the compiler plans. --time also takes steps, on random batches: seconds
+are the least of --steps. A length at which a step is expected to take more than --longest seconds, by its
+growth so far, or whose temporaries take more than --memory_gib, is not run.
 
 `exponent` is the slope of the least-squares line through the logarithms, `last` the slope between the last two
-points, and `mathematics` the highest exponent that the architecture's equations have. 'FASTER' marks a step
-whose last slope is more than a twentieth above that. --output gets a line for each point.
+points, and `mathematics` the highest exponent that the architecture's equations have. 'FASTER' marks what has
+a last slope more than a twentieth above that, of seconds a fifth, which are measured. --output gets a line for
+each point, and the points that it has of the same commit are not measured again; --picture is drawn of all its
+lines.
 """
 
 import importlib
 import math
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import growth_picture
 import jax
 import numpy as np
 import optax
 from absl import app, flags
 from jax.extend import core
 from lines import Lines
+from machine import command_and_commit, describe_machine
+from training_steps import random_batch, random_variables
 
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.models.base import abstract_variables
@@ -50,40 +60,63 @@ MATHEMATICS = {
     "cpl": {"clips": 2, "words": 2, "batch": 1},
     "xml": {"clips": 2, "words": 2, "batch": 2},
 }
-_BATCH, _SLACK = 4, 0.05
-COLUMNS = ("model", "axis", "length", "operations", "temporary_bytes")
+_BATCH = 4
+# What is measured of a step, and by how much its exponent may exceed that of the mathematics.
+QUANTITIES = {"operations": 0.05, "temporary_bytes": 0.05, "seconds": 0.2}
+KEY = ("model", "axis", "length", "commit")
+COLUMNS = ("model", "axis", "length", *QUANTITIES, "command", "commit", "machine")
+Point = dict[str, float]
 
 
-def define_flags() -> None:
+def define_flags(holder: flags.FlagValues) -> None:
     """The flags of the program."""
-    flags.DEFINE_list("models", [*MATHEMATICS], "Architectures whose mathematics is known here.")
-    flags.DEFINE_list("axes", [*AXES], "Lengths that grow.")
-    flags.DEFINE_bool("memory", False, "Compiles too, for the bytes of temporaries.")
-    flags.DEFINE_string("output", "growth.csv", "Gets a line for each point.")
+    known = "Architectures whose mathematics is known here."
+    flags.DEFINE_list("models", [*MATHEMATICS], known, flag_values=holder)
+    flags.DEFINE_list("axes", [*AXES], "Lengths that grow.", flag_values=holder)
+    flags.DEFINE_bool("memory", False, "Compiles too, for the bytes of temporaries.", flag_values=holder)
+    flags.DEFINE_bool("time", False, "Compiles and takes steps too.", flag_values=holder)
+    flags.DEFINE_integer("steps", 3, "That are timed, after one that is not.", flag_values=holder)
+    flags.DEFINE_float("longest", 8.0, "Seconds that a step may be expected to take.", flag_values=holder)
+    flags.DEFINE_float("memory_gib", 4.0, "The most that temporaries of a step may take.", flag_values=holder)
+    flags.DEFINE_string("output", "growth.csv", "Gets a line for each point.", flag_values=holder)
+    flags.DEFINE_string("picture", "", "An SVG of all lines of the output; empty: none.", flag_values=holder)
 
 
 def main(_) -> None:
     """Prints a line for each architecture and axis."""
-    lines = Lines(Path(FLAGS.output), COLUMNS, COLUMNS[:3])
+    lines = Lines(Path(FLAGS.output), COLUMNS, KEY)
+    origin = command_and_commit(["benchmarks/growth.py", *sys.argv[1:]]) | {"machine": describe_machine()}
     for name in FLAGS.models:
         for axis in (axis for axis in FLAGS.axes if axis in MATHEMATICS[name]):
-            points = []
+            points: dict[int, Point] = {}
             for length in AXES[axis]:
-                points.append(measured(name, axis, length))
-                lines.append([dict(zip(COLUMNS, (name, axis, length, *points[-1]), strict=True))])
+                key = (name, axis, str(length), origin["commit"])
+                if not lines.has(*key):
+                    found = measured(name, axis, length, points)
+                    row = dict(zip(KEY[:3], key, strict=False)) | {
+                        x: f"{value:.6g}" for x, value in found.items()
+                    }
+                    lines.append([row | origin])
+                row = next(row for row in lines.rows if tuple(row[column] for column in KEY) == key)
+                points[length] = {x: float(row[x]) for x in QUANTITIES if row[x]}
             print(said(name, axis, points), flush=True)
             jax.clear_caches()
+    if FLAGS.picture:
+        Path(FLAGS.picture).write_text(growth_picture.picture(lines.rows), encoding="utf-8")
 
 
-def said(name: str, axis: str, points: list[tuple[float, Any]]) -> str:
-    """How operations, and bytes where they are known, grew."""
-    lengths, expected = AXES[axis], MATHEMATICS[name][axis]
-    text = f"{name:<12} {axis:<6} {lengths[0]} to {lengths[-1]}: mathematics {expected}"
-    for what, values in zip(("operations", "temporaries"), zip(*points, strict=True), strict=True):
-        if "" not in values:
+def said(name: str, axis: str, points: dict[int, Point]) -> str:
+    """How operations, and what else was measured, grew."""
+    expected = MATHEMATICS[name][axis]
+    text = f"{name:<12} {axis:<6} {min(points)} to {max(points)}: mathematics {expected}"
+    for what, slack in QUANTITIES.items():
+        lengths = [length for length, point in points.items() if what in point]
+        if len(lengths) > 1:
+            values = [points[length][what] for length in lengths]
             slope, last = exponent(lengths, values), exponent(lengths[-2:], values[-2:])
-            faster = "  FASTER" if last > expected + _SLACK else ""
-            text += f"; {what} exponent {slope:.2f}, last {last:.2f}{faster}"
+            faster = "  FASTER" if last > expected + slack else ""
+            upto = f" up to {lengths[-1]}" if lengths[-1] < max(points) else ""
+            text += f"; {what.replace('_', ' ')}{upto} exponent {slope:.2f}, last {last:.2f}{faster}"
     return text
 
 
@@ -92,20 +125,49 @@ def exponent(lengths, values) -> float:
     return float(np.polyfit(np.log(lengths), np.log(values), 1)[0])
 
 
-def measured(name: str, axis: str, length: int) -> tuple[float, Any]:
-    """Operations of a training step, and bytes of temporaries or ''."""
+def measured(name: str, axis: str, length: int, points: dict[int, Point]) -> Point:
+    """The `QUANTITIES` of a training step that are asked for, after shorter lengths gave the `points`."""
     config = make_config(name, axis, length)
     model = make_model(config)
     batch = batch_spec(config, config.batch_size, model.requires())
-    optimizer = optax.sgd(1.0)
+    optimizer = optax.sgd(1e-3)
     variables = abstract_variables(model, batch)
     state = jax.eval_shape(lambda v: initial_state(v, optimizer), variables)
     step = jax.jit(make_step(model, optimizer, optax.constant_schedule(1.0), 100, 0))
     traced = step.trace(state, batch)
-    if not FLAGS.memory:
-        return operations(traced.jaxpr.jaxpr), ""
-    memory: Any = traced.lower().compile().memory_analysis()
-    return operations(traced.jaxpr.jaxpr), memory.temp_size_in_bytes
+    point = {"operations": operations(traced.jaxpr.jaxpr)}
+    timed = FLAGS.time and expected_seconds(length, points) < FLAGS.longest
+    if FLAGS.memory or timed:
+        compiled: Any = traced.lower().compile()
+        point["temporary_bytes"] = float(compiled.memory_analysis().temp_size_in_bytes)
+        if timed and point["temporary_bytes"] < FLAGS.memory_gib * 2**30:
+            state = jax.device_put(initial_state(random_variables(variables), optimizer))
+            given = jax.device_put(random_batch(batch, config.input.queries_per_video))
+            point["seconds"] = seconds_of(lambda: compiled(state, given))
+    return point
+
+
+def expected_seconds(length: int, points: dict[int, Point]) -> float:
+    """By the growth between the last two lengths that were timed; infinite after one that was not."""
+    if not points:
+        return 0.0
+    if "seconds" not in points[max(points)]:
+        return math.inf
+    lengths = sorted(points)[-2:]
+    values = [points[x]["seconds"] for x in lengths]
+    slope = exponent(lengths, values) if len(lengths) > 1 else 1.0
+    return values[-1] * (length / lengths[-1]) ** max(slope, 0.0)
+
+
+def seconds_of(step: Callable[[], Any]) -> float:
+    """The least of some calls, after one that is not counted."""
+    jax.block_until_ready(step())
+    found = []
+    for _ in range(FLAGS.steps):
+        start = time.perf_counter()
+        jax.block_until_ready(step())
+        found.append(time.perf_counter() - start)
+    return min(found)
 
 
 def make_config(name: str, axis: str, length: int):
@@ -160,5 +222,5 @@ def _inside(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
 
 
 if __name__ == "__main__":
-    define_flags()
+    define_flags(FLAGS)
     app.run(main)

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from absl import flags
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,60 @@ def test_operations_of_products_loops_and_branches(growth):
 
 def test_the_exponent_is_a_slope(growth):
     assert growth.exponent((1, 2, 4), (3, 12, 48)) == pytest.approx(2)
-    points = [(3.0, ""), (6.0, ""), (12.0, ""), (24.0, ""), (96.0, "")]  # doubles, and at last is four times
+    # Doubles, and at last is four times.
+    points = {4 * 2**i: {"operations": x} for i, x in enumerate((3.0, 6.0, 12.0, 24.0, 96.0))}
     said = growth.said("vslnet", "batch", points)
     assert "mathematics 1; operations exponent 1.2" in said and said.endswith("last 2.00  FASTER")
+
+
+def test_seconds_have_their_own_end_and_slack(growth):
+    """A step that grows by 2.2 when its batch doubles, an exponent of 1.14, is within a fifth of linear."""
+    points = {4: {"operations": 1.0, "seconds": 1.0}, 8: {"operations": 2.0, "seconds": 2.2}}
+    points[16] = {"operations": 4.0}
+    assert growth.said("vslnet", "batch", points) == (
+        "vslnet       batch  4 to 16: mathematics 1; operations exponent 1.00, last 1.00; "
+        "seconds up to 8 exponent 1.14, last 1.14"
+    )
+    points[8]["seconds"] = 2.4  # 1.26
+    assert growth.said("vslnet", "batch", points).endswith("FASTER")
+
+
+def test_what_a_step_is_expected_to_take(growth):
+    assert growth.expected_seconds(4, {}) == 0
+    assert growth.expected_seconds(8, {4: {"seconds": 1.5}}) == pytest.approx(3)  # linear, as nothing is known
+    # Four times as long for twice the length, and so again.
+    assert growth.expected_seconds(16, {4: {"seconds": 1.0}, 8: {"seconds": 4.0}}) == pytest.approx(16)
+    assert growth.expected_seconds(16, {4: {"seconds": 1.0}, 8: {"operations": 4.0}}) == np.inf
+
+
+def test_points_that_stand_there_are_not_measured_again(growth, monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def measured(name, axis, length, points):
+        asked.append((length, [*points]))
+        return {"operations": float(length), "seconds": 2.0 * length}
+
+    monkeypatch.setattr(growth, "measured", measured)
+    monkeypatch.setattr(growth, "command_and_commit", lambda given: {"command": "c", "commit": "a"})
+    holder = flags.FlagValues()
+    growth.define_flags(holder)
+    picture = tmp_path / "growth.svg"
+    holder(
+        [
+            "growth.py",
+            "--models=vslnet",
+            "--axes=batch",
+            f"--output={tmp_path / 'a.csv'}",
+            f"--picture={picture}",
+        ]
+    )
+    monkeypatch.setattr(growth, "FLAGS", holder)
+    growth.main([])
+    growth.main([])
+    assert asked == [(4, []), (8, [4]), (16, [4, 8]), (32, [4, 8, 16]), (64, [4, 8, 16, 32])]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.endswith("seconds exponent 1.00, last 1.00")
+    drawn = picture.read_text(encoding="utf-8")
+    # A straight line in either panel that was measured, from the lower left corner to the upper right.
+    assert drawn.count("<polyline") == 2 and drawn.count("not measured") == 1
+    assert 'points="56.0,266.0 ' in drawn and '324.0,30.0"' in drawn
