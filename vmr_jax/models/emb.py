@@ -207,8 +207,8 @@ class Model(GroundingModel):
         valid = place_cells(real[..., None].astype(self.dtype), *cells, size)
         count = jax.lax.reduce_window(valid, jnp.zeros((), valid.dtype), jax.lax.add, window, (1,) * 4, "SAME")
         for i in range(self.layers):
-            fields = {"kernel_init": _xavier, "dtype": self.dtype, "conv_general_dilated": banded}
-            conv = nn.Conv(self.features, window[1:3], **fields, name=f"ranker_{i}")
+            conv = nn.Conv(self.features, window[1:3], kernel_init=_xavier, dtype=self.dtype,
+                           conv_general_dilated=banded, name=f"ranker_{i}")  # fmt: skip
             x = nn.relu(conv(x * valid)) / jnp.maximum(count, 1)
         return clip_logits(x[:, cells[0], cells[1]], real, "proposal_logit")
 
