@@ -142,6 +142,28 @@ def test_every_way_has_the_same_rows_in_the_same_order(tmp_path, dtype):
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_few_rows_that_count_are_all_found(store, way):
+    """Of 2,400 rows a block is every 75th: these three are one, so that no three blocks have a row that counts."""
+    counts = [np.isin(np.arange(2400), [0, 75, 150])]
+    _, rows = answer(store, way, QUERIES, 3, counts)
+    assert np.sort(rows, axis=1).tolist() == [[0, 75, 150]] * 5
+
+
+def test_what_k_rows_reach_rises_to_the_kth_best():
+    scores = np.random.default_rng(0).normal(size=(8, 256, 3)).astype(np.float32)
+    reached, found = np.full((5, 3), cpu_rows.LOWEST), []
+    for i, tile in enumerate(scores):
+        part, reached = cpu_rows.candidates(tile, reached, 256 * i)
+        found.append(part)
+        best = np.sort(scores[: i + 1].reshape(-1, 3), axis=0)[::-1]
+        # Never above the 5th; with all tiles in more than 5 of 64 groups, hardly below it.
+        assert (reached[0] <= best[4]).all() and (reached[0] >= best[9]).all()
+    np.testing.assert_array_equal(cpu_rows.best_of(found, reached)[0], best[:5].T)
+    # Without those of the tiles before, each tile would have five of each query and more: 120.
+    assert sum(len(part.rows) for part in found) < 90
+
+
 @pytest.mark.parametrize("queries", [1, 3])
 def test_a_row_that_is_no_number_comes_first(queries):
     """So that who asks sees that the rows are damaged."""
