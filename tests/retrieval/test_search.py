@@ -144,7 +144,7 @@ def test_every_way_has_the_same_rows_in_the_same_order(tmp_path, dtype):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_few_rows_that_count_are_all_found(store, way):
-    """Of 2,400 rows a block is every 75th: these three are one, so that no three blocks have a row that counts."""
+    """Of 2,400 rows a block is every 75th: these three are one, and no three blocks have a row that counts."""
     counts = [np.isin(np.arange(2400), [0, 75, 150])]
     _, rows = answer(store, way, QUERIES, 3, counts)
     assert np.sort(rows, axis=1).tolist() == [[0, 75, 150]] * 5
