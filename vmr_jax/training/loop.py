@@ -148,6 +148,7 @@ class Trainer:
     def _restore_or_start(self) -> TrainState:
         restored = self.checkpoints.restore(self.parallel.abstract(self.abstract_state))
         if restored is None:
+            log.info("Drawing the initial parameters")
             variables = self.experiment.initial_variables()
             start = jax.jit(lambda v: initial_state(v, self.optimizer))  # by itself each operation is a program
             return self.parallel.replicate(start(variables))
