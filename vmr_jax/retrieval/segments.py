@@ -92,8 +92,8 @@ class Segment:
     def numbers(self, rows: slice | np.ndarray) -> np.ndarray:
         """[.,E] float32: the finest that there is of some rows."""
         if self.finer is not None:
-            return self.finer[rows].astype(np.float32)
-        vectors = self.vectors[rows].astype(np.float32)
+            return self.finer[rows].astype(np.float32, copy=False)
+        vectors = self.vectors[rows].astype(np.float32, copy=False)
         return vectors if self.scales is None else vectors * self.scales[rows][:, None]
 
 
