@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tracemalloc
 
 import pytest
 
@@ -35,6 +36,17 @@ def test_a_file_of_more_than_can_be_read_at_once(tmp_path):
         file.truncate(MOST_BYTES + 1)  # it takes no room on the disk
     with pytest.raises(OSError, match="it has more than 1 GiB"):
         content_of(tmp_path / "a")
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    (tmp_path / "a").write_bytes(b"{}")
+    tracemalloc.start()
+    try:
+        assert content_of(tmp_path / "a") == b"{}"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20  # not what may be read at most, a thousand times as much
 
 
 def test_every_text_that_is_no_json_is_a_value_error():
