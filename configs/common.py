@@ -27,6 +27,7 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.init_from = ""  # folder of a run whose weights the training begins with; '': drawn by the seed
     config.dtype = "float32"  # of the computation; parameters and losses are always float32
     config.parallel = "pmap"  # or 'jit' (the path for several hosts)
     config.num_devices = 0  # 0: all

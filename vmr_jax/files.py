@@ -53,7 +53,7 @@ def content_of(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     with path.open("rb") as file:
-        # Python allots what may be read before it reads, so as much as there is, and not the limit, is asked for.
+        # Python allots what may be read before it reads: what there is, and not the limit, is asked for.
         content = file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES) + 1)
     if len(content) > MOST_BYTES:
         raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES / 2**30:g} GiB", str(path))

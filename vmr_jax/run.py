@@ -16,20 +16,19 @@ import jax
 import numpy as np
 
 from vmr_jax import moments as moments_lib
-from vmr_jax.config import load_config
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input.dataset import Dataset, Video
 from vmr_jax.input.examples import Examples
 from vmr_jax.input.features import check_rows, joined_rows, normalize_rows
-from vmr_jax.input.queries import FIRST_WORD, QueryReader, asked_query, check_sentences
+from vmr_jax.input.queries import QueryReader, asked_query, check_sentences
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.input.words import open_word_vectors
-from vmr_jax.models.base import DualEncoder, GroundingModel, abstract_variables
+from vmr_jax.models.base import DualEncoder, GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
 from vmr_jax.retrieval.milvus import COLLECTION
-from vmr_jax.training.experiment import make_model, read_run_vocabulary, restore_best
+from vmr_jax.training.experiment import open_best
 from vmr_jax.types import Batch, fields_from, fields_of
 
 _T = TypeVar("_T")
@@ -152,14 +151,9 @@ class Run:
         Raises:
           UserError: where the folder holds no run, or the run no checkpoint yet.
         """
-        workdir = Path(workdir).expanduser()
-        config = config or load_config(workdir)
-        vocabulary = read_run_vocabulary(workdir)
-        model = make_model(config, len(vocabulary) + FIRST_WORD)
         parallel = parallel or Parallel("jit", num_devices=1)
-        spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
-        variables, position = restore_best(workdir, parallel.abstract(abstract_variables(model, spec)))
-        return cls(config, model, variables, vocabulary, int(position["step"]), sentences, parallel)
+        best = open_best(Path(workdir).expanduser(), parallel, config)
+        return cls(*best, sentences, parallel)
 
     @functools.cached_property
     def examples(self) -> Examples:

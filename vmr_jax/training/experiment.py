@@ -5,14 +5,14 @@ import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vmr_jax import models
-from vmr_jax.config import CONFIG
+from vmr_jax.config import CONFIG, load_config
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.files import read_json, write_json
 from vmr_jax.input import dataset as input_lib
@@ -250,6 +250,30 @@ def check_words(workdir: Path, words: Sequence[str]) -> None:
 def digest_of_words(words: Sequence[str]) -> str:
     """A digest of words and their order."""
     return hashlib.sha256("\0".join(words).encode(errors="surrogatepass")).hexdigest()[:24]
+
+
+class Best(NamedTuple):
+    """The best checkpoint of a run, opened without its data."""
+
+    config: Any
+    model: models.GroundingModel
+    variables: dict[str, Any]
+    vocabulary: list[str]  # training words
+    step: int  # at which it was saved
+
+
+def open_best(workdir: Path, parallel: Parallel, config: Any = None) -> Best:
+    """Opens the best checkpoint of a run; `config` is its own where none is given.
+
+    Raises:
+      UserError: where the folder holds no run, or the run no checkpoint yet.
+    """
+    config = config or load_config(workdir)
+    vocabulary = read_run_vocabulary(workdir)
+    model = make_model(config, len(vocabulary) + FIRST_WORD)
+    spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
+    variables, position = restore_best(workdir, parallel.abstract(abstract_variables(model, spec)))
+    return Best(config, model, variables, vocabulary, int(position["step"]))
 
 
 def restore_best(workdir: Path, abstract: Any) -> tuple[Any, dict[str, Any]]:

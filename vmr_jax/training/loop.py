@@ -33,6 +33,7 @@ from vmr_jax.training.clock import Profiler
 from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
 from vmr_jax.training.finish import finish, is_evaluated, set_results_aside
 from vmr_jax.training.identity import check_same_data, record_data
+from vmr_jax.training.init_from import with_weights_of_run
 from vmr_jax.training.interrupt import NAMES, Interrupted, Signals, Terminated, error_of
 from vmr_jax.training.journal import Journal
 from vmr_jax.training.pace import Pace
@@ -149,7 +150,12 @@ class Trainer:
         restored = self.checkpoints.restore(self.parallel.abstract(self.abstract_state))
         if restored is None:
             log.info("Drawing the initial parameters")
-            variables = self.experiment.initial_variables()
+            variables = with_weights_of_run(
+                self.config,
+                self.experiment.initial_variables(),
+                self.experiment.vocabulary,
+                self.parallel,
+            )
             start = jax.jit(lambda v: initial_state(v, self.optimizer))  # by itself each operation is a program
             return self.parallel.replicate(start(variables))
         state, position = restored

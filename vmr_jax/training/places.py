@@ -9,10 +9,10 @@ from flax.traverse_util import flatten_dict
 from vmr_jax.config import config_as_dict
 
 _FOLDERS = ("dataset.manual_dir", "dataset.data_dir", "text.encoder_dir", "compilation_cache")
-_FILES = tuple(
-    f"text.{name}"
-    for name in ("vectors", "vocabulary", "features", "translation_features", "sentence_features", "parses")
-)
+_FILES = (
+    "init_from", "text.vectors", "text.vocabulary", "text.features", "text.translation_features",
+    "text.sentence_features", "text.parses",
+)  # fmt: skip
 _BELOW = ("dataset.features", "dataset.split_file", "dataset.extra_queries")  # of the folder of the dataset
 
 

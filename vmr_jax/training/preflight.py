@@ -28,6 +28,7 @@ from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.clock import seconds_of
 from vmr_jax.training.experiment import check_groups, make_model
 from vmr_jax.training.ignored import check_nothing_is_ignored
+from vmr_jax.training.init_from import check_init_from
 from vmr_jax.training.step import LossFunction, initial_state, make_step
 
 _PATHS = (  # of config.text
@@ -98,6 +99,7 @@ def _check_paths(config: ml_collections.ConfigDict) -> None:
     if vectors and vectors != "none" and not config.text.features:
         require_vectors(Path(vectors).expanduser())
     check_parses(config.text.parses)
+    check_init_from(config)
     for field in _PATHS:
         value = config.text[field]
         if value and not Path(value).expanduser().exists():

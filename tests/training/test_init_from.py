@@ -1,0 +1,107 @@
+"""A training that begins with the weights of another run."""
+
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from tiny import tiny_config
+
+from vmr_jax.errors import UserError
+from vmr_jax.files import write_json
+from vmr_jax.run import Run
+from vmr_jax.training.experiment import VOCABULARY, Experiment
+from vmr_jax.training.fit import fit
+from vmr_jax.training.init_from import check_init_from, paths_of_words, with_weights_of_run
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
+
+SHORT = {
+    "name": "ctrl",
+    "evaluate_every": "2 steps",
+    "evaluation__splits": ("val",),
+    "evaluation__sanity": (),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """Folder of a run of two steps."""
+    workdir = tmp_path_factory.mktemp("first")
+    fit(tiny_config(data_dir, train_for="2 steps", **SHORT), workdir)
+    return workdir
+
+
+def begun_with(trained, data_dir, vocabulary=None, **settings):
+    """(initial variables, those with the run's in their place, those of the run), by path."""
+    config = tiny_config(data_dir, **{**SHORT, "init_from": str(trained), **settings})
+    experiment = Experiment(config, vocabulary=vocabulary)
+    initial = experiment.initial_variables()
+    found = with_weights_of_run(config, initial, experiment.vocabulary, experiment.parallel)
+    return [
+        flatten_dict(jax.tree.map(np.asarray, x), sep="/")
+        for x in (initial, found, Run.load(trained).variables)
+    ]
+
+
+def test_every_array_of_the_same_architecture_is_that_of_the_run(trained, data_dir):
+    initial, found, theirs = begun_with(trained, data_dir, seed=5)
+    assert found.keys() == initial.keys() == theirs.keys()
+    for path, array in found.items():
+        np.testing.assert_array_equal(array, theirs[path])
+    assert any((initial[path] != theirs[path]).any() for path in initial)
+
+
+def test_a_training_begins_there(trained, data_dir, tmp_path):
+    # At a learning rate of 0 the best checkpoint is what the training began with.
+    config = tiny_config(
+        data_dir, train_for="2 steps", init_from=str(trained), seed=5, optimizer__learning_rate=0.0, **SHORT
+    )
+    fit(config, tmp_path)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        Run.load(tmp_path).variables["params"],
+        Run.load(trained).variables["params"],
+    )
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["init_from"] == str(trained)
+
+
+def test_arrays_of_another_shape_begin_anew_and_are_named(trained, data_dir, caplog):
+    with caplog.at_level(logging.INFO, "vmr_jax"):
+        initial, found, theirs = begun_with(trained, data_dir, model__hidden=12)
+    other = {path for path in initial if initial[path].shape != theirs[path].shape}
+    assert other and other != initial.keys()
+    for path, array in found.items():
+        np.testing.assert_array_equal(array, (initial if path in other else theirs)[path])
+    (said,) = (r.getMessage() for r in caplog.records if "Beginning with" in r.getMessage())
+    assert f"{len(initial) - len(other)} of {len(initial)} arrays of step 2" in said
+    assert min(other) in said
+
+
+def test_vectors_of_other_words_are_not_taken(data_dir, tmp_path):
+    learnt = {"text__trainable": True, "model__text": "lstm"}
+    fit(tiny_config(data_dir, train_for="2 steps", **SHORT, **learnt), tmp_path)
+    words = json.loads((tmp_path / VOCABULARY).read_text())
+    config = tiny_config(data_dir, **SHORT, **learnt)
+    (path,) = paths_of_words(config, len(words))
+    for vocabulary, same in ((words, True), (words[::-1], False)):
+        initial, found, theirs = begun_with(tmp_path, data_dir, vocabulary, seed=5, **learnt)
+        assert (initial[path] != theirs[path]).any()
+        np.testing.assert_array_equal(found[path], (theirs if same else initial)[path])
+        others = found.keys() - {path}
+        assert all((found[x] == theirs[x]).all() for x in others)
+
+
+def test_what_cannot_be_begun_with(trained, data_dir, tmp_path):
+    with pytest.raises(UserError, match="config.init_from is .*/nowhere, which is no folder"):
+        check_init_from(tiny_config(data_dir, init_from=str(tmp_path / "nowhere")))
+    with pytest.raises(UserError, match="holds no config.json"):
+        check_init_from(tiny_config(data_dir, init_from=str(tmp_path)))
+    write_json(tmp_path / "config.json", json.loads((trained / "config.json").read_text()))
+    with pytest.raises(UserError, match="has no best checkpoint yet"):
+        check_init_from(tiny_config(data_dir, init_from=str(tmp_path)))
+    with pytest.raises(UserError, match="No parameter of the run in .*, a ctrl, has the name and the shape"):
+        begun_with(trained, data_dir, **{"name": "mcn"})

@@ -1,0 +1,98 @@
+"""Training that begins with the weights of another run: `config.init_from`.
+
+Where another dataset or other features change the shape of an array, that array begins anew.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vmr_jax.config import load_config
+from vmr_jax.errors import UserError
+from vmr_jax.input.queries import FIRST_WORD
+from vmr_jax.input.spec import batch_spec
+from vmr_jax.models.base import abstract_variables
+from vmr_jax.parallel import Parallel
+from vmr_jax.training.experiment import BEST, make_model, open_best
+
+log = logging.getLogger("vmr_jax")
+_SHOWN = 8  # arrays that a message names
+
+
+def check_init_from(config: Any) -> None:
+    """UserError where `config.init_from` is no folder of a run with a checkpoint; '' is right."""
+    if not config.init_from:
+        return
+    folder = Path(config.init_from).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"config.init_from is {config.init_from}, which is no folder (seen from {Path.cwd()}). Give the "
+            "folder of a run, or of an imported checkpoint (--mode=import)."
+        )
+    load_config(folder)
+    if not (folder / BEST).is_dir():
+        raise UserError(
+            f"The run in {folder} (config.init_from) has no best checkpoint yet. Let it train on until its "
+            "first evaluation, or give another one."
+        )
+
+
+def with_weights_of_run(
+    config: Any, variables: dict[str, Any], vocabulary: Sequence[str], parallel: Parallel
+) -> dict[str, Any]:
+    """The initial variables, of which those in `config.init_from` take the place.
+
+    An array is taken where the best checkpoint of that run has one of the same path, shape and dtype. Vectors
+    of words are taken where both runs have the same training words in the same order. The others stay as they
+    are, and the log names them.
+
+    Args:
+      config: of the training that begins.
+      variables: its initial variables.
+      vocabulary: its training words.
+      parallel: the devices.
+
+    Raises:
+      UserError: where nothing fits.
+    """
+    if not config.init_from:
+        return variables
+    run = open_best(Path(config.init_from).expanduser(), parallel)
+    skipped = set() if list(vocabulary) == run.vocabulary else paths_of_words(config, len(vocabulary))
+    ours, theirs = flatten_dict(variables, sep="/"), flatten_dict(run.variables, sep="/")
+    taken = {
+        path: np.asarray(theirs[path])
+        for path, array in ours.items()
+        if path in theirs.keys() - skipped
+        and (theirs[path].shape, theirs[path].dtype) == (array.shape, array.dtype)
+    }
+    if not any(path.startswith("params/") for path in taken):
+        raise UserError(
+            f"No parameter of the run in {config.init_from} (config.init_from), a {run.config.model.name}, has "
+            f"the name and the shape of one of {config.model.name} as configured here. Give a run of the same "
+            "architecture and size."
+        )
+    anew = sorted(ours.keys() - taken.keys())
+    named = ", ".join(anew[:_SHOWN]) + (", ..." if len(anew) > _SHOWN else "")
+    log.info(
+        "Beginning with %d of %d arrays of step %d of %s%s",
+        *(len(taken), len(ours), run.step, config.init_from, f"; anew: {named}" if anew else ""),
+    )
+    return unflatten_dict({**ours, **taken}, sep="/")
+
+
+def paths_of_words(config: Any, count: int) -> set[str]:
+    """Paths of the variables whose shape depends on the number of training words."""
+
+    def shapes(count: int) -> dict[str, Any]:
+        model = make_model(config, count + FIRST_WORD)
+        spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
+        return jax.tree.map(lambda x: x.shape, flatten_dict(abstract_variables(model, spec), sep="/"))
+
+    fewer, more = shapes(count), shapes(count + 1)
+    return {path for path in fewer if fewer[path] != more[path]}
