@@ -135,7 +135,7 @@ def cells(convolution: Convolution) -> tuple[int, int, int]:
     found, _ = map_convolution.on_canvas(convolution.source, convolution.target, half)
     computed = 0
     for band in found:
-        columns = band.read[1] - band.read[0] + sum(map_convolution.padding(band, half, convolution.shape[-1]))
+        columns = band.read[1] - band.read[0] + sum(map_convolution.padding(half))
         computed += (band.rows[1] - band.rows[0]) * (columns - 2 * half)
     return int(convolution.source.sum()), int(convolution.target.sum()), computed
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from vmr_jax.input.spec import batch_spec
-from vmr_jax.kernels import map_convolution
 from vmr_jax.training.experiment import make_model
 
 TRIANGLE = np.array([[True, True], [False, True]])
@@ -19,18 +18,17 @@ def dead_work(program):
     return program("dead_work")
 
 
-def test_operations_of_three_cells(dead_work, monkeypatch):
+def test_operations_of_three_cells(dead_work):
     told = dead_work.Convolution(**SIZES, source=TRIANGLE, target=TRIANGLE)
     # Two maps; a cell has 9 products of 3 by 5 numbers, two operations each: 270. Three cells of the result
     # count twice, and three of the source once: 9.
     assert dead_work.needed(told) == 2 * 270 * 9
-    # One band of two rows; of few channels three columns come out, one more than go in.
+    # One band of two rows; three columns come out, one more than go in.
     assert dead_work.cells(told) == (3, 3, 6)
-    monkeypatch.setattr(map_convolution, "_FEW_CHANNELS", 0)
-    assert dead_work.cells(told) == (3, 3, 4)
-    # Each of its four cells reads three rows, of which XLA does not know that one is zero, and two columns: 6
-    # of the 9 products. The gradients have as many; what else is done are a few numbers.
-    assert dead_work.done(told) == pytest.approx(3 * (2 * 4 * 6 * 2 * 3 * 5), rel=0.005)
+    # Each of its cells reads three rows, of which XLA does not know that one is zero; the first two of a row
+    # read two columns, the third one: 3 * (2 + 2 + 1) products a row. The gradients have as many; what else is
+    # done are a few numbers.
+    assert dead_work.done(told) == pytest.approx(3 * (2 * 2 * 15 * 2 * 3 * 5), rel=0.005)
 
 
 def test_a_convolution_that_is_not_told_what_matters(dead_work):

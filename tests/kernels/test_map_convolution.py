@@ -9,7 +9,7 @@ import pytest
 from applied import initial_variables
 
 from vmr_jax.kernels import map_convolution, use_kernels
-from vmr_jax.kernels.map_convolution import Band, band_height, bands, cropped, map_regions, padding
+from vmr_jax.kernels.map_convolution import Band, band_height, bands, cropped, map_regions
 from vmr_jax.layers.map2d import CandidateConvs, MapConvs, candidate_mask, map_weights
 from vmr_jax.models import fvmr
 
@@ -94,10 +94,8 @@ def test_convolutions_of_candidates_are_those_of_the_plain_form_and_of_the_defin
     close(found, value_and_gradients(definition))
 
 
-@pytest.mark.parametrize("few", [0, 100])
-def test_convolutions_of_fvmr_are_those_of_the_plain_form(few, monkeypatch):
+def test_convolutions_of_fvmr_are_those_of_the_plain_form():
     """Of the video encoder, whose batch norm counts candidates, and of the teacher; values and gradients."""
-    monkeypatch.setattr(map_convolution, "_FEW_CHANNELS", few)
     cells, real = candidate_mask(8, (4, 2)), jnp.array([True, True, False])
     video, fused = normal(0, 3, 8, 4), normal(1, 3, 8, 8, 4)
     encoder, fusion = fvmr.MomentEncoder(4, 8, (4, 2), "pool", (5, 3)), fvmr.Fusion(4, (3, 5))
@@ -145,44 +143,24 @@ def test_the_plain_form_convolves_every_cell():
 
 @pytest.mark.parametrize("kernel, normed", [(5, False), (5, True), (3, False)])
 def test_bands_change_nothing(kernel, normed, monkeypatch):
-    """Rows are convolved one, four (the CPU's choice) or all at a time; result, gradients and statistics.
-
-    Many channels are convolved without a column to spare.
-    """
+    """Rows are convolved one, four (the CPU's choice) or all at a time; result, gradients and statistics."""
     mask, real = candidate_mask(14, (6, 2, 1)), jnp.array([True, True, False])
     x = normal(0, 3, 14, 14, 3)
     module = MapConvs(4, kernel, 3, norm=normed)
     variables = initial_variables(module, 1, x, mask, real)
 
-    def run_in_bands(height, few):
+    def run_in_bands(height):
         monkeypatch.setattr(map_convolution, "band_height", lambda size: height)
-        monkeypatch.setattr(map_convolution, "_FEW_CHANNELS", few)
         return run(module, variables, x, mask, real, True)
 
-    expected = run_in_bands(1000, few=100)
-    for height, few in ((1, 0), (4, 100), (4, 0)):
-        close(run_in_bands(height, few), expected)
+    expected = run_in_bands(1000)
+    for height in (1, 4):
+        close(run_in_bands(height), expected)
 
 
 def test_small_maps_have_lower_bands():
     """16 clips and eight 5 x 5 kernels need a canvas of 16 + 2 * 8 + 2 * 2 rows, 64 more."""
     assert (band_height(36), band_height(64)) == (4, 8)
-
-
-def test_columns_that_come_out():
-    """Kernel 5. What is read begins two columns before the first of what matters or later."""
-
-    def columns(band, channels):
-        before, after = padding(band, 2, channels)
-        first = band.read[0] - before + 2
-        return first, first + band.read[1] - band.read[0] + before + after - 4
-
-    inside = Band((0, 4), columns=(6, 10), read=(4, 12))
-    assert columns(inside, 64) == (6, 11)  # one more, as there would be no padding
-    assert columns(inside._replace(read=(5, 12)), 64) == (6, 10)
-    assert columns(inside._replace(read=(6, 10)), 64) == (6, 10)
-    assert columns(inside, 32) == (4, 13)  # nine out of eight
-    assert padding(Band((0, 4), columns=(5, 6), read=(4, 7)), 1, 64) == (0, 0)
 
 
 def test_bands():

@@ -6,8 +6,8 @@ layer
 
 - keeps only the margin that candidates reach and that reaches candidates (`cropped`),
 - convolves bands of rows, each as narrow as the cells that matter (`bands`), and
-- takes on the CPU out of each convolution the columns that matter alone, but where there are few channels a
-  column more than into it, with which XLA shares them among all threads.
+- takes on the CPU a column more out of each convolution than into it, with which XLA shares few channels
+  among all threads.
 
 At 16 x 16 clips and eight 5 x 5 kernels the bands take 4120 cells of a map on a CPU, not 7872; 3840 matter
 (`python benchmarks/dead_work.py` prints the like of every architecture).
@@ -127,7 +127,6 @@ def _canvas(source: np.ndarray, target: np.ndarray, half: int) -> tuple[int, int
 
 
 _SMALL_CANVAS = 48  # rows: a map of 16 or 32 clips with its margin
-_FEW_CHANNELS = 64  # of a convolution that XLA gives to one CPU thread
 
 
 class Band(NamedTuple):
@@ -207,29 +206,24 @@ band_conv.defvjp(_band_conv_forward, _band_conv_backward)
 def _band(x: jax.Array, kernel: jax.Array, band: Band) -> jax.Array:
     """The results of one band."""
     half, (first, last), (left, right) = kernel.shape[0] // 2, band.rows, band.read
-    before, after = padding(band, half, x.shape[-1])
     y = jax.lax.conv_general_dilated(
         x[:, first - half : last + half, left:right],
         kernel,
         window_strides=(1, 1),
-        padding=((0, 0), (before, after)),
+        padding=((0, 0), padding(half)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    place = band.columns[0] - (left + half - before)
-    return y[:, :, place : place + band.columns[1] - band.columns[0]]
+    return y[:, :, band.columns[0] - left : band.columns[1] - left]
 
 
-def padding(band: Band, half: int, channels: int) -> tuple[int, int]:
-    """Columns of zeros on both sides of what a band reads, which say what columns come out."""
-    (begin, end), (left, right) = band.columns, band.read
-    before, after = left + half - begin, end + half - right  # no column more than matters
-    if not on_cpu():
-        return half, half
-    if channels < _FEW_CHANNELS:
-        # With more columns out of XLA's CPU convolution than into it all threads share it, else one has it all.
-        return half, half + 1
-    # Without any padding all but the smallest kernel are slower: 5 x 5, 10 columns take longer than 11.
-    return (before, after) if before or after or half == 1 else (0, 1)
+def padding(half: int) -> tuple[int, int]:
+    """Columns of zeros on both sides of a band; half = (k - 1) / 2.
+
+    Columns are padded, and cropped after: without any padding XLA's CPU convolution was 3 times slower. With
+    more columns out of it than into it all threads share it, else one thread does it alone: with no column to
+    spare a step of 2D-TAN on storyboard had a tenth fewer operations and took a tenth longer.
+    """
+    return (half, half + 1) if on_cpu() else (half, half)
 
 
 def _placed(pieces: list[jax.Array], of_bands: tuple[Band, ...], size: int) -> jax.Array:
