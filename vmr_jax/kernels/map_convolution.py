@@ -9,7 +9,7 @@ layer
 - takes on the CPU a column more out of each convolution than into it, with which XLA shares few channels
   among all threads.
 
-At 16 x 16 clips and eight 5 x 5 kernels the bands take 4120 cells of a map on a CPU, not 7872; 3840 matter
+At 16 x 16 clips and eight 5 x 5 kernels the bands take 4576 cells of a map on a CPU, not 7872; 3840 matter
 (`python benchmarks/dead_work.py` prints the like of every architecture).
 
 Letters beyond the usual: k side of a kernel, Z side of a map with its margin, in cells.
