@@ -96,7 +96,7 @@ def charades_clip(budget: str) -> str:
                 str(len(rows)) if rows[0]["seed"] else "",
                 *(_spread(rows, column) for column in shown),
                 *(_spread(rows, f"{pass_}_r1_iou05") for pass_ in ("blind", "shuffled")),
-                "/".join(row["uses_video"] for row in rows),
+                "/".join(dict.fromkeys(row["uses_video"] for row in rows)),
                 _thousands(rows[0]["parameters"]),
                 _thousands(rows[0]["steps"]),
                 _spread(rows, "cpu_minutes"),
