@@ -1,7 +1,5 @@
 """The convolutions of a sparse map in bands, beside the plain form. Expected numbers are derived."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,6 @@ from applied import initial_variables
 from vmr_jax.kernels import map_convolution, use_kernels
 from vmr_jax.kernels.map_convolution import Band, band_height, bands, cropped, map_regions
 from vmr_jax.layers.map2d import CandidateConvs, MapConvs, candidate_mask, map_weights
-from vmr_jax.models import fvmr
 
 
 @pytest.fixture(autouse=True)
@@ -94,37 +91,6 @@ def test_convolutions_of_candidates_are_those_of_the_plain_form_and_of_the_defin
     close(found, value_and_gradients(definition))
 
 
-def test_convolutions_of_fvmr_are_those_of_the_plain_form():
-    """Of the video encoder, whose batch norm counts candidates, and of the teacher; values and gradients."""
-    cells, real = candidate_mask(8, (4, 2)), jnp.array([True, True, False])
-    video, fused = normal(0, 3, 8, 4), normal(1, 3, 8, 8, 4)
-    encoder, fusion = fvmr.MomentEncoder(4, 8, (4, 2), "pool", (5, 3)), fvmr.Fusion(4, (3, 5))
-
-    def values_and_gradients():
-        @jax.jit
-        def step(video, fused):
-            def apply(params, video, fused):
-                moments, changed = encoder.apply(
-                    {**encode, "params": params[0]}, video, jnp.ones((3, 8), bool), real, train=True,
-                    mutable=["batch_stats"],
-                )  # fmt: skip
-                scores = fusion.apply({"params": params[1]}, fused * moments, cells) * cells[None]
-                return jnp.sin(scores * jnp.arange(64.0).reshape(1, 8, 8)).sum(), (moments, scores, changed)
-
-            return jax.value_and_grad(apply, (0, 1, 2), has_aux=True)(
-                (encode["params"], fuse["params"]), video, fused
-            )
-
-        return step(video, fused)
-
-    start = jax.jit(functools.partial(encoder.init, train=False))
-    encode = start(jax.random.key(2), video, jnp.ones((3, 8), bool), real)
-    fuse = initial_variables(fusion, 3, fused, cells)
-    found = values_and_gradients()
-    use_kernels(False)
-    close(found, values_and_gradients())
-
-
 def test_the_plain_form_convolves_every_cell():
     """The switch is real: the maps of the plain form have the official sides."""
     mask, x = candidate_mask(8, (8,)), normal(0, 1, 8, 8, 2)
@@ -143,24 +109,20 @@ def test_the_plain_form_convolves_every_cell():
 
 @pytest.mark.parametrize("kernel, normed", [(5, False), (5, True), (3, False)])
 def test_bands_change_nothing(kernel, normed, monkeypatch):
-    """Rows are convolved one, four (the CPU's choice) or all at a time; result, gradients and statistics."""
+    """Rows are convolved one, eight (the CPU's choice) or all at a time; result, gradients and statistics."""
     mask, real = candidate_mask(14, (6, 2, 1)), jnp.array([True, True, False])
     x = normal(0, 3, 14, 14, 3)
     module = MapConvs(4, kernel, 3, norm=normed)
     variables = initial_variables(module, 1, x, mask, real)
 
     def run_in_bands(height):
-        monkeypatch.setattr(map_convolution, "band_height", lambda size: height)
+        monkeypatch.setattr(map_convolution, "band_height", lambda: height)
         return run(module, variables, x, mask, real, True)
 
     expected = run_in_bands(1000)
-    for height in (1, 4):
+    assert band_height() == 8
+    for height in (1, 8):
         close(run_in_bands(height), expected)
-
-
-def test_small_maps_have_lower_bands():
-    """16 clips and eight 5 x 5 kernels need a canvas of 16 + 2 * 8 + 2 * 2 rows, 64 more."""
-    assert (band_height(36), band_height(64)) == (4, 8)
 
 
 def test_bands():

@@ -9,7 +9,7 @@ layer
 - takes on the CPU a column more out of each convolution than into it, with which XLA shares few channels
   among all threads.
 
-At 16 x 16 clips and eight 5 x 5 kernels the bands take 4576 cells of a map on a CPU, not 7872; 3840 matter
+At 16 x 16 clips and eight 5 x 5 kernels the bands take 4768 cells of a map on a CPU, not 7872; 3840 matter
 (`python benchmarks/dead_work.py` prints the like of every architecture).
 
 Letters beyond the usual: k side of a kernel, Z side of a map with its margin, in cells.
@@ -116,7 +116,7 @@ def on_canvas(
 ) -> tuple[tuple["Band", ...], tuple["Band", ...]]:
     """The bands of a convolution and of its gradient; `convolve` has the arguments, half = (k - 1) / 2."""
     size, around, kept = _canvas(source, target, half)
-    source, target, height = np.pad(source, around), np.pad(target, kept), band_height(size)
+    source, target, height = np.pad(source, around), np.pad(target, kept), band_height()
     return bands(source, target, half, height), bands(target, source, half, height)
 
 
@@ -124,9 +124,6 @@ def _canvas(source: np.ndarray, target: np.ndarray, half: int) -> tuple[int, int
     """Side of a canvas in the middle of which both maps lie, and what is around either of them."""
     size = max(len(source), len(target)) + 2 * half
     return size, (size - len(source)) // 2, (size - len(target)) // 2
-
-
-_SMALL_CANVAS = 48  # rows: a map of 16 or 32 clips with its margin
 
 
 class Band(NamedTuple):
@@ -236,11 +233,6 @@ def _placed(pieces: list[jax.Array], of_bands: tuple[Band, ...], size: int) -> j
     return jnp.pad(jnp.concatenate(rows, axis=1), ((0, 0), around, (0, 0), (0, 0)))
 
 
-def band_height(size: int) -> int:
-    """Number of rows of a canvas of `size` rows that are convolved at once.
-
-    Few on a CPU, where work is what counts, on large maps more, as each band takes time to compile; else all.
-    """
-    if not on_cpu():
-        return sys.maxsize
-    return 4 if size <= _SMALL_CANVAS else 8
+def band_height() -> int:
+    """Number of rows that are convolved at once: few on a CPU, where work is what counts, else all."""
+    return 8 if on_cpu() else sys.maxsize

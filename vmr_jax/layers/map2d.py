@@ -7,7 +7,6 @@ Letters beyond the usual: k side of a kernel, Z side of a map with its margin, i
 """
 
 import functools
-from collections.abc import Callable
 
 import chex
 import flax.linen as nn
@@ -180,17 +179,6 @@ def check_kernel(kernel: int) -> None:
         raise UserError(f"The kernel of the map convolutions is {kernel}; it must be odd (the paper's: 5, 9).")
 
 
-def between_candidates(mask: np.ndarray, kernel: int) -> Callable | None:
-    """The `conv_general_dilated` of an `nn.Conv` that reads and gives nothing but the candidates `mask` [G,G].
-
-    The map that it reads must be zero elsewhere; what comes out there is arbitrary. None, Flax's own, is the
-    plain form, which an even kernel always has.
-    """
-    if not kernels_in_use() or kernel % 2 == 0:
-        return None
-    return functools.partial(convolve, source=mask, target=mask)
-
-
 def map_weights(mask: np.ndarray, kernel: int, layers: int) -> list[np.ndarray]:
     """Weights of the cells after each layer of `MapConvs`: float32 [Z,Z], the map and a margin around it.
 
@@ -302,6 +290,7 @@ class CandidateConvs(nn.Module):
         chex.assert_shape(mask, x.shape[1:3])
         check_kernel(self.kernel)
         candidates = jnp.asarray(mask, self.dtype)[None, :, :, None]
+        banded = functools.partial(convolve, source=mask, target=mask) if kernels_in_use() else None
         for layer in range(self.layers):
             x = nn.Conv(
                 self.features,
@@ -309,7 +298,7 @@ class CandidateConvs(nn.Module):
                 kernel_init=torch_default_kernel,
                 bias_init=torch_bias(self.kernel**2 * x.shape[-1]),
                 dtype=self.dtype,
-                conv_general_dilated=between_candidates(mask, self.kernel),
+                conv_general_dilated=banded,
                 name=f"layer_{layer}",
             )(x)
             x = nn.relu(x) * candidates

@@ -28,7 +28,7 @@ from flax import struct
 from vmr_jax.layers.attention import MASKED, MultiHeadAttention
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
-from vmr_jax.layers.map2d import between_candidates, candidate_mask, max_pool_map, place_cells
+from vmr_jax.layers.map2d import max_pool_map, place_cells
 from vmr_jax.layers.norm import layer_norm
 from vmr_jax.layers.padding import batch_steps
 from vmr_jax.layers.qanet import ContextQueryAttention, QueryConcat
@@ -202,13 +202,13 @@ class Model(GroundingModel):
         A convolution over the map of proposals divides by the number of those under its kernel.
         """
         size, window = cells[1].max() + 1, (1, self.ranker_kernel, self.ranker_kernel, 1)
-        banded = between_candidates(candidate_mask(size, (min(size, self.longest),)), self.ranker_kernel)
         x = place_cells(proposals, *cells, size)
         valid = place_cells(real[..., None].astype(self.dtype), *cells, size)
         count = jax.lax.reduce_window(valid, jnp.zeros((), valid.dtype), jax.lax.add, window, (1,) * 4, "SAME")
         for i in range(self.layers):
-            conv = nn.Conv(self.features, window[1:3], kernel_init=_xavier, dtype=self.dtype,
-                           conv_general_dilated=banded, name=f"ranker_{i}")  # fmt: skip
+            conv = nn.Conv(
+                self.features, window[1:3], kernel_init=_xavier, dtype=self.dtype, name=f"ranker_{i}"
+            )
             x = nn.relu(conv(x * valid)) / jnp.maximum(count, 1)
         return clip_logits(x[:, cells[0], cells[1]], real, "proposal_logit")
 

@@ -146,7 +146,6 @@ class MomentEncoder(nn.Module):
                 (kernel, kernel),
                 use_bias=False,
                 dtype=self.dtype,
-                conv_general_dilated=map2d.between_candidates(cells, kernel),
                 name=f"conv{i}",
             )(moments)
             # Zero outside the mask, so tanh is too, and the next convolution reads no invalid cell.
@@ -274,17 +273,16 @@ class Fusion(nn.Module):
     def __call__(self, fused: Array, cells: np.ndarray) -> Array:
         """Returns q [B,G,G] float32 of fused features [B,G,G,E]; `cells` [G,G] are the candidates."""
         valid = jnp.asarray(cells, fused.dtype)[None, :, :, None]
-        hidden = nn.relu(self._conv(self.features, self.kernels[0], fused * valid, cells, "conv"))
+        hidden = nn.relu(self._conv(self.features, self.kernels[0], fused * valid, "conv"))
         # Both halves of the gated convolution, content and gate, are one convolution of two channels.
-        content, gate = jnp.moveaxis(self._conv(2, self.kernels[1], hidden * valid, cells, "gated"), -1, 0)
+        content, gate = jnp.moveaxis(self._conv(2, self.kernels[1], hidden * valid, "gated"), -1, 0)
         return content.astype(jnp.float32) * nn.sigmoid(gate.astype(jnp.float32))
 
-    def _conv(self, features: int, kernel: int, x: Array, cells: np.ndarray, name: str) -> Array:
+    def _conv(self, features: int, kernel: int, x: Array, name: str) -> Array:
         return nn.Conv(
             features,
             (kernel, kernel),
             dtype=self.dtype,
-            conv_general_dilated=map2d.between_candidates(cells, kernel),
             name=name,
         )(x)
 
