@@ -34,7 +34,7 @@ from pathlib import Path
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the memory
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from device_frames import Frames
 from device_search import Search
 from device_speed import Query, Training, first_line
@@ -42,6 +42,7 @@ from differences import DTYPES, Difference
 from items import COLUMNS, KEY, SIZES, STAGES, Best, Item, Line, Rival, Size, digits
 from lines import Clock, Lines
 from machine import command_and_commit, copy_bandwidth, describe_machine, matrix_rate
+from program import run
 
 from vmr_jax import models
 from vmr_jax.errors import UserError, unknown
@@ -268,8 +269,4 @@ def versions() -> list[str]:
 
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    try:
-        app.run(main)
-    except UserError as error:
-        sys.exit(f"{error}")
+    run(main, define_flags)

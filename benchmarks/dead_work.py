@@ -27,9 +27,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from lines import Lines
 from machine import command_and_commit, describe_machine
+from program import run
 from training_steps import PUBLISHED, WORDS
 
 from vmr_jax.input.spec import batch_spec
@@ -191,5 +192,4 @@ def said(row: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main)
+    run(main, define_flags)

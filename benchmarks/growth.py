@@ -30,10 +30,11 @@ import growth_picture
 import jax
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from jax.extend import core
 from lines import Lines
 from machine import command_and_commit, describe_machine
+from program import run
 from training_steps import random_batch, random_variables
 
 from vmr_jax.input.spec import batch_spec
@@ -222,5 +223,4 @@ def _inside(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
 
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main)
+    run(main, define_flags)

@@ -12,7 +12,6 @@ Times are those of rounds that take turns; the ratios are of their medians, in o
 """
 
 import argparse
-import re
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, own_memory
 
 from vmr_jax.library import Library
 from vmr_jax.video.decode import read_frames
@@ -142,8 +141,7 @@ def watched(film: str, library: str, encoder: str, encoder_dir: str) -> None:
 
 def peak() -> float:
     """The most memory of this program so far, in GB; what `resource` says is that of its parent too."""
-    told = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", told)[1]) * 1024 / 1e9
+    return own_memory("VmHWM") / 1e9
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from absl import app, flags, logging
-from machine import describe_machine
+from machine import describe_machine, own_memory
 from rich.console import Console
 from rich.table import Table
 
@@ -138,9 +138,7 @@ class Memory(threading.Thread):
 
 def resident() -> tuple[int, int]:
     """Bytes of this process in memory: of its own, and of files that the system can drop."""
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    own, files = (int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile"))
-    return own, files
+    return own_memory("RssAnon"), own_memory("RssFile")
 
 
 # --- the report -----------------------------------------------------------------------------------

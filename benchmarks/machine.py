@@ -36,6 +36,18 @@ def command_and_commit(arguments: list[str]) -> dict[str, str]:
     return {"command": shlex.join(["python", *arguments]), "commit": commit}
 
 
+def cpu_seconds(process: int) -> float:
+    """CPU seconds of the user and of the system that a process has taken so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_memory(name: str) -> int:
+    """Bytes of this process that Linux counts by this name: 'RssAnon', 'VmHWM' and others."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
 def copy_bandwidth(rounds: int, size: int = 2**30) -> float:
     """Bytes read and written per second by one device that adds 1 to `size` bytes in place, the best round."""
     add = jax.jit(lambda x: x + 1, donate_argnums=0)

@@ -29,7 +29,7 @@ import flax
 import jax
 from absl import app, flags, logging
 from lines import Lines
-from machine import command_and_commit, describe_machine
+from machine import command_and_commit, cpu_seconds, describe_machine
 from real_config import get_config, learners
 
 import vmr_jax as vmr
@@ -40,6 +40,7 @@ FLAGS = flags.FLAGS
 ROOT = Path(__file__).resolve().parents[1]
 ALWAYS = ("fvmr", "vdi", "fian")  # trained with three seeds whatever their rank
 EVALUATIONS = 6  # of a run
+PLACES = ("DIR", "glove.6B.300d.txt")  # of the data and the word vectors, in a command that is kept
 PROBE = 60  # steps whose CPU time is measured
 METRICS = {f"r{n}_iou0{m}": f"R@{n},IoU=0.{m}" for n in (1, 5) for m in (3, 5, 7)} | {"miou": "mIoU"}
 COLUMNS = (
@@ -61,6 +62,10 @@ class Run(NamedTuple):
     def workdir(self) -> Path:
         """Its folder."""
         return Path(FLAGS.folder) / f"{self.model}_{self.seed}_{self.rate:.2e}_{self.steps}"
+
+    def command(self) -> list[str]:
+        """What repeats it, of another user's files."""
+        return ["launch.py", *self.settings(*PLACES)]
 
     def settings(self, data: str, vectors: str) -> list[str]:
         """The flags of launch.py, `data` and `vectors` in place of the user's own files."""
@@ -141,7 +146,7 @@ def evaluate(run: Run, minutes: float | None = None) -> None:
     write(run, "test", minutes)
     for row in results(run, "test"):
         if row["kind"] == "trivial" and not rows(row["name"], "test"):
-            append({"row": row["name"], "split": "test", **metrics(row), **origin(run)})
+            append({"row": row["name"], "split": "test", **metrics(row), **origin(run.command())})
 
 
 def train(run: Run) -> float:
@@ -216,12 +221,6 @@ def launch(arguments: list[str], watch=None) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def last_step(workdir: Path) -> int:
     """The last step that the run has logged; 0 before the first."""
     path = workdir / "metrics.jsonl"
@@ -284,15 +283,15 @@ def write(run: Run, split: str, minutes: float) -> None:
             **sanity(found),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "cpu_minutes": f"{minutes:.1f}",
-            **origin(run),
+            **origin(run.command()),
         }
     )
 
 
-def origin(run: Run) -> dict[str, str]:
-    """The command that repeats a run, and what it ran on."""
+def origin(arguments: list[str]) -> dict[str, str]:
+    """The command with these arguments, which repeats a run, and what it ran on."""
     return {
-        **command_and_commit(["launch.py", *run.settings("DIR", "glove.6B.300d.txt")]),
+        **command_and_commit(arguments),
         "versions": f"jax {jax.__version__}, flax {flax.__version__}",
         "machine": describe_machine(),
     }
@@ -304,12 +303,18 @@ def append(row: dict) -> None:
     print(", ".join(f"{row.get(column, '')}" for column in COLUMNS[:15]), flush=True)
 
 
-def define_flags() -> None:
-    """The flags of the program."""
+def define_places() -> None:
+    """The flags that say where the data and the word vectors are."""
     flags.DEFINE_string(
         "data", None, "Folder of Charades-STA with the features, the split and the extra queries."
     )
     flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.")
+    flags.mark_flags_as_required(["data", "vectors"])
+
+
+def define_flags() -> None:
+    """The flags of the program."""
+    define_places()
     flags.DEFINE_string("folder", "runs/real", "Gets a folder for each run.")
     flags.DEFINE_string("results", "results/charades_clip.csv", "Gets a line for each finished run.")
     flags.DEFINE_list("models", [], "Architectures; none given: all of them.")
@@ -318,7 +323,6 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "repeat", 10, "Number of the best architectures that are trained with three seeds; 0: none is."
     )
-    flags.mark_flags_as_required(["data", "vectors"])
 
 
 if __name__ == "__main__":

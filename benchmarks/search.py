@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from machine import command_and_commit, describe_machine
+from machine import command_and_commit, describe_machine, own_memory
 from rich.console import Console
 from rich.table import Table
 
@@ -346,7 +346,7 @@ def from_disk(rows: int, folder: Path) -> list[dict[str, str]]:
     MomentStore.create(folder / "int8", FLAGS.dim, "int8", {}).add(videos(rows))
     files = [file for part in ("vectors", "scales") for file in (folder / "int8").glob(f"*.{part}")]
     size = sum(file.stat().st_size for file in files)
-    most = _status("VmData") + int(FLAGS.allot_gib * 2**30)
+    most = own_memory("VmData") + int(FLAGS.allot_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     found = []
     for count in map(int, FLAGS.batch_sizes):
@@ -364,15 +364,9 @@ def from_disk(rows: int, folder: Path) -> list[dict[str, str]]:
         row = {"moments": rows, "dim": FLAGS.dim, "queries": count, "rows_gb": f"{size / 1e9:.2f}"}
         row |= {"open_s": f"{opened:.1f}", "cold_s": f"{cold:.2f}", "again_s": f"{again:.2f}"}
         row |= {"read_gb": f"{read / 1e9:.2f}", "may_allot_gb": f"{FLAGS.allot_gib * 2**30 / 1e9:.2f}"}
-        row["own_memory_gb"] = f"{_status('RssAnon') / 1e9:.2f}"
+        row["own_memory_gb"] = f"{own_memory('RssAnon') / 1e9:.2f}"
         found.append({name: str(value) for name, value in row.items()})
     return found
-
-
-def _status(name: str) -> int:
-    """Bytes that Linux counts of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _read_bytes() -> int:

@@ -17,14 +17,12 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from lines import Lines
-from machine import command_and_commit, describe_machine
-from real import METRICS, launch, metrics, sanity
+from real import EVALUATIONS, METRICS, PLACES, ROOT, define_places, launch, metrics, origin, sanity
 from real_config import get_config
 
 from vmr_jax.config import load_config, override
@@ -41,9 +39,7 @@ from vmr_jax.models.vslnet import Outputs
 from vmr_jax.training.experiment import Experiment
 
 FLAGS = flags.FLAGS
-ROOT = Path(__file__).resolve().parents[1]
 SHARE = 0.5  # of the video; 99% of the moments of the training sentences are shorter
-EVALUATIONS = 6  # of a run
 COLUMNS = (
     "row", "longest_share", "split", "architecture", "settings", "steps", "best_step", *METRICS,
     *(f"{name}_r1_iou0{m}" for name in SANITY for m in (5, 7)), "uses_video", "start_nats", "end_nats",
@@ -161,13 +157,13 @@ def write(row: dict[str, Any], variant: Variant, experiment: Experiment, variabl
             **metrics(next(row for row in found if row["kind"] == "run")),
             **sanity(found),
             **nats(experiment, variables, loader),
-            **origin(variant),
+            **origin(command(variant)),
         }
     )
     for other in found:
         if other["kind"] == "trivial" and not lines().has(other["name"], "1", split):
             name = {"row": other["name"], "longest_share": "1", "split": split}
-            append({**name, **metrics(other), **origin(variant)})
+            append({**name, **metrics(other), **origin(command(variant))})
 
 
 def nats(experiment: Experiment, variables: Any, loader: Loader) -> dict[str, str]:
@@ -281,13 +277,12 @@ def lines() -> Lines:
     return Lines(Path(FLAGS.results), COLUMNS, ("row", "longest_share", "split"))
 
 
-def origin(variant: Variant) -> dict[str, str]:
-    """The command that repeats a run, and what it ran on."""
-    arguments = ["launch.py", *variant.flags("DIR", "glove.6B.300d.txt")]
+def command(variant: Variant) -> list[str]:
+    """What repeats its lines, of another user's files."""
     if not variant.steps:
-        arguments = ["benchmarks/span_study.py", "--data=DIR", "--vectors=glove.6B.300d.txt"]
-    versions = f"jax {jax.__version__}, flax {flax.__version__}"
-    return {**command_and_commit(arguments), "versions": versions, "machine": describe_machine()}
+        data, vectors = PLACES
+        return ["benchmarks/span_study.py", f"--data={data}", f"--vectors={vectors}"]
+    return ["launch.py", *variant.flags(*PLACES)]
 
 
 def append(row: dict[str, Any]) -> None:
@@ -298,15 +293,11 @@ def append(row: dict[str, Any]) -> None:
 
 def define_flags() -> None:
     """The flags of the program."""
-    flags.DEFINE_string(
-        "data", None, "Folder of Charades-STA with the features, the split and the extra queries."
-    )
-    flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.")
+    define_places()
     flags.DEFINE_string("folder", "runs/span", "Gets a folder for each run.")
     flags.DEFINE_string("results", "results/span_study.csv", "Gets two lines for each run and split.")
     flags.DEFINE_list("only", [], "Variants; none given: all of them.")
     flags.DEFINE_list("test", [], "Variants whose test split is read too.")
-    flags.mark_flags_as_required(["data", "vectors"])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ is printed: 'imports' with the first line that the program prints, 'data' with t
 are of all threads of the process, and do not depend on what else the machine does.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,9 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from lines import Lines
-from machine import command_and_commit, describe_machine
+from machine import command_and_commit, cpu_seconds, describe_machine
+from program import run
 
 from vmr_jax.errors import UserError
 
@@ -56,7 +56,7 @@ def start(name: str, folder: Path, workdir: Path) -> dict[str, str]:
         for line in process.stderr or ():
             said.append(line)
             if _ENDS[len(ends) - 1] in line:
-                ends.append((time.perf_counter() - begin, _cpu_seconds(process.pid)))
+                ends.append((time.perf_counter() - begin, cpu_seconds(process.pid)))
             if len(ends) > len(_ENDS):
                 break
         process.send_signal(signal.SIGTERM)
@@ -68,15 +68,6 @@ def start(name: str, folder: Path, workdir: Path) -> dict[str, str]:
     for stage, before, after in zip(STAGES, ends, ends[1:], strict=False):
         line |= {f"{stage}_s": after[0] - before[0], f"{stage}_cpu_s": after[1] - before[1]}
     return {column: f"{x:.1f}" for column, x in line.items()}
-
-
-def _cpu_seconds(process: int) -> float:
-    """User and system seconds of a process so far; 0 where the system does not tell them."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main(arguments: list[str]) -> None:
@@ -98,8 +89,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    try:
-        app.run(main)
-    except UserError as error:
-        sys.exit(f"{error}")
+    run(main, define_flags)

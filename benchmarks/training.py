@@ -36,9 +36,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from lines import Lines
 from machine import command_and_commit, describe_machine, matrix_rate
+from program import run
 from rich.console import Console
 from rich.table import Table
 from training_steps import (
@@ -55,7 +56,7 @@ from training_steps import (
     without_dropout,
 )
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import unknown
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.training.experiment import initial_variables, make_model
 
@@ -272,8 +273,4 @@ def others() -> list[str]:
 
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    try:
-        app.run(main)
-    except UserError as error:
-        sys.exit(f"{error}")
+    run(main, define_flags)

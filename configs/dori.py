@@ -15,10 +15,10 @@ An official checkpoint does not hold the word vectors: see configs/tmlga.py, who
 
 from vmr_jax.configs import common, datasets
 
-DATASETS = {name: options for name, options in datasets.DATASETS.items() if name != "films"}
 LACKING = {
     "films": "DORi reads regions of the frames and which of them are people, which the dataset does not have"
 }
+DATASETS = {name: options for name, options in datasets.DATASETS.items() if name not in LACKING}
 
 
 def get_config(arg=None):

@@ -15,10 +15,8 @@ DiDeMo and TEMPO are left out: six chunks cannot be halved into layers of anchor
 
 from vmr_jax.configs import common, datasets
 
-DATASETS = {
-    dataset: options for dataset, options in datasets.DATASETS.items() if dataset not in ("didemo", "tempo")
-}
 LACKING = dict.fromkeys(("didemo", "tempo"), "its six chunks cannot be halved into SCDM's layers of anchors")
+DATASETS = {dataset: options for dataset, options in datasets.DATASETS.items() if dataset not in LACKING}
 
 # dataset -> slots T, anchor layers. The first two rows are the official ones; the others are ours.
 _SLOTS = {

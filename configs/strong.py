@@ -17,12 +17,12 @@ are not comparable with those of whole videos.
 
 from vmr_jax.configs import common, datasets
 
+LACKING = {"films": "STRONG reads cells of the frames, a grid of features, which the dataset does not have"}
 DATASETS = {
     dataset: (*options, *(("skip_thoughts", "spatial") if dataset not in datasets.EMBEDDED else ("temporal",)))
     for dataset, options in datasets.DATASETS.items()
-    if dataset != "films"
+    if dataset not in LACKING
 }
-LACKING = {"films": "STRONG reads cells of the frames, a grid of features, which the dataset does not have"}
 
 
 def get_config(arg=None):

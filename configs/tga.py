@@ -13,10 +13,8 @@ config.evaluation.select_split="" to take the last one and read no moment at all
 
 from vmr_jax.configs import common, datasets
 
-DATASETS = {
-    dataset: options for dataset, options in datasets.DATASETS.items() if dataset not in ("didemo", "tempo")
-}
 LACKING = dict.fromkeys(("didemo", "tempo"), "no code of TGA shows how its 21 segments are encoded")
+DATASETS = {dataset: options for dataset, options in datasets.DATASETS.items() if dataset not in LACKING}
 
 
 def get_config(arg=None):

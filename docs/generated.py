@@ -249,9 +249,8 @@ def dead_work() -> str:
 
 
 def start() -> str:
-    """Seconds from the command to the first step: of each architecture the last, once there are any."""
-    measured = rows_of("start") if (ROOT / "results" / "start.csv").exists() else []
-    last = {(row["model"], row["cache"]): row for row in measured}
+    """Seconds from the command to the first step: of each architecture the last."""
+    last = {(row["model"], row["cache"]): row for row in rows_of("start")}
     figures = ("seconds", "imports_s", "data_s", "compile_s", "cpu_s")
     return markdown(
         ["model", "cache", "to the first step, s", "imports", "data", "compiling", "CPU, s"],
