@@ -3,7 +3,7 @@
 import csv
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vmr_jax.errors import UserError
@@ -34,20 +34,38 @@ class Lines:
                         "program or version; give another --output, or delete it."
                     )
 
+    def find(self, *key: str) -> dict[str, str] | None:
+        """The first line of this key; None where there is none."""
+        of_key = (row for row in self.rows if tuple(row[column] for column in self._key) == key)
+        return next(of_key, None)
+
     def has(self, *key: str) -> bool:
         """Whether a line of this key stands there."""
-        return any(tuple(row[column] for column in self._key) == key for row in self.rows)
+        return self.find(*key) is not None
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Appends lines, on disk when this returns."""
-        new = not self._path.exists()
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
+        rows = [{column: str(row.get(column, "")) for column in self._columns} for row in rows]
+        self._write(self._path, rows)
+        self.rows += rows
+
+    def drop(self, gone: Callable[[Mapping[str, str]], bool]) -> None:
+        """Writes the file anew without the lines that are `gone`."""
+        kept = [row for row in self.rows if not gone(row)]
+        if len(kept) < len(self.rows):
+            beside = self._path.with_name(self._path.name + ".new")
+            beside.unlink(missing_ok=True)
+            self._write(beside, kept)
+            beside.replace(self._path)
+            self.rows = kept
+
+    def _write(self, path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+        new = not path.exists()
+        with path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
             if new:
                 writer.writeheader()
-            for row in rows:
-                writer.writerow(row)
-                self.rows.append({column: str(row.get(column, "")) for column in self._columns})
+            writer.writerows(rows)
             file.flush()
             os.fsync(file.fileno())
 

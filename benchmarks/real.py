@@ -137,7 +137,12 @@ def chosen(model: str) -> dict[str, str]:
 
 
 def evaluate(run: Run, minutes: float | None = None) -> None:
-    """Reads the test split, once, and writes its line; the trivial rows too where they are not there."""
+    """Reads the test split, once, and writes its line; the trivial rows too where they are not there.
+
+    The lines of another learning rate go: validation preferred it before that of `run` was tried.
+    """
+    others = [row for row in rows(run.model, "test") if row["learning_rate"] != f"{run.rate:.2e}"]
+    lines().drop(lambda line: line in others)
     if rows(run.model, "test", run.seed):
         return
     launch(["--mode=evaluate", f"--workdir={run.workdir}", "--config.evaluation.splits=('test',)"])

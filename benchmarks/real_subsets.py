@@ -6,7 +6,8 @@ CHARADES_CD and CHARADES_CG are the folders of the files of Charades-CD and Char
 part is the test pairs that one of their files has (its sentence in its video), or those whose moment has its
 middle in that third of its video. Training is the same for all parts, so that a novel word or composition of
 Charades-CG may have been seen; of test_ood the moments lie where few moments of Charades do. Trains nothing,
-and reads predictions.jsonl of each run that has a line on test in `--results`; takes seconds.
+and reads predictions.jsonl of each run that has a line on test in `--results`; takes seconds. A run whose
+folder is gone keeps the line that it has.
 """
 
 import csv
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from lines import Lines
 from machine import command_and_commit, describe_machine
 from real import Run
 from real_config import get_config
@@ -40,8 +42,9 @@ FILES = {
 }
 THIRDS = ("first", "middle", "last")
 PARTS = (*FILES, *THIRDS)
+KEY = ("row", "budget", "seed")
 COLUMNS = (
-    "row", "budget", "seed", *(f"{part}_r1_iou0{m}" for part in PARTS for m in (5, 7)),
+    *KEY, *(f"{part}_r1_iou0{m}" for part in PARTS for m in (5, 7)),
     "command", "commit", "versions", "machine",
 )  # fmt: skip
 COMMAND = [
@@ -52,6 +55,12 @@ Pair = tuple[str, tuple[str, ...]]  # video, words
 
 def main(_):
     """Writes `--output` anew: a line with the numbers of queries, one of the prior, one of each run."""
+    origin = {
+        **command_and_commit(COMMAND),
+        "versions": f"NumPy {np.__version__}",
+        "machine": describe_machine(),
+    }
+    lines = Lines(Path(FLAGS.output), COLUMNS, KEY)
     config = get_config("fvmr")
     config.dataset.manual_dir = FLAGS.data
     dataset = Dataset(config.dataset, annotations_only=True)
@@ -72,17 +81,12 @@ def main(_):
         if run.workdir.exists():
             ious = of_predictions(read_predictions(run.workdir), pairs)
             rows.append(line(row["row"], row["budget"], row["seed"], shares(ious, members)))
+        elif kept := lines.find(row["row"], row["budget"], row["seed"]):
+            rows.append(kept)
         else:
             print(f"{run.workdir} is not there, so {row['row']} has no line.", file=sys.stderr)
-    origin = {
-        **command_and_commit(COMMAND),
-        "versions": f"NumPy {np.__version__}",
-        "machine": describe_machine(),
-    }
-    with Path(FLAGS.output).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows({**row, **origin} for row in rows)
+    lines.drop(lambda _: True)
+    lines.append({**origin, **row} for row in rows)
 
 
 def pair(video: str, sentence: str) -> Pair:
@@ -132,7 +136,7 @@ def shares(ious: np.ndarray, members: Mapping[str, np.ndarray]) -> dict[str, str
 
 def line(row: str, budget: str, seed: str, columns: Mapping[str, str]) -> dict[str, str]:
     """A line of `--output`."""
-    return {"row": row, "budget": budget, "seed": seed, **columns}
+    return {**dict(zip(KEY, (row, budget, seed), strict=True)), **columns}
 
 
 def define_flags() -> None:

@@ -61,6 +61,39 @@ def test_lines_are_appended_and_found_again(real, tmp_path, monkeypatch):
         assert tuple(next(csv.reader(file))) == real.COLUMNS
 
 
+def test_a_line_on_test_is_of_the_learning_rate_that_validation_prefers(real, tmp_path, monkeypatch):
+    holder = flags.FlagValues()
+    flags.DEFINE_string("results", str(tmp_path / "results.csv"), "", flag_values=holder)
+    flags.DEFINE_string("folder", str(tmp_path), "", flag_values=holder)
+    flags.DEFINE_float("minutes", 3.0, "", flag_values=holder)
+    holder(["program"])
+    monkeypatch.setattr(real, "FLAGS", holder)
+    read = []
+    monkeypatch.setattr(real, "launch", read.append)
+    monkeypatch.setattr(real, "results", lambda run, split: [])
+    monkeypatch.setattr(
+        real, "write", lambda run, split, minutes: real.append(line(split, run.rate, "", run.seed))
+    )
+
+    def line(split, rate, miou, seed=0, model="fvmr"):
+        columns = {"split": split, "budget": "3", "seed": seed, "cpu_minutes": "2.0"}
+        return {"row": model, "learning_rate": f"{rate:.2e}", "miou": miou, "steps": "100", **columns}
+
+    def rates():
+        return [(row["seed"], row["learning_rate"]) for row in real.rows("fvmr", "test")]
+
+    real.append(line("val", 1e-3, "31.00"))
+    real.evaluate(real.best("fvmr"))
+    real.evaluate(real.best("fvmr"))  # once is enough
+    assert len(read) == 1 and rates() == [("0", "1.00e-03")]
+    real.append(line("test", 1e-3, "30.00", seed=1))
+    real.append(line("test", 1e-3, "30.00", model="drn"))
+    real.append(line("val", 3e-3, "33.00"))  # tried later, and better: the seeds of the other rate go too
+    real.evaluate(real.best("fvmr"))
+    assert len(read) == 2 and rates() == [("0", "3.00e-03")]
+    assert len(real.rows("fvmr", "val")) == 2 and real.rows("drn", "test")
+
+
 def test_a_run_uses_the_video_where_both_passes_without_it_are_worse(real):
     def row(name, low):
         metrics = {"R@1,IoU=0.5": 30.0, "R@1,IoU=0.7": 15.0}
