@@ -69,8 +69,14 @@ class Variant(NamedTuple):
 
 NO_EXTRA = {"dataset.extra_queries": ""}
 CENTER, SHORT = {"model.center_video": True}, {"model.longest_share": SHARE}
+NORMAL = {"model.table_init": "normal"}  # tables of positions and characters as in VSLNet's PyTorch port
 VARIANTS = {
     "vslnet": Variant("vslnet", 2900),
+    "vslnet_seed_1": Variant("vslnet", 2900, {"seed": 1}),
+    "vslnet_seed_2": Variant("vslnet", 2900, {"seed": 2}),
+    "vslnet_normal": Variant("vslnet", 2900, NORMAL),
+    "vslnet_normal_seed_1": Variant("vslnet", 2900, NORMAL | {"seed": 1}),
+    "vslnet_normal_seed_2": Variant("vslnet", 2900, NORMAL | {"seed": 2}),
     "vslnet_no_extra": Variant("vslnet", 2900, NO_EXTRA),
     "vslnet_rate_3": Variant("vslnet", 2900, {"optimizer.learning_rate": 3e-3} | SHORT),
     "vslnet_highlight_1": Variant("vslnet", 2900, {"model.highlight_weight": 1.0}),
@@ -120,6 +126,7 @@ def train(name: str) -> None:
 def measure(name: str, split: str) -> None:
     """Appends the lines of a variant on a split, with moments of any length and with short ones."""
     variant, workdir = VARIANTS[name], Path(FLAGS.folder) / name
+    errors = None
     for share in (1.0, SHARE):
         if lines().has(name, f"{share:g}", split):
             continue
@@ -127,7 +134,9 @@ def measure(name: str, split: str) -> None:
         config.model.update(limited(variant.architecture, share))
         experiment = Experiment(config.lock(), workdir)
         variables, position = experiment.best_variables(workdir)
-        row = {"row": name, "longest_share": f"{share:g}", "best_step": position["step"]}
+        if errors is None:  # which the share does not change
+            errors = nats(experiment, variables, split)
+        row = {"row": name, "longest_share": f"{share:g}", "best_step": position["step"], **errors}
         write(row, variant, experiment, variables, split)
 
 
@@ -156,7 +165,6 @@ def write(row: dict[str, Any], variant: Variant, experiment: Experiment, variabl
             "steps": variant.steps or "",
             **metrics(next(row for row in found if row["kind"] == "run")),
             **sanity(found),
-            **nats(experiment, variables, loader),
             **origin(command(variant)),
         }
     )
@@ -166,7 +174,7 @@ def write(row: dict[str, Any], variant: Variant, experiment: Experiment, variabl
             append({**name, **metrics(other), **origin(command(variant))})
 
 
-def nats(experiment: Experiment, variables: Any, loader: Loader) -> dict[str, str]:
+def nats(experiment: Experiment, variables: Any, split: str) -> dict[str, str]:
     """Columns of the mean nats of both ends; none where an architecture scores a clip several times."""
 
     @jax.jit
@@ -178,7 +186,7 @@ def nats(experiment: Experiment, variables: Any, loader: Loader) -> dict[str, st
         return [position_cross_entropy(x, clip) for x, clip in zip((outputs.start, outputs.end), labels)]
 
     found: list[list[np.ndarray]] = []
-    for batch in loader.evaluation_batches(experiment.config.evaluation.batch_size):
+    for batch in experiment.loader(split).evaluation_batches(experiment.config.evaluation.batch_size):
         both = errors(variables, batch)
         if both is None:
             return {}
@@ -239,9 +247,11 @@ def measure_histogram(name: str, settings: dict[str, Any]) -> None:
     size = config.input.num_clips
     # A place that was never seen has half a moment.
     start, end = (tuple(np.log(np.bincount(x, minlength=size) + 0.5)) for x in (first, from_end))
+    experiment.model = Histogram(start, end)
+    row = {"row": name, **nats(experiment, {}, "val")}
     for share in (1.0, SHARE):
         experiment.model = Histogram(start, end, share)
-        row = {"row": name, "longest_share": f"{share:g}"}
+        row["longest_share"] = f"{share:g}"
         write(row, Variant("vslnet", 0, settings), experiment, {}, "val")
 
 

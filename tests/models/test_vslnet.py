@@ -64,6 +64,24 @@ def test_prediction_is_the_product_of_start_and_end():
     assert not np.isfinite(moments.scores[0, 3:]).any()
 
 
+def test_tables_start_as_in_either_official_code():
+    def start(kind):
+        model, batch = create("vslnet", table_init=kind, **SMALL), random_batch()
+        params = jax.jit(lambda b: model.init(jax.random.key(0), b, train=False))(batch)["params"]
+        tables = params["encoder"].pop("positions"), params["words"].pop("characters")
+        assert [table.shape for table in tables] == [(40, 8), (40, 5)]
+        return params, *tables
+
+    glorot, normal = start("glorot"), start("normal")
+    for a, b in zip(*map(jax.tree.leaves, (glorot[0], normal[0])), strict=True):  # all others are the same
+        np.testing.assert_array_equal(a, b)
+    for table, width in zip(glorot[1:], (8, 5)):
+        bound = np.sqrt(6 / (40 + width))
+        assert 0.9 * bound < np.abs(table).max() <= bound
+    for table in normal[1:]:  # the deviation of 200 draws is 0.05 off, typically
+        assert abs(table.mean()) < 0.25 and abs(table.std() - 1) < 0.2
+
+
 def test_padded_clips_and_characters_change_nothing(pair):
     model, variables = pair
     batch = random_batch()
@@ -100,6 +118,7 @@ def test_base_has_no_highlight():
     "fields,change,message",
     [
         (dict(predictor="lstm"), {}, 'predictor of vslnet is "lstm"[.] Known: rnn, transformer'),
+        (dict(table_init="torch"), {}, 'table_init of vslnet is "torch"[.] Known: glorot, normal'),
         (dict(max_positions=4), {}, "positions for 4 clips and words, and the batch has 16"),
         ({}, dict(query_chars=None), "reads the characters of the query"),
     ],

@@ -4,6 +4,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.linear import xavier_linear
@@ -28,6 +29,7 @@ class QueryEmbedding(nn.Module):
       dtype: number format of the layers.
       official_padding: whether every word has the windows of the batch's longest, padded words too, as in
         VSLNet's official code; else the windows within a word.
+      characters_init: how the table of characters starts.
     """
 
     features: int
@@ -37,6 +39,7 @@ class QueryEmbedding(nn.Module):
     vocab_size: int
     dtype: jnp.dtype
     official_padding: bool = False
+    characters_init: Initializer = _xavier
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool) -> jax.Array:
@@ -60,7 +63,7 @@ class QueryEmbedding(nn.Module):
             longest = batch_steps(real.any(1), batch.example_mask).sum()
             length = jnp.full_like(length, longest)
         begin = jnp.arange(real.shape[-1])[None, None]
-        table = self.param("characters", _xavier, (self.num_chars, self.char_features))
+        table = self.param("characters", self.characters_init, (self.num_chars, self.char_features))
         chars = table[jnp.minimum(ids, self.num_chars - 1)]
         chars = jnp.where(real[..., None], chars, 0.0).astype(self.dtype)
         chars = Dropout(self.dropout)(chars, batch.example_index, train)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MultiHeadAttention, masked_softmax
@@ -16,6 +17,8 @@ from vmr_jax.layers.recurrent import LSTM
 from vmr_jax.types import Batch
 
 _xavier = nn.initializers.xavier_uniform()
+# How tables of positions and of characters start: as in the TensorFlow code of VSLNet, and in its PyTorch port.
+TABLE_INITS: dict[str, Initializer] = {"glorot": _xavier, "normal": nn.initializers.normal(1.0)}
 
 
 def check_reads(owner: str, batch: Batch, max_positions: int) -> None:
@@ -48,6 +51,7 @@ class FeatureEncoder(nn.Module):
       dropout: dropout rate of every sub-layer.
       dtype: number format of the layers.
       attend: whether the block of self-attention follows the convolutions.
+      positions_init: how the table of positions starts.
     """
 
     features: int
@@ -58,6 +62,7 @@ class FeatureEncoder(nn.Module):
     dropout: float
     dtype: jnp.dtype
     attend: bool = True
+    positions_init: Initializer = _xavier
 
     @nn.compact
     def __call__(
@@ -79,7 +84,7 @@ class FeatureEncoder(nn.Module):
         def drop(y):
             return Dropout(self.dropout)(y, example_index, train)
 
-        positions = self.param("positions", _xavier, (self.max_positions, self.features))
+        positions = self.param("positions", self.positions_init, (self.max_positions, self.features))
         x = x + positions[None, : x.shape[1]].astype(self.dtype)
         for i in range(self.conv_layers):
             y = jnp.where(convolved[..., None], layer_norm(x, self.dtype, f"conv_norm_{i}"), 0)

@@ -27,6 +27,7 @@ from vmr_jax.layers.linear import xavier_linear
 from vmr_jax.layers.padding import batch_steps
 from vmr_jax.layers.qanet import (
     SPAN_PREDICTORS,
+    TABLE_INITS,
     ContextQueryAttention,
     FeatureEncoder,
     QueryConcat,
@@ -110,6 +111,8 @@ class Model(GroundingModel):
         best pair alone, so what follows it, and R@5, are ours.
       longest_share: length of the longest moment that is ranked, as a share of the video (ours; 1 ranks all).
       official_padding: whether padding matters as in the official code, see the card.
+      table_init: how the tables of positions and characters start: 'glorot' uniform, as in the TensorFlow code,
+        which is the paper's, or 'normal', N(0,1), as in the PyTorch port.
       dtype: number format of the layers; parameters, logits and loss are float32.
     """
 
@@ -131,9 +134,10 @@ class Model(GroundingModel):
     keep: int = 100
     longest_share: float = 1.0
     official_padding: bool = False
+    table_init: str = "glorot"
     dtype: jnp.dtype = jnp.float32
 
-    choices = {"predictor": SPAN_PREDICTORS}
+    choices = {"predictor": SPAN_PREDICTORS, "table_init": tuple(TABLE_INITS)}
     positive = ("longest_share",)
     of_evaluation = ("longest_share",)
 
@@ -155,6 +159,7 @@ class Model(GroundingModel):
             self.vocab_size,
             self.dtype,
             self.official_padding,
+            TABLE_INITS[self.table_init],
             name="words",
         )(batch, train)
         clips = centered(batch.video, mask) if self.center_video else batch.video
@@ -198,6 +203,7 @@ class Model(GroundingModel):
             self.max_positions,
             self.dropout,
             self.dtype,
+            positions_init=TABLE_INITS[self.table_init],
             name=name,
         )
 
