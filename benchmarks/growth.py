@@ -7,15 +7,16 @@
 By itself it computes nothing: the step is traced at the size of the embedded test bed with one length changed,
 and the operations of its matrix products, convolutions and other steps are added up, those of a loop as often
 as it runs. So the figures do not depend on the machine or on what else it does. --memory also compiles every
-step, for the bytes of temporaries that the compiler plans. --time also takes steps, on random batches: seconds
-are the least of --steps. A length at which a step is expected to take more than --longest seconds, by its
-growth so far, or whose temporaries take more than --memory_gib, is not run.
+step, for the bytes of temporaries that the compiler plans. --time also takes steps, on random batches: CPU
+seconds are those of all threads, the least of --steps; they depend less than the time that passes on what else
+the machine does. A length at which a step is expected to take more than --longest of them, by its growth so
+far, or whose temporaries take more than --memory_gib, is not run.
 
 `exponent` is the slope of the least-squares line through the logarithms, `last` the slope between the last two
 points, and `mathematics` the highest exponent that the architecture's equations have. 'FASTER' marks what has
-a last slope more than a twentieth above that, of seconds a fifth, which are measured. --output gets a line for
-each point, and the points that it has of the same commit are not measured again; --picture is drawn of all its
-lines.
+a last slope more than a twentieth above that, of CPU seconds a fifth, which are measured. --output gets a line
+for each point, and the points that it has of the same commit are not measured again; --picture is drawn of all
+its lines.
 """
 
 import importlib
@@ -44,10 +45,10 @@ from vmr_jax.training.step import initial_state, make_step
 
 FLAGS = flags.FLAGS
 AXES = {
-    "clips": (64, 128, 256, 512, 1024, 2048, 4096, 8192),
-    "map": (16, 32, 64, 128, 256),
-    "words": (8, 16, 32, 64, 128),
-    "batch": (4, 8, 16, 32, 64),
+    "clips": (64, 512, 2048, 8192),
+    "map": (16, 64, 256),
+    "words": (8, 32, 128),
+    "batch": (4, 16, 64),
 }
 # Self-attention is quadratic in what attends, a map in its side, a contrast in the batch; all else is linear.
 # TSP-PRL's queries are one vector each; CPL reads all clips, officially 200, by self-attention.
@@ -63,9 +64,9 @@ MATHEMATICS = {
 }
 _BATCH = 4
 # What is measured of a step, and by how much its exponent may exceed that of the mathematics.
-QUANTITIES = {"operations": 0.05, "temporary_bytes": 0.05, "seconds": 0.2}
+QUANTITIES = {"operations": 0.05, "temporary_bytes": 0.05, "cpu_seconds": 0.2}
 KEY = ("model", "axis", "length", "commit")
-COLUMNS = ("model", "axis", "length", *QUANTITIES, "command", "commit", "machine")
+COLUMNS = ("model", "axis", "length", "mathematics", *QUANTITIES, "command", "commit", "machine")
 Point = dict[str, float]
 
 
@@ -77,7 +78,7 @@ def define_flags(holder: flags.FlagValues) -> None:
     flags.DEFINE_bool("memory", False, "Compiles too, for the bytes of temporaries.", flag_values=holder)
     flags.DEFINE_bool("time", False, "Compiles and takes steps too.", flag_values=holder)
     flags.DEFINE_integer("steps", 3, "That are timed, after one that is not.", flag_values=holder)
-    flags.DEFINE_float("longest", 8.0, "Seconds that a step may be expected to take.", flag_values=holder)
+    flags.DEFINE_float("longest", 4.0, "CPU seconds that a step may be expected to take.", flag_values=holder)
     flags.DEFINE_float("memory_gib", 4.0, "The most that temporaries of a step may take.", flag_values=holder)
     flags.DEFINE_string("output", "growth.csv", "Gets a line for each point.", flag_values=holder)
     flags.DEFINE_string("picture", "", "An SVG of all lines of the output; empty: none.", flag_values=holder)
@@ -94,10 +95,8 @@ def main(_) -> None:
                 key = (name, axis, str(length), origin["commit"])
                 if not lines.has(*key):
                     found = measured(name, axis, length, points)
-                    row = dict(zip(KEY[:3], key, strict=False)) | {
-                        x: f"{value:.6g}" for x, value in found.items()
-                    }
-                    lines.append([row | origin])
+                    row = dict(zip(KEY[:3], key, strict=False)) | {"mathematics": MATHEMATICS[name][axis]}
+                    lines.append([row | {x: f"{value:.6g}" for x, value in found.items()} | origin])
                 row = next(row for row in lines.rows if tuple(row[column] for column in KEY) == key)
                 points[length] = {x: float(row[x]) for x in QUANTITIES if row[x]}
             print(said(name, axis, points), flush=True)
@@ -144,7 +143,7 @@ def measured(name: str, axis: str, length: int, points: dict[int, Point]) -> Poi
         if timed and point["temporary_bytes"] < FLAGS.memory_gib * 2**30:
             state = jax.device_put(initial_state(random_variables(variables), optimizer))
             given = jax.device_put(random_batch(batch, config.input.queries_per_video))
-            point["seconds"] = seconds_of(lambda: compiled(state, given))
+            point["cpu_seconds"] = cpu_seconds_of(lambda: compiled(state, given))
     return point
 
 
@@ -152,22 +151,24 @@ def expected_seconds(length: int, points: dict[int, Point]) -> float:
     """By the growth between the last two lengths that were timed; infinite after one that was not."""
     if not points:
         return 0.0
-    if "seconds" not in points[max(points)]:
+    if "cpu_seconds" not in points[max(points)]:
         return math.inf
     lengths = sorted(points)[-2:]
-    values = [points[x]["seconds"] for x in lengths]
+    values = [points[x]["cpu_seconds"] for x in lengths]
     slope = exponent(lengths, values) if len(lengths) > 1 else 1.0
     return values[-1] * (length / lengths[-1]) ** max(slope, 0.0)
 
 
-def seconds_of(step: Callable[[], Any]) -> float:
-    """The least of some calls, after one that is not counted."""
+def cpu_seconds_of(step: Callable[[], Any]) -> float:
+    """The least of some calls, after one that is not counted; each goes on for a tenth of a second at least."""
     jax.block_until_ready(step())
     found = []
     for _ in range(FLAGS.steps):
-        start = time.perf_counter()
-        jax.block_until_ready(step())
-        found.append(time.perf_counter() - start)
+        start, calls = time.process_time(), 0
+        while calls == 0 or time.process_time() - start < 0.1:
+            jax.block_until_ready(step())
+            calls += 1
+        found.append((time.process_time() - start) / calls)
     return min(found)
 
 

@@ -46,22 +46,24 @@ def test_the_exponent_is_a_slope(growth):
 
 def test_seconds_have_their_own_end_and_slack(growth):
     """A step that grows by 2.2 when its batch doubles, an exponent of 1.14, is within a fifth of linear."""
-    points = {4: {"operations": 1.0, "seconds": 1.0}, 8: {"operations": 2.0, "seconds": 2.2}}
+    points = {4: {"operations": 1.0, "cpu_seconds": 1.0}, 8: {"operations": 2.0, "cpu_seconds": 2.2}}
     points[16] = {"operations": 4.0}
     assert growth.said("vslnet", "batch", points) == (
         "vslnet       batch  4 to 16: mathematics 1; operations exponent 1.00, last 1.00; "
-        "seconds up to 8 exponent 1.14, last 1.14"
+        "cpu seconds up to 8 exponent 1.14, last 1.14"
     )
-    points[8]["seconds"] = 2.4  # 1.26
+    points[8]["cpu_seconds"] = 2.4  # 1.26
     assert growth.said("vslnet", "batch", points).endswith("FASTER")
 
 
 def test_what_a_step_is_expected_to_take(growth):
     assert growth.expected_seconds(4, {}) == 0
-    assert growth.expected_seconds(8, {4: {"seconds": 1.5}}) == pytest.approx(3)  # linear, as nothing is known
+    assert growth.expected_seconds(8, {4: {"cpu_seconds": 1.5}}) == pytest.approx(
+        3
+    )  # linear, as nothing is known
     # Four times as long for twice the length, and so again.
-    assert growth.expected_seconds(16, {4: {"seconds": 1.0}, 8: {"seconds": 4.0}}) == pytest.approx(16)
-    assert growth.expected_seconds(16, {4: {"seconds": 1.0}, 8: {"operations": 4.0}}) == np.inf
+    assert growth.expected_seconds(16, {4: {"cpu_seconds": 1.0}, 8: {"cpu_seconds": 4.0}}) == pytest.approx(16)
+    assert growth.expected_seconds(16, {4: {"cpu_seconds": 1.0}, 8: {"operations": 4.0}}) == np.inf
 
 
 def test_points_that_stand_there_are_not_measured_again(growth, monkeypatch, tmp_path, capsys):
@@ -69,7 +71,7 @@ def test_points_that_stand_there_are_not_measured_again(growth, monkeypatch, tmp
 
     def measured(name, axis, length, points):
         asked.append((length, [*points]))
-        return {"operations": float(length), "seconds": 2.0 * length}
+        return {"operations": float(length), "cpu_seconds": 2.0 * length}
 
     monkeypatch.setattr(growth, "measured", measured)
     monkeypatch.setattr(growth, "command_and_commit", lambda given: {"command": "c", "commit": "a"})
@@ -88,10 +90,14 @@ def test_points_that_stand_there_are_not_measured_again(growth, monkeypatch, tmp
     monkeypatch.setattr(growth, "FLAGS", holder)
     growth.main([])
     growth.main([])
-    assert asked == [(4, []), (8, [4]), (16, [4, 8]), (32, [4, 8, 16]), (64, [4, 8, 16, 32])]
+    assert asked == [(4, []), (16, [4]), (64, [4, 16])]
     first, second = capsys.readouterr().out.splitlines()
     assert first == second and first.endswith("seconds exponent 1.00, last 1.00")
     drawn = picture.read_text(encoding="utf-8")
-    # A straight line in either panel that was measured, from the lower left corner to the upper right.
+    # A straight line in either panel that was measured, over all of its width. Operations are 4, 16 and 64: the
+    # logarithms are 0.602, 1.204 and 1.806 of the two decades from 220 px up to 30.
     assert drawn.count("<polyline") == 2 and drawn.count("not measured") == 1
-    assert 'points="56.0,266.0 ' in drawn and '324.0,30.0"' in drawn
+    assert 'points="58.0,162.8 183.0,105.6 308.0,48.4"' in drawn
+    assert [name for name in growth.MATHEMATICS if f">{name}<" in drawn] == ["vslnet"]
+    # Seconds are 8, 32 and 128.
+    assert all(f">{power}<" in drawn for power in ("1", "10", "100", "1 s", "10 s", "100 s", "1 ks"))
