@@ -26,7 +26,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from program import run
 
 from vmr_jax.config import load_config
 from vmr_jax.errors import UserError
@@ -188,4 +189,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+from program import run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("only", "", "Attacks whose name has this word.")
@@ -281,4 +282,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -21,7 +21,8 @@ import threading
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+from program import run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("clients", 50, "People at once.")
@@ -146,4 +147,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from machine import describe_machine, own_memory
+from program import run
 from rich.console import Console
 from rich.table import Table
 
@@ -196,4 +197,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

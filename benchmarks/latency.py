@@ -22,8 +22,9 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from machine import describe_machine
+from program import positive, run
 from queries import Limits, TooLarge, figure, largest, measured, of_queries, opened
 from rich.console import Console
 from rich.table import Table
@@ -79,7 +80,7 @@ def rows(name: str, dataset: str) -> Iterator[tuple[tuple[str, ...], float]]:
     except TooLarge as error:
         yield ("", f"skipped: {error}", "", "", "", ""), math.nan
         return
-    for asked in map(int, FLAGS.batch_sizes):
+    for asked in map(int, positive("--batch_sizes", FLAGS.batch_sizes)):
         queries = largest(asked, *alone, limits)
         given = (stages, variables, encoded.result, query, queries)
         text, match = alone if queries == 1 else of_queries(*given, limits)
@@ -98,4 +99,4 @@ def rows(name: str, dataset: str) -> Iterator[tuple[tuple[str, ...], float]]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -18,12 +18,13 @@ class Lines:
       key: the columns that tell what is measured from what else is.
 
     Raises:
-      UserError: where the file has other columns.
+      UserError: where the file has other columns, and where the folder that it would be in does not exist.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], key: Sequence[str]):
         self._path, self._columns, self._key = path, tuple(columns), tuple(key)
         self.rows: list[dict[str, str]] = []
+        check_folder(path)
         if path.exists():
             with path.open(encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
@@ -68,6 +69,21 @@ class Lines:
             writer.writerows(rows)
             file.flush()
             os.fsync(file.fileno())
+
+
+def check_folder(path: Path) -> None:
+    """UserError where a file that is written at the end could not be, which is said at the beginning."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: there is no folder {folder}. Make it first.")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV of another program; UserError where there is none."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path} (seen from {Path.cwd()}). Give the one of the lines to read.")
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class Clock:

@@ -8,8 +8,8 @@
     python benchmarks/real.py --data=DIR --vectors=GLOVE --minutes=3 --rates=1 --repeat=0
         A smaller budget, some two and a half hours; its lines stand beside those of other budgets.
 
-Each architecture takes as many steps as fit into `--minutes` of CPU time, on seed 0 at each of `--rates` times
-the learning rate of its config for the test bed. The best one by mean IoU on the validation split is evaluated
+Each architecture takes as many steps as fit into `--minutes` of CPU time (a hundred at least), on seed 0 at each
+of `--rates` times the learning rate of its config for the test bed. The best one by mean IoU on the validation split is evaluated
 on test, once; the `--repeat` best architectures, and those of ALWAYS, are trained with seeds 1 and 2 too. A
 finished run is one line of `--results`; one that fails is named, and the other architectures go on. The sizes
 are those of benchmarks/real_config.py.
@@ -27,7 +27,8 @@ from typing import NamedTuple
 
 import flax
 import jax
-from absl import app, flags, logging
+import program
+from absl import flags, logging
 from lines import Lines
 from machine import command_and_commit, cpu_seconds, describe_machine
 from real_config import get_config, learners
@@ -87,11 +88,24 @@ def main(_):
     os.nice(19)
     os.chdir(ROOT)
     models = FLAGS.models or learners()
+    for model in models:
+        if model not in learners():
+            raise UserError(
+                f"{model} reads what these files lack (benchmarks/real_config.py), so it has no line here. "
+                f"--models takes {', '.join(learners())}."
+            )
     failed = []
     for model in models:
+        before = len(lines().rows)
         try:
             choose(model)
             evaluate(best(model))
+            if len(lines().rows) == before:
+                print(
+                    f"{model}: its lines stand in {FLAGS.results}, so nothing is trained; another --results "
+                    "repeats it.",
+                    flush=True,
+                )
         except UserError as error:
             print(f"{model}: {error}", file=sys.stderr, flush=True)
             failed.append(model)
@@ -116,8 +130,8 @@ def choose(model: str) -> None:
     base = get_config(model).optimizer.learning_rate
     done = {row["learning_rate"]: row for row in rows(model, "val")}
     steps = next((int(row["steps"]) for row in done.values()), 0)
-    for times in FLAGS.rates:
-        rate = base * float(times)
+    for times in program.positive("--rates", FLAGS.rates):
+        rate = base * times
         if f"{rate:.2e}" in done:
             continue
         steps = steps or affordable_steps(model, base)
@@ -157,6 +171,7 @@ def evaluate(run: Run, minutes: float | None = None) -> None:
 def train(run: Run) -> float:
     """Trains, or goes on; returns CPU minutes."""
     settings = run.settings(FLAGS.data, FLAGS.vectors)
+    print(f"{run.model}: trains {run.steps} steps, seed {run.seed}, rate {run.rate:.2e}", flush=True)
     return launch([*settings, "--config.evaluation.splits=('val',)", f"--workdir={run.workdir}"]) / 60
 
 
@@ -167,6 +182,7 @@ def affordable_steps(model: str, rate: float) -> int:
     shutil.rmtree(workdir, ignore_errors=True)  # one that was stopped has spent CPU time that is not counted
     settings = [*probe.settings(FLAGS.data, FLAGS.vectors), f"--config.evaluate_every={PROBE} steps"]
     extra = ["--config.evaluation.splits=('val',)", "--config.evaluation.sanity=()", f"--workdir={workdir}"]
+    print(f"{model}: {PROBE} steps show what a step costs; all output is in {FLAGS.folder}/log.txt", flush=True)
     seen: list[tuple[int, float]] = []  # (step, CPU seconds)
     total = launch([*settings, *extra], lambda pid: seen.append((last_step(workdir), cpu_seconds(pid))))
     step, begin, end = costs(seen, total)
@@ -220,10 +236,17 @@ def launch(arguments: list[str], watch=None) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise UserError(
-            f"python launch.py {shlex.join(arguments)} ended with status {process.returncode}; its last lines "
-            f"stand in {log}. Mend the cause and start this program again: it goes on from here."
+            f"python launch.py {shlex.join(arguments)} ended with status {process.returncode}. It said last: "
+            f"{last_line(log)} All that it printed stands at the end of {log}. Mend the cause and start this "
+            "program again: it goes on from here."
         )
     return usage.ru_utime + usage.ru_stime
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return said[-1] if said else "nothing."
 
 
 def last_step(workdir: Path) -> int:
@@ -308,28 +331,27 @@ def append(row: dict) -> None:
     print(", ".join(f"{row.get(column, '')}" for column in COLUMNS[:15]), flush=True)
 
 
-def define_places() -> None:
+def define_places(holder: flags.FlagValues = flags.FLAGS) -> None:
     """The flags that say where the data and the word vectors are."""
-    flags.DEFINE_string(
-        "data", None, "Folder of Charades-STA with the features, the split and the extra queries."
-    )
-    flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.")
-    flags.mark_flags_as_required(["data", "vectors"])
+    features = "Folder of Charades-STA with the features, the split and the extra queries."
+    flags.DEFINE_string("data", None, features, flag_values=holder)
+    flags.DEFINE_string("vectors", None, "File of GloVe 6B 300d, .txt or .npz.", flag_values=holder)
+    flags.mark_flags_as_required(["data", "vectors"], holder)
 
 
-def define_flags() -> None:
+def define_flags(holder: flags.FlagValues = flags.FLAGS) -> None:
     """The flags of the program."""
-    define_places()
-    flags.DEFINE_string("folder", "runs/real", "Gets a folder for each run.")
-    flags.DEFINE_string("results", "results/charades_clip.csv", "Gets a line for each finished run.")
-    flags.DEFINE_list("models", [], "Architectures; none given: all of them.")
-    flags.DEFINE_float("minutes", 10.0, "CPU minutes of a run at most.")
-    flags.DEFINE_list("rates", ["1", "0.3333"], "Learning rates, as parts of that of the config.")
-    flags.DEFINE_integer(
-        "repeat", 10, "Number of the best architectures that are trained with three seeds; 0: none is."
-    )
+    define_places(holder)
+    into = "Gets a line for each finished run."
+    flags.DEFINE_string("folder", "runs/real", "Gets a folder for each run.", flag_values=holder)
+    flags.DEFINE_string("results", "results/charades_clip.csv", into, flag_values=holder)
+    flags.DEFINE_list("models", [], "Architectures; none given: all of them.", flag_values=holder)
+    flags.DEFINE_float("minutes", 10.0, "CPU minutes of a run at most.", lower_bound=0.0, flag_values=holder)
+    rates = "Learning rates, as parts of that of the config."
+    flags.DEFINE_list("rates", ["1", "0.3333"], rates, flag_values=holder)
+    repeat = "Number of the best architectures that are trained with three seeds; 0: none is."
+    flags.DEFINE_integer("repeat", 10, repeat, lower_bound=0, flag_values=holder)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    program.run(main, define_flags)

@@ -8,17 +8,17 @@ Then `--picture` is drawn: R@1,IoU=0.5 in % on test, the mean over the seeds of 
 encoding and matching together (what is done once a video is not in it), and the best span of the prior.
 """
 
-import csv
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from figure import Row, picture
-from lines import Lines
+from lines import Lines, check_folder, read_rows
 from machine import command_and_commit, describe_machine
+from program import run
 from queries import Limits, measured, of_queries, opened
 from real_config import get_config
 
@@ -33,8 +33,8 @@ COLUMNS = ("model", *STAGES, "command", "commit", "versions", "machine")
 def main(_):
     """Measures what is not there yet, and draws."""
     logging.set_verbosity(logging.WARNING)
-    with Path(FLAGS.results).open(encoding="utf-8", newline="") as file:
-        runs = list(csv.DictReader(file))
+    check_folder(Path(FLAGS.picture))
+    runs = read_rows(Path(FLAGS.results))
     accuracy = of_budget(runs, FLAGS.budget)
     lines = Lines(Path(FLAGS.output), COLUMNS, ("model",))
     for name in accuracy:
@@ -81,14 +81,16 @@ def measure(name: str) -> dict[str, str]:
     }
 
 
-def define_flags() -> None:
+def define_flags(holder: flags.FlagValues) -> None:
     """The flags of the program."""
-    flags.DEFINE_string("results", "results/charades_clip.csv", "Lines of benchmarks/real.py.")
-    flags.DEFINE_string("output", "results/charades_clip_cost.csv", "Gets a line for each architecture.")
-    flags.DEFINE_string("picture", "docs/charades_clip.svg", "Is drawn anew.")
-    flags.DEFINE_float("budget", 3.0, "CPU minutes of the runs that are drawn.")
+    into = "Gets a line for each architecture."
+    flags.DEFINE_string(
+        "results", "results/charades_clip.csv", "Lines of benchmarks/real.py.", flag_values=holder
+    )
+    flags.DEFINE_string("output", "results/charades_clip_cost.csv", into, flag_values=holder)
+    flags.DEFINE_string("picture", "docs/charades_clip.svg", "Is drawn anew.", flag_values=holder)
+    flags.DEFINE_float("budget", 3.0, "CPU minutes of the runs that are drawn.", flag_values=holder)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    run(main, define_flags)

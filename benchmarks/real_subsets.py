@@ -10,7 +10,6 @@ and reads predictions.jsonl of each run that has a line on test in `--results`; 
 folder is gone keeps the line that it has.
 """
 
-import csv
 import json
 import re
 import sys
@@ -19,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
-from lines import Lines
+from absl import flags
+from lines import Lines, read_rows
 from machine import command_and_commit, describe_machine
+from program import run
 from real import Run
 from real_config import get_config
 
+from vmr_jax.errors import UserError
 from vmr_jax.evaluation.protocols import Protocol, make_protocol
 from vmr_jax.evaluation.results import thirds
 from vmr_jax.evaluation.rows import PRIOR
@@ -74,17 +75,16 @@ def main(_):
         line("queries", "", "", {f"{name}_r1_iou05": str(found.sum()) for name, found in members.items()}),
         line(PRIOR, "", "", of_prior(make_protocol(config.evaluation), train, test, members)),
     ]
-    with Path(FLAGS.results).open(encoding="utf-8", newline="") as file:
-        runs = [row for row in csv.DictReader(file) if row["split"] == "test" and row["seed"]]
+    runs = [row for row in read_rows(Path(FLAGS.results)) if row["split"] == "test" and row["seed"]]
     for row in runs:
-        run = Run(row["row"], int(row["seed"]), float(row["learning_rate"]), int(row["steps"]))
-        if run.workdir.exists():
-            ious = of_predictions(read_predictions(run.workdir), pairs)
+        workdir = Run(row["row"], int(row["seed"]), float(row["learning_rate"]), int(row["steps"])).workdir
+        if workdir.exists():
+            ious = of_predictions(read_predictions(workdir), pairs)
             rows.append(line(row["row"], row["budget"], row["seed"], shares(ious, members)))
         elif kept := lines.find(row["row"], row["budget"], row["seed"]):
             rows.append(kept)
         else:
-            print(f"{run.workdir} is not there, so {row['row']} has no line.", file=sys.stderr)
+            print(f"{workdir} is not there, so {row['row']} has no line.", file=sys.stderr)
     lines.drop(lambda _: True)
     lines.append({**origin, **row} for row in rows)
 
@@ -96,6 +96,11 @@ def pair(video: str, sentence: str) -> Pair:
 
 def of_file(path: Path, pairs: list[Pair]) -> np.ndarray:
     """[Q] bool: which pairs the file has."""
+    if not path.is_file():
+        raise UserError(
+            f"There is no file {path} (seen from {Path.cwd()}). --cd and --cg are the folders of the files of "
+            "Charades-CD and Charades-CG: data/charades_cd/README.md and data/charades_cg/README.md."
+        )
     videos = json.loads(path.read_text(encoding="utf-8"))
     found = {pair(video, sentence) for video, entry in videos.items() for sentence in entry["sentences"]}
     return np.asarray([p in found for p in pairs])
@@ -139,17 +144,18 @@ def line(row: str, budget: str, seed: str, columns: Mapping[str, str]) -> dict[s
     return {**dict(zip(KEY, (row, budget, seed), strict=True)), **columns}
 
 
-def define_flags() -> None:
+def define_flags(holder: flags.FlagValues) -> None:
     """The flags of the program."""
-    flags.DEFINE_string("folder", "runs/real", "Folder of the runs of benchmarks/real.py.")
-    flags.DEFINE_string("results", "results/charades_clip.csv", "Its lines.")
-    flags.DEFINE_string("output", "results/charades_clip_subsets.csv", "Is written anew.")
-    flags.DEFINE_string("data", None, "Folder of Charades-STA with the features and the split.")
-    flags.DEFINE_string("cd", None, "Folder of the files of Charades-CD.")
-    flags.DEFINE_string("cg", None, "Folder of the files of Charades-CG.")
-    flags.mark_flags_as_required(["data", "cd", "cg"])
+    flags.DEFINE_string("folder", "runs/real", "Folder of the runs of benchmarks/real.py.", flag_values=holder)
+    flags.DEFINE_string("results", "results/charades_clip.csv", "Its lines.", flag_values=holder)
+    output = "results/charades_clip_subsets.csv"
+    flags.DEFINE_string("output", output, "Is written anew.", flag_values=holder)
+    data = "Folder of Charades-STA with the features and the split."
+    flags.DEFINE_string("data", None, data, flag_values=holder)
+    flags.DEFINE_string("cd", None, "Folder of the files of Charades-CD.", flag_values=holder)
+    flags.DEFINE_string("cg", None, "Folder of the files of Charades-CG.", flag_values=holder)
+    flags.mark_flags_as_required(["data", "cd", "cg"], holder)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    run(main, define_flags)

@@ -15,12 +15,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
+from program import run
 from rich.console import Console
 from rich.table import Table
 
 from vmr_jax.configs import moment_detr
 from vmr_jax.data.qvhighlights import annotations
+from vmr_jax.errors import UserError
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input import schema
@@ -127,7 +129,7 @@ def measure(predictions, annotated):
 def main(_):
     """Measures the given files or synthetic ones."""
     if bool(FLAGS.predictions) != bool(FLAGS.annotations):
-        raise app.UsageError("--predictions and --annotations go together.")
+        raise UserError("--predictions and --annotations go together.")
     if FLAGS.predictions:
         measure(Path(FLAGS.predictions), Path(FLAGS.annotations))
     elif FLAGS.keep:
@@ -139,4 +141,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -41,8 +41,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
+from lines import check_folder
 from machine import command_and_commit, describe_machine, own_memory
+from program import positive, run
 from rich.console import Console
 from rich.table import Table
 
@@ -251,7 +253,7 @@ class Report:
                 others = rivals(rows)
                 if "FAISS" in others:
                     check_equal(searcher(make_queries(64), FLAGS.k), others["FAISS"](make_queries(64)))
-        for queries in map(int, FLAGS.batch_sizes):
+        for queries in map(int, positive("--batch_sizes", FLAGS.batch_sizes)):
             expected = {name: self._rates.get((name, queries), 0) * moments for name in others}
             asked = {name: others[name] for name, seconds in expected.items() if seconds < FLAGS.longest}
             if queries == 1 and len(rows):
@@ -349,7 +351,7 @@ def from_disk(rows: int, folder: Path) -> list[dict[str, str]]:
     most = own_memory("VmData") + int(FLAGS.allot_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     found = []
-    for count in map(int, FLAGS.batch_sizes):
+    for count in map(int, positive("--batch_sizes", FLAGS.batch_sizes)):
         start = time.perf_counter()
         searcher = Searcher(MomentStore.open(folder / "int8"), Parallel("pmap"))
         opened, queries = time.perf_counter() - start, make_queries(count)
@@ -388,20 +390,22 @@ def main(_):
     """Prints how indexes open, then their speed."""
     logging.set_verbosity(logging.WARNING)
     console = Console(width=150, highlight=False, soft_wrap=True)
+    for path in (Path(FLAGS.csv), Path(FLAGS.folder) / "index"):
+        check_folder(path)
     machine = describe_machine(*versions())
     console.print(f"python {' '.join(sys.argv)}\n{machine}\nD = {FLAGS.dim}")
     if FLAGS.disk:
         with tempfile.TemporaryDirectory(dir=FLAGS.folder or None) as folder:
-            rows = from_disk(int(float(FLAGS.disk)), Path(folder))
+            rows = from_disk(int(*positive("--disk", [FLAGS.disk])), Path(folder))
         for row in rows:
             console.print(", ".join(f"{name} {value}" for name, value in row.items()))
         if FLAGS.csv:
             write(rows, FLAGS.csv, machine)
         return
     report = Report(Parallel("pmap"))
-    for moments in FLAGS.moments:
+    for moments in positive("--moments", FLAGS.moments):
         with tempfile.TemporaryDirectory(dir=FLAGS.folder or None) as folder:
-            report.measure(int(float(moments)), Path(folder))
+            report.measure(int(moments), Path(folder))
     console.print("\n".join(lost(report.rows)) or "float32 rows are nowhere slower than the best rival")
     console.print(report.opening)
     console.print(report.speed)
@@ -410,4 +414,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -15,10 +15,12 @@ import importlib
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from figure import METRIC, Row, best_published, line, of_variant, picture
 from latency import limits_of_flags
+from lines import check_folder
 from machine import describe_machine
+from program import run
 from queries import TooLarge, measured, of_queries, opened
 
 from vmr_jax import published
@@ -30,6 +32,7 @@ flags.DEFINE_string("picture", "speed_accuracy.svg", "The picture; a csv of the 
 def main(_):
     """Measures, prints the table, writes the picture and the csv."""
     logging.set_verbosity(logging.WARNING)
+    check_folder(Path(FLAGS.picture))
     print(describe_machine(), flush=True)
     rows = []
     for dataset in FLAGS.datasets:
@@ -70,4 +73,4 @@ def measure(name: str, dataset: str, variant: str = "") -> Row | None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

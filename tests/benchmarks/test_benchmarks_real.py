@@ -105,3 +105,40 @@ def test_a_run_uses_the_video_where_both_passes_without_it_are_worse(real):
             "blind_r1_iou05": "30.00", "blind_r1_iou07": "15.00",
             "shuffled_r1_iou05": "30.00", "shuffled_r1_iou07": "15.00", "uses_video": answer,
         }  # fmt: skip
+
+
+def started(real, monkeypatch, tmp_path, *arguments):
+    """Runs the program with these flags, its files under `tmp_path`."""
+    holder = flags.FlagValues()
+    real.define_flags(holder)
+    places = ["--data=DIR", "--vectors=FILE", f"--folder={tmp_path}", f"--results={tmp_path / 'lines.csv'}"]
+    holder(["program", *places, *arguments])
+    monkeypatch.setattr(real, "FLAGS", holder)
+    monkeypatch.setattr(real.os, "nice", lambda _: 0)
+    monkeypatch.chdir(tmp_path)
+    real.main([])
+
+
+def test_an_architecture_that_reads_what_the_files_lack_is_refused(real, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="dori reads what these files lack"):
+        started(real, monkeypatch, tmp_path, "--models=fvmr,dori")
+
+
+def test_a_run_that_fails_is_quoted(real, monkeypatch, tmp_path):
+    script = tmp_path / "launch.py"
+    script.write_text("import sys; print('error: no vectors.'); print(); sys.exit(2)", encoding="utf-8")
+    holder = flags.FlagValues()
+    flags.DEFINE_string("folder", str(tmp_path), "", flag_values=holder)
+    holder(["program"])
+    monkeypatch.setattr(real, "FLAGS", holder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="launch.py --seed=1 ended with status 2. .* error: no vectors. All"):
+        real.launch(["--seed=1"])
+
+
+def test_lines_that_stand_there_are_told(real, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(real, "choose", lambda model: None)
+    monkeypatch.setattr(real, "best", lambda model: None)
+    monkeypatch.setattr(real, "evaluate", lambda run: None)
+    started(real, monkeypatch, tmp_path, "--models=tga", "--repeat=0")
+    assert "tga: its lines stand in" in capsys.readouterr().out
