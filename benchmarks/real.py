@@ -8,11 +8,11 @@
     python benchmarks/real.py --data=DIR --vectors=GLOVE --minutes=3 --rates=1 --repeat=0
         A smaller budget, some two and a half hours; its lines stand beside those of other budgets.
 
-Each architecture takes as many steps as fit into `--minutes` of CPU time (a hundred at least), on seed 0 at each
-of `--rates` times the learning rate of its config for the test bed. The best one by mean IoU on the validation split is evaluated
-on test, once; the `--repeat` best architectures, and those of ALWAYS, are trained with seeds 1 and 2 too. A
-finished run is one line of `--results`; one that fails is named, and the other architectures go on. The sizes
-are those of benchmarks/real_config.py.
+Each architecture takes as many steps as fit into `--minutes` of CPU time (a hundred at least), on seed 0 at
+each of `--rates` times the learning rate of its config for the test bed. The best one by mean IoU on the
+validation split is evaluated on test, once; the `--repeat` best architectures, and those of ALWAYS, are trained
+with seeds 1 and 2 too. A finished run is one line of `--results`; one that fails is named, and the other
+architectures go on. The sizes are those of benchmarks/real_config.py.
 """
 
 import json
