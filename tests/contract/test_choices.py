@@ -1,7 +1,9 @@
-"""Hyper-parameters of text: the values that they can have, and what is said of another one."""
+"""Hyper-parameters: the values that they can have, and what is said of another one."""
 
 import dataclasses
+import math
 
+import jax.numpy as jnp
 import pytest
 from traced import NAMES, get_config
 
@@ -11,6 +13,11 @@ from vmr_jax.training.experiment import make_model
 
 FREE = {("fian", "stride")}  # a number of clips or a part of the window's, which FIAN reads
 TEXT = (str, tuple[str, ...])
+WRONG = {
+    bool: ("yes", 1, None),
+    int: (True, 1.5, "1", None),
+    float: (True, "1", None, math.nan, math.inf),
+}  # type of a field -> values that it cannot have
 
 
 def text_fields(kind):
@@ -71,3 +78,41 @@ def test_choices_of_a_class_of_ones_own():
         create(Mine, ends="sotf")
     with pytest.raises(UserError, match="config.model.ends of .*Mine is 3; it must be text"):
         create(Mine, ends=3)
+
+
+def test_every_number_and_switch_takes_its_own_kind_alone():
+    for name in NAMES:
+        for field in dataclasses.fields(model_class(name)):
+            for wrong in WRONG.get(field.type, ()):
+                with pytest.raises(
+                    UserError, match=f"config.model.{field.name} of {name} is {wrong!r}; it must be "
+                ):
+                    create(name, **{field.name: wrong})
+
+
+def test_a_share_is_above_nothing_and_at_most_the_whole():
+    shares = [
+        (name, f.name) for name in NAMES for f in dataclasses.fields(model_class(name)) if "share" in f.name
+    ]
+    assert len(shares) >= 8  # those of the span predictors
+    for name, field in shares:
+        assert getattr(create(name, **{field: 0.25}), field) == 0.25
+        for wrong in (0.0, -0.5, 1.5):
+            with pytest.raises(
+                UserError, match=f"{field} of {name} is {wrong}; it must be above 0, and 1 at most"
+            ):
+                create(name, **{field: wrong})
+
+
+def test_layers_compute_with_floating_point_numbers():
+    for dtype in ("bfloat16", jnp.float16, jnp.dtype("float32")):
+        assert create("fvmr", dtype=dtype).dtype == dtype
+    for wrong in ("float99", "int32", jnp.int8, 3, bool):
+        with pytest.raises(UserError, match="dtype of fvmr is .*; it must be jnp.float32"):
+            create("fvmr", dtype=wrong)
+
+
+def test_what_is_no_name_and_no_class_is_no_architecture():
+    for wrong in (None, 3, ["fvmr"], create("fvmr")):
+        with pytest.raises(UserError, match="An architecture is given by its name or its class, not as "):
+            create(wrong)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import re
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
+
+import jax.numpy as jnp
 
 from vmr_jax.errors import UserError, unknown
 from vmr_jax.models.base import CorpusRetriever, DualEncoder, GroundingModel
@@ -26,6 +29,7 @@ _NO_ARCHITECTURE = ("base", "card")  # files of this folder that the others shar
 _NOT_SET = ("parent", "name", "vocab_size", "dtype")  # of Flax, of the vocabulary and of `config.dtype`
 # Type of a hyper-parameter -> what its value must be.
 _KINDS: Mapping[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
     str: (str, "text"),
@@ -59,6 +63,8 @@ def model_class(name: str | type[GroundingModel]) -> type[GroundingModel]:
     """
     if isinstance(name, type):
         return _checked(name, name.__qualname__)
+    if not isinstance(name, str):
+        raise UserError(f"An architecture is given by its name or its class, not as {name!r:.80}.")
     if name in architectures():
         return importlib.import_module(f"{__name__}.{name}").Model
     if ":" in name or "." in name:
@@ -139,8 +145,9 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
         if field not in fields:
             raise unknown(f"{model_name(kind)} has no hyper-parameter", field, fields)
         wanted, what = _KINDS.get(fields[field], (object, ""))
-        if not isinstance(value, wanted):
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted in (Integral, Real)):
             raise UserError(f"config.model.{field} of {model_name(kind)} is {value!r}; it must be {what}.")
+    _check_dtype(model_name(kind), hyper_parameters.get("dtype", jnp.float32))
     _check_sizes(model_name(kind), hyper_parameters, kind.positive)
     model = kind(**hyper_parameters)
     _check_heads(model)
@@ -148,14 +155,28 @@ def create(name: str | type[GroundingModel], **hyper_parameters: Any) -> Groundi
     return model
 
 
+def _check_dtype(owner: str, dtype: Any) -> None:
+    """Raises UserError where the numbers that the layers compute with are no floating-point numbers."""
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise UserError(f"dtype of {owner} is {dtype!r}; it must be jnp.float32, jnp.bfloat16 or jnp.float16.")
+
+
 def _check_sizes(owner: str, fields: Mapping[str, object], positive: Collection[str] = ()) -> None:
     """Raises UserError where a hyper-parameter of the architecture `owner` is no possible width, count or rate.
 
     Widths, counts, lengths, temperatures and the fields of `positive` must be positive, rates of dropout in
-    [0,1); no count is negative.
+    [0,1), shares in (0,1]; no count is negative, and every number is finite.
     """
     for field, value in fields.items():
         numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) in (int, float)]
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must be finite.")
+        if field.endswith("share") and not all(0 < number <= 1 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must be above 0, and 1 at most.")
         if (field in positive or _POSITIVE.fullmatch(field)) and any(number <= 0 for number in numbers):
             raise UserError(f"config.model.{field} of {owner} is {value}; it must be positive.")
         if any(type(number) is int and number < 0 for number in numbers):
