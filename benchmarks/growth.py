@@ -45,7 +45,7 @@ from vmr_jax.training.step import initial_state, make_step
 
 FLAGS = flags.FLAGS
 AXES = {
-    "clips": (64, 512, 2048, 8192),
+    "clips": (64, 256, 1024, 4096, 8192),
     "map": (16, 64, 256),
     "words": (8, 32, 128),
     "batch": (4, 16, 64),

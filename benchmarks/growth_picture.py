@@ -12,7 +12,7 @@ _PREFIXES = {-6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
 QUANTITIES = {
     "operations": ("operations", ""),
     "temporary_bytes": ("temporaries", "B"),
-    "cpu_seconds": ("CPU", "s"),
+    "cpu_seconds": ("CPU time", "s"),
 }
 AXES = {"clips": "clips", "map": "clips of a map's side", "words": "words", "batch": "rows of a batch"}
 Row = Mapping[str, str]
@@ -28,7 +28,7 @@ def picture(rows: Sequence[Row], width: int = 330, height: int = 250) -> str:
       width: px of a panel.
       height: px of a panel.
     """
-    axes = list(dict.fromkeys(row["axis"] for row in rows))
+    axes = [axis for axis in AXES if any(row["axis"] == axis for row in rows)]
     models = list(dict.fromkeys(row["model"] for row in rows))
     panels = [_legend(models)]
     for line, what in enumerate(QUANTITIES):

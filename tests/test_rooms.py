@@ -1,6 +1,8 @@
 """The structure of the library, read from its imports: one direction, no circle, a room for each dependency."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,20 @@ def test_tensorflow_is_imported_when_it_is_needed_and_pytorch_never():
     users = {n for n, t in TREES.items() if any(x.split(".")[0] in heavy for x in imports(t, at_start=True))}
     builders = {f"vmr_jax.data.{name}.builder" for name in ("films", "storyboard")}
     assert users == builders | {"vmr_jax.data.registered"}
+
+
+def test_a_command_imports_no_keras_with_tensorflow():
+    """Its import would take a third of that of TensorFlow."""
+    program = "; ".join(
+        (
+            "import sys",
+            "from vmr_jax.modes.launch import start_lightly",
+            "start_lightly()",
+            "import tensorflow",
+            "sys.exit('keras' in sys.modules)",
+        )
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=300).returncode == 0
 
 
 def test_devices_are_known_to_one_file():

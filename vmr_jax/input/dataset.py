@@ -309,10 +309,10 @@ def dataset_module(name: str):
 
 
 def _query(row: dict[str, Any]) -> schema.Query:
-    def spans(rows, number=int):
-        return [(number(a), number(b)) for a, b in rows if a >= 0]
+    def spans(rows):
+        return [(start, end) for start, end in rows[rows[:, 0] >= 0].tolist()]
 
-    windows = spans(row["windows"], float)
+    windows = spans(row["windows"])
     return schema.Query(
         qid=row["qid"].decode(),
         text=row["text"].decode(),

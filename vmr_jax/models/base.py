@@ -1,5 +1,6 @@
 """The contract: what the trainer, the evaluator and `launch.py` know of an architecture."""
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -153,7 +154,20 @@ class CorpusRetriever:
 
 def abstract_variables(model: GroundingModel, batch: Batch) -> dict[str, Any]:
     """Shapes and dtypes of the variables from a batch or its spec; nothing is computed."""
-    return jax.eval_shape(lambda key, b: model.init(key, b, train=True), jax.random.key(0), batch)
+    return initializer(model).eval_shape(jax.random.key(0), batch)
+
+
+def initializer(model: GroundingModel) -> Any:
+    """The function (key, batch) -> initial variables, jitted; equal models share it, and one trace."""
+    try:
+        return _initializer(model)
+    except TypeError:  # a field of a user's class has no hash
+        return _initializer.__wrapped__(model)
+
+
+@functools.lru_cache(maxsize=2)
+def _initializer(model: GroundingModel) -> Any:
+    return jax.jit(lambda key, batch: model.init(key, batch, train=True))
 
 
 def first_difference(ours: Any, theirs: Any) -> tuple[str, Any, Any] | None:

@@ -20,7 +20,7 @@ from vmr_jax.input.loader import Loader, groups_of_batch
 from vmr_jax.input.queries import FIRST_WORD
 from vmr_jax.input.spec import batch_spec, check_fields
 from vmr_jax.input.words import build_vocabulary, open_word_vectors
-from vmr_jax.models.base import abstract_variables, first_difference
+from vmr_jax.models.base import abstract_variables, first_difference, initializer
 from vmr_jax.parallel import Parallel
 from vmr_jax.training.checkpoint import Checkpoints
 from vmr_jax.training.ignored import check_nothing_is_ignored
@@ -58,8 +58,7 @@ def make_model(config, vocab_size: int = 0) -> models.GroundingModel:
 def initial_variables(model, batch, seed: int) -> dict[str, Any]:
     """Initial variables from a batch or its spec, as host arrays; a function of (model, shapes, seed)."""
     batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
-    variables = jax.jit(lambda key, batch: model.init(key, batch, train=True))(jax.random.key(seed), batch)
-    return jax.tree.map(np.asarray, variables)
+    return jax.tree.map(np.asarray, initializer(model)(jax.random.key(seed), batch))
 
 
 def with_text_encoder(config, variables: dict[str, Any]) -> dict[str, Any]:
