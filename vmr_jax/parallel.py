@@ -32,6 +32,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vmr_jax.errors import UserError, unknown
+from vmr_jax.memory import keep_freed_memory
 
 log = logging.getLogger("vmr_jax")
 
@@ -151,6 +152,8 @@ class Parallel:
 
     def map_step(self, step: Callable) -> Callable:
         """Compiles `step(state, batch) -> (state, scalars)`; the state is donated, results replicated."""
+        if on_cpu():
+            keep_freed_memory()
         if self.mode == "pmap":
             return jax.pmap(
                 _with_axis(step),
