@@ -204,6 +204,7 @@ def test_inspect_needs_no_data(commands, tmp_path):
         (("--config=configs/fvmr.py", "--config.model.layers=1"), 'config.model has no field "layers"'),
         (("--config=configs/fvmr.py", "--config.model.common=0"), "config.model.common of fvmr is 0"),
         (("--config=configs/absent.py",), "absent"),
+        (("--config=vslnet",), "such as configs/vslnet.py, then a colon"),
         (("--mode=evaluate", "--workdir=/nonexistent/run"), "holds no config.json"),
         ((), "Give --config=configs/NAME.py to train"),
         (("--mode=trian",), 'There is no --mode "trian". Did you mean "train"? Known: train, evaluate'),

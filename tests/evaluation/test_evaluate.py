@@ -108,6 +108,21 @@ def test_stamp_says_what_the_numbers_mean(data_dir):
     assert stamp["selection"] == "none, the last step"
 
 
+def test_stamp_says_what_the_training_began_with_and_what_an_evaluation_set_anew(data_dir):
+    def stamp(name, **fields):
+        config = tiny_config(data_dir, name, **fields)
+        return protocol_stamp(config, MomentRetrieval(config.evaluation), {"test": 4})
+
+    assert not {"model", "init_from"} & stamp("vslnet").keys()
+    # A run is known by its name and not by its place, so that a run that has moved says the same.
+    assert stamp("vslnet", init_from="/elsewhere/runs/first")["init_from"] == "first"
+    assert stamp("vslnet", model__longest_share=0.5)["model"] == "longest_share=0.5"
+    assert stamp("excl", model__shortest=2, model__longest=16)["model"] == "shortest=2, longest=16"
+    assert "model" not in stamp(
+        "vslnet", model__keep=7
+    )  # which an evaluation cannot change: config.json says it
+
+
 @pytest.mark.parametrize(
     ("select", "splits", "found"),
     [

@@ -84,6 +84,10 @@ def test_all_of_one_is_told(capsys):
 def test_one_that_the_other_flags_leave_out(capsys):
     models.models(architecture="fvmr", family="span")
     assert capsys.readouterr().out == "fvmr does not agree with the other flags.\n"
+    models.models(architecture="mxml,mmn", dataset="didemo")
+    told, _, last = capsys.readouterr().out.rpartition("\n\n")
+    assert told.startswith("mmn\n")
+    assert last.startswith("mxml does not run on didemo: mXML reads every query in a second language, which ")
     with pytest.raises(UserError, match='no architecture "fvmrr". Did you mean "fvmr"'):
         models.models(architecture="fvmrr")
 

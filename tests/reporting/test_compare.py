@@ -138,9 +138,14 @@ def test_results_that_predictions_do_not_give(tmp_path, pair):
 def test_what_else_differs_and_splits_of_one_run(tmp_path):
     rows = lines([[FULL]])
     one = write_run(tmp_path / "one", rows, protocol={"features": "vgg", "seed": 0})
-    two = write_run(tmp_path / "two", [*rows, *lines([[FULL]], "val")], protocol={"features": "i3d", "seed": 0})
+    other = {"features": "i3d", "seed": 0, "model": "longest_share=0.5", "init_from": "first"}
+    two = write_run(tmp_path / "two", [*rows, *lines([[FULL]], "val")], protocol=other)
     document = comparison(read_runs([one, two]))
-    assert document["differs"] == ["Features: one: vgg; two: i3d."]
+    assert document["differs"] == [
+        "Features: one: vgg; two: i3d.",
+        "Model: one: none; two: longest_share=0.5.",
+        "Init from: one: none; two: first.",
+    ]
     assert list(document["splits"]) == ["test"]
     assert document["warnings"] == ["val was evaluated by two but not by all, and is left out."]
 

@@ -197,6 +197,17 @@ def test_an_evaluation_may_rank_shorter_moments(architecture, field, value, tmp_
     write_json(tmp_path / CONFIG, stored_config(config))
     config.model[field] = value
     check_evaluated_run(config, tmp_path)
+    config.seed = 5
+    with pytest.raises(UserError, match=f"may change .*config.model.{field}, .*config.dataset"):
+        check_evaluated_run(config, tmp_path)
+
+
+def test_what_was_empty_is_shown_as_such(tmp_path):
+    config = mxml.get_config()
+    write_json(tmp_path / CONFIG, stored_config(config))
+    config.init_from = "runs/first"
+    with pytest.raises(UserError, match="another config .config.init_from: '' -> first"):
+        check_same_run(config, tmp_path)
 
 
 def test_an_evaluation_may_change_what_is_evaluated(begun):

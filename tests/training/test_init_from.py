@@ -98,7 +98,7 @@ def test_vectors_of_other_words_are_not_taken(data_dir, tmp_path):
 def test_what_cannot_be_begun_with(trained, data_dir, tmp_path):
     with pytest.raises(UserError, match="config.init_from is .*/nowhere, which is no folder"):
         check_init_from(tiny_config(data_dir, init_from=str(tmp_path / "nowhere")))
-    with pytest.raises(UserError, match="holds no config.json"):
+    with pytest.raises(UserError, match="config.init_from is .*, which holds no config.json"):
         check_init_from(tiny_config(data_dir, init_from=str(tmp_path)))
     write_json(tmp_path / "config.json", json.loads((trained / "config.json").read_text()))
     with pytest.raises(UserError, match="has no best checkpoint yet"):

@@ -18,6 +18,7 @@ from vmr_jax.evaluation.trivial import trivial_rows
 from vmr_jax.files import disk_error, write_json
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.schema import ANNOTATORS, SALIENCY_SECONDS, Query
+from vmr_jax.models import model_class, model_fields
 
 log = logging.getLogger("vmr_jax")
 
@@ -283,6 +284,17 @@ def protocol_stamp(config: Any, protocol: Protocol, splits: dict[str, int]) -> d
         "feature_dim": int(dataset.feature_dim),
         "vectors": config.text.features or config.text.vectors or "of the dataset",
         "tokenizer": config.text.tokenizer,
+        **_set_anew(config),
+        **({"init_from": Path(config.init_from).name} if config.init_from else {}),
         "seed": int(config.seed),
         "version": vmr_jax.__version__,
     }
+
+
+def _set_anew(config: Any) -> dict[str, str]:
+    """'model' -> 'longest_share=0.5': hyper-parameters that an evaluation may set and that are no default."""
+    kind = model_class(config.model.name)
+    defaults = model_fields(kind)
+    values = {field: config.model[field] for field in kind.of_evaluation}
+    shown = [f"{field}={value}" for field, value in values.items() if value != defaults[field]]
+    return {"model": ", ".join(shown)} if shown else {}

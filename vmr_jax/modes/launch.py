@@ -107,7 +107,7 @@ flags.DEFINE_string("uri", None, "A Milvus server, or file of Milvus Lite (FILE.
 flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machines reach 0.0.0.0.")
 flags.DEFINE_integer("port", 8000, "The port.")
 flags.DEFINE_string("token", None, "Of the page; else VMR_JAX_TOKEN.")
-flags.DEFINE_string("architecture", None, "All of this one, such as fvmr.")
+flags.DEFINE_string("architecture", None, "All of these, such as fvmr,mmn.")
 flags.DEFINE_string("family", None, "Only of this family, such as ranking.")
 flags.DEFINE_string("supervision", None, "Only full, weak or none.")
 flags.DEFINE_string("dataset", None, "Only those whose config has this dataset; only the rows of it.")
@@ -270,9 +270,12 @@ def config_file(value: str) -> tuple[str, str | None]:
     """
     path, colon, argument = value.partition(":")
     if not path.endswith(".py"):
+        meant = (
+            f"configs/{path}.py" if (Path(configs.__path__[0]) / f"{path}.py").exists() else "configs/fvmr.py"
+        )
         raise UserError(
             f"--config={value} names no Python file. A config is a .py file with a function get_config, such "
-            "as configs/fvmr.py, then a colon and its argument where it takes one."
+            f"as {meant}, then a colon and its argument where it takes one."
         )
     installed = Path(configs.__path__[0]) / Path(path).name
     if not Path(path).expanduser().exists() and installed.exists():

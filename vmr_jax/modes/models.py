@@ -122,7 +122,7 @@ def models(
     found = selected(family, supervision, dataset, imports)
     if named:
         told = [_told(entry) for entry in found if entry.name in named]
-        print("\n\n".join(told) or f"{architecture} does not agree with the other flags.")
+        print("\n\n".join([*told, *_left_out(named, found, dataset)]))
         return
     rows = [_HEADINGS, *map(_cells, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -133,6 +133,18 @@ def models(
         "Train one: --config=configs/NAME.py:DATASET. The last column is the best R@1,IoU=0.5 on Charades-STA\n"
         "that its paper or code reports, whatever the features; --mode=survey has every number."
     )
+
+
+def _left_out(named: Iterable[str], found: Iterable[Entry], dataset: str | None) -> list[str]:
+    """A line for each named architecture that the other flags leave out, with the reason of its config."""
+    agreeing = [entry.name for entry in found]
+    others = [entry for entry in entries() if entry.name in named and entry.name not in agreeing]
+    return [
+        f"{entry.name} does not run on {dataset}: {entry.lacking[dataset]}."
+        if dataset in entry.lacking
+        else f"{entry.name} does not agree with the other flags."
+        for entry in others
+    ]
 
 
 def _cells(entry: Entry) -> list[str]:

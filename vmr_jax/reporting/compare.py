@@ -30,6 +30,8 @@ _DESCRIBED = (
     "feature_dim",
     "vectors",
     "tokenizer",
+    "model",
+    "init_from",
     "selection",
     "selected_on_test",
     "seed",
@@ -252,7 +254,8 @@ def _differs(runs: Sequence[Run]) -> list[str]:
     for field in _DESCRIBED:
         found = [(run.results.get("protocol") or {}).get(field) for run in runs]
         if len(set(map(str, found))) > 1:
-            shown = "; ".join(f"{run.name}: {value}" for run, value in zip(runs, found))
+            said = ["none" if value is None else value for value in found]
+            shown = "; ".join(f"{run.name}: {value}" for run, value in zip(runs, said))
             lines.append(f"{field.replace('_', ' ').capitalize()}: {shown}.")
     return lines
 

@@ -29,6 +29,8 @@ _DATA = (
     "feature_dim",
     "vectors",
     "tokenizer",
+    "model",
+    "init_from",
     "seed",
     "version",
 )

@@ -68,10 +68,11 @@ def require_vectors(path: Path) -> None:
     """Raises UserError where no file of word vectors is."""
     if not path.is_file():
         raise UserError(
-            f"There are no word vectors at {path}. The field uses GloVe 6B with 300 dimensions: "
-            'glove.6B.zip from the Stanford "GloVe: Global Vectors for Word Representation" page. Unzip it '
-            "and set config.text.vectors to its glove.6B.300d.txt; or have vectors of the training words "
-            "learnt, with config.text.vectors=none and config.text.trainable=True."
+            f"There are no word vectors at {path} (seen from {Path.cwd()}). The field uses GloVe with 300 "
+            "dimensions, of 840B or 6B words: glove.840B.300d.zip or glove.6B.zip from the Stanford "
+            '"GloVe: Global Vectors for Word Representation" page. Unzip it and set config.text.vectors to its '
+            "glove.840B.300d.txt or glove.6B.300d.txt; or have vectors of the training words learnt, with "
+            "config.text.vectors=none and config.text.trainable=True."
         )
 
 

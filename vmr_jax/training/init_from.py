@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vmr_jax.config import load_config
+from vmr_jax.config import CONFIG, load_config
 from vmr_jax.errors import UserError
 from vmr_jax.input.queries import FIRST_WORD
 from vmr_jax.input.spec import batch_spec
@@ -33,6 +33,11 @@ def check_init_from(config: Any) -> None:
         raise UserError(
             f"config.init_from is {config.init_from}, which is no folder (seen from {Path.cwd()}). Give the "
             "folder of a run, or of an imported checkpoint (--mode=import)."
+        )
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"config.init_from is {config.init_from}, which holds no {CONFIG}, so it is no folder of a run. "
+            "Give the --workdir of a training, or of an imported checkpoint (--mode=import)."
         )
     load_config(folder)
     if not (folder / BEST).is_dir():

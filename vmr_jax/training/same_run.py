@@ -51,7 +51,7 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: Path) -> dict[str
     allowed = {k: (old.get(k), new.get(k)) for k in changed if stopped and k in finite.MAY_CHANGE}
     changed = [k for k in changed if k not in allowed]
     if changed:
-        shown = ", ".join(f"config.{k}: {old.get(k)} -> {new.get(k)}" for k in changed[:6])
+        shown = _shown(changed, old, new)
         raise UserError(
             f"{workdir} holds a run with another config ({shown}{', ...' if len(changed) > 6 else ''}). Choose "
             "another --workdir for a new run, or give the original settings to resume it."
@@ -73,15 +73,24 @@ def check_evaluated_run(config: ml_collections.ConfigDict, workdir: Path) -> Non
         if k.split(".")[0] not in _OF_EVALUATION and k not in _MAY_CHANGE | answers and not is_place(k)
     ]
     if wrong:
-        shown = ", ".join(f"config.{k}: {old.get(k)} -> {new.get(k)}" for k in wrong[:6])
+        shown, may = _shown(wrong, old, new), "".join(f"config.{field}, " for field in sorted(answers))
         raise UserError(
-            f"The run in {workdir} was trained with other settings ({shown}). An evaluation may change "
+            f"The run in {workdir} was trained with other settings ({shown}). An evaluation may change {may}"
             "config.dataset, config.evaluation, config.retrieval, the devices, and where files are."
         )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [k for k in sorted(old | new) if old.get(k) != new.get(k)]
+
+
+def _shown(fields: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first few changes: 'config.seed: 0 -> 1'; what is empty stands as ''."""
+
+    def value(of: Any) -> Any:
+        return "''" if of == "" else of
+
+    return ", ".join(f"config.{k}: {value(old.get(k))} -> {value(new.get(k))}" for k in fields[:6])
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
