@@ -241,6 +241,8 @@ def main(arguments: list[str]) -> None:
     for kind in FLAGS.rivals:
         if kind not in RIVALS:
             raise unknown("--rivals has", kind, RIVALS)
+    # PyTorch compiles in this process: of a rival that is given up nothing goes on beside the others.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if hasattr(os, "sched_setaffinity"):  # XLA has as many threads as there are cores for it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.threads])
     lines = Lines(Path(FLAGS.csv), COLUMNS, KEY) if FLAGS.csv else None

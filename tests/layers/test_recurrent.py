@@ -1,5 +1,7 @@
 """LSTM and GRU against PyTorch, and the handling of padding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +31,16 @@ def from_torch(module):
     return {"params": params}
 
 
-@pytest.mark.parametrize("kind", [LSTM, GRU])
+FAST = functools.partial(LSTM, fast=True)
+
+
+@pytest.mark.parametrize("kind", [LSTM, FAST, GRU])
 @pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, True)])
 def test_equals_pytorch(torch, kind, layers, bidirectional):
     torch.manual_seed(0)
-    twin = getattr(torch.nn, kind.__name__)(4, 6, layers, batch_first=True, bidirectional=bidirectional)
+    twin = (torch.nn.GRU if kind is GRU else torch.nn.LSTM)(
+        4, 6, layers, batch_first=True, bidirectional=bidirectional
+    )
     packed = torch.nn.utils.rnn.pack_padded_sequence(
         torch.tensor(X), LENGTHS, batch_first=True, enforce_sorted=False
     )
@@ -60,7 +67,7 @@ def test_parameters(kind, gates):
     assert 0.33 < largest <= 1 / 3
 
 
-@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("kind", [LSTM, FAST, GRU])
 def test_padding_does_not_matter(kind):
     module = kind(3, 2, True)
     variables = initial_variables(module, 0, X, MASK)
@@ -73,8 +80,9 @@ def test_padding_does_not_matter(kind):
     assert (np.abs(expected[MASK]).max(-1) > 0).all()
 
 
-def test_nothing_but_padding_is_zero_with_finite_gradients():
-    module, nothing = LSTM(3, 1, True), np.zeros((3, 5), bool)
+@pytest.mark.parametrize("kind", [LSTM, FAST])
+def test_nothing_but_padding_is_zero_with_finite_gradients(kind):
+    module, nothing = kind(3, 1, True), np.zeros((3, 5), bool)
     variables = initial_variables(module, 0, X, nothing)
 
     def total(x):
@@ -92,7 +100,7 @@ def test_first_and_last_state():
     np.testing.assert_array_equal(last_state(x, mask), [[2.0], [7.0], [0.0]])
 
 
-@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("kind", [LSTM, FAST, GRU])
 def test_bfloat16_is_near_float32(kind):
     variables = initial_variables(kind(6, 2), 0, X, MASK)
     exact, rounded = (kind(6, 2, dtype=d).apply(variables, X, MASK) for d in (jnp.float32, jnp.bfloat16))

@@ -8,7 +8,7 @@ zero.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from vmr_jax.kernels import kernels_in_use
+from vmr_jax.kernels.recurrent import lstm as fast_lstm
 from vmr_jax.layers.dropout import Dropout
 from vmr_jax.layers.init import symmetric_uniform
 
@@ -46,14 +48,21 @@ def _gru_step(states, inputs, recurrent):
     return ((1.0 - z) * n + z * states[0],)
 
 
+class Weights(NamedTuple):
+    """Of one layer in one direction; F units, `gates` blocks of which lie side by side."""
+
+    input_kernel: jax.Array  # [D,gates * F]
+    recurrent_kernel: jax.Array  # [F,gates * F]
+    input_bias: jax.Array  # [gates * F]
+    recurrent_bias: jax.Array  # [gates * F]
+
+
 class _Direction(nn.Module):
-    """One layer in one direction.
+    """The parameters of one layer in one direction.
 
     Attributes:
       cell: kind of the network.
       features: F, number of units.
-      reverse: whether the sequence is read from its end.
-      dtype: number format of the matrix products and of the result.
       kernel_init: initialiser of both kernels; None: PyTorch's.
       bias_init: initialiser of the biases; None: PyTorch's.
       recurrent_bias: whether there is a second bias, that of the recurrent product.
@@ -62,20 +71,18 @@ class _Direction(nn.Module):
 
     cell: _Cell
     features: int
-    reverse: bool
-    dtype: jnp.dtype
     kernel_init: Initializer | None
     bias_init: Initializer | None
     recurrent_bias: bool
     use_bias: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """Maps [B,L,D] with mask [B,L] to [B,L,F]."""
+    def __call__(self, inputs: int) -> Weights:
+        """Of a layer that reads `inputs` features; a bias that is not there is zero."""
         width = self.cell.gates * self.features
         uniform = symmetric_uniform(1 / math.sqrt(self.features))
         kernel_init, bias_init = self.kernel_init or uniform, self.bias_init or uniform
-        input_kernel = self.param("input_kernel", kernel_init, (x.shape[-1], width))
+        input_kernel = self.param("input_kernel", kernel_init, (inputs, width))
         recurrent_kernel = self.param("recurrent_kernel", kernel_init, (self.features, width))
 
         def bias(name, present):
@@ -83,22 +90,31 @@ class _Direction(nn.Module):
 
         input_bias = bias("input_bias", self.use_bias)
         recurrent_bias = bias("recurrent_bias", self.use_bias and self.recurrent_bias)
+        return Weights(input_kernel, recurrent_kernel, input_bias, recurrent_bias)
 
-        def project(x, kernel, bias):
-            """Products in `dtype`; gates and states are float32."""
-            product = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
-            return product.astype(jnp.float32) + jnp.expand_dims(bias, range(x.ndim - 1))
 
-        def step(states, inputs):
-            projected, real = inputs
-            new = self.cell.step(states, projected, project(states[0], recurrent_kernel, recurrent_bias))
-            states = tuple(jnp.where(real, n, old) for n, old in zip(new, states, strict=True))
-            return states, jnp.where(real, states[0], 0.0)
+def _scan(
+    cell: _Cell, weights: Weights, x: jax.Array, mask: jax.Array, dtype: jnp.dtype, reverse: bool
+) -> jax.Array:
+    """One layer in one direction, maps [B,L,D] with mask [B,L] to [B,L,F]; `reverse` reads from the end."""
 
-        start = (jnp.zeros((x.shape[0], self.features), jnp.float32),) * self.cell.states
-        inputs = project(x, input_kernel, input_bias).swapaxes(0, 1), mask.T[..., None]
-        _, outputs = jax.lax.scan(step, start, inputs, reverse=self.reverse)
-        return outputs.swapaxes(0, 1).astype(self.dtype)
+    def project(x, kernel, bias):
+        """Products in `dtype`; gates and states are float32."""
+        product = jnp.dot(x.astype(dtype), kernel.astype(dtype))
+        return product.astype(jnp.float32) + jnp.expand_dims(bias, range(x.ndim - 1))
+
+    def step(states, inputs):
+        projected, real = inputs
+        recurrent = project(states[0], weights.recurrent_kernel, weights.recurrent_bias)
+        new = cell.step(states, projected, recurrent)
+        states = tuple(jnp.where(real, n, old) for n, old in zip(new, states, strict=True))
+        return states, jnp.where(real, states[0], 0.0)
+
+    features = len(weights.recurrent_kernel)
+    start = (jnp.zeros((x.shape[0], features), jnp.float32),) * cell.states
+    inputs = project(x, weights.input_kernel, weights.input_bias).swapaxes(0, 1), mask.T[..., None]
+    _, outputs = jax.lax.scan(step, start, inputs, reverse=reverse)
+    return outputs.swapaxes(0, 1).astype(dtype)
 
 
 class _Recurrent(nn.Module):
@@ -139,17 +155,21 @@ class _Recurrent(nn.Module):
         chex.assert_rank(x, 3)
         chex.assert_shape(mask, x.shape[:2])
         start = (self.kernel_init, self.bias_init, self.recurrent_bias, self.use_bias)
+        ends = ("", "_reverse") if self.bidirectional else ("",)
         for layer in range(self.layers):
             if layer and self.dropout and train:
                 x = Dropout(self.dropout, name=f"dropout_{layer}")(x, jnp.asarray(example_index), train)
-            forward = _Direction(self.cell, self.features, False, self.dtype, *start, name=f"layer_{layer}")
-            outputs = [forward(x, mask)]
-            if self.bidirectional:
-                name = f"layer_{layer}_reverse"
-                backward = _Direction(self.cell, self.features, True, self.dtype, *start, name=name)
-                outputs.append(backward(x, mask))
-            x = jnp.concatenate(outputs, axis=-1)
+            weights = [
+                _Direction(self.cell, self.features, *start, name=f"layer_{layer}{end}")(x.shape[-1])
+                for end in ends
+            ]
+            x = self._read(weights, x, mask)
         return x
+
+    def _read(self, weights: list[Weights], x: jax.Array, mask: jax.Array) -> jax.Array:
+        """One layer, from the weights of each direction."""
+        outputs = [_scan(self.cell, each, x, mask, self.dtype, reverse=i > 0) for i, each in enumerate(weights)]
+        return jnp.concatenate(outputs, axis=-1)
 
 
 class LSTM(_Recurrent):
@@ -159,9 +179,22 @@ class LSTM(_Recurrent):
     [F,4F], input_bias and recurrent_bias [4F], gates in the order i, f, g, o, all U(-1/sqrt(F), 1/sqrt(F))
     at first, unless `kernel_init` and `bias_init` say otherwise. Gates and states are float32; `dtype` is that
     of the matrix products and of the result.
+
+    Attributes:
+      fast: whether layers compute by their twin in `vmr_jax.kernels.recurrent`, which rounds otherwise: other
+        architectures keep the plain form, with which their figures of the test bed were taken.
     """
 
+    fast: bool = False
+
     cell = _Cell(gates=4, states=2, step=_lstm_step)
+
+    def _read(self, weights: list[Weights], x: jax.Array, mask: jax.Array) -> jax.Array:
+        """One layer, from the weights of each direction."""
+        if not (self.fast and kernels_in_use()):
+            return super()._read(weights, x, mask)
+        directions = [(w.input_kernel, w.recurrent_kernel, w.input_bias + w.recurrent_bias) for w in weights]
+        return fast_lstm(x, mask, directions, self.dtype).astype(self.dtype)
 
 
 class GRU(_Recurrent):

@@ -123,7 +123,12 @@ class Model(GroundingModel):
 
         def read(x, mask, name, use_bias=True):
             lstm = LSTM(
-                self.recurrent_features, bidirectional=True, dtype=self.dtype, use_bias=use_bias, name=name
+                self.recurrent_features,
+                bidirectional=True,
+                dtype=self.dtype,
+                use_bias=use_bias,
+                fast=True,
+                name=name,
             )
             return Dropout(self.dropout)(lstm(x, mask), batch.example_index, train)
 

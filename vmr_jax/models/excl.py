@@ -169,7 +169,7 @@ class Model(GroundingModel):
         return self._logits(of_start, f"{name}_start"), self._logits(of_end, f"{name}_end")
 
     def _lstm(self, name: str) -> LSTM:
-        return LSTM(self.recurrent_features, bidirectional=True, dtype=self.dtype, name=name)
+        return LSTM(self.recurrent_features, bidirectional=True, dtype=self.dtype, fast=True, name=name)
 
     def _logits(self, x: jax.Array, name: str) -> jax.Array:
         """Returns [B,T] of [B,T,*] (port: `video_st_predictor` and its sisters)."""
