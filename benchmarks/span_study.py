@@ -79,6 +79,7 @@ VARIANTS = {
     "vslnet_normal_seed_2": Variant("vslnet", 2900, NORMAL | {"seed": 2}),
     "vslnet_no_extra": Variant("vslnet", 2900, NO_EXTRA),
     "vslnet_rate_3": Variant("vslnet", 2900, {"optimizer.learning_rate": 3e-3} | SHORT),
+    "vslnet_rate_3_center": Variant("vslnet", 2900, {"optimizer.learning_rate": 3e-3} | CENTER | SHORT),
     "vslnet_highlight_1": Variant("vslnet", 2900, {"model.highlight_weight": 1.0}),
     "vslnet_soft": Variant("vslnet", 2000, {"model.label_softness": 0.25}),
     "vslnet_center": Variant("vslnet", 2900, CENTER),

@@ -42,4 +42,5 @@ def get_config(arg=None):
         return config
     datasets.manual_dataset(config, dataset, options, paper=("tall", "vslnet"))
     config.text.vectors = "glove.840B.300d.txt"
+    config.optimizer.eps = 1e-6  # of AdamW in both official codes; runs of the embedded dataset had 1e-8
     return config

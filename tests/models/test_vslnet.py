@@ -9,6 +9,7 @@ import pytest
 from applied import outputs_of, random_variables
 from batches import pad_clips, random_batch
 
+from vmr_jax.configs.vslnet import get_config
 from vmr_jax.errors import UserError
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.models import create
@@ -80,6 +81,13 @@ def test_tables_start_as_in_either_official_code():
         assert 0.9 * bound < np.abs(table).max() <= bound
     for table in normal[1:]:  # the deviation of 200 draws is 0.05 off, typically
         assert abs(table.mean()) < 0.25 and abs(table.std() - 1) < 0.2
+
+
+def test_optimizer_of_the_papers_setting_is_the_official_one():
+    found = get_config("charades_sta,i3d").optimizer
+    # `build_optimizer_and_scheduler` of the official PyTorch port; transformers.AdamW adds 1e-6.
+    assert (found.name, found.learning_rate, found.weight_decay, found.eps) == ("adamw", 1e-4, 0.01, 1e-6)
+    assert (found.schedule, found.warmup, found.clip_norm) == ("linear", "0 steps", 1.0)
 
 
 def test_padded_clips_and_characters_change_nothing(pair):
