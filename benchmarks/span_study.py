@@ -69,17 +69,13 @@ class Variant(NamedTuple):
 
 NO_EXTRA = {"dataset.extra_queries": ""}
 CENTER, SHORT = {"model.center_video": True}, {"model.longest_share": SHARE}
-NORMAL = {"model.table_init": "normal"}  # tables of positions and characters as in VSLNet's PyTorch port
 VARIANTS = {
     "vslnet": Variant("vslnet", 2900),
     "vslnet_seed_1": Variant("vslnet", 2900, {"seed": 1}),
     "vslnet_seed_2": Variant("vslnet", 2900, {"seed": 2}),
-    "vslnet_normal": Variant("vslnet", 2900, NORMAL),
-    "vslnet_normal_seed_1": Variant("vslnet", 2900, NORMAL | {"seed": 1}),
-    "vslnet_normal_seed_2": Variant("vslnet", 2900, NORMAL | {"seed": 2}),
+    "vslnet_normal": Variant("vslnet", 2900, {"model.table_init": "normal"}),
     "vslnet_no_extra": Variant("vslnet", 2900, NO_EXTRA),
     "vslnet_rate_3": Variant("vslnet", 2900, {"optimizer.learning_rate": 3e-3} | SHORT),
-    "vslnet_rate_3_center": Variant("vslnet", 2900, {"optimizer.learning_rate": 3e-3} | CENTER | SHORT),
     "vslnet_highlight_1": Variant("vslnet", 2900, {"model.highlight_weight": 1.0}),
     "vslnet_soft": Variant("vslnet", 2000, {"model.label_softness": 0.25}),
     "vslnet_center": Variant("vslnet", 2900, CENTER),
