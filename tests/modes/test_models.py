@@ -92,6 +92,16 @@ def test_one_that_the_other_flags_leave_out(capsys):
         models.models(architecture="fvmrr")
 
 
+def test_a_reader_that_has_read_enough_ends_it_in_silence():
+    program = "import sys; sys.argv[1:] = ['--mode=models']; from vmr_jax.modes.launch import cli; cli()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141 and said in ("", "Loading JAX\n")
+
+
 def test_it_runs_without_tensorflow():
     program = (
         "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None; "

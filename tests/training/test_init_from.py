@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import jax
 import numpy as np
@@ -67,6 +68,20 @@ def test_a_training_begins_there(trained, data_dir, tmp_path):
     )
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["init_from"] == str(trained)
+
+
+def test_a_run_that_has_begun_needs_what_it_began_with_no_more(trained, data_dir, tmp_path):
+    source, workdir = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(trained, source)
+
+    def config(steps):
+        return tiny_config(data_dir, train_for=f"{steps} steps", init_from=str(source), **SHORT)
+
+    fit(config(2), workdir)
+    shutil.rmtree(source)
+    assert fit(config(4), workdir)["step"] == 4
+    with pytest.raises(UserError, match="config.init_from is .*/source, which is no folder"):
+        fit(config(2), tmp_path / "other")
 
 
 def test_arrays_of_another_shape_begin_anew_and_are_named(trained, data_dir, caplog):

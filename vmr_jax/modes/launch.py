@@ -295,7 +295,7 @@ def cli() -> None:
         return
     with signals_of_command() as signals:
         try:
-            _run()
+            _run_to_reader()
         except (Interrupted, Terminated) as error:  # of a run that has saved; all else ends at once
             if not error.told:
                 print(signals.line(signals.received), file=sys.stderr)
@@ -306,6 +306,18 @@ def start_lightly() -> None:
     """Spares the start work that serves nothing: garbage is looked for less often, and Keras stays away."""
     gc.set_threshold(50_000)  # of 700: imports and traces make millions of objects, most of which stay
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TensorFlow then imports no Keras, which nobody uses
+
+
+def _run_to_reader() -> None:
+    """Runs `_run`; ends in silence where who reads what it prints has read enough, as `head` has."""
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush, of Python's own
+        sys.exit(141)  # as of a program that SIGPIPE ends
 
 
 def _run() -> None:

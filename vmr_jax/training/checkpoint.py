@@ -215,6 +215,11 @@ class Checkpoints:
             self._manager = None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a folder of `Checkpoints` has one; says nothing of whether it can be read."""
+    return any(path.name.isdecimal() for path in folder.glob("*"))
+
+
 def _require_finite(path: Path, state: Any) -> None:
     found = not_finite(state)
     if found:

@@ -8,7 +8,8 @@ from typing import Any
 import ml_collections
 
 from vmr_jax.parallel import lead_host_first
-from vmr_jax.training.experiment import Experiment
+from vmr_jax.training.checkpoint import has_checkpoint
+from vmr_jax.training.experiment import CHECKPOINTS, Experiment
 from vmr_jax.training.interrupt import signals_of_run
 from vmr_jax.training.loop import Trainer
 from vmr_jax.training.owner import owned
@@ -43,7 +44,7 @@ def fit(
     """
     with signals_of_run() as signals:
         signals.advice = "Give the same command again to go on."
-        check_config(config, losses)
+        check_config(config, losses, resumes=has_checkpoint(workdir / CHECKPOINTS))
         with prepared_workdir(workdir):
             check_hosts_agree(config, workdir)
             with owned(workdir, "train"):

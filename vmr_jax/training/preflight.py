@@ -40,12 +40,18 @@ _PATHS = (  # of config.text
 )
 
 
-def check_config(config: ml_collections.ConfigDict, losses: Mapping[str, LossFunction] | None = None) -> None:
+def check_config(
+    config: ml_collections.ConfigDict,
+    losses: Mapping[str, LossFunction] | None = None,
+    *,
+    resumes: bool = False,
+) -> None:
     """Raises UserError for the first setting that would stop the run, however late.
 
     Args:
       config: resolved and locked.
       losses: further terms of the objective, as in `fit`.
+      resumes: whether the run has a checkpoint of its own, so that `config.init_from` is not read again.
     """
     check_losses(losses)
     parallel = Parallel(config.parallel, config.num_devices)
@@ -58,6 +64,8 @@ def check_config(config: ml_collections.ConfigDict, losses: Mapping[str, LossFun
     evaluator = Evaluator(config, model, parallel)
     check_selection(config.evaluation, evaluator.protocol)
     _check_paths(config)
+    if not resumes:
+        check_init_from(config)
     if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise UserError(
             "config.tensorboard needs tensorboardX, which is not installed: pip install tensorboardX, "
@@ -99,7 +107,6 @@ def _check_paths(config: ml_collections.ConfigDict) -> None:
     if vectors and vectors != "none" and not config.text.features:
         require_vectors(Path(vectors).expanduser())
     check_parses(config.text.parses)
-    check_init_from(config)
     for field in _PATHS:
         value = config.text[field]
         if value and not Path(value).expanduser().exists():
