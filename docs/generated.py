@@ -8,6 +8,7 @@ writes anew in README.md and docs/*.md. The pages of the methods are made while 
 import csv
 import functools
 import importlib
+import math
 import re
 import statistics
 import sys
@@ -258,6 +259,38 @@ def start() -> str:
     )
 
 
+def growth() -> str:
+    """Exponents of what a training step takes in each length: of all points, and of the last two."""
+    found: dict[tuple[str, str], dict[int, dict[str, str]]] = {}
+    for row in rows_of("growth"):
+        found.setdefault((row["model"], row["axis"]), {})[int(row["length"])] = row
+    quantities = ("operations", "temporary_bytes", "cpu_seconds")
+    return markdown(
+        ["model", "over", "from", "to", "mathematics", "operations", "temporaries", "CPU time"],
+        (
+            [
+                *(_code(model), axis, f"{min(rows):,}", f"{max(rows):,}", rows[max(rows)]["mathematics"]),
+                *(_exponents(rows, quantity) for quantity in quantities),
+            ]
+            for (model, axis), rows in sorted(found.items())
+        ),
+    )
+
+
+def _exponents(rows: dict[int, dict[str, str]], quantity: str) -> str:
+    """'1.53, last 1.93' of the lengths that have the quantity, and up to which where not all do; '' of one."""
+    points = [(x, float(row[quantity])) for x, row in sorted(rows.items()) if row[quantity]]
+    if len(points) < 2:
+        return ""
+    upto = f" (to {points[-1][0]:,})" if len(points) < len(rows) else ""
+    return f"{_exponent(points):.2f}, last {_exponent(points[-2:]):.2f}{upto}"
+
+
+def _exponent(points: Sequence[tuple[float, float]]) -> float:
+    """The slope of the line through the logarithms by least squares."""
+    return statistics.linear_regression(*([math.log(x) for x in part] for part in zip(*points))).slope
+
+
 # --- of the cards ---------------------------------------------------------------------------------
 
 
@@ -391,6 +424,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "charades_clip_sizes": charades_clip_sizes,
     "dead_work": dead_work,
     "films": films,
+    "growth": growth,
     "latency": latency,
     "methods": methods,
     "search": search,
