@@ -60,7 +60,9 @@ def define_flags(holder: flags.FlagValues) -> None:
     sizes = "published: the default on an accelerator; reduced: that on a CPU; tiny: a try."
     flags.DEFINE_list("stages", [*STAGES], f"Some of {', '.join(STAGES)}.", flag_values=holder)
     flags.DEFINE_list("models", [], "Architectures; none given: all of them.", flag_values=holder)
-    flags.DEFINE_float("minutes", 7.5, "The program ends after so many, whatever is left.", flag_values=holder)
+    flags.DEFINE_float(
+        "minutes", 7.5, "The program ends after so many, whatever is left.", lower_bound=0.1, flag_values=holder
+    )
     flags.DEFINE_float("seconds", 1.0, "In which one figure is measured.", flag_values=holder)
     flags.DEFINE_string("output", "accelerator.csv", "Gets a line for each figure.", flag_values=holder)
     flags.DEFINE_enum("size", None, [*SIZES], sizes, flag_values=holder)

@@ -36,9 +36,14 @@ def check(arguments: Sequence[str], values: flags.FlagValues) -> None:
         raise UserError(
             f"Unexpected argument '{arguments[1]}'; flags look like --NAME=VALUE, and --help has them all."
         )
-    for name in values["models"].value if "models" in values else ():
-        if name not in architectures():
-            raise unknown("--models has", name, architectures())
+    known("models", values["models"].value if "models" in values else (), architectures())
+
+
+def known(flag: str, names: Iterable[str], choices: Iterable[str]) -> None:
+    """UserError for a name in a flag that is none of the choices."""
+    for name in names:
+        if name not in choices:
+            raise unknown(f"--{flag} has", name, choices)
 
 
 def positive(flag: str, texts: Iterable[str]) -> list[float]:

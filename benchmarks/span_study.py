@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+import program
+from absl import flags, logging
 from lines import Lines
 from real import EVALUATIONS, METRICS, PLACES, ROOT, define_places, launch, metrics, origin, sanity
 from real_config import get_config
 
 from vmr_jax.config import load_config, override
-from vmr_jax.errors import UserError
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.evaluation.results import split_results
 from vmr_jax.evaluation.rows import SANITY
@@ -97,9 +97,8 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     os.nice(19)
     os.chdir(ROOT)
-    for name in (*FLAGS.only, *FLAGS.test):
-        if name not in VARIANTS:
-            raise UserError(f"{name} is no variant; known are {', '.join(VARIANTS)}.")
+    program.known("only", FLAGS.only, VARIANTS)
+    program.known("test", FLAGS.test, VARIANTS)
     for name in FLAGS.only or VARIANTS:
         train(name)
         measure(name, "val")
@@ -298,15 +297,16 @@ def append(row: dict[str, Any]) -> None:
     print(", ".join(str(row.get(column, "")) for column in COLUMNS[:-4]), flush=True)
 
 
-def define_flags() -> None:
+def define_flags(holder: flags.FlagValues) -> None:
     """The flags of the program."""
-    define_places()
-    flags.DEFINE_string("folder", "runs/span", "Gets a folder for each run.")
-    flags.DEFINE_string("results", "results/span_study.csv", "Gets two lines for each run and split.")
-    flags.DEFINE_list("only", [], "Variants; none given: all of them.")
-    flags.DEFINE_list("test", [], "Variants whose test split is read too.")
+    define_places(holder)
+    flags.DEFINE_string("folder", "runs/span", "Gets a folder for each run.", flag_values=holder)
+    flags.DEFINE_string(
+        "results", "results/span_study.csv", "Gets two lines for each run and split.", flag_values=holder
+    )
+    flags.DEFINE_list("only", [], "Variants; none given: all of them.", flag_values=holder)
+    flags.DEFINE_list("test", [], "Variants whose test split is read too.", flag_values=holder)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    program.run(main, define_flags)

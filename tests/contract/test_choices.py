@@ -104,6 +104,13 @@ def test_a_share_is_above_nothing_and_at_most_the_whole():
                 create(name, **{field: wrong})
 
 
+def test_both_neighbours_have_the_whole_label_at_most():
+    assert create("vslnet", label_softness=0.5).label_softness == 0.5
+    for wrong in (-1.0, 0.6):
+        with pytest.raises(UserError, match=f"label_softness of vslnet is {wrong}; it must be in "):
+            create("vslnet", label_softness=wrong)
+
+
 def test_layers_compute_with_floating_point_numbers():
     for dtype in ("bfloat16", jnp.float16, jnp.dtype("float32")):
         assert create("fvmr", dtype=dtype).dtype == dtype

@@ -169,7 +169,8 @@ def _check_sizes(owner: str, fields: Mapping[str, object], positive: Collection[
     """Raises UserError where a hyper-parameter of the architecture `owner` is no possible width, count or rate.
 
     Widths, counts, lengths, temperatures and the fields of `positive` must be positive, rates of dropout in
-    [0,1), shares in (0,1]; no count is negative, and every number is finite.
+    [0,1), shares in (0,1], what both neighbours have of a label in [0,0.5]; no count is negative, and every
+    number is finite.
     """
     for field, value in fields.items():
         numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) in (int, float)]
@@ -177,6 +178,8 @@ def _check_sizes(owner: str, fields: Mapping[str, object], positive: Collection[
             raise UserError(f"config.model.{field} of {owner} is {value}; it must be finite.")
         if field.endswith("share") and not all(0 < number <= 1 for number in numbers):
             raise UserError(f"config.model.{field} of {owner} is {value}; it must be above 0, and 1 at most.")
+        if field.endswith("softness") and not all(0 <= number <= 0.5 for number in numbers):
+            raise UserError(f"config.model.{field} of {owner} is {value}; it must be in [0,0.5].")
         if (field in positive or _POSITIVE.fullmatch(field)) and any(number <= 0 for number in numbers):
             raise UserError(f"config.model.{field} of {owner} is {value}; it must be positive.")
         if any(type(number) is int and number < 0 for number in numbers):
