@@ -35,7 +35,7 @@ from absl import flags
 from jax.extend import core
 from lines import Lines
 from machine import command_and_commit, describe_machine
-from program import run
+from program import known, run
 from training_steps import random_batch, random_variables
 
 from vmr_jax.input.spec import batch_spec
@@ -86,10 +86,15 @@ def define_flags(holder: flags.FlagValues) -> None:
 
 def main(_) -> None:
     """Prints a line for each architecture and axis."""
+    known("models", FLAGS.models, MATHEMATICS)
+    known("axes", FLAGS.axes, AXES)
     lines = Lines(Path(FLAGS.output), COLUMNS, KEY)
     origin = command_and_commit(["benchmarks/growth.py", *sys.argv[1:]]) | {"machine": describe_machine()}
     for name in FLAGS.models:
-        for axis in (axis for axis in FLAGS.axes if axis in MATHEMATICS[name]):
+        for axis in FLAGS.axes:
+            if axis not in MATHEMATICS[name]:
+                print(f"{name:<12} {axis:<6} has none", flush=True)
+                continue
             points: dict[int, Point] = {}
             for length in AXES[axis]:
                 key = (name, axis, str(length), origin["commit"])
