@@ -12,6 +12,7 @@ import math
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -74,14 +75,17 @@ def films() -> str:
 def charades_clip(budget: str) -> str:
     """Every architecture on a part of Charades-STA with CLIP features: the mean over seeds, and the spread."""
     found: dict[str, list[dict[str, str]]] = {}
+    rates: Counter[str] = Counter()  # that were tried
     for row in rows_of("charades_clip"):
         if row["split"] == "test" and row["budget"] in ("", budget):
             found.setdefault(row["row"], []).append(row)
+        rates[row["row"]] += row["split"] == "val" and row["budget"] == budget
     shown = ("r1_iou03", "r1_iou05", "r1_iou07", "r5_iou05", "r5_iou07", "miou")
     ranked = sorted(found.items(), key=lambda item: -statistics.mean(float(row["r1_iou05"]) for row in item[1]))
     return markdown(
         [
             "",
+            "rates",
             "seeds",
             *_CLIP_HEADING,
             "blind",
@@ -94,7 +98,7 @@ def charades_clip(budget: str) -> str:
         (
             [
                 _code(name),
-                str(len(rows)) if rows[0]["seed"] else "",
+                *((str(rates[name]), str(len(rows))) if rows[0]["seed"] else ("", "")),
                 *(_spread(rows, column) for column in shown),
                 *(_spread(rows, f"{pass_}_r1_iou05") for pass_ in ("blind", "shuffled")),
                 "/".join(dict.fromkeys(row["uses_video"] for row in rows)),
