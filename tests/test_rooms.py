@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A room may import itself and the rooms of a lower number.
 HEIGHT = {
     "errors": 0,
+    "memory": 0,
     "files": 1,
     "types": 1,
     "parallel": 1,
