@@ -141,7 +141,7 @@ def _left_out(named: Iterable[str], found: Iterable[Entry], dataset: str | None)
     others = [entry for entry in entries() if entry.name in named and entry.name not in agreeing]
     return [
         f"{entry.name} does not run on {dataset}: {entry.lacking[dataset]}."
-        if dataset in entry.lacking
+        if dataset and dataset in entry.lacking
         else f"{entry.name} does not agree with the other flags."
         for entry in others
     ]
