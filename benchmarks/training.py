@@ -39,7 +39,7 @@ import numpy as np
 from absl import flags
 from lines import Lines
 from machine import command_and_commit, describe_machine, matrix_rate
-from program import run
+from program import known, run
 from rich.console import Console
 from rich.table import Table
 from training_steps import (
@@ -56,7 +56,6 @@ from training_steps import (
     without_dropout,
 )
 
-from vmr_jax.errors import unknown
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.training.experiment import initial_variables, make_model
 
@@ -72,14 +71,14 @@ RIVALS = ("eager", "compiled")
 
 def define_flags(holder: flags.FlagValues) -> None:
     """The flags of the program."""
-    known = "Configs to measure; none given: those that can be trained in PyTorch, of PUBLISHED first."
-    flags.DEFINE_list("models", [], known, flag_values=holder)
+    which = "Configs to measure; none given: those that can be trained in PyTorch, of PUBLISHED first."
+    flags.DEFINE_list("models", [], which, flag_values=holder)
     flags.DEFINE_string("args", "", "Their argument; '': storyboard, then the published.", flag_values=holder)
     flags.DEFINE_list("dtypes", ["float32"], "Of the computation. PyTorch's is float32.", flag_values=holder)
     flags.DEFINE_integer("features", 0, "Hidden size; 0: the config's.", flag_values=holder)
     flags.DEFINE_integer("batch_size", 0, "0: the config's, or the published setting's.", flag_values=holder)
-    flags.DEFINE_integer("steps", 40, "Timed steps at most.", flag_values=holder)
-    flags.DEFINE_integer("least", 8, "Timed steps at least.", flag_values=holder)
+    flags.DEFINE_integer("steps", 40, "Timed steps at most.", lower_bound=1, flag_values=holder)
+    flags.DEFINE_integer("least", 8, "Timed steps at least.", lower_bound=1, flag_values=holder)
     flags.DEFINE_float("seconds", 8, "No more than --least after so many for a setting.", flag_values=holder)
     flags.DEFINE_integer("threads", 2, "CPU threads of all.", flag_values=holder)
     flags.DEFINE_list("rivals", [], f"Of PyTorch: some of {', '.join(RIVALS)}.", flag_values=holder)
@@ -238,9 +237,8 @@ def settings(names: list[str]) -> list[tuple[str, str, int]]:
 
 def main(arguments: list[str]) -> None:
     """Prints one row per (model, setting, dtype) that --csv does not have of this commit."""
-    for kind in FLAGS.rivals:
-        if kind not in RIVALS:
-            raise unknown("--rivals has", kind, RIVALS)
+    known("rivals", FLAGS.rivals, RIVALS)
+    known("dtypes", FLAGS.dtypes, ("float32", "bfloat16", "float16"))
     # PyTorch compiles in this process: of a rival that is given up nothing goes on beside the others.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if hasattr(os, "sched_setaffinity"):  # XLA has as many threads as there are cores for it
