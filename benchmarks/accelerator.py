@@ -42,10 +42,10 @@ from differences import DTYPES, Difference
 from items import COLUMNS, KEY, SIZES, STAGES, Best, Item, Line, Rival, Size, digits
 from lines import Clock, Lines
 from machine import command_and_commit, copy_bandwidth, describe_machine, matrix_rate
-from program import run
+from program import known, run
 
 from vmr_jax import models
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 SHARES = {
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> None:
     """Measures what --output does not have yet."""
     del arguments
     logging.set_verbosity(logging.WARNING)
-    stages, names = chosen(FLAGS.stages, STAGES, "--stages"), ordered(FLAGS.models)
+    known("stages", FLAGS.stages, STAGES)
+    stages, names = FLAGS.stages, ordered(FLAGS.models)
     size = SIZES[FLAGS.size or ("reduced" if jax.default_backend() == "cpu" else "published")]
     rival = Rival.find()
     if rival.device == "cuda":
@@ -94,18 +95,9 @@ def main(arguments: Sequence[str]) -> None:
     run.summary()
 
 
-def chosen(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
-    """The names that are given; UserError for an unknown one."""
-    for name in given:
-        if name not in known:
-            raise unknown(f"{flag} has", name, known)
-    return [*given]
-
-
 def ordered(given: Sequence[str]) -> list[str]:
     """Architectures: those given, or all, first some of different families."""
-    known = models.architectures()
-    return chosen(given, known, "--models") or [*FIRST, *(name for name in known if name not in FIRST)]
+    return [*given] or [*FIRST, *(name for name in models.architectures() if name not in FIRST)]
 
 
 def items(stage: str, names: Sequence[str], size: Size, best: Best, rival: Rival, clock: Clock) -> list[Item]:
@@ -156,8 +148,7 @@ class Run:
                 unit = "GB/s read and written" if dtype == "copy" else "TFLOP/s"
                 value = digits(rate / (1e9 if dtype == "copy" else 1e12))
                 self._write(key, [{"quantity": "rate", "value": value, "unit": unit}], 0.0)
-            row = next(row for row in self.lines.rows if tuple(row[name] for name in KEY) == key)
-            rates[dtype] = float(row["value"]) * (1e9 if dtype == "copy" else 1e12)
+            rates[dtype] = float(self.lines.find(*key)["value"]) * (1e9 if dtype == "copy" else 1e12)
         return Best(rates.pop("copy"), rates)
 
     def unmeasured(self, wanted: Sequence[Item]) -> list[Item]:

@@ -102,7 +102,7 @@ def main(_) -> None:
                     found = measured(name, axis, length, points)
                     row = dict(zip(KEY[:3], key, strict=False)) | {"mathematics": MATHEMATICS[name][axis]}
                     lines.append([row | {x: f"{value:.6g}" for x, value in found.items()} | origin])
-                row = next(row for row in lines.rows if tuple(row[column] for column in KEY) == key)
+                row = lines.find(*key)
                 points[length] = {x: float(row[x]) for x in QUANTITIES if row[x]}
             print(said(name, axis, points), flush=True)
             jax.clear_caches()

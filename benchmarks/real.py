@@ -331,7 +331,7 @@ def append(row: dict) -> None:
     print(", ".join(f"{row.get(column, '')}" for column in COLUMNS[:15]), flush=True)
 
 
-def define_places(holder: flags.FlagValues = flags.FLAGS) -> None:
+def define_places(holder: flags.FlagValues) -> None:
     """The flags that say where the data and the word vectors are."""
     features = "Folder of Charades-STA with the features, the split and the extra queries."
     flags.DEFINE_string("data", None, features, flag_values=holder)
@@ -339,7 +339,7 @@ def define_places(holder: flags.FlagValues = flags.FLAGS) -> None:
     flags.mark_flags_as_required(["data", "vectors"], holder)
 
 
-def define_flags(holder: flags.FlagValues = flags.FLAGS) -> None:
+def define_flags(holder: flags.FlagValues) -> None:
     """The flags of the program."""
     define_places(holder)
     into = "Gets a line for each finished run."

@@ -50,12 +50,12 @@ def _forward(x, directions, real, dtype):
         (_product(a, kernel, dtype) + bias[None, None]) * scale
         for a, (kernel, _, bias) in zip(x, directions, strict=True)
     )
-    recurrent = jnp.stack([kernel for _, kernel, _ in directions])
+    recurrent = jnp.stack([kernel for _, kernel, _ in directions]) * scale
 
     def step(states, inputs):
         projected, real = inputs
         h, c = states
-        curves = jnp.tanh(jnp.stack(projected) + _product(h, recurrent * scale, dtype))
+        curves = jnp.tanh(jnp.stack(projected) + _product(h, recurrent, dtype))
         i, f, g, o = _gates(curves)
         new_c = f * c + i * g
         c, h = jnp.where(real, new_c, c), jnp.where(real, o * jnp.tanh(new_c), h)
