@@ -113,7 +113,6 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     choices = {"fusion": ("product", "difference"), "labels": ("ceil", "floor")}
-    positive = ("longest_share",)
     of_evaluation = ("longest_share",)
 
     @nn.compact

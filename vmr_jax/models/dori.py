@@ -152,7 +152,7 @@ class Model(GuidedLocalizer, GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
-    positive = ("recurrent_layers", "iterations", "longest_share")
+    positive = ("recurrent_layers", "iterations")
     of_evaluation = ("longest_share",)
 
     @nn.compact

@@ -141,7 +141,7 @@ class Model(GroundingModel):
     official_padding: bool = False
     dtype: jnp.dtype = jnp.float32
 
-    positive = ("block", "longest", "longest_share", "elastic_epochs")
+    positive = ("block", "longest", "elastic_epochs")
     of_evaluation = ("longest_share",)
 
     @nn.compact

@@ -81,7 +81,6 @@ class Model(GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
-    positive = ("longest_share",)
     of_evaluation = ("longest_share",)
 
     @nn.compact

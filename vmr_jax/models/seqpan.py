@@ -114,7 +114,6 @@ class Model(GroundingModel):
     official_padding: bool = False
     dtype: jnp.dtype = jnp.float32
 
-    positive = ("longest_share",)
     of_evaluation = ("longest_share",)
 
     def requires(self) -> tuple[str, ...]:

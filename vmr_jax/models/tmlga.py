@@ -98,7 +98,7 @@ class Model(GuidedLocalizer, GroundingModel):
     vocab_size: int = 0
     dtype: jnp.dtype = jnp.float32
 
-    positive = ("recurrent_layers", "longest_share")
+    positive = ("recurrent_layers",)
     of_evaluation = ("longest_share",)
 
     @nn.compact

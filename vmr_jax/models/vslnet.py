@@ -142,7 +142,6 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     choices = {"predictor": SPAN_PREDICTORS, "table_init": tuple(TABLE_INITS)}
-    positive = ("longest_share",)
     of_evaluation = ("longest_share",)
 
     def requires(self) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ class Model(GroundingModel):
     dtype: jnp.dtype = jnp.float32
 
     choices = {"predictor": SPAN_PREDICTORS, "nil_labels": ("overlap", "ends")}
-    positive = ("scales", "longest_share")
+    positive = ("scales",)
     of_evaluation = ("longest_share",)
 
     def requires(self) -> tuple[str, ...]:
