@@ -210,6 +210,19 @@ def test_what_was_empty_is_shown_as_such(tmp_path):
         check_same_run(config, tmp_path)
 
 
+@pytest.mark.parametrize("check", [check_same_run, check_evaluated_run])
+@pytest.mark.parametrize("count,dots", [(6, False), (7, True)])
+def test_dots_stand_for_the_changes_behind_the_sixth(check, count, dots, tmp_path):
+    config = mxml.get_config()
+    write_json(tmp_path / CONFIG, stored_config(config))
+    numbers = [field for field in sorted(config.optimizer) if type(config.optimizer[field]) is float]
+    for field in numbers[:count]:
+        config.optimizer[field] += 0.5
+    with pytest.raises(UserError) as raised:
+        check(config, tmp_path)
+    assert (str(raised.value).count(" -> "), ", ...)" in str(raised.value)) == (6, dots)
+
+
 def test_an_evaluation_may_change_what_is_evaluated(begun):
     folder, workdir = begun
     splits = {"evaluation__splits": ("train",), "evaluation__batch_size": 16, "num_devices": 1}

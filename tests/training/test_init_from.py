@@ -118,5 +118,8 @@ def test_what_cannot_be_begun_with(trained, data_dir, tmp_path):
     write_json(tmp_path / "config.json", json.loads((trained / "config.json").read_text()))
     with pytest.raises(UserError, match="has no best checkpoint yet"):
         check_init_from(tiny_config(data_dir, init_from=str(tmp_path)))
-    with pytest.raises(UserError, match="No parameter of the run in .*, a ctrl, has the name and the shape"):
+    nothing_fits = "No parameter of the run in .*, a ctrl, has the name and the shape"
+    with pytest.raises(UserError, match=nothing_fits):  # before data are read
+        check_init_from(tiny_config(data_dir, init_from=str(trained), name="mcn"))
+    with pytest.raises(UserError, match=nothing_fits):
         begun_with(trained, data_dir, **{"name": "mcn"})

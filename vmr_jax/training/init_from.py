@@ -4,11 +4,10 @@ Where another dataset or other features change the shape of an array, that array
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -25,7 +24,7 @@ _SHOWN = 8  # arrays that a message names
 
 
 def check_init_from(config: Any) -> None:
-    """UserError where `config.init_from` is no folder of a run with a checkpoint; '' is right."""
+    """UserError where `config.init_from` is no folder of a run whose weights fit; '' is right."""
     if not config.init_from:
         return
     folder = Path(config.init_from).expanduser()
@@ -39,12 +38,13 @@ def check_init_from(config: Any) -> None:
             f"config.init_from is {config.init_from}, which holds no {CONFIG}, so it is no folder of a run. "
             "Give the --workdir of a training, or of an imported checkpoint (--mode=import)."
         )
-    load_config(folder)
+    theirs = load_config(folder)
     if not (folder / BEST).is_dir():
         raise UserError(
             f"The run in {folder} (config.init_from) has no best checkpoint yet. Let it train on until its "
             "first evaluation, or give another one."
         )
+    _check_fit(config, theirs, _fitting(_arrays(config, FIRST_WORD), _arrays(theirs, FIRST_WORD)))
 
 
 def with_weights_of_run(
@@ -70,18 +70,8 @@ def with_weights_of_run(
     run = open_best(Path(config.init_from).expanduser(), parallel)
     skipped = set() if list(vocabulary) == run.vocabulary else paths_of_words(config, len(vocabulary))
     ours, theirs = flatten_dict(variables, sep="/"), flatten_dict(run.variables, sep="/")
-    taken = {
-        path: np.asarray(theirs[path])
-        for path, array in ours.items()
-        if path in theirs.keys() - skipped
-        and (theirs[path].shape, theirs[path].dtype) == (array.shape, array.dtype)
-    }
-    if not any(path.startswith("params/") for path in taken):
-        raise UserError(
-            f"No parameter of the run in {config.init_from} (config.init_from), a {run.config.model.name}, has "
-            f"the name and the shape of one of {config.model.name} as configured here. Give a run of the same "
-            "architecture and size."
-        )
+    taken = {path: np.asarray(theirs[path]) for path in _fitting(ours, theirs) - skipped}
+    _check_fit(config, run.config, taken)
     anew = sorted(ours.keys() - taken.keys())
     named = ", ".join(anew[:_SHOWN]) + (", ..." if len(anew) > _SHOWN else "")
     log.info(
@@ -93,11 +83,28 @@ def with_weights_of_run(
 
 def paths_of_words(config: Any, count: int) -> set[str]:
     """Paths of the variables whose shape depends on the number of training words."""
+    fewer, more = _arrays(config, count + FIRST_WORD), _arrays(config, count + 1 + FIRST_WORD)
+    return {path for path in fewer if fewer[path].shape != more[path].shape}
 
-    def shapes(count: int) -> dict[str, Any]:
-        model = make_model(config, count + FIRST_WORD)
-        spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
-        return jax.tree.map(lambda x: x.shape, flatten_dict(abstract_variables(model, spec), sep="/"))
 
-    fewer, more = shapes(count), shapes(count + 1)
-    return {path for path in fewer if fewer[path] != more[path]}
+def _arrays(config: Any, vocab_size: int) -> dict[str, Any]:
+    """Path -> shape and dtype of each variable of the config's model."""
+    model = make_model(config, vocab_size)
+    spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
+    return flatten_dict(abstract_variables(model, spec), sep="/")
+
+
+def _fitting(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> set[str]:
+    """Paths at which both have an array of the same shape and dtype."""
+    common = ours.keys() & theirs.keys()
+    return {p for p in common if (ours[p].shape, ours[p].dtype) == (theirs[p].shape, theirs[p].dtype)}
+
+
+def _check_fit(config: Any, theirs: Any, paths: Iterable[str]) -> None:
+    """UserError where no parameter is among the paths of arrays that fit."""
+    if not any(path.startswith("params/") for path in paths):
+        raise UserError(
+            f"No parameter of the run in {config.init_from} (config.init_from), a {theirs.model.name}, has "
+            f"the name and the shape of one of {config.model.name} as configured here. Give a run of the same "
+            "architecture and size."
+        )

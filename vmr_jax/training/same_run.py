@@ -24,6 +24,8 @@ from vmr_jax.training.places import identity_of, is_place
 
 _OF_EVALUATION = ("dataset", "evaluation", "retrieval", "note")  # parts that an evaluation may change
 
+_SHOWN = 6  # changed fields that a message names
+
 log = logging.getLogger("vmr_jax")
 
 _MAY_CHANGE = {
@@ -51,10 +53,9 @@ def check_same_run(config: ml_collections.ConfigDict, workdir: Path) -> dict[str
     allowed = {k: (old.get(k), new.get(k)) for k in changed if stopped and k in finite.MAY_CHANGE}
     changed = [k for k in changed if k not in allowed]
     if changed:
-        shown = _shown(changed, old, new)
         raise UserError(
-            f"{workdir} holds a run with another config ({shown}{', ...' if len(changed) > 6 else ''}). Choose "
-            "another --workdir for a new run, or give the original settings to resume it."
+            f"{workdir} holds a run with another config ({_shown(changed, old, new)}). Choose another "
+            "--workdir for a new run, or give the original settings to resume it."
         )
     if stopped and not allowed:
         log.warning(
@@ -85,12 +86,13 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _shown(fields: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first few changes: 'config.seed: 0 -> 1'; what is empty stands as ''."""
+    """The first few changes: 'config.seed: 0 -> 1', ', ...' where there are more; what is empty is ''."""
 
     def value(of: Any) -> Any:
         return "''" if of == "" else of
 
-    return ", ".join(f"config.{k}: {value(old.get(k))} -> {value(new.get(k))}" for k in fields[:6])
+    shown = [f"config.{k}: {value(old.get(k))} -> {value(new.get(k))}" for k in fields[:_SHOWN]]
+    return ", ".join([*shown, "..."] if len(fields) > _SHOWN else shown)
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
