@@ -261,6 +261,22 @@ def training() -> str:
     )
 
 
+def official() -> str:
+    """An epoch beside the official programs: of each pair the line that was measured last."""
+    measured = (ROOT / "results" / "official.csv").exists()
+    last = {row["name"]: row for row in rows_of("official")} if measured else {}
+    figures = [f"{side}_{figure}" for figure in ("s", "cpu_s", "start_s") for side in ("ours", "theirs")]
+    return markdown(
+        ["model", "times as fast", "of the CPU time", "ours, s", "theirs, s", "CPU, s", "theirs, CPU, s"]
+        + ["start, s", "theirs, start, s", "theirs"],
+        (
+            [_code(name), f"{row['times']} ({row['times_low']} to {row['times_high']})", row["times_cpu"]]
+            + [*(row[column] for column in figures), row["note"]]
+            for name, row in last.items()
+        ),
+    )
+
+
 def dead_work() -> str:
     """Operations of the convolutions over moment maps, done and needed: of each setting the last line."""
     last = {(row["model"], row["setting"]): row for row in rows_of("dead_work")}
@@ -452,6 +468,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": growth,
     "latency": latency,
     "methods": methods,
+    "official": official,
     "search": search,
     "span_study_test": functools.partial(span_study, "test"),
     "span_study_val": functools.partial(span_study, "val"),
