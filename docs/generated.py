@@ -12,7 +12,6 @@ import math
 import re
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -75,34 +74,33 @@ def films() -> str:
 def charades_clip(budget: str) -> str:
     """Every architecture on a part of Charades-STA with CLIP features: the mean over seeds, and the spread."""
     found: dict[str, list[dict[str, str]]] = {}
-    rates: Counter[str] = Counter()  # that were tried
     for row in rows_of("charades_clip"):
         if row["split"] == "test" and row["budget"] in ("", budget):
             found.setdefault(row["row"], []).append(row)
-        rates[row["row"]] += row["split"] == "val" and row["budget"] == budget
     shown = ("r1_iou03", "r1_iou05", "r1_iou07", "r5_iou05", "r5_iou07", "miou")
     ranked = sorted(found.items(), key=lambda item: -statistics.mean(float(row["r1_iou05"]) for row in item[1]))
     return markdown(
         [
             "",
-            "rates",
             "seeds",
             *_CLIP_HEADING,
             "blind",
             "shuffled",
             "uses the video",
             "parameters",
+            "learning rate",
             "steps",
             "CPU minutes",
         ],
         (
             [
                 _code(name),
-                *((str(rates[name]), str(len(rows))) if rows[0]["seed"] else ("", "")),
+                str(len(rows)) if rows[0]["seed"] else "",
                 *(_spread(rows, column) for column in shown),
                 *(_spread(rows, f"{pass_}_r1_iou05") for pass_ in ("blind", "shuffled")),
                 "/".join(dict.fromkeys(row["uses_video"] for row in rows)),
                 _thousands(rows[0]["parameters"]),
+                f"{float(rows[0]['learning_rate']):g}" if rows[0]["learning_rate"] else "",
                 _thousands(rows[0]["steps"]),
                 _spread(rows, "cpu_minutes"),
             ]

@@ -3,9 +3,11 @@
 import ctypes
 import subprocess
 import sys
+import types
 
 import pytest
 
+from vmr_jax import parallel
 from vmr_jax.training import fit
 
 PROGRAM = """
@@ -65,6 +67,25 @@ def test_a_training_shares_one_heap_before_all_else(monkeypatch, tmp_path):
     def share():
         raise SharedError
 
-    monkeypatch.setattr(fit, "share_one_heap", share)
+    monkeypatch.setattr(fit, "share_heap_on_cpus", share)
     with pytest.raises(SharedError):
         fit.fit(None, tmp_path)  # whatever came before would miss a config
+
+
+@pytest.mark.parametrize(
+    "platforms,installed,shares",
+    [
+        (None, (), True),
+        (None, ("jax_plugins",), False),
+        (None, ("libtpu",), False),
+        ("cpu", ("jax_plugins",), True),
+        ("cuda,cpu", ("jax_plugins",), False),
+    ],
+)
+def test_the_heap_is_shared_where_there_are_cpus_alone(monkeypatch, platforms, installed, shares):
+    called = []
+    monkeypatch.setattr(parallel, "share_one_heap", lambda: called.append(True))
+    monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(parallel.jax, "config", types.SimpleNamespace(jax_platforms=platforms))
+    parallel.share_heap_on_cpus()
+    assert bool(called) == shares

@@ -96,6 +96,19 @@ def test_arrays_of_another_shape_begin_anew_and_are_named(trained, data_dir, cap
     assert min(other) in said
 
 
+@pytest.mark.parametrize("sizes,few", [({}, False), ({"model__hidden": 12, "model__features": 12}, True)])
+def test_a_run_of_which_few_arrays_fit_is_warned_of(trained, data_dir, caplog, sizes, few):
+    config = tiny_config(data_dir, init_from=str(trained), name="ctrl", **sizes)
+    check_init_from(config)
+    experiment = Experiment(config)
+    ours = flatten_dict(experiment.initial_variables(), sep="/")
+    theirs = flatten_dict(Run.load(trained).variables, sep="/")
+    same = sum(ours[path].shape == theirs[path].shape for path in ours)
+    assert (2 * same < len(ours)) == few
+    said = [f"Only {same} of the {len(ours)} arrays of this ctrl fit"] if few else []
+    assert [r.getMessage()[: len(said[0])] for r in caplog.records if "arrays" in r.getMessage()] == said
+
+
 def test_vectors_of_other_words_are_not_taken(data_dir, tmp_path):
     learnt = {"text__trainable": True, "model__text": "lstm"}
     fit(tiny_config(data_dir, train_for="2 steps", **SHORT, **learnt), tmp_path)

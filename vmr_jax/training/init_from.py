@@ -24,7 +24,10 @@ _SHOWN = 8  # arrays that a message names
 
 
 def check_init_from(config: Any) -> None:
-    """UserError where `config.init_from` is no folder of a run whose weights fit; '' is right."""
+    """UserError where `config.init_from` is no folder of a run of which a weight fits; '' is right.
+
+    Warns where fewer than half of the arrays fit: a few have the same shape by chance.
+    """
     if not config.init_from:
         return
     folder = Path(config.init_from).expanduser()
@@ -44,7 +47,15 @@ def check_init_from(config: Any) -> None:
             f"The run in {folder} (config.init_from) has no best checkpoint yet. Let it train on until its "
             "first evaluation, or give another one."
         )
-    _check_fit(config, theirs, _fitting(_arrays(config, FIRST_WORD), _arrays(theirs, FIRST_WORD)))
+    ours = _arrays(config, FIRST_WORD)
+    fitting = _fitting(ours, _arrays(theirs, FIRST_WORD))
+    _check_fit(config, theirs, fitting)
+    if 2 * len(fitting) < len(ours):
+        log.warning(
+            "Only %d of the %d arrays of this %s fit the run in %s (config.init_from), a %s; the others begin "
+            "anew. Was a run of another architecture or size meant?",
+            *(len(fitting), len(ours), config.model.name, config.init_from, theirs.model.name),
+        )
 
 
 def with_weights_of_run(
