@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
-from program import run
+from program import child, run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("only", "", "Attacks whose name has this word.")
@@ -217,9 +217,7 @@ def outcome(attack: Callable[[int], list[socket.socket]], folder: Path) -> Outco
     """Starts a server, attacks it, and ends it."""
     printed = folder / "log"
     command = [sys.executable, "-c", _SERVER, str(folder / "videos")]
-    with printed.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=_fewer_files)
-    try:
+    with printed.open("wb") as out, child(command, stdout=out, stderr=out, preexec_fn=_fewer_files) as process:
         honest = Honest(_port_of(process, printed))
         honest.start()
         time.sleep(2)
@@ -230,9 +228,6 @@ def outcome(attack: Callable[[int], list[socket.socket]], folder: Path) -> Outco
         honest.end()
         size = printed.stat().st_size
         return Outcome(len(sockets), closed, honest.asked, honest.answered, honest.slowest, size)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _fewer_files() -> None:

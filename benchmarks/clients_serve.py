@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from absl import flags
-from program import run
+from program import child, run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("clients", 50, "People at once.")
@@ -124,19 +124,16 @@ def main(argv: list[str]) -> None:
         folder = Path(root)
         make_films(folder)
         command = [sys.executable, "-c", _SERVER, root, str(_VIDEOS)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                line = next(line for line in process.stdout if "Open http://" in line)
-                port = int(line.partition("Open http://")[2].partition("/")[0].rpartition(":")[2])
-                end = time.monotonic() + FLAGS.seconds
-                clients = [Client(port, i, end) for i in range(FLAGS.clients)]
-                for client in clients:
-                    client.start()
-                for client in clients:
-                    client.join()
-            finally:
-                process.kill()
+        with child(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if "Open http://" in line)
+            port = int(line.partition("Open http://")[2].partition("/")[0].rpartition(":")[2])
+            end = time.monotonic() + FLAGS.seconds
+            clients = [Client(port, i, end) for i in range(FLAGS.clients)]
+            for client in clients:
+                client.start()
+            for client in clients:
+                client.join()
     row = "{:<10} {:>9} {:>8} {:>12} {:>12} {:>12}"
     print(row.format("request", "answered", "refused", "median (ms)", "95% (ms)", "slowest (ms)"))
     for kind in ("page", "search", "picture", "film", "clip"):

@@ -1,6 +1,7 @@
 """A CSV that grows by a line as soon as something is measured, and the time that is left to measure in."""
 
 import csv
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ class Lines:
       key: the columns that tell what is measured from what else is.
 
     Raises:
-      UserError: where the file has other columns, and where the folder that it would be in does not exist.
+      UserError: where the file cannot be written or read, has other columns, or a line that is not whole.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], key: Sequence[str]):
@@ -26,14 +27,12 @@ class Lines:
         self.rows: list[dict[str, str]] = []
         check_folder(path)
         if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = [*reader]
-                if tuple(reader.fieldnames or ()) != self._columns:
-                    raise UserError(
-                        f"{path} has other columns than {', '.join(self._columns[:5])}, ... It is of another "
-                        "program or version; give another --output, or delete it."
-                    )
+            columns, self.rows = _read(path)
+            if columns != self._columns:
+                raise UserError(
+                    f"{path} has other columns than {', '.join(self._columns[:5])}, ... It is of another "
+                    "program or version; give another file, or delete it."
+                )
 
     def find(self, *key: str) -> dict[str, str] | None:
         """The first line of this key; None where there is none."""
@@ -76,14 +75,40 @@ def check_folder(path: Path) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise UserError(f"{path} cannot be written: there is no folder {folder}. Make it first.")
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder. Give a file.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UserError(f"{path} cannot be written: that is not permitted. Give a file that you may write.")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The lines of a CSV of another program; UserError where there is none."""
     if not path.is_file():
         raise UserError(f"There is no file {path} (seen from {Path.cwd()}). Give the one of the lines to read.")
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The columns and the lines; UserError for what is no text and for a line that is not whole."""
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Expected is a CSV in UTF-8.") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise _not_whole(path, reader.line_num, f"has not the {len(reader.fieldnames or ())} columns")
+        rows.append(row)
+    if text and not text.endswith("\n"):
+        raise _not_whole(path, reader.line_num, "has no line break at its end")
+    return tuple(reader.fieldnames or ()), rows
+
+
+def _not_whole(path: Path, number: int, why: str) -> UserError:
+    return UserError(
+        f"Line {number} of {path} {why}: what wrote it was stopped amid it. Complete the line or delete it."
+    )
 
 
 class Clock:

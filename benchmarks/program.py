@@ -1,17 +1,26 @@
-"""How a benchmark starts: with its flags, and with an error that the user can put right in one line."""
+"""How a benchmark starts, refuses in one line what the user can put right, and ends what it has started."""
 
+import contextlib
 import math
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import app, flags
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, printable_line, unknown
 from vmr_jax.models import architectures
+from vmr_jax.training.interrupt import NAMES, Terminated, error_of
+
+GRACE = 60.0  # seconds that a program has to save after SIGTERM
 
 
 def run(main: Callable, define_flags: Callable[[flags.FlagValues], None] | None = None) -> None:
     """Defines the flags of the command, runs `main`, and ends the process.
+
+    Ctrl-C and SIGTERM end it in one line, exit status 130 and 143, and with it what `child` has started.
 
     Args:
       main: of the program; called with the arguments.
@@ -24,14 +33,64 @@ def run(main: Callable, define_flags: Callable[[flags.FlagValues], None] | None 
         check(arguments, flags.FLAGS)
         main(arguments)
 
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app.run(checked)
     except UserError as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        _end_of(signal.SIGINT)
+    except Terminated:
+        _end_of(signal.SIGTERM)
+
+
+def _stop(number: int, _) -> None:
+    raise error_of(number)
+
+
+def _end_of(number: int) -> None:
+    print(f"Stopped by {NAMES[number]}.", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def child(command: Sequence[str] | str, **options) -> Iterator[subprocess.Popen]:
+    """A program in a session of its own; when the block is left, it ends with all that it has started.
+
+    A Ctrl-C at the terminal reaches it through this program alone. It gets SIGTERM, on which a training saves,
+    and is killed where it has not ended `GRACE` seconds later.
+
+    Args:
+      command: as of `subprocess.Popen`.
+      options: others of `subprocess.Popen`.
+    """
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all have ended
+                _end_group(process)
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def check(arguments: Sequence[str], values: flags.FlagValues) -> None:
-    """UserError for an argument that is no flag, and for an architecture in --models that does not exist."""
+    """UserError for what no program takes.
+
+    That is an argument that is no flag, an architecture in --models that does not exist, and bytes that are no
+    UTF-8, in which the command is kept beside its figures.
+    """
+    for text in sys.argv:
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"The argument '{printable_line(text)}' is no UTF-8; write it in UTF-8.")
     if arguments[1:]:
         raise UserError(
             f"Unexpected argument '{arguments[1]}'; flags look like --NAME=VALUE, and --help has them all."

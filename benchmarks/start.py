@@ -5,12 +5,12 @@
 
 Each start is `launch.py` in a process of its own, which is stopped after its first step. The first start of an
 architecture finds an empty folder of compiled programs (`config.compilation_cache`), the second what the first
-has left there. The embedded dataset is prepared before, where it is not there yet. A stage ends when its line
-is printed: 'imports' with the first line that the program prints, 'data' with that on compiling. CPU seconds
-are of all threads of the process, and do not depend on what else the machine does.
+has left there. The embedded dataset is prepared before, where it is not there yet, and that is not timed. A
+stage ends when its line is printed: 'imports' with the first line that the program prints, 'data' with that on
+compiling. CPU seconds are of all threads of the process, and do not depend on what else the machine does.
 """
 
-import signal
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -20,9 +20,10 @@ from pathlib import Path
 from absl import flags
 from lines import Lines
 from machine import command_and_commit, cpu_seconds, describe_machine
-from program import run
+from program import child, run
 
 from vmr_jax.errors import UserError
+from vmr_jax.input.dataset import Dataset
 
 FLAGS = flags.FLAGS
 MODELS = ("fvmr", "two_d_tan", "vslnet", "moment_detr", "mmn")
@@ -40,6 +41,12 @@ def define_flags(holder: flags.FlagValues) -> None:
     flags.DEFINE_string("csv", "", "A file for the figures; empty: none.", flag_values=holder)
 
 
+def prepare(name: str) -> None:
+    """Prepares the embedded dataset as the config reads it, where it is not there yet."""
+    config = importlib.import_module(f"vmr_jax.configs.{name}").get_config()
+    Dataset(config.dataset, annotations_only=True)
+
+
 def start(name: str, folder: Path, workdir: Path) -> dict[str, str]:
     """The columns `FIGURES` of a start with compiled programs in a folder.
 
@@ -52,16 +59,13 @@ def start(name: str, folder: Path, workdir: Path) -> dict[str, str]:
         f"--config.compilation_cache={folder}", f"--workdir={workdir}",
     ]  # fmt: skip
     begin, ends, said = time.perf_counter(), [(0.0, 0.0)], []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with child(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         for line in process.stderr or ():
             said.append(line)
             if _ENDS[len(ends) - 1] in line:
                 ends.append((time.perf_counter() - begin, cpu_seconds(process.pid)))
             if len(ends) > len(_ENDS):
                 break
-        process.send_signal(signal.SIGTERM)
-        for _ in process.stderr or ():
-            pass
     if len(ends) <= len(_ENDS):
         raise UserError(f"{name} ended before its first step. It said last: {''.join(said[-3:]).strip()}")
     line = dict(zip(("seconds", "cpu_s"), ends[-1], strict=True))
@@ -77,6 +81,7 @@ def main(arguments: list[str]) -> None:
     for name in FLAGS.models:
         if lines and all(lines.has(name, cache, origin["commit"]) for cache in ("cold", "warm")):
             continue
+        prepare(name)
         with tempfile.TemporaryDirectory() as folder:
             for cache in ("cold", "warm"):
                 found = {"model": name, "cache": cache, **origin}

@@ -54,13 +54,14 @@ def test_a_program_without_a_first_step_is_quoted(start, tmp_path):
 
 
 def test_each_architecture_is_started_twice_and_once_a_commit(start, tmp_path, monkeypatch):
-    asked = []
+    asked, prepared = [], []
 
     def begin(name, folder, workdir):
         asked.append((name, folder.name, folder.parent, workdir.name))
         return dict.fromkeys(start.FIGURES, "1.0")
 
     monkeypatch.setattr(start, "start", begin)
+    monkeypatch.setattr(start, "prepare", prepared.append)
     monkeypatch.setattr(start, "command_and_commit", lambda given: {"command": "c", "commit": "a"})
     monkeypatch.setattr(sys, "argv", ["start.py"])
     for models in ("vslnet", "vslnet,mmn"):
@@ -72,8 +73,16 @@ def test_each_architecture_is_started_twice_and_once_a_commit(start, tmp_path, m
     assert [(name, run) for name, _, _, run in asked] == [
         ("vslnet", "cold"), ("vslnet", "warm"), ("mmn", "cold"), ("mmn", "warm"),
     ]  # fmt: skip
+    assert prepared == ["vslnet", "mmn"]
     assert asked[0][2] == asked[1][2] != asked[2][2]  # the second start finds what the first has compiled
     with (tmp_path / "start.csv").open(encoding="utf-8", newline="") as file:
         assert [(row["model"], row["cache"]) for row in csv.DictReader(file)] == [
             ("vslnet", "cold"), ("vslnet", "warm"), ("mmn", "cold"), ("mmn", "warm"),
         ]  # fmt: skip
+
+
+def test_the_embedded_dataset_is_prepared(start, monkeypatch):
+    opened = []
+    monkeypatch.setattr(start, "Dataset", lambda options, annotations_only: opened.append(options.name))
+    start.prepare("vslnet")
+    assert opened == ["storyboard"]
