@@ -33,7 +33,7 @@ import numpy as np
 import optax
 from absl import flags
 from jax.extend import core
-from lines import Lines
+from lines import Lines, check_folder
 from machine import command_and_commit, describe_machine
 from program import known, run
 from training_steps import random_batch, random_variables
@@ -77,7 +77,8 @@ def define_flags(holder: flags.FlagValues) -> None:
     flags.DEFINE_list("axes", [*AXES], "Lengths that grow.", flag_values=holder)
     flags.DEFINE_bool("memory", False, "Compiles too, for the bytes of temporaries.", flag_values=holder)
     flags.DEFINE_bool("time", False, "Compiles and takes steps too.", flag_values=holder)
-    flags.DEFINE_integer("steps", 3, "That are timed, after one that is not.", flag_values=holder)
+    steps = "That are timed, after one that is not."
+    flags.DEFINE_integer("steps", 3, steps, lower_bound=1, flag_values=holder)
     flags.DEFINE_float("longest", 4.0, "CPU seconds that a step may be expected to take.", flag_values=holder)
     flags.DEFINE_float("memory_gib", 4.0, "The most that temporaries of a step may take.", flag_values=holder)
     flags.DEFINE_string("output", "growth.csv", "Gets a line for each point.", flag_values=holder)
@@ -89,6 +90,8 @@ def main(_) -> None:
     known("models", FLAGS.models, MATHEMATICS)
     known("axes", FLAGS.axes, AXES)
     lines = Lines(Path(FLAGS.output), COLUMNS, KEY)
+    if FLAGS.picture:
+        check_folder(Path(FLAGS.picture))
     origin = command_and_commit(["benchmarks/growth.py", *sys.argv[1:]]) | {"machine": describe_machine()}
     for name in FLAGS.models:
         for axis in FLAGS.axes:

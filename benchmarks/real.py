@@ -8,18 +8,18 @@
     python benchmarks/real.py --data=DIR --vectors=GLOVE --minutes=3 --rates=1 --repeat=0
         A smaller budget, some two and a half hours; its lines stand beside those of other budgets.
 
-Each architecture takes as many steps as fit into `--minutes` of CPU time (a hundred at least), on seed 0 at
-each of `--rates` times the learning rate of its config for the test bed. The best one by mean IoU on the
-validation split is evaluated on test, once; the `--repeat` best architectures, and those of ALWAYS, are trained
-with seeds 1 and 2 too. A finished run is one line of `--results`; one that fails is named, and the other
-architectures go on. The sizes are those of benchmarks/real_config.py.
+Each architecture takes the number of steps that a short run expects to take about `--minutes` of CPU time, in
+hundreds and a hundred at least, on seed 0 at each of `--rates` times the learning rate of its config for the
+test bed. What the runs then took stands in `cpu_minutes`: 2.0 to 4.3 for --minutes=3. The best one by mean IoU
+on the validation split is evaluated on test, once; the `--repeat` best architectures, and those of ALWAYS, are
+trained with seeds 1 and 2 too. A finished run is one line of `--results`; one that fails is named, and the
+other architectures go on. The sizes are those of benchmarks/real_config.py.
 """
 
 import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,12 +30,13 @@ import jax
 import program
 from absl import flags, logging
 from lines import Lines
-from machine import command_and_commit, cpu_seconds, describe_machine
+from machine import children_seconds, command_and_commit, cpu_seconds, describe_machine
 from real_config import get_config, learners
 
 import vmr_jax as vmr
 from vmr_jax.errors import UserError
 from vmr_jax.evaluation.rows import SANITY
+from vmr_jax.files import write_json
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,8 @@ def main(_):
     """Chooses rates, evaluates, repeats the best."""
     logging.set_verbosity(logging.WARNING)
     os.nice(19)
-    os.chdir(ROOT)
+    to_checkout("data", "vectors", "folder", "results")
+    program.positive("--minutes", [f"{FLAGS.minutes}"])
     models = FLAGS.models or learners()
     for model in models:
         if model not in learners():
@@ -94,6 +96,7 @@ def main(_):
                 f"{model} reads what these files lack (benchmarks/real_config.py), so it has no line here. "
                 f"--models takes {', '.join(learners())}."
             )
+        rates(model)
     failed = []
     for model in models:
         before = len(lines().rows)
@@ -127,16 +130,25 @@ def main(_):
 
 def choose(model: str) -> None:
     """Trains once at each learning rate, and writes what the validation split says."""
-    base = get_config(model).optimizer.learning_rate
     done = {row["learning_rate"]: row for row in rows(model, "val")}
     steps = next((int(row["steps"]) for row in done.values()), 0)
-    for times in program.positive("--rates", FLAGS.rates):
-        rate = base * times
+    for rate in rates(model):
         if f"{rate:.2e}" in done:
             continue
-        steps = steps or affordable_steps(model, base)
+        steps = steps or planned_steps(model)
         run = Run(model, 0, rate, steps)
         write(run, "val", train(run))
+
+
+def rates(model: str) -> list[float]:
+    """Its learning rates; UserError where --rates has none, or two that a line would show as one."""
+    base = get_config(model).optimizer.learning_rate
+    found = [base * times for times in program.positive("--rates", FLAGS.rates)]
+    if not found or len({f"{rate:.2e}" for rate in found}) < len(found):
+        raise UserError(
+            f'--rates has "{",".join(FLAGS.rates)}"; expected are numbers that differ, as in 1,0.3333.'
+        )
+    return found
 
 
 def best(model: str) -> Run:
@@ -169,15 +181,36 @@ def evaluate(run: Run, minutes: float | None = None) -> None:
 
 
 def train(run: Run) -> float:
-    """Trains, or goes on; returns CPU minutes."""
+    """Trains, or goes on; returns the CPU minutes of all processes that have trained it."""
     settings = run.settings(FLAGS.data, FLAGS.vectors)
     print(f"{run.model}: trains {run.steps} steps, seed {run.seed}, rate {run.rate:.2e}", flush=True)
-    return launch([*settings, "--config.evaluation.splits=('val',)", f"--workdir={run.workdir}"]) / 60
+    kept = run.workdir.with_name(f"{run.workdir.name}_cpu.json")
+    spent = kept_number(kept) if run.workdir.exists() else 0.0
+    before = children_seconds()
+    try:
+        launch([*settings, "--config.evaluation.splits=('val',)", f"--workdir={run.workdir}"])
+    finally:
+        spent += children_seconds() - before
+        write_json(kept, spent)
+    return spent / 60
 
 
-def affordable_steps(model: str, rate: float) -> int:
-    """How many steps fit into `--minutes` of CPU time, in hundreds: from a short run, which is measured."""
-    probe = Run(model, 0, rate, PROBE)
+def planned_steps(model: str) -> int:
+    """The steps of its runs; those that an earlier start has planned, whose run may have begun."""
+    kept = Path(FLAGS.folder) / f"{model}_steps_{FLAGS.minutes:g}.json"
+    steps = int(kept_number(kept)) or affordable_steps(model)
+    write_json(kept, steps)
+    return steps
+
+
+def kept_number(path: Path) -> float:
+    """What an earlier start has written; 0 where it has not."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+
+
+def affordable_steps(model: str) -> int:
+    """How many steps take about `--minutes` of CPU time, in hundreds: from a short run, which is measured."""
+    probe = Run(model, 0, get_config(model).optimizer.learning_rate, PROBE)
     workdir = probe.workdir.with_name(f"{model}_probe")
     shutil.rmtree(workdir, ignore_errors=True)  # one that was stopped has spent CPU time that is not counted
     settings = [*probe.settings(FLAGS.data, FLAGS.vectors), f"--config.evaluate_every={PROBE} steps"]
@@ -223,24 +256,19 @@ def launch(arguments: list[str], watch=None) -> float:
     """
     log = Path(FLAGS.folder) / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "launch.py", *arguments], stdout=output, stderr=subprocess.STDOUT
-        )
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG if watch else 0)
-            if pid:
-                break
+    command, before = [sys.executable, "launch.py", *arguments], children_seconds()
+    with log.open("ab") as output, program.child(command, stdout=output, stderr=output) as process:
+        while watch and process.poll() is None:
             watch(process.pid)
             time.sleep(0.2)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
     if process.returncode:
         raise UserError(
             f"python launch.py {shlex.join(arguments)} ended with status {process.returncode}. It said last: "
             f"{last_line(log)} All that it printed stands at the end of {log}. Mend the cause and start this "
             "program again: it goes on from here."
         )
-    return usage.ru_utime + usage.ru_stime
+    return children_seconds() - before
 
 
 def last_line(log: Path) -> str:
@@ -331,6 +359,13 @@ def append(row: dict) -> None:
     print(", ".join(f"{row.get(column, '')}" for column in COLUMNS[:15]), flush=True)
 
 
+def to_checkout(*names: str) -> None:
+    """Goes to the checkout, from where launch.py is run; the paths of these flags stay what they were."""
+    for name in names:
+        FLAGS[name].value = str(Path(FLAGS[name].value).absolute())
+    os.chdir(ROOT)
+
+
 def define_places(holder: flags.FlagValues) -> None:
     """The flags that say where the data and the word vectors are."""
     features = "Folder of Charades-STA with the features, the split and the extra queries."
@@ -346,9 +381,10 @@ def define_flags(holder: flags.FlagValues) -> None:
     flags.DEFINE_string("folder", "runs/real", "Gets a folder for each run.", flag_values=holder)
     flags.DEFINE_string("results", "results/charades_clip.csv", into, flag_values=holder)
     flags.DEFINE_list("models", [], "Architectures; none given: all of them.", flag_values=holder)
-    flags.DEFINE_float("minutes", 10.0, "CPU minutes of a run at most.", lower_bound=0.0, flag_values=holder)
-    rates = "Learning rates, as parts of that of the config."
-    flags.DEFINE_list("rates", ["1", "0.3333"], rates, flag_values=holder)
+    minutes = "CPU minutes that the steps of a run are expected to take; it has a hundred steps at least."
+    flags.DEFINE_float("minutes", 10.0, minutes, flag_values=holder)
+    parts = "Learning rates, as parts of that of the config."
+    flags.DEFINE_list("rates", ["1", "0.3333"], parts, flag_values=holder)
     repeat = "Number of the best architectures that are trained with three seeds; 0: none is."
     flags.DEFINE_integer("repeat", 10, repeat, lower_bound=0, flag_values=holder)
 

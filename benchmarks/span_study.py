@@ -4,7 +4,8 @@
         Trains each of VARIANTS, some three CPU minutes each, and evaluates it on the validation split; DIR and
         GLOVE as in benchmarks/real.py. Started again, it goes on where it was.
     python benchmarks/span_study.py --data=DIR --vectors=GLOVE --folder=runs/span --test=NAME[,NAME]
-        Reads the test split, once for each of these variants.
+        Reads the test split too, once for each of these variants; trains all variants that are not there yet,
+        or those of --only=NAME[,NAME].
 
 A variant is the config of benchmarks/real_config.py for its architecture with the settings that are named. Each
 run is evaluated twice, with moments of any length and with those of at most SHARE of the video, which trains
@@ -23,7 +24,7 @@ import numpy as np
 import program
 from absl import flags, logging
 from lines import Lines
-from real import EVALUATIONS, METRICS, PLACES, ROOT, define_places, launch, metrics, origin, sanity
+from real import EVALUATIONS, METRICS, PLACES, define_places, launch, metrics, origin, sanity, to_checkout
 from real_config import get_config
 
 from vmr_jax.config import load_config, override
@@ -96,10 +97,12 @@ def main(_):
     """Trains, evaluates, writes."""
     logging.set_verbosity(logging.WARNING)
     os.nice(19)
-    os.chdir(ROOT)
+    to_checkout("data", "vectors", "folder", "results")
     program.known("only", FLAGS.only, VARIANTS)
-    program.known("test", FLAGS.test, VARIANTS)
-    for name in FLAGS.only or VARIANTS:
+    trained = FLAGS.only or [*VARIANTS]
+    program.known("test", FLAGS.test, trained)
+    lines()
+    for name in trained:
         train(name)
         measure(name, "val")
         if name in FLAGS.test:
@@ -305,7 +308,9 @@ def define_flags(holder: flags.FlagValues) -> None:
         "results", "results/span_study.csv", "Gets two lines for each run and split.", flag_values=holder
     )
     flags.DEFINE_list("only", [], "Variants; none given: all of them.", flag_values=holder)
-    flags.DEFINE_list("test", [], "Variants whose test split is read too.", flag_values=holder)
+    flags.DEFINE_list(
+        "test", [], "Variants, among those trained, whose test split is read too.", flag_values=holder
+    )
 
 
 if __name__ == "__main__":

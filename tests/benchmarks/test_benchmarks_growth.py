@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from absl import flags
 
+from vmr_jax.errors import UserError
+
 
 @pytest.fixture(scope="module")
 def growth(program):
@@ -101,3 +103,15 @@ def test_points_that_stand_there_are_not_measured_again(growth, monkeypatch, tmp
     assert [name for name in growth.MATHEMATICS if f">{name}<" in drawn] == ["vslnet"]
     # Seconds are 8, 32 and 128.
     assert all(f">{power}<" in drawn for power in ("1", "10", "100", "1 s", "10 s", "100 s", "1 ks"))
+
+
+def test_flags_that_fail_only_at_the_end_are_refused_at_the_beginning(growth, monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "measured", lambda *_: pytest.fail("a step was measured"))
+    holder = flags.FlagValues()
+    growth.define_flags(holder)
+    with pytest.raises(flags.IllegalFlagValueError, match="--steps=0"):  # there is no least of no steps
+        holder(["growth.py", "--steps=0"])
+    holder(["growth.py", f"--output={tmp_path / 'a.csv'}", f"--picture={tmp_path / 'absent' / 'a.svg'}"])
+    monkeypatch.setattr(growth, "FLAGS", holder)
+    with pytest.raises(UserError, match="a.svg cannot be written: there is no folder"):
+        growth.main([])

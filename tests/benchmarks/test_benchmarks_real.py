@@ -142,3 +142,82 @@ def test_lines_that_stand_there_are_told(real, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(real, "evaluate", lambda run: None)
     started(real, monkeypatch, tmp_path, "--models=tga", "--repeat=0")
     assert "tga: its lines stand in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--rates=1,1", '--rates has "1,1"; expected are numbers that differ'),
+        # A line has three digits of a rate: 1.0001 times 1e-3 stands there as 1.00e-03, which is that of 1.
+        ("--rates=1,1.0001", '--rates has "1,1.0001"; expected are numbers that differ'),
+        ("--rates=", '--rates has ""; expected are numbers'),
+        ("--minutes=nan", '--minutes has "nan"; expected are numbers above 0'),
+        ("--minutes=0", '--minutes has "0.0"; expected are numbers above 0'),
+    ],
+)
+def test_rates_and_minutes_that_no_line_could_have_are_refused(real, monkeypatch, tmp_path, flag, said):
+    monkeypatch.setattr(real, "launch", lambda *_: pytest.fail("a run was started"))
+    with pytest.raises(UserError, match=said):
+        started(real, monkeypatch, tmp_path, "--models=fvmr", flag)
+
+
+def test_paths_are_seen_from_where_the_user_stands(real, monkeypatch, tmp_path):
+    monkeypatch.setattr(real, "choose", lambda model: None)
+    monkeypatch.setattr(real, "best", lambda model: None)
+    monkeypatch.setattr(real, "evaluate", lambda run: None)
+    places = ["--data=a/data", "--vectors=../glove.txt", "--folder=runs", "--results=lines.csv"]
+    started(real, monkeypatch, tmp_path, "--models=tga", "--repeat=0", *places)
+    seen = [real.FLAGS[name].value for name in ("data", "vectors", "folder", "results")]
+    assert seen == [str(tmp_path / place.partition("=")[2]) for place in places]
+    assert real.Path.cwd() == real.ROOT
+
+
+# Takes 0.3 CPU seconds, and fails where its run has not begun before.
+BUSY = """
+import pathlib, sys, time
+workdir = next(pathlib.Path(a.partition("=")[2]) for a in sys.argv if a.startswith("--workdir="))
+while time.process_time() < 0.3: pass
+begun = workdir.exists()
+workdir.mkdir(exist_ok=True)
+sys.exit(not begun)
+"""
+
+
+def test_the_minutes_of_a_run_are_those_of_all_its_starts(real, monkeypatch, tmp_path):
+    (tmp_path / "launch.py").write_text(BUSY, encoding="utf-8")
+    holder = flags.FlagValues()
+    real.define_flags(holder)
+    holder(["program", "--data=DIR", "--vectors=FILE", f"--folder={tmp_path}"])
+    monkeypatch.setattr(real, "FLAGS", holder)
+    monkeypatch.chdir(tmp_path)
+    run = real.Run("fvmr", 0, 1e-3, 600)
+    with pytest.raises(UserError, match="ended with status 1"):  # after 0.3 CPU seconds at least
+        real.train(run)
+    alone = real.launch([f"--workdir={run.workdir}"])
+    assert 0.3 <= alone < 0.6  # else two starts could not be told from one
+    assert 60 * real.train(run) >= 0.6
+    run.workdir.rmdir()  # whoever deletes a run begins anew
+    with pytest.raises(UserError, match="ended with status 1"):
+        real.train(run)
+    assert 0.6 <= 60 * real.train(run) < 1.2  # of two starts, and not of four
+
+
+def test_a_run_that_has_begun_goes_on_with_its_steps(real, monkeypatch, tmp_path):
+    """A second measurement of a step would find others, and with them another folder."""
+    found, trained = iter((700, 600, 200)), []
+    monkeypatch.setattr(real, "affordable_steps", lambda model: next(found))
+    monkeypatch.setattr(real, "evaluate", lambda run: None)
+    monkeypatch.setattr(real, "best", lambda model: None)
+
+    def stopped(run):
+        trained.append(run.steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(real, "train", stopped)
+    for flag in ("--minutes=3", "--minutes=3", "--minutes=1", "--minutes=3"):
+        with pytest.raises(KeyboardInterrupt):
+            started(real, monkeypatch, tmp_path, "--models=fvmr", flag)
+    assert trained == [700, 700, 600, 700]
+    with pytest.raises(KeyboardInterrupt):
+        started(real, monkeypatch, tmp_path, "--models=tga", "--minutes=3")
+    assert trained[-1] == 200  # another architecture has its own

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from vmr_jax.config import override
+from vmr_jax.errors import UserError
 from vmr_jax.types import Batch
 
 
@@ -35,3 +37,23 @@ def test_the_histogram_counts_ends_from_the_end(study):
     assert short.spans[0, :2].tolist() == [[2, 6], [4, 6]] and float(short.scores[0, 0]) == pytest.approx(
         3 / 16
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--only=excl", "--test=excl,tmlga"], '--test has "tmlga"'),  # which would not be trained
+        (["--results=absent/lines.csv"], "lines.csv cannot be written: there is no folder"),
+    ],
+)
+def test_what_could_not_be_done_is_refused_before_training(study, program, monkeypatch, tmp_path, given, said):
+    holder = flags.FlagValues()
+    study.define_flags(holder)
+    holder(["program", "--data=DIR", "--vectors=FILE", "--results=lines.csv", *given])
+    for module in (study, program("real")):
+        monkeypatch.setattr(module, "FLAGS", holder)
+    monkeypatch.setattr(study.os, "nice", lambda _: 0)
+    monkeypatch.setattr(study, "train", lambda name: pytest.fail("a variant was trained"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        study.main([])
