@@ -5,16 +5,19 @@ r"""What a step of two training programs takes, timed from the outside, each wit
         --theirs='cd ../2D-TAN && python train.py --epochs={n} --output={folder}' --note='torch 2.13.0'
 
 Each side is a command of the shell. In it {n} stands for how long it trains, in whatever the program counts,
-and {folder} for an empty folder, which is deleted when the program has ended. Both sides are run for the
-smaller and for the larger of --numbers, in turns, --rounds times; before that once for the smaller, which is
-not counted, so that files and compiled programs lie where they are found again. The difference of the two runs
-by the difference of the numbers is what a step or an epoch takes: start, compiling and end are in both. CPU
-seconds are those of the program and of all processes that it has waited for, such as those that load data.
+and {folder} for an empty folder, quoted for the shell, which is deleted when the program has ended. Both sides
+are run for the smaller and for the larger of --numbers, in turns, --rounds times; before that once for the
+smaller, which is not counted, so that files and compiled programs lie where they are found again. The
+difference of the two runs by the difference of the numbers is what a step or an epoch takes: start, compiling
+and end are in both. CPU seconds are those of the program and of all processes that it has waited for, such as
+those that load data; their columns stay empty where they did not grow. A round in which a side took no longer
+for the larger number is named, and has no ratio. A line of --csv with the same name, commit and
+command is not measured again.
 
 That both sides do the same work is up to the user: data, batch, sizes, no evaluation on the way.
 """
 
-import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,14 +29,14 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 from lines import Lines
-from machine import command_and_commit, describe_machine
-from program import positive, run
+from machine import children_seconds, command_and_commit, describe_machine
+from program import child, positive, run
 
 from vmr_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 SIDES = ("ours", "theirs")
-KEY = ("name", "commit")
+KEY = ("name", "commit", "command")
 FIGURES = ("s", "cpu_s", "examples_per_second", "start_s")
 COLUMNS = (
     "name", "short", "long", "rounds", "examples", "times", "times_low", "times_high", "times_cpu",
@@ -70,10 +73,11 @@ def numbers_of(values: flags.FlagValues) -> tuple[int, int]:
     if not values.name:
         raise UserError("--name is empty; say what is trained.")
     for side in SIDES:
-        if "{n}" not in values[side].value:
+        command = values[side].value
+        if "{n}" not in command or "${n}" in command or "${folder}" in command:
             raise UserError(
-                f'--{side} has "{values[side].value}"; expected is a command with {{n}} in it, in whose place '
-                "the number of steps or epochs is put."
+                f'--{side} has "{command}"; expected is a command with {{n}} in it, and no $ before it or '
+                "{folder}: the number of steps or epochs is put in its place."
             )
     return int(numbers[0]), int(numbers[1])
 
@@ -81,17 +85,16 @@ def numbers_of(values: flags.FlagValues) -> tuple[int, int]:
 def take(side: str, command: str, number: int) -> Taken:
     """Runs a side once; UserError with the last line of what it said where it fails."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
-        command = command.replace("{n}", str(number)).replace("{folder}", folder)
-        begin = time.perf_counter()
-        process = subprocess.Popen(command, shell=True, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which has not waited itself
+        command = command.replace("{n}", str(number)).replace("{folder}", shlex.quote(folder))
+        begin, before = time.perf_counter(), children_seconds()
+        with child(command, shell=True, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as process:
+            process.wait()
+            taken = Taken(time.perf_counter() - begin, children_seconds() - before)
         if process.returncode:
             said.seek(0)
             last = [line.strip() for line in said if line.strip()][-1:] or ["nothing"]
             raise UserError(f"--{side} ended with {process.returncode}: {command}\nIt said last: {last[0]}")
-    return Taken(seconds, usage.ru_utime + usage.ru_stime)
+    return taken
 
 
 def row(
@@ -100,34 +103,46 @@ def row(
     """The columns from `short` to `theirs_start_s`, of the short and the long run of each side and round.
 
     Raises:
-      UserError: where a long run took no more than the short one before it.
+      UserError: where the long runs of a side took no more than the short ones.
     """
     short, long = numbers
     line = {"short": short, "long": long, "rounds": len(runs["ours"]), "examples": examples or ""}
-    each = {side: np.diff(runs[side], axis=1)[:, 0] / (long - short) for side in SIDES}  # [rounds,2]
-    for side, values in each.items():
-        if not (values > 0).all():
+    grown = {side: np.diff(runs[side], axis=1)[:, 0].T / (long - short) for side in SIDES}  # [2,rounds]
+    times, times_cpu = (ratios(*both) for both in zip(grown["ours"], grown["theirs"], strict=True))
+    for side, (seconds, cpu) in grown.items():
+        for turn in np.flatnonzero(seconds <= 0):
+            print(f"Round {turn + 1}: {side} took no longer for {long} than for {short}, so it has no ratio.")
+        second, cpu_second = np.median(seconds), np.median(cpu)
+        if second <= 0 or not len(times):
             raise UserError(
-                f"--{side} once took no more for {long} than for {short}: what else the machine did was more "
-                "than the difference. Give a larger second number in --numbers."
+                f"--{side} took no longer for {long} than for {short}: what else the machine did was more than "
+                "the difference. Give a larger second number in --numbers."
             )
-        seconds, cpu = np.median(values, 0)
-        begin = np.median([first.seconds for first, _ in runs[side]]) - short * seconds
-        rate = f"{examples / seconds:.1f}" if examples else ""
-        figures = (f"{seconds:.4g}", f"{cpu:.4g}", rate, f"{begin:.1f}")
+        begin = np.median([first.seconds for first, _ in runs[side]]) - short * second
+        rate = f"{examples / second:.1f}" if examples else ""
+        figures = (f"{second:.4g}", f"{cpu_second:.4g}" if cpu_second > 0 else "", rate, f"{begin:.1f}")
         line |= {f"{side}_{name}": text for name, text in zip(FIGURES, figures, strict=True)}
-    times, cpu = (each["theirs"] / each["ours"]).T
-    line |= {"times": f"{np.median(times):.2f}", "times_cpu": f"{np.median(cpu):.2f}"}
-    return line | {"times_low": f"{times.min():.2f}", "times_high": f"{times.max():.2f}"}
+    line |= {"times": f"{np.median(times):.2f}", "times_low": f"{times.min():.2f}"}
+    known = len(times_cpu) and all(line[f"{side}_cpu_s"] for side in SIDES)
+    return line | {
+        "times_high": f"{times.max():.2f}",
+        "times_cpu": f"{np.median(times_cpu):.2f}" if known else "",
+    }
+
+
+def ratios(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Theirs by ours, of the rounds in which both grew."""
+    both = (ours > 0) & (theirs > 0)
+    return theirs[both] / ours[both]
 
 
 def main(arguments: list[str]) -> None:
-    """Prints what every run takes, and adds a line to --csv, unless it has that of the name and the commit."""
+    """Prints what every run takes, and adds a line to --csv, unless it stands there."""
     numbers = numbers_of(FLAGS)
     lines = Lines(Path(FLAGS.csv), COLUMNS, KEY) if FLAGS.csv else None
     origin = command_and_commit(["benchmarks/official.py", *sys.argv[1:]]) | {"note": FLAGS.note}
-    if lines and lines.has(FLAGS.name, origin["commit"]):
-        print(f"{FLAGS.csv} has {FLAGS.name} of this commit.")
+    if lines and lines.has(FLAGS.name, origin["commit"], origin["command"]):
+        print(f"{FLAGS.csv} has {FLAGS.name} of this commit and command.")
         return
 
     def taken(side: str, number: int) -> Taken:

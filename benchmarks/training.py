@@ -81,7 +81,7 @@ def define_flags(holder: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps", 40, "Timed steps at most.", lower_bound=1, flag_values=holder)
     flags.DEFINE_integer("least", 8, "Timed steps at least.", lower_bound=1, flag_values=holder)
     flags.DEFINE_float("seconds", 8, "No more than --least after so many for a setting.", flag_values=holder)
-    flags.DEFINE_integer("threads", 2, "CPU threads of all.", flag_values=holder)
+    flags.DEFINE_integer("threads", 2, "CPU threads of all.", lower_bound=1, flag_values=holder)
     flags.DEFINE_list("rivals", [], f"Of PyTorch: some of {', '.join(RIVALS)}.", flag_values=holder)
     flags.DEFINE_float("longest", 120, "Seconds in which a rival must have started.", flag_values=holder)
     flags.DEFINE_string("csv", "", "A file for the figures; empty: none.", flag_values=holder)

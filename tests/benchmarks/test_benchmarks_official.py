@@ -3,6 +3,7 @@
 import csv
 import shlex
 import sys
+import tempfile
 
 import pytest
 from absl import flags
@@ -43,12 +44,24 @@ def test_a_step_is_the_difference_of_the_runs_by_that_of_the_numbers(official):
     assert (line["times_low"], line["times"], line["times_high"]) == ("2.00", "4.00", "4.00")
     assert line["times_cpu"] == "2.50"
     assert official.row({"ours": ours, "theirs": theirs}, (2, 6), 0)["ours_examples_per_second"] == ""
-    ours[1] = (Taken(8, 9), Taken(8, 17))
-    with pytest.raises(UserError, match="--ours once took no more for 6 than for 2.*larger second number"):
+
+
+def test_a_round_that_did_not_grow_is_named_and_has_no_ratio(official, capsys):
+    Taken = official.Taken
+    # Ours: 1, 0 and 2 s a step, the CPU not more; theirs: 4, 6 and 8 s, and 5 CPU seconds.
+    ours = [(Taken(7 + 2 * s, 9), Taken(7 + 6 * s, 9)) for s in (1, 0, 2)]
+    theirs = [(Taken(3 + 2 * s, 11), Taken(3 + 6 * s, 31)) for s in (4, 6, 8)]
+    line = official.row({"ours": ours, "theirs": theirs}, (2, 6), 30)
+    assert capsys.readouterr().out == "Round 2: ours took no longer for 6 than for 2, so it has no ratio.\n"
+    assert (line["ours_s"], line["theirs_s"]) == ("1", "6")  # medians of all
+    assert (line["ours_cpu_s"], line["theirs_cpu_s"], line["times_cpu"]) == ("", "5", "")
+    assert (line["times_low"], line["times"], line["times_high"]) == ("4.00", "4.00", "4.00")  # 4 / 1 and 8 / 2
+    ours[0] = ours[1]  # two of three
+    with pytest.raises(UserError, match="--ours took no longer for 6 than for 2.*larger second number"):
         official.row({"ours": ours, "theirs": theirs}, (2, 6), 30)
 
 
-def test_a_run_counts_the_processes_that_it_has_waited_for(official, tmp_path):
+def test_a_run_counts_the_processes_that_it_has_waited_for(official, tmp_path, monkeypatch):
     # A child of a child takes 0.3 s of the processor after a wait of 0.2 s, twice as the command has a 2.
     work = "import time; time.sleep(0.2); t = time.process_time()\nwhile time.process_time() < t + 0.3: pass"
     command = f"for i in $(seq {{n}}); do {PYTHON} -I -S -c {shlex.quote(work)}; done"
@@ -58,6 +71,10 @@ def test_a_run_counts_the_processes_that_it_has_waited_for(official, tmp_path):
     official.take("ours", f"ls -A {{folder}} > {kept}; echo {{folder}} >> {kept}; touch {{folder}}/a", 1)
     (folder,) = kept.read_text().split()  # it was empty, so that ls said nothing
     assert not (tmp_path / folder).exists()
+    (tmp_path / "a folder; exit 1").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a folder; exit 1"))
+    official.take("ours", f"echo {{folder}} > {kept}; touch {{folder}}/a", 1)  # one word of the shell
+    assert kept.read_text().startswith(str(tmp_path / "a folder; exit 1"))
 
 
 def test_a_program_that_fails_is_quoted(official):
@@ -77,6 +94,11 @@ def test_a_program_that_fails_is_quoted(official):
         ({"name": ""}, "--name is empty"),
         ({"theirs": "python main.py"}, "--theirs has .*main.py.*; expected is a command with {n}"),
         ({"ours": ""}, '--ours has ""; expected is a command with {n}'),
+        (
+            {"ours": "n=3; echo ${n}"},
+            "--ours has .*; expected is a command with {n} in it, and no \\$ before it",
+        ),
+        ({"theirs": "echo {n} ${folder}"}, "--theirs has .*; expected is a command with {n} in it, and no \\$"),
     ],
 )
 def test_flags_that_no_run_could_go_with_are_refused_before_any(official, monkeypatch, given, said):
@@ -111,4 +133,7 @@ def test_both_sides_take_turns_and_a_pair_is_measured_once_a_commit(official, mo
     assert (row["note"], row["machine"], row["theirs_start_s"]) == ("torch 2", "a machine", "10.0")
     assert "times 1.50" in capsys.readouterr().out
     official.main([])
-    assert len(asked) == 10 and "has pair of this commit" in capsys.readouterr().out
+    assert len(asked) == 10 and "has pair of this commit and command" in capsys.readouterr().out
+    monkeypatch.setattr(official, "command_and_commit", lambda given: {"command": "d", "commit": "a"})
+    official.main([])  # another command of the same name
+    assert len(asked) == 20

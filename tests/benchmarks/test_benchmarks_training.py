@@ -133,3 +133,9 @@ def test_whether_a_twin_drops_what_the_config_says(program, name, drops):
     still = steps.without_dropout(config)
     assert still.model.dropout == 0 < config.model.dropout
     assert steps.check_first_step(step, name, still, batch, variables)  # it is asked to drop nothing
+
+
+def test_a_computation_has_a_thread_at_least(training):
+    training.set("--threads=1")
+    with pytest.raises(flags.IllegalFlagValueError, match="--threads=0"):
+        training.set("--threads=0")
