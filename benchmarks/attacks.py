@@ -27,7 +27,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from program import run
+from program import child, run
 
 from vmr_jax.config import load_config
 from vmr_jax.errors import UserError
@@ -163,8 +163,9 @@ def main(argv: list[str]) -> None:
     program = f"{sys.executable} launch.py --workdir={copy}/run"
     settings = " ".join(f"'{setting}'" for setting in (*TRAIN, f"--config.dataset.data_dir={copy}/data"))
     for command in (f"{program} {settings}", f"{program} --mode=index"):
-        if os.system(f"{command} > {root}/log 2>&1"):
-            sys.exit((root / "log").read_text())
+        with (root / "log").open("wb") as log, child(command, shell=True, stdout=log, stderr=log) as process:
+            if process.wait():
+                sys.exit((root / "log").read_text())
     copy.rename(whole)
     counts: Counter[str] = Counter()
     for pattern, read in READERS.items():

@@ -23,6 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 from machine import describe_machine, own_memory
+from program import ended_in_one_line
 
 from vmr_jax.library import Library
 from vmr_jax.video.decode import read_frames
@@ -145,4 +146,5 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    watched(*sys.argv[2:]) if sys.argv[1:2] == [WATCHED] else main()
+    with ended_in_one_line():  # which ends what `subprocess.run` has started, too
+        watched(*sys.argv[2:]) if sys.argv[1:2] == [WATCHED] else main()

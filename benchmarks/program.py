@@ -33,11 +33,19 @@ def run(main: Callable, define_flags: Callable[[flags.FlagValues], None] | None 
         check(arguments, flags.FLAGS)
         main(arguments)
 
-    signal.signal(signal.SIGTERM, _stop)
     try:
-        app.run(checked)
+        with ended_in_one_line():
+            app.run(checked)
     except UserError as error:
         sys.exit(f"{error}")
+
+
+@contextlib.contextmanager
+def ended_in_one_line() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block, and the process, without a traceback."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
     except KeyboardInterrupt:
         _end_of(signal.SIGINT)
     except Terminated:
