@@ -97,7 +97,7 @@ def check(arguments: Sequence[str], values: flags.FlagValues) -> None:
     UTF-8, in which the command is kept beside its figures.
     """
     for text in sys.argv:
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise UserError(f"The argument '{printable_line(text)}' is no UTF-8; write it in UTF-8.")
     if arguments[1:]:
         raise UserError(
