@@ -57,7 +57,6 @@ from training_steps import (
 )
 
 from vmr_jax.input.spec import batch_spec
-from vmr_jax.parallel import share_heap_on_cpus
 from vmr_jax.training.experiment import initial_variables, make_model
 
 FLAGS = flags.FLAGS
@@ -238,7 +237,6 @@ def settings(names: list[str]) -> list[tuple[str, str, int]]:
 
 def main(arguments: list[str]) -> None:
     """Prints one row per (model, setting, dtype) that --csv does not have of this commit."""
-    share_heap_on_cpus()  # as a training does
     known("rivals", FLAGS.rivals, RIVALS)
     known("dtypes", FLAGS.dtypes, ("float32", "bfloat16", "float16"))
     # PyTorch compiles in this process: of a rival that is given up nothing goes on beside the others.

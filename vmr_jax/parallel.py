@@ -15,7 +15,6 @@ where the array is already global.
 import contextlib
 import contextvars
 import hashlib
-import importlib.util
 import logging
 import math
 import os
@@ -33,7 +32,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vmr_jax.errors import UserError, unknown
-from vmr_jax.memory import keep_freed_memory, share_one_heap
+from vmr_jax.memory import keep_freed_memory
 
 log = logging.getLogger("vmr_jax")
 
@@ -67,18 +66,6 @@ def gather_examples(tree: Any) -> Any:
 def on_cpu() -> bool:
     """Whether the computation is on CPUs."""
     return jax.default_backend() == "cpu"
-
-
-def share_heap_on_cpus() -> None:
-    """Lets all threads take memory from one heap where JAX can find no devices but CPUs; see `vmr_jax.memory`.
-
-    To be called before JAX looks for devices. Beside accelerators many threads read data at once, and a step
-    takes no memory of the host.
-    """
-    platforms = jax.config.jax_platforms  # JAX_PLATFORMS; None: all that are installed
-    plugins = ("jax_plugins", "libtpu")  # packages of GPUs and TPUs
-    if platforms == "cpu" or not (platforms or any(map(importlib.util.find_spec, plugins))):
-        share_one_heap()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from vmr_jax.parallel import lead_host_first, share_heap_on_cpus
+from vmr_jax.parallel import lead_host_first
 from vmr_jax.training.checkpoint import has_checkpoint
 from vmr_jax.training.experiment import CHECKPOINTS, Experiment
 from vmr_jax.training.interrupt import signals_of_run
@@ -42,7 +42,6 @@ def fit(
       KeyboardInterrupt: after Ctrl-C, once the step is finished and saved; SystemExit (143) after SIGTERM.
       UserError: for all that the user can put right, before the first step wherever it can be known.
     """
-    share_heap_on_cpus()  # here, as nothing has started a thread yet
     with signals_of_run() as signals:
         signals.advice = "Give the same command again to go on."
         check_config(config, losses, resumes=has_checkpoint(workdir / CHECKPOINTS))
