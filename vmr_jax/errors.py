@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 _COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
 _SHOWN = 30  # known names that a message lists at most
@@ -27,6 +27,15 @@ def printable_line(text: str) -> str:
     True
     """
     return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def first_few(names: Sequence[object], count: int) -> str:
+    """At most so many of the names, with commas between them, and dots for the others.
+
+    >>> first_few("abc", 2), first_few("ab", 2)
+    ('a, b, ...', 'a, b')
+    """
+    return ", ".join([*map(str, names[:count]), *["..."] * (len(names) > count)])
 
 
 def _escape(character: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, first_few, nearest
 from vmr_jax.evaluation.metrics import TASKS
 from vmr_jax.files import parsed, write_whole
 from vmr_jax.input.dataset import Split
@@ -325,7 +325,7 @@ def match(predictions: Sequence[Prediction], qids: Sequence[str], place: str) ->
 
 
 def _listed(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
+    return first_few(ids, _SHOWN)
 
 
 def of_task(found: PredictionFile, split: Split, task: str) -> list[Prediction]:

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, first_few, unknown
 from vmr_jax.input import schema
 from vmr_jax.input.cache import FeatureStore, build_feature_store
 from vmr_jax.input.features import RESAMPLE, FeatureReader, missing, normalize_rows, read_rows, shorten
@@ -174,7 +174,7 @@ class Dataset:
     def _check_missing(self, reader: FeatureReader, videos: list[str]) -> None:
         absent = missing(reader, videos)
         if absent and (self.options.on_missing != "drop" or len(absent) == len(videos)):
-            shown = ", ".join(sorted(absent)[:20]) + (", ..." if len(absent) > 20 else "")
+            shown = first_few(sorted(absent), 20)
             raise UserError(
                 f"{len(absent)} of {len(videos)} videos have no features in {reader.path}: {shown}."
                 f"{reader.spelling(min(absent))} Check config.dataset.features, and that features have the "

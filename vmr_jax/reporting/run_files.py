@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, first_few
 from vmr_jax.files import MOST_BYTES, content_of, parsed, past_race
 
 log = logging.getLogger("vmr_jax")
@@ -161,12 +161,11 @@ def _parse(path: pathlib.Path):
         except ValueError:
             damaged += [i] if i <= len(whole) else []
     if damaged:
-        shown = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
         log.warning(
             "%s: %s damaged, line %s, left out here; the others are read",
             path,
             "1 line is" if len(damaged) == 1 else f"{len(damaged)} lines are",
-            shown,
+            first_few(damaged, 10),
         )
     return rows
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.config import CONFIG
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, first_few
 from vmr_jax.files import read_json, write_json
 from vmr_jax.input.dataset import Split
 from vmr_jax.input.loader import Loader
@@ -150,8 +150,7 @@ def _differences(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -
     shared = before["features"].keys() & now["features"].keys()
     other = sorted(v for v in shared if not _alike(before["features"][v], now["features"][v]))
     if other:
-        shown = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
-        found.append(f"the features of {len(other)} videos of {name} are others ({shown})")
+        found.append(f"the features of {len(other)} videos of {name} are others ({first_few(other, 3)})")
     same = before["annotations"] == now["annotations"]  # else the queries looked at are others
     words = [f for f in before["words"].keys() & now["words"].keys() if same]
     other = sorted(f for f in words if not _alike([before["words"][f]], [now["words"][f]]))

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vmr_jax.config import CONFIG, load_config
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, first_few
 from vmr_jax.input.queries import FIRST_WORD
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.models.base import abstract_variables
@@ -84,10 +84,10 @@ def with_weights_of_run(
     taken = {path: np.asarray(theirs[path]) for path in _fitting(ours, theirs) - skipped}
     _check_fit(config, run.config, taken)
     anew = sorted(ours.keys() - taken.keys())
-    named = ", ".join(anew[:_SHOWN]) + (", ..." if len(anew) > _SHOWN else "")
+    named = f"; anew: {first_few(anew, _SHOWN)}" if anew else ""
     log.info(
         "Beginning with %d of %d arrays of step %d of %s%s",
-        *(len(taken), len(ours), run.step, config.init_from, f"; anew: {named}" if anew else ""),
+        *(len(taken), len(ours), run.step, config.init_from, named),
     )
     return unflatten_dict({**ours, **taken}, sep="/")
 

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from vmr_jax.config import CONFIG, config_as_dict, load_config
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, first_few
 from vmr_jax.files import write_whole
 from vmr_jax.models import model_class
 from vmr_jax.parallel import (
@@ -91,8 +91,8 @@ def _shown(fields: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
     def value(of: Any) -> Any:
         return "''" if of == "" else of
 
-    shown = [f"config.{k}: {value(old.get(k))} -> {value(new.get(k))}" for k in fields[:_SHOWN]]
-    return ", ".join([*shown, "..."] if len(fields) > _SHOWN else shown)
+    changes = [f"config.{k}: {value(old.get(k))} -> {value(new.get(k))}" for k in fields]
+    return first_few(changes, _SHOWN)
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
