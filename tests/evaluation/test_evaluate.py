@@ -116,6 +116,10 @@ def test_stamp_says_what_the_training_began_with_and_what_an_evaluation_set_anew
     assert not {"model", "init_from"} & stamp("vslnet").keys()
     # A run is known by its name and not by its place, so that a run that has moved says the same.
     assert stamp("vslnet", init_from="/elsewhere/runs/first")["init_from"] == "first"
+    config = tiny_config(data_dir, "vslnet", init_from="/elsewhere/runs/first")
+    began = {"step": 20, "weights": "9b1c40a2e7d3"}
+    told = protocol_stamp(config, MomentRetrieval(config.evaluation), {"test": 4}, began)
+    assert told["init_from"] == "first, step 20, weights 9b1c40a2e7d3"
     assert stamp("vslnet", model__longest_share=0.5)["model"] == "longest_share=0.5"
     assert stamp("excl", model__shortest=2, model__longest=16)["model"] == "shortest=2, longest=16"
     assert "model" not in stamp(

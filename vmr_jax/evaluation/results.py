@@ -260,13 +260,16 @@ def selected_on_test(config: Any, splits: Collection[str]) -> bool:
     return chosen_by.startswith("test") or set(splits) == {chosen_by}
 
 
-def protocol_stamp(config: Any, protocol: Protocol, splits: dict[str, int]) -> dict[str, Any]:
+def protocol_stamp(
+    config: Any, protocol: Protocol, splits: dict[str, int], began: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """All that must be known to compare the numbers with others.
 
     Args:
       config: the resolved config.
       protocol: what is measured.
       splits: evaluated split -> number of its queries.
+      began: 'step' and 'weights' of the run that the training began with, where its checkpoint tells them.
     """
     options, dataset = config.evaluation, config.dataset
     selection = "none, the last step"
@@ -285,10 +288,18 @@ def protocol_stamp(config: Any, protocol: Protocol, splits: dict[str, int]) -> d
         "vectors": config.text.features or config.text.vectors or "of the dataset",
         "tokenizer": config.text.tokenizer,
         **_set_anew(config),
-        **({"init_from": Path(config.init_from).name} if config.init_from else {}),
+        **_began_with(config, began),
         "seed": int(config.seed),
         "version": vmr_jax.__version__,
     }
+
+
+def _began_with(config: Any, began: Mapping[str, Any] | None) -> dict[str, str]:
+    """'init_from' -> 'first, step 20, weights 9b1c40a2e7d3': of two folders of one name each is known."""
+    if not config.init_from:
+        return {}
+    told = f", step {began['step']}, weights {began['weights']}" if began else ""
+    return {"init_from": Path(config.init_from).name + told}
 
 
 def _set_anew(config: Any) -> dict[str, str]:

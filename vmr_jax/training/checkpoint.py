@@ -7,10 +7,13 @@ so a damaged one is noticed and passed over for the newest good one. Several hos
 them call each function, the lead host writes, every host reads.
 """
 
+import hashlib
+import json
 import logging
 import os
 import shutil
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,25 @@ class Checkpoints:
         state = jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), restored["state"])
         return state, position
 
+    def newest_record(self) -> tuple[int, str] | None:
+        """The step of the newest checkpoint and the digest of its arrays, of which none is read; None: none.
+
+        Raises:
+          UserError: where the record of the checkpoint cannot be read.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        try:
+            self._require_files(steps[-1])
+            restored = self._open().restore(steps[-1], args=ocp.args.Composite(position=ocp.args.JsonRestore()))
+            return steps[-1], _digest(restored["position"]["checksums"])
+        except Exception as error:
+            raise UserError(
+                f"The checkpoint {self.folder / str(steps[-1])} is damaged ({_first_line(error)}). Restore it "
+                "from a copy of the run."
+            ) from None
+
     def _require_files(self, step: int) -> None:
         """Raises ValueError where a checkpoint holds a pipe or a device: Orbax would read it for ever."""
         for path in (self.folder / str(step)).rglob("*"):
@@ -234,6 +256,15 @@ def _checksums(state: Any) -> dict[str, int]:
         path_name(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1).data)
         for path, leaf in _leaves(state)
     }
+
+
+def digest_of_arrays(state: Any) -> str:
+    """A digest of paths and numbers: that of `Checkpoints.newest_record` for the state that was saved."""
+    return _digest(_checksums(state))
+
+
+def _digest(checksums: Mapping[str, int]) -> str:
+    return hashlib.sha256(json.dumps(dict(checksums), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _leaves(tree: Any) -> list:

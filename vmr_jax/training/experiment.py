@@ -117,6 +117,12 @@ def check_groups(config, model: models.GroundingModel, parallel: Parallel) -> No
         parallel.check_batch_size(groups, "config.batch_size / config.input.queries_per_video")
 
 
+def small_spec(config, model: models.GroundingModel, parallel: Parallel) -> Batch:
+    """The spec of the smallest batch of the devices: where all ask with it, a model is traced once."""
+    rows = len(parallel.devices) * max(config.input.queries_per_video, 1)
+    return batch_spec(config, rows, model.requires())
+
+
 class Experiment:
     """A config, opened.
 
@@ -209,9 +215,7 @@ class Experiment:
         return abstract_variables(self.model, self._spec())
 
     def _spec(self) -> Batch:
-        """Of a small batch."""
-        rows = len(self.parallel.devices) * max(self.config.input.queries_per_video, 1)
-        return batch_spec(self.config, rows, self.model.requires())
+        return small_spec(self.config, self.model, self.parallel)
 
     def best_variables(self, workdir: Path) -> tuple[Any, dict[str, Any]]:
         """The variables of the best step, on every device, and their position."""
@@ -270,8 +274,8 @@ def open_best(workdir: Path, parallel: Parallel, config: Any = None) -> Best:
     config = config or load_config(workdir)
     vocabulary = read_run_vocabulary(workdir)
     model = make_model(config, len(vocabulary) + FIRST_WORD)
-    spec = batch_spec(config, max(config.input.queries_per_video, 1), model.requires())
-    variables, position = restore_best(workdir, parallel.abstract(abstract_variables(model, spec)))
+    abstract = abstract_variables(model, small_spec(config, model, parallel))
+    variables, position = restore_best(workdir, parallel.abstract(abstract))
     return Best(config, model, variables, vocabulary, int(position["step"]))
 
 

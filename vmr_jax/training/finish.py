@@ -66,7 +66,7 @@ def finish(experiment: Experiment, evaluator: Evaluator, workdir: Path, save: bo
         "step": _last_step(workdir, position["step"]),
         "best_step": position["step"],
         "config": fingerprint(config),
-        "protocol": protocol_stamp(config, evaluator.protocol, counts),
+        "protocol": protocol_stamp(config, evaluator.protocol, counts, position.get("init_from")),
         "note": _note(config, splits, position, changed),
         "splits": {},
     }

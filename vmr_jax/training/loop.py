@@ -33,7 +33,7 @@ from vmr_jax.training.clock import Profiler
 from vmr_jax.training.experiment import BEST, CHECKPOINTS, Experiment
 from vmr_jax.training.finish import finish, is_evaluated, set_results_aside
 from vmr_jax.training.identity import check_same_data, record_data
-from vmr_jax.training.init_from import with_weights_of_run
+from vmr_jax.training.init_from import check_same_beginning, with_weights_of_run
 from vmr_jax.training.interrupt import NAMES, Interrupted, Signals, Terminated, error_of
 from vmr_jax.training.journal import Journal
 from vmr_jax.training.pace import Pace
@@ -150,16 +150,18 @@ class Trainer:
         restored = self.checkpoints.restore(self.parallel.abstract(self.abstract_state))
         if restored is None:
             log.info("Drawing the initial parameters")
-            variables = with_weights_of_run(
+            variables, began = with_weights_of_run(
                 self.config,
                 self.experiment.initial_variables(),
                 self.experiment.vocabulary,
                 self.parallel,
             )
+            self.position |= began
             start = jax.jit(lambda v: initial_state(v, self.optimizer))  # by itself each operation is a program
             return self.parallel.replicate(start(variables))
         state, position = restored
         self._refuse_other_losses(position.get("losses", []))
+        check_same_beginning(self.config, self.workdir, position)
         self.position = position
         log.info("Resuming from step %d of %d", position["step"], self.total_steps)
         if self.changes:
@@ -294,7 +296,9 @@ class Trainer:
         if self.position["best_step"] == step:
             result += " (best)" if split else ""
             told: dict[str, Any] = {"step": step, "value": value}
-            told |= {key: self.position[key] for key in ("changed", "losses") if key in self.position}
+            told |= {
+                key: self.position[key] for key in ("changed", "losses", "init_from") if key in self.position
+            }
             self.best.save(step, self.parallel.as_replicated(state.variables), told)
         self._save(step, state, self.position)
         journal.saved(step, result)

@@ -20,13 +20,12 @@ from vmr_jax.evaluation.protocols import check_selection
 from vmr_jax.input.dataset import check_resample
 from vmr_jax.input.parses import check_parses
 from vmr_jax.input.queries import FIRST_WORD
-from vmr_jax.input.spec import batch_spec
 from vmr_jax.models.base import abstract_variables
 from vmr_jax.parallel import Parallel
 from vmr_jax.text.vectors import require_vectors
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.clock import seconds_of
-from vmr_jax.training.experiment import check_groups, make_model
+from vmr_jax.training.experiment import check_groups, make_model, small_spec
 from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.training.init_from import check_init_from
 from vmr_jax.training.step import LossFunction, initial_state, make_step
@@ -65,7 +64,7 @@ def check_config(
     check_selection(config.evaluation, evaluator.protocol)
     _check_paths(config)
     if not resumes:
-        check_init_from(config)
+        check_init_from(config, parallel)
     if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise UserError(
             "config.tensorboard needs tensorboardX, which is not installed: pip install tensorboardX, "
@@ -124,8 +123,7 @@ def _check_step(
     losses: Mapping[str, LossFunction],
 ) -> None:
     """Builds the optimiser; traces step and prediction of what is not of this library."""
-    rows = len(parallel.devices) * max(config.input.queries_per_video, 1)
-    spec = batch_spec(config, rows, model.requires())
+    spec = small_spec(config, model, parallel)
     own = config.model.name not in models.architectures()
     variables = _described(config.model.name, own, "__call__", lambda: abstract_variables(model, spec))
     schedule = optimizer_lib.learning_rate(config.optimizer, 1, 1)
