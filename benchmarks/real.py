@@ -22,6 +22,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,14 +186,10 @@ def train(run: Run) -> float:
     settings = run.settings(FLAGS.data, FLAGS.vectors)
     print(f"{run.model}: trains {run.steps} steps, seed {run.seed}, rate {run.rate:.2e}", flush=True)
     kept = run.workdir.with_name(f"{run.workdir.name}_cpu.json")
-    spent = kept_number(kept) if run.workdir.exists() else 0.0
-    before = children_seconds()
-    try:
-        launch([*settings, "--config.evaluation.splits=('val',)", f"--workdir={run.workdir}"])
-    finally:
-        spent += children_seconds() - before
-        write_json(kept, spent)
-    return spent / 60
+    if not run.workdir.exists():
+        kept.unlink(missing_ok=True)  # whoever deletes a run begins anew
+    extra = ["--config.evaluation.splits=('val',)", f"--workdir={run.workdir}"]
+    return launch([*settings, *extra], kept=kept) / 60
 
 
 def planned_steps(model: str) -> int:
@@ -247,28 +244,37 @@ def costs(seen: list[tuple[int, float]], total: float) -> tuple[float, float, fl
 # --- processes ----------------------------------------------------------------------------------------------
 
 
-def launch(arguments: list[str], watch=None) -> float:
-    """Runs launch.py to its end and returns its CPU seconds; UserError where it fails.
+def launch(
+    arguments: list[str], watch: Callable[[int], object] | None = None, kept: Path | None = None
+) -> float:
+    """Runs launch.py to its end and returns its CPU seconds, and those in `kept`; UserError where it fails.
 
     Args:
       arguments: of launch.py.
       watch: called with the process's number, five times a second.
+      kept: file of the CPU seconds of earlier starts; gets those of this one too, however it ends.
     """
     log = Path(FLAGS.folder) / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command, before = [sys.executable, "launch.py", *arguments], children_seconds()
-    with log.open("ab") as output, program.child(command, stdout=output, stderr=output) as process:
-        while watch and process.poll() is None:
-            watch(process.pid)
-            time.sleep(0.2)
-        process.wait()
+    command = [sys.executable, "launch.py", *arguments]
+    spent, before = kept_number(kept) if kept else 0.0, children_seconds()
+    try:
+        with log.open("ab") as output, program.child(command, stdout=output, stderr=output) as process:
+            while watch and process.poll() is None:
+                watch(process.pid)
+                time.sleep(0.2)
+            process.wait()
+    finally:
+        spent += children_seconds() - before
+        if kept:
+            write_json(kept, spent)
     if process.returncode:
         raise UserError(
             f"python launch.py {shlex.join(arguments)} ended with status {process.returncode}. It said last: "
             f"{last_line(log)} All that it printed stands at the end of {log}. Mend the cause and start this "
             "program again: it goes on from here."
         )
-    return children_seconds() - before
+    return spent
 
 
 def last_line(log: Path) -> str:

@@ -202,6 +202,25 @@ def test_the_minutes_of_a_run_are_those_of_all_its_starts(real, monkeypatch, tmp
     assert 0.6 <= 60 * real.train(run) < 1.2  # of two starts, and not of four
 
 
+def test_the_seconds_of_a_start_are_counted_once_however_it_ends(real, monkeypatch, tmp_path):
+    holder = flags.FlagValues()
+    real.define_flags(holder)
+    holder(["program", "--data=DIR", "--vectors=FILE", f"--folder={tmp_path}"])
+    monkeypatch.setattr(real, "FLAGS", holder)
+    monkeypatch.chdir(tmp_path)
+    # What had ended before a start had taken 10 and 20 CPU seconds, and with it 13 and 25: 3, and then 5.
+    readings = iter((10.0, 13.0, 20.0, 25.0))
+    monkeypatch.setattr(real, "children_seconds", lambda: next(readings))
+    run = real.Run("fvmr", 0, 1e-3, 600)
+    script = tmp_path / "launch.py"
+    script.write_text(f"import os, sys; os.mkdir({str(run.workdir)!r}); sys.exit(1)", encoding="utf-8")
+    with pytest.raises(UserError, match="ended with status 1"):
+        real.train(run)
+    script.write_text("", encoding="utf-8")
+    assert real.train(run) == (3 + 5) / 60
+    assert not list(readings)
+
+
 def test_a_run_that_has_begun_goes_on_with_its_steps(real, monkeypatch, tmp_path):
     """A second measurement of a step would find others, and with them another folder."""
     found, trained = iter((700, 600, 200)), []
