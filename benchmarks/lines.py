@@ -1,13 +1,22 @@
-"""A CSV that grows by a line as soon as something is measured, and the time that is left to measure in."""
+"""A CSV that grows by a line as soon as something is measured, and the time that is left to measure in.
 
+Several programs may write one CSV, and read it meanwhile: each holds a lock of the file as it does, where the
+file system has such locks, and lines come by one write.
+"""
+
+import contextlib
 import csv
+import errno
+import fcntl
 import io
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from vmr_jax.errors import UserError
+from vmr_jax.files import disk_error
 
 
 class Lines:
@@ -28,7 +37,7 @@ class Lines:
         check_folder(path)
         if path.exists():
             columns, self.rows = _read(path)
-            if columns != self._columns:
+            if columns and columns != self._columns:
                 raise UserError(
                     f"{path} has other columns than {', '.join(self._columns[:5])}, ... It is of another "
                     "program or version; give another file, or delete it."
@@ -46,28 +55,56 @@ class Lines:
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Appends lines, on disk when this returns."""
         rows = [{column: str(row.get(column, "")) for column in self._columns} for row in rows]
-        self._write(self._path, rows)
+        with _locked(self._path, "ab", alone=True) as file:
+            self._write(file, rows)
         self.rows += rows
 
     def drop(self, gone: Callable[[Mapping[str, str]], bool]) -> None:
-        """Writes the file anew without the lines that are `gone`."""
-        kept = [row for row in self.rows if not gone(row)]
-        if len(kept) < len(self.rows):
+        """Writes the file anew without the lines that are `gone`; those that came meanwhile stay."""
+        if not any(gone(row) for row in self.rows):
+            return
+        with _locked(self._path, "rb", alone=True) as file:
+            self.rows = [row for row in _parsed(self._path, file.read())[1] if not gone(row)]
             beside = self._path.with_name(self._path.name + ".new")
             beside.unlink(missing_ok=True)
-            self._write(beside, kept)
+            with beside.open("ab") as anew:
+                self._write(anew, self.rows)
             beside.replace(self._path)
-            self.rows = kept
 
-    def _write(self, path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-        new = not path.exists()
-        with path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
+    def _write(self, file: BinaryIO, rows: Iterable[Mapping[str, str]]) -> None:
+        """Writes rows by one write, the columns before them where the file is empty; all of it or nothing."""
+        size, text = os.fstat(file.fileno()).st_size, io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        if not size:
+            writer.writeheader()
+        writer.writerows(rows)
+        content = text.getvalue().encode()
+        try:
+            if os.write(file.fileno(), content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
+        except OSError as error:
+            os.ftruncate(file.fileno(), size)
+            raise disk_error(self._path, error) from None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, mode: str, alone: bool) -> Iterator[BinaryIO]:
+    """The file at a path, locked until the block is left: by one writer alone, or by readers together."""
+    while True:
+        with path.open(mode) as file:
+            with contextlib.suppress(OSError):  # a network file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            if _is_at(path, file):
+                yield file
+                return
+        # `drop` has put another file in its place meanwhile.
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def check_folder(path: Path) -> None:
@@ -91,8 +128,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def _read(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     """The columns and the lines; UserError for what is no text and for a line that is not whole."""
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        with _locked(path, "rb", alone=False) as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}. Expected is a CSV in UTF-8.") from None
+    return _parsed(path, content)
+
+
+def _parsed(path: Path, content: bytes) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """What the bytes of a file hold, as `_read` returns it."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}. Expected is a CSV in UTF-8.") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
     rows = []
