@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 
 import jax
+import program
+from forks import Fork
 
 from vmr_jax.modes import launch
 from vmr_jax.training import finish, fit, journal, loop  # imported once: each start is a fork of this process
@@ -62,7 +64,8 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     alone = folder / "alone"
-    assert start(alone, folder / "alone.txt").wait() == 0, (folder / "alone.txt").read_text()
+    with Started(alone, folder / "alone.txt") as process:
+        assert process.ended() == 0, (folder / "alone.txt").read_text()
     expected, counts, wrong, number = ended(alone), collections.Counter(), [], 0
     while sum(counts.values()) < options.kills:
         number += 1
@@ -80,26 +83,29 @@ def main() -> None:
 # --- a process ------------------------------------------------------------------------------------
 
 
-class Started:
-    """A run in a process of its own, and the phase in which it says that it is."""
+class Started(Fork):
+    """A run in a process of its own, started or resumed as `launch.py` does, and its phase.
 
-    def __init__(self, pid: int, news: int):
-        self.pid, self._news, self.phase, self.status = pid, news, "preparing", None
-        os.set_blocking(news, False)
+    Attributes:
+      phase: that in which the run says that it is.
+    """
+
+    def __init__(self, workdir: Path, told: Path):
+        """Starts it.
+
+        Args:
+          workdir: its folder.
+          told: file of what it prints.
+        """
+        super().__init__(lambda tell: train(workdir, told, tell))
+        self.phase = "preparing"
 
     def look(self) -> str:
         """The phase; '' where the process has ended."""
-        try:
-            told = os.read(self._news, 1 << 16).decode().split("\n")[:-1]
-        except BlockingIOError:
-            told = []
-        self.phase = told[-1] if told else self.phase
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.status = os.waitstatus_to_exitcode(status) if pid else None
-        return self.phase if self.status is None else ""
+        self.phase = [self.phase, *self.news()][-1]
+        return self.phase if self.poll() is None else ""
 
-    def wait(self, seconds: float = 300) -> int | None:
+    def ended(self, seconds: float = 300) -> int | None:
         """The exit status; None where the process does not end."""
         until = time.monotonic() + seconds
         while self.look() and time.monotonic() < until:
@@ -107,26 +113,14 @@ class Started:
         return self.status
 
 
-def start(workdir: Path, told: Path) -> Started:
-    """Starts the run, or resumes it, as `launch.py` does; what it prints goes to a file."""
-    news, tell = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(tell)
-        return Started(pid, news)
+def train(workdir: Path, told: Path, tell: int) -> None:
+    """Trains in this process, which prints into the file `told` and writes its phases into a pipe."""
     with told.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     announce(tell)
     sys.argv = ["launch.py", *RUN, f"--config.dataset.data_dir={workdir}-data", f"--workdir={workdir}"]
-    try:
-        launch.cli()
-    except SystemExit as error:
-        sys.stdout.flush()
-        os._exit(int(error.code or 0))
-    finally:
-        sys.stderr.flush()
-        os._exit(70)
+    launch.cli()
 
 
 def announce(tell: int) -> None:
@@ -162,15 +156,15 @@ def kill_in_turn(workdir: Path, draw: random.Random, most: int):
     draw.shuffle(between)
     for phase in ["preparing", *between, "final evaluation", "report"][:most]:
         number = draw.choice([signal.SIGKILL, signal.SIGTERM])
-        process = start(workdir, Path(f"{workdir}-{phase.replace(' ', '_')}.txt"))
-        while (now := process.look()) and now != phase and PHASES.index(now) < len(PHASES):
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, LASTS.get(phase, 0.5)))
-        fell = process.look()
-        if not fell:
-            continue  # it has ended meanwhile
-        os.kill(process.pid, number)
-        status = process.wait()
+        with Started(workdir, Path(f"{workdir}-{phase.replace(' ', '_')}.txt")) as process:
+            while (now := process.look()) and now != phase:
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, LASTS.get(phase, 0.5)))
+            fell = process.look()
+            if not fell:
+                continue  # it has ended meanwhile
+            os.kill(process.pid, number)
+            status = process.ended()
         assert status in (-signal.SIGKILL, 143, 0), (workdir, phase, status)
         if status:
             yield fell, number.name
@@ -179,7 +173,8 @@ def kill_in_turn(workdir: Path, draw: random.Random, most: int):
 def finished(workdir: Path, expected: dict) -> str:
     """Starts the run until it ends; what is wrong with what it ends with, '' for nothing."""
     told = Path(f"{workdir}-end.txt")
-    status = start(workdir, told).wait()
+    with Started(workdir, told) as process:
+        status = process.ended()
     if status not in (0, 2) or (status == 2 and "already at its last step" not in told.read_text()):
         return f"lost, exit status {status}: {told.read_text()[-500:]}"
     found = ended(workdir)
@@ -206,4 +201,5 @@ def print_table(counts, chains: int, wrong: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with program.ended_in_one_line():
+        main()

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import program
+from forks import Fork
 
 from vmr_jax.library import Library
 from vmr_jax.video import ingest, manifest, pieces
@@ -86,39 +88,30 @@ def chain(folder: Path, stock: list[Path], draw: random.Random, most: int):
     kills: list[tuple[str, str]] = []
     while len(kills) < most:
         number = draw.choice([signal.SIGKILL, signal.SIGTERM])
-        pid, told = start(library, films)
-        until = time.monotonic() + draw.uniform(0, 1.2)
-        ended = 0
-        while not ended and time.monotonic() < until:
-            ended, _ = os.waitpid(pid, os.WNOHANG)
-            time.sleep(0.001)
-        if not ended:
-            os.kill(pid, number)
-            os.waitpid(pid, 0)
-            kills.append((phase_of(told), number.name))
-        os.close(told)
+        with started(library, films) as process:
+            until = time.monotonic() + draw.uniform(0, 1.2)
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(0.001)
+            if process.status is None:
+                os.kill(process.pid, number)
+                process.wait()
+                kills.append((["start", *process.news()][-1], number.name))
         check_whole(library)
         change(films, stock, draw)
-    pid, told = start(library, films)
-    _, status = os.waitpid(pid, 0)
-    os.close(told)
-    assert status == 0, f"it does not go on: status {status}"
+    with started(library, films) as process:
+        assert process.wait() == 0, f"it does not go on: status {process.status}"
     check_whole(library)
     alone = folder / "alone"
-    _, status = os.waitpid(start(alone, films)[0], 0)
-    assert status == 0 and content(library) == content(alone), "it is not what a single run leaves"
+    with started(alone, films) as process:
+        assert process.wait() == 0, f"a single run fails: status {process.status}"
+    assert content(library) == content(alone), "it is not what a single run leaves"
     return kills
 
 
-def start(library: Path, films: Path) -> tuple[int, int]:
-    """Ingests in a process of its own; returns its id and a pipe of the phases that it begins."""
-    told, tell = os.pipe()
-    os.set_blocking(told, False)
-    pid = os.fork()
-    if pid:
-        os.close(tell)
-        return pid, told
-    try:
+def started(library: Path, films: Path) -> Fork:
+    """Ingests in a process of its own, which tells the phases that it begins."""
+
+    def work(tell: int) -> None:
         for owner, name, phase in (
             (ingest, "content_hash", "reading"),
             (ingest, "probe", "encoding"),
@@ -128,9 +121,8 @@ def start(library: Path, films: Path) -> tuple[int, int]:
         ):
             announce(owner, name, phase, tell)
         Library(library).update(films)
-        os._exit(0)
-    finally:
-        os._exit(70)
+
+    return Fork(work)
 
 
 def announce(owner, name: str, phase: str, tell: int) -> None:
@@ -142,15 +134,6 @@ def announce(owner, name: str, phase: str, tell: int) -> None:
         return function(*args, **kwargs)
 
     setattr(owner, name, saying)
-
-
-def phase_of(told: int) -> str:
-    """The last phase that was begun."""
-    try:
-        lines = os.read(told, 1 << 16).decode().split()
-    except BlockingIOError:
-        lines = []
-    return lines[-1] if lines else "start"
 
 
 def change(films: Path, stock: list[Path], draw: random.Random) -> None:
@@ -185,4 +168,5 @@ def content(library: Path) -> set[tuple[str, float, bytes]]:
 
 
 if __name__ == "__main__":
-    main()
+    with program.ended_in_one_line():
+        main()
