@@ -10,7 +10,7 @@ if __name__ == "__main__":
     # Until the command listens, Ctrl-C ends it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from vmr_jax.modes.launch import cli
+from vmr_jax.modes.launch import command
 
 if __name__ == "__main__":
-    cli()
+    command()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from absl import app, flags
 
 from vmr_jax.errors import UserError, printable_line, unknown
+from vmr_jax.memory import start_with_large_pages
 from vmr_jax.models import architectures
 from vmr_jax.training.interrupt import NAMES, Terminated, error_of
 
@@ -20,12 +21,14 @@ GRACE = 60.0  # seconds that a program has to save after SIGTERM
 def run(main: Callable, define_flags: Callable[[flags.FlagValues], None] | None = None) -> None:
     """Defines the flags of the command, runs `main`, and ends the process.
 
-    Ctrl-C and SIGTERM end it in one line, exit status 130 and 143, and with it what `child` has started.
+    Ctrl-C and SIGTERM end it in one line, exit status 130 and 143, and with it what `child` has started. Its
+    memory is that of `launch.py`.
 
     Args:
       main: of the program; called with the arguments.
       define_flags: None where the program's module defines them.
     """
+    start_with_large_pages()
     if define_flags:
         define_flags(flags.FLAGS)
 

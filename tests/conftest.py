@@ -9,6 +9,8 @@ import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A command that a test calls in its own process must not start that process anew (vmr_jax/memory.py).
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8"

@@ -1,15 +1,23 @@
 """What the C library does with freed memory."""
 
 import ctypes
+import importlib.metadata
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from vmr_jax import memory
+from vmr_jax.modes import launch
+
 PROGRAM = """
 import ctypes, resource, sys
-from vmr_jax.memory import keep_freed_memory
+from vmr_jax.memory import keep_freed_memory, start_with_large_pages
 
+if "large" in sys.argv:
+    start_with_large_pages()
 if "keep" in sys.argv:
     keep_freed_memory()
 library, size = ctypes.CDLL(None), 64 * 2**20
@@ -26,11 +34,44 @@ for _ in range(3):
 """
 
 
+TOLD = """
+import os, sys
+from vmr_jax.memory import start_with_large_pages
+
+print(os.getpid())
+sys.stdout.flush()
+start_with_large_pages()
+print(os.environ.get("GLIBC_TUNABLES"), sys.flags.optimize, sys.argv[1:], sys.stdin.read())
+sys.exit(7)
+"""
+
+
+def environment(tunables):
+    """Of a process; `tunables`: of the C library, None for none."""
+    others = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    return others if tunables is None else {**others, "GLIBC_TUNABLES": tunables}
+
+
 def cleared(*arguments):
-    """The share of 64 MiB that the system had to clear, each of three times that they were taken and freed."""
+    """How often the system cleared pages, in shares of the 16,384 of 64 MiB, each of three times that these
+    were taken and freed.
+    """
     command = [sys.executable, "-c", PROGRAM, *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(None))
     return [float(line) for line in run.stdout.split()]
+
+
+def told(tunables=None):
+    """What TOLD prints, and its exit status."""
+    command = [sys.executable, "-O", "-c", TOLD, "--an=argument", "and another"]
+    run = subprocess.run(command, capture_output=True, text=True, input="a line", env=environment(tunables))
+    assert not run.stderr
+    return run.stdout.splitlines(), run.returncode
+
+
+large_pages_on_request = pytest.mark.skipif(
+    not memory._given_on_request(), reason="large pages are not to be had for the asking"
+)
 
 
 @pytest.mark.skipif(
@@ -42,3 +83,64 @@ def test_memory_that_is_kept_is_not_cleared_again():
     if given_back[2] < 0.9:
         pytest.skip("the system gives out pages larger than it says")
     assert max(kept[1:]) < 0.01
+
+
+@large_pages_on_request
+def test_a_large_page_is_cleared_at_once():
+    """Of 2 MiB are 31 or 32 in 64 MiB; at either end at most 511 of 4 KiB do not fill one."""
+    assert cleared()[2] > 0.9
+    assert max(cleared("large")) <= (31 + 2 * 511) / 16384
+
+
+@large_pages_on_request
+def test_the_same_program_starts_anew():
+    lines, status = told()
+    first, second, rest = lines  # what comes before the start is told again
+    assert first == second  # one process
+    assert rest == "glibc.malloc.hugetlb=1 1 ['--an=argument', 'and another'] a line"
+    assert status == 7
+
+
+@large_pages_on_request
+def test_other_settings_of_the_user_stay():
+    lines, _ = told("glibc.malloc.arena_max=3")
+    assert lines[2].startswith("glibc.malloc.arena_max=3:glibc.malloc.hugetlb=1 ")
+
+
+@pytest.mark.parametrize("chosen", ["glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=2:glibc.malloc.check=0"])
+def test_what_the_user_says_of_large_pages_holds(chosen):
+    lines, status = told(chosen)
+    assert len(lines) == 2  # it did not start anew
+    assert lines[1].startswith(f"{chosen} ")
+    assert status == 7
+
+
+@pytest.mark.parametrize(
+    "found,setting,on_request",
+    [
+        (("glibc", "2.36"), "always [madvise] never", True),
+        (("glibc", "2.35"), "always [madvise] never", True),
+        (("glibc", "2.100"), "always [madvise] never", True),
+        (("glibc", "3.0"), "always [madvise] never", True),
+        (("glibc", "2.34"), "always [madvise] never", False),  # cannot ask
+        (("glibc", "2.36"), "[always] madvise never", False),  # gives them unasked
+        (("glibc", "2.36"), "always madvise [never]", False),
+        (("glibc", "2.36"), None, False),  # a system that has none
+        (("", ""), "always [madvise] never", False),  # musl, macOS
+    ],
+)
+def test_who_is_asked_for_large_pages(monkeypatch, tmp_path, found, setting, on_request):
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: found)
+    monkeypatch.setattr(memory, "_WHO_GETS_THEM", tmp_path / "enabled")
+    if setting is not None:
+        Path(tmp_path / "enabled").write_text(f"{setting}\n")
+    assert memory._given_on_request() is on_request
+
+
+def test_the_installed_command_starts_with_them(monkeypatch):
+    calls = []
+    monkeypatch.setattr(launch, "start_with_large_pages", lambda: calls.append("large pages"))
+    monkeypatch.setattr(launch, "cli", lambda: calls.append("command"))
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="vmr_jax")
+    entry.load()()
+    assert calls == ["large pages", "command"]

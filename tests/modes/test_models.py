@@ -92,8 +92,9 @@ def test_one_that_the_other_flags_leave_out(capsys):
         models.models(architecture="fvmrr")
 
 
-def test_a_reader_that_has_read_enough_ends_it_in_silence():
-    program = "import sys; sys.argv[1:] = ['--mode=models']; from vmr_jax.modes.launch import cli; cli()"
+@pytest.mark.parametrize("flag", ["--mode=models", "--help"])
+def test_a_reader_that_has_read_enough_ends_it_in_silence(flag):
+    program = f"import sys; sys.argv[1:] = ['{flag}']; from vmr_jax.modes.launch import cli; cli()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

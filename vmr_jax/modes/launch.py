@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 
 from vmr_jax import configs
 from vmr_jax.errors import UserError, printable_line, unknown
+from vmr_jax.memory import start_with_large_pages
 from vmr_jax.training.interrupt import Interrupted, Terminated, signals_of_command
 
 # What imports JAX is imported inside functions: it takes seconds, in which the command speaks and listens.
@@ -285,14 +286,17 @@ def config_file(value: str) -> tuple[str, str | None]:
     return path, argument if colon else None
 
 
+def command() -> None:
+    """`cli` as a program of its own, with the memory that suits it."""
+    start_with_large_pages()
+    cli()
+
+
 def cli() -> None:
     """Runs `main`; what the user can put right is printed without a traceback, exit status 2.
 
     Ctrl-C and SIGTERM end it in one line, exit status 130 and 143.
     """
-    if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
-        print(help_text("vmr_jax" if Path(sys.argv[0]).stem == "vmr_jax" else "python launch.py"))
-        return
     with signals_of_command() as signals:
         try:
             _run_to_reader()
@@ -321,6 +325,9 @@ def _run_to_reader() -> None:
 
 
 def _run() -> None:
+    if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
+        print(help_text("vmr_jax" if Path(sys.argv[0]).stem == "vmr_jax" else "python launch.py"))
+        return
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
     log.propagate = False
