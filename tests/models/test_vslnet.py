@@ -11,6 +11,7 @@ from batches import pad_clips, random_batch
 
 from vmr_jax.configs.vslnet import get_config
 from vmr_jax.errors import UserError
+from vmr_jax.kernels import use_kernels
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.models import create
 from vmr_jax.models.vslnet import Outputs
@@ -144,3 +145,23 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(AssertionError):
         wrong = dataclasses.replace(batch, query_chars=batch.query_chars[:, :-1])
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), wrong)
+
+
+def test_fast_forms_equal_the_plain_ones():
+    """Outputs and gradients of a ragged batch, without dropout."""
+    model, batch = create("vslnet", dropout=0.0, **SMALL), random_batch()
+    variables = random_variables(model, batch)
+
+    def run():
+        def total(variables):
+            outputs = model.apply(variables, batch, train=True)
+            return sum(x.value() for x in model.loss(outputs, batch, epoch=jnp.int32(0)).values()), outputs
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(variables)
+
+    found = run()
+    use_kernels(False)
+    try:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, run())
+    finally:
+        use_kernels(True)

@@ -113,6 +113,7 @@ def conditioned_states(
     example_index: jax.Array,
     train: bool,
     convolved: jax.Array | None = None,
+    fast: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """States [B,T,F] of the start and, given them, of the end, by layers of the calling module.
 
@@ -126,11 +127,13 @@ def conditioned_states(
       example_index: [B] of the rows.
       train: whether dropout is on.
       convolved: as `FeatureEncoder` takes it.
+      fast: whether the recurrent networks compute by the twin of `LSTM`.
     """
     dtype = fused.dtype
     if predictor == "rnn":
-        start = LSTM(fused.shape[-1], dtype=dtype, name="start_lstm")(fused, mask)
-        return start, LSTM(fused.shape[-1], dtype=dtype, name="end_lstm")(start, mask)
+        start, end = (LSTM(fused.shape[-1], dtype=dtype, fast=fast, name=f"{x}_lstm") for x in ("start", "end"))
+        states = start(fused, mask)
+        return states, end(states, mask)
     shared = encoder()
     start = shared(fused, mask, example_index, train, convolved)
     end = shared(start, mask, example_index, train, convolved)

@@ -182,7 +182,7 @@ class Model(GroundingModel):
             highlight = clip_logits(fused, mask, "highlight_logit")
             fused = fused * jax.nn.sigmoid(highlight).astype(self.dtype)[..., None]
         start, end = conditioned_states(
-            self.predictor, lambda: self._encoder("span_encoder"), fused, mask, index, train, seen
+            self.predictor, lambda: self._encoder("span_encoder"), fused, mask, index, train, seen, fast=True
         )
         return Outputs(
             start=boundary_logits(start, fused, mask, self.dtype, "start"),
