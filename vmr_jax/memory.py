@@ -23,7 +23,7 @@ def start_with_large_pages() -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if _LARGE_PAGES not in tunables and _given_on_request() and sys.executable:
         os.environ["GLIBC_TUNABLES"] = f"{tunables}:{_LARGE_PAGES}=1".removeprefix(":")
-        os.execv(sys.executable, sys.orig_argv)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _given_on_request() -> bool:
