@@ -40,6 +40,7 @@ from vmr_jax.memory import start_with_large_pages
 
 print(os.getpid())
 sys.stdout.flush()
+BEFORE
 start_with_large_pages()
 print(os.environ.get("GLIBC_TUNABLES"), sys.flags.optimize, sys.argv[1:], sys.stdin.read())
 sys.exit(7)
@@ -61,9 +62,9 @@ def cleared(*arguments):
     return [float(line) for line in run.stdout.split()]
 
 
-def told(tunables=None):
-    """What TOLD prints, and its exit status."""
-    command = [sys.executable, "-O", "-c", TOLD, "--an=argument", "and another"]
+def told(tunables=None, before=""):
+    """What TOLD prints after what comes `before` it, and its exit status."""
+    command = [sys.executable, "-O", "-c", TOLD.replace("BEFORE", before), "--an=argument", "and another"]
     run = subprocess.run(command, capture_output=True, text=True, input="a line", env=environment(tunables))
     assert not run.stderr
     return run.stdout.splitlines(), run.returncode
@@ -98,6 +99,21 @@ def test_the_same_program_starts_anew():
     first, second, rest = lines  # what comes before the start is told again
     assert first == second  # one process
     assert rest == "glibc.malloc.hugetlb=1 1 ['--an=argument', 'and another'] a line"
+    assert status == 7
+
+
+@pytest.mark.parametrize("before", ["sys.settrace(lambda *_: None)", "sys.executable = ''"])
+def test_it_goes_on_as_it_is_where_it_cannot_or_should_not_start_anew(before):
+    """Under a debugger, and where the interpreter is not known."""
+    lines, status = told(before=before)
+    assert len(lines) == 2 and lines[1].startswith("None ")
+    assert status == 7
+
+
+@large_pages_on_request
+def test_who_may_not_start_programs_goes_on():
+    lines, status = told(before="sys.executable = '/no/such/interpreter'")
+    assert len(lines) == 2 and lines[1].startswith("glibc.malloc.hugetlb=1 ")
     assert status == 7
 
 

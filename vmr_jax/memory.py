@@ -1,5 +1,6 @@
 """The memory of a process between the steps of a training."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -18,12 +19,14 @@ def start_with_large_pages() -> None:
     The system then clears what a step takes, and gives back, in hundreds of pieces in place of hundreds of
     thousands. The C library reads this when a process starts and at no other time, so a command does it first
     of all. Does nothing where the system gives such pages unasked, or to nobody, where the C library cannot ask
-    (glibc can from 2.35 on), and where GLIBC_TUNABLES speaks of it already.
+    (glibc can from 2.35 on), where GLIBC_TUNABLES speaks of it already, and under a debugger.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if _LARGE_PAGES not in tunables and _given_on_request() and sys.executable:
+    debugged = sys.gettrace() is not None
+    if _LARGE_PAGES not in tunables and _given_on_request() and sys.executable and not debugged:
         os.environ["GLIBC_TUNABLES"] = f"{tunables}:{_LARGE_PAGES}=1".removeprefix(":")
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with contextlib.suppress(OSError):  # who may not start programs goes on with this one
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _given_on_request() -> bool:
