@@ -35,6 +35,9 @@ def get_config(arg=None):
         config.model.hidden = 128
         config.model.heads = 2
         config.model.layers = 2
+        # All of the 32 clips; officially a quarter of the 200. A quarter would be one clip in four here, where
+        # nine in ten moments are 3 to 13 clips long: R@1,IoU=0.5 on val is 4.30 after three epochs and 4.56
+        # after nine with 8 clips, and 14.94 after three with all of them.
         config.model.rows = 32
         config.model.proposals = 4  # a step completes every sentence 3 K + 1 times
         _charades(config)
