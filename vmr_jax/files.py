@@ -23,6 +23,11 @@ _TRIES = 10
 MOST_BYTES = 2**30  # of a file that is read at once, packed or not: a small packed one can claim terabytes
 
 
+def last_name(path: str) -> str:
+    """The name of a file or folder without those that it is in; also of '.' and 'runs/..'."""
+    return os.path.basename(os.path.abspath(path)) if path else ""
+
+
 def write_json(path: Path, document: Any) -> None:
     """Writes a JSON document, whole or not at all."""
     write_whole(path, json.dumps(plain(document), indent=2) + "\n")

@@ -175,6 +175,18 @@ def test_relative_paths_are_stored_whole(begun, monkeypatch):
     assert identity_of(config) == identity_of(load_config(workdir))
 
 
+@pytest.mark.parametrize("path", [".", "../first", "{here}", "{here}/", "../first/best/.."])
+def test_a_run_begun_from_the_folder_one_stands_in_is_the_same(path, begun, tmp_path, monkeypatch):
+    """As the command is given again, beside the whole path that the run has kept."""
+    here = tmp_path / "first"
+    (here / "best").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    config = config_of(begun[0], "~/cache", init_from=path.format(here=here))
+    kept = config_of(begun[0], "~/cache", init_from=stored_config(config)["init_from"])
+    assert identity_of(config) == identity_of(kept)
+    assert identity_of(config)["init_from"] == "first"
+
+
 def test_an_evaluation_may_ask_in_the_other_language(tmp_path):
     """A field that neither parameters nor training depend on (`GroundingModel.of_evaluation`)."""
     config = mxml.get_config()

@@ -15,7 +15,7 @@ from vmr_jax.evaluation import significance
 from vmr_jax.evaluation.prediction_files import windows_of
 from vmr_jax.evaluation.protocols import Predictions, Protocol, check_selection, means, milliseconds
 from vmr_jax.evaluation.trivial import trivial_rows
-from vmr_jax.files import disk_error, write_json
+from vmr_jax.files import disk_error, last_name, write_json
 from vmr_jax.input.dataset import Split, Video
 from vmr_jax.input.schema import ANNOTATORS, SALIENCY_SECONDS, Query
 from vmr_jax.models import model_class, model_fields
@@ -299,7 +299,7 @@ def _began_with(config: Any, began: Mapping[str, Any] | None) -> dict[str, str]:
     if not config.init_from:
         return {}
     told = f", step {began['step']}, weights {began['weights']}" if began else ""
-    return {"init_from": Path(config.init_from).name + told}
+    return {"init_from": last_name(config.init_from) + told}
 
 
 def _set_anew(config: Any) -> dict[str, str]:

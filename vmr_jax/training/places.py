@@ -7,6 +7,7 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 
 from vmr_jax.config import config_as_dict
+from vmr_jax.files import last_name
 
 _FOLDERS = ("dataset.manual_dir", "dataset.data_dir", "text.encoder_dir", "compilation_cache")
 _FILES = (
@@ -25,9 +26,9 @@ def identity_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _name(field: str, value: Any) -> Any:
     if field in (*_FILES, *_BELOW):
         names = value.split(",") if isinstance(value, str) else value
-        return ",".join(Path(name).name for name in names)
+        return ",".join(last_name(name) for name in names)
     if field.startswith("dataset.streams.") and value:
-        return [Path(value[0]).name, *value[1:]]
+        return [last_name(value[0]), *value[1:]]
     return value
 
 
