@@ -23,6 +23,7 @@ def config_of(data_dir, **settings):
     config.dataset.data_dir = str(data_dir)
     config.dataset.train_videos, config.dataset.test_videos = 4, 1
     config.model.features = config.model.common = 32
+    config.num_devices = 1  # eight simulated ones would take four times the time for a batch
     config.evaluation.sanity = ()
     config.update(settings)
     return config.lock()
