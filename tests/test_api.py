@@ -366,9 +366,11 @@ def examples(value):
     return [example for test in found for example in test.examples]
 
 
-def test_examples_of_the_docstrings(run, data, tmp_path, tmp_path_factory, monkeypatch):
+def test_examples_of_the_docstrings(run, data, data_dir, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "vmr_jax").symlink_to(data_dir)
     workdir = workdir_of(data, run, tmp_path_factory)
     names = {"run": run, "data": data, "tmp": tmp_path, "workdir": workdir, "vmr": vmr, "np": np}
     record = vmr.Batch.of(video=np.ones((2, 32, 64)), query_vectors=np.ones((2, 20, 50)))

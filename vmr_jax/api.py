@@ -182,7 +182,8 @@ class Split:
     @property
     def pairs(self) -> list[tuple[input_dataset.Video, Any]]:
         """Each query with its video, in order: (video, query)."""
-        return [(self.videos[owner], query) for owner, query in zip(self._split.owner, self.queries)]
+        split = self._split
+        return [(split.videos[owner], query) for owner, query in zip(split.owner, split.queries)]
 
     def __len__(self) -> int:
         """Number of queries."""
