@@ -53,19 +53,30 @@ def environment(tunables):
     return others if tunables is None else {**others, "GLIBC_TUNABLES": tunables}
 
 
-def cleared(*arguments):
+def cleared(folder, *arguments):
     """How often the system cleared pages, in shares of the 16,384 of 64 MiB, each of three times that these
     were taken and freed.
     """
-    command = [sys.executable, "-c", PROGRAM, *arguments]
+    (folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(folder / "program.py"), *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(None))
     return [float(line) for line in run.stdout.split()]
 
 
-def told(tunables=None, before=""):
+ARGUMENTS = ["--an=argument", "and another"]
+
+
+def told(folder, tunables=None, before=""):
     """What TOLD prints after what comes `before` it, and its exit status."""
-    command = [sys.executable, "-O", "-c", TOLD.replace("BEFORE", before), "--an=argument", "and another"]
-    run = subprocess.run(command, capture_output=True, text=True, input="a line", env=environment(tunables))
+    return told_by(folder, ["-O", "FILE", *ARGUMENTS], tunables, before)
+
+
+def told_by(folder, arguments, tunables=None, before="", given="a line"):
+    """The same of Python with any arguments, of which FILE is TOLD; what is `given` is its input."""
+    file = folder / "a program.py"
+    file.write_text(TOLD.replace("BEFORE", before))
+    command = [sys.executable, *(argument.replace("FILE", str(file)) for argument in arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, input=given, env=environment(tunables))
     assert not run.stderr
     return run.stdout.splitlines(), run.returncode
 
@@ -78,8 +89,8 @@ large_pages_on_request = pytest.mark.skipif(
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="not with the C library of GNU"
 )
-def test_memory_that_is_kept_is_not_cleared_again():
-    given_back, kept = cleared(), cleared("keep")
+def test_memory_that_is_kept_is_not_cleared_again(tmp_path):
+    given_back, kept = cleared(tmp_path), cleared(tmp_path, "keep")
     # A page at a time. Where the system has larger ones on its own, there is nothing to see.
     if given_back[2] < 0.9:
         pytest.skip("the system gives out pages larger than it says")
@@ -87,15 +98,16 @@ def test_memory_that_is_kept_is_not_cleared_again():
 
 
 @large_pages_on_request
-def test_a_large_page_is_cleared_at_once():
+def test_a_large_page_is_cleared_at_once(tmp_path):
     """Of 2 MiB are 31 or 32 in 64 MiB; at either end at most 511 of 4 KiB do not fill one."""
-    assert cleared()[2] > 0.9
-    assert max(cleared("large")) <= (31 + 2 * 511) / 16384
+    assert cleared(tmp_path)[2] > 0.9
+    assert max(cleared(tmp_path, "large")) <= (31 + 2 * 511) / 16384
 
 
 @large_pages_on_request
-def test_the_same_program_starts_anew():
-    lines, status = told()
+@pytest.mark.parametrize("options", [["-O"], ["-W", "error", "-O"], ["-O", "-X", "utf8", "-Werror"]])
+def test_the_same_program_starts_anew(tmp_path, options):
+    lines, status = told_by(tmp_path, [*options, "FILE", *ARGUMENTS])
     first, second, rest = lines  # what comes before the start is told again
     assert first == second  # one process
     assert rest == "glibc.malloc.hugetlb=1 1 ['--an=argument', 'and another'] a line"
@@ -103,32 +115,80 @@ def test_the_same_program_starts_anew():
 
 
 @pytest.mark.parametrize("before", ["sys.settrace(lambda *_: None)", "sys.executable = ''"])
-def test_it_goes_on_as_it_is_where_it_cannot_or_should_not_start_anew(before):
+def test_it_goes_on_as_it_is_where_it_cannot_or_should_not_start_anew(tmp_path, before):
     """Under a debugger, and where the interpreter is not known."""
-    lines, status = told(before=before)
+    lines, status = told(tmp_path, before=before)
+    assert len(lines) == 2 and lines[1].startswith("None ")
+    assert status == 7
+
+
+RUNNER = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@large_pages_on_request
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["-c", RUNNER, "FILE"],  # as %run of a notebook does
+        ["RUNNER", "FILE", *ARGUMENTS],  # as profilers do that are commands
+        ["-m", "cProfile", "-o", "PROFILE", "FILE", *ARGUMENTS],
+    ],
+)
+def test_what_runs_a_command_in_its_own_process_is_not_started_anew(tmp_path, start):
+    (tmp_path / "runner.py").write_text(RUNNER)
+    places = {"RUNNER": tmp_path / "runner.py", "PROFILE": tmp_path / "profile"}
+    lines, status = told_by(tmp_path, [str(places.get(word, word)) for word in start])
+    assert len(lines) == 2 and lines[1].startswith("None ")
+    assert status == 7 or "cProfile" in start  # which tells no status
+
+
+@large_pages_on_request
+@pytest.mark.parametrize("file", ["-", "/dev/stdin", ""])
+def test_a_program_that_comes_by_a_pipe_runs(tmp_path, file):
+    """It can be read once."""
+    lines, status = told_by(tmp_path, [file, *ARGUMENTS] if file else [], given=TOLD.replace("BEFORE", ""))
     assert len(lines) == 2 and lines[1].startswith("None ")
     assert status == 7
 
 
 @large_pages_on_request
-def test_who_may_not_start_programs_goes_on():
-    lines, status = told(before="sys.executable = '/no/such/interpreter'")
+def test_who_may_not_start_programs_goes_on(tmp_path):
+    lines, status = told(tmp_path, before="sys.executable = '/no/such/interpreter'")
     assert len(lines) == 2 and lines[1].startswith("glibc.malloc.hugetlb=1 ")
     assert status == 7
 
 
 @large_pages_on_request
-def test_other_settings_of_the_user_stay():
-    lines, _ = told("glibc.malloc.arena_max=3")
+def test_other_settings_of_the_user_stay(tmp_path):
+    lines, _ = told(tmp_path, "glibc.malloc.arena_max=3")
     assert lines[2].startswith("glibc.malloc.arena_max=3:glibc.malloc.hugetlb=1 ")
 
 
 @pytest.mark.parametrize("chosen", ["glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=2:glibc.malloc.check=0"])
-def test_what_the_user_says_of_large_pages_holds(chosen):
-    lines, status = told(chosen)
+def test_what_the_user_says_of_large_pages_holds(tmp_path, chosen):
+    lines, status = told(tmp_path, chosen)
     assert len(lines) == 2  # it did not start anew
     assert lines[1].startswith(f"{chosen} ")
     assert status == 7
+
+
+@pytest.mark.parametrize("hidden", [PermissionError, IsADirectoryError])
+def test_a_system_that_hides_its_setting_is_not_asked(monkeypatch, hidden):
+    """As containers do that let nobody read /sys."""
+
+    class Hidden(type(Path())):
+        def stat(self, **_):
+            raise hidden
+
+        open = stat
+
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(memory, "_WHO_GETS_THEM", Hidden("/sys"))
+    assert memory._given_on_request() is False
 
 
 @pytest.mark.parametrize(

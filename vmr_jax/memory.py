@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -19,21 +20,37 @@ def start_with_large_pages() -> None:
     The system then clears what a step takes, and gives back, in hundreds of pieces in place of hundreds of
     thousands. The C library reads this when a process starts and at no other time, so a command does it first
     of all. Does nothing where the system gives such pages unasked, or to nobody, where the C library cannot ask
-    (glibc can from 2.35 on), where GLIBC_TUNABLES speaks of it already, and under a debugger.
+    (glibc can from 2.35 on), where GLIBC_TUNABLES speaks of it already, under a debugger, and where the process
+    is not that of the command alone.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     debugged = sys.gettrace() is not None
-    if _LARGE_PAGES not in tunables and _given_on_request() and sys.executable and not debugged:
+    if _LARGE_PAGES not in tunables and _is_of_a_file() and not debugged and _given_on_request():
         os.environ["GLIBC_TUNABLES"] = f"{tunables}:{_LARGE_PAGES}=1".removeprefix(":")
         with contextlib.suppress(OSError):  # who may not start programs goes on with this one
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_of_a_file() -> bool:
+    """Whether the process was started as 'python OPTIONS FILE ARGUMENTS', for the program that now runs.
+
+    Starting anew would end the notebook, test or program that has called the command; what came by a pipe can
+    be read once; and a profiler that runs the command may have begun a file that must not be there yet.
+    """
+    options = ["", *sys.orig_argv[1 : -len(sys.argv)]]
+    plain = all(after.startswith("-") or before in ("-X", "-W") for before, after in pairwise(options))
+    same = sys.orig_argv[-len(sys.argv) :] == sys.argv
+    return bool(sys.executable) and same and plain and Path(sys.argv[0]).is_file()
 
 
 def _given_on_request() -> bool:
     """Whether large pages are to be had for the asking, and the C library can ask."""
     name, version = platform.libc_ver()
     can_ask = name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
-    return can_ask and _WHO_GETS_THEM.exists() and "[madvise]" in _WHO_GETS_THEM.read_text()
+    try:
+        return can_ask and "[madvise]" in _WHO_GETS_THEM.read_text()
+    except OSError:  # a system without them, or a container that hides it
+        return False
 
 
 def keep_freed_memory() -> None:
