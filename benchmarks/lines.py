@@ -10,6 +10,7 @@ import errno
 import fcntl
 import io
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,11 +38,7 @@ class Lines:
         check_folder(path)
         if path.exists():
             columns, self.rows = _read(path)
-            if columns and columns != self._columns:
-                raise UserError(
-                    f"{path} has other columns than {', '.join(self._columns[:5])}, ... It is of another "
-                    "program or version; give another file, or delete it."
-                )
+            self._check_columns(columns)
 
     def find(self, *key: str) -> dict[str, str] | None:
         """The first line of this key; None where there is none."""
@@ -55,21 +52,48 @@ class Lines:
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Appends lines, on disk when this returns."""
         rows = [{column: str(row.get(column, "")) for column in self._columns} for row in rows]
-        with _locked(self._path, "ab", alone=True) as file:
+        with _writing(self._path, "a+b") as file:
+            self._check_end(file)
             self._write(file, rows)
         self.rows += rows
 
     def drop(self, gone: Callable[[Mapping[str, str]], bool]) -> None:
-        """Writes the file anew without the lines that are `gone`; those that came meanwhile stay."""
+        """Writes the file anew without the lines that are `gone`; those that came meanwhile stay.
+
+        Its permissions stay too, and a link to it.
+        """
         if not any(gone(row) for row in self.rows):
             return
-        with _locked(self._path, "rb", alone=True) as file:
-            self.rows = [row for row in _parsed(self._path, file.read())[1] if not gone(row)]
-            beside = self._path.with_name(self._path.name + ".new")
+        with _writing(self._path, "r+b") as file:  # NFS locks for a writer alone only what it may write
+            columns, rows = _parsed(self._path, file.read())
+            self._check_columns(columns)
+            rows = [row for row in rows if not gone(row)]
+            place = Path(os.path.realpath(self._path))
+            beside = place.with_name(place.name + ".new")
             beside.unlink(missing_ok=True)
             with beside.open("ab") as anew:
-                self._write(anew, self.rows)
-            beside.replace(self._path)
+                os.fchmod(anew.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+                self._write(anew, rows)
+            beside.replace(place)
+        self.rows = rows
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        """UserError for other ones; an empty file, which has none, gets them at the first line."""
+        if columns and columns != self._columns:
+            raise UserError(
+                f"{self._path} has other columns than {', '.join(self._columns[:5])}, ... It is of another "
+                "program or version; give another file, or delete it."
+            )
+
+    def _check_end(self, file: BinaryIO) -> None:
+        """UserError where another program was stopped amid a line, to which the next would be glued."""
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                raise UserError(
+                    f"The last line of {self._path} has no line break at its end: what wrote it was stopped "
+                    "amid it. Complete the line or delete it."
+                )
 
     def _write(self, file: BinaryIO, rows: Iterable[Mapping[str, str]]) -> None:
         """Writes rows by one write, the columns before them where the file is empty; all of it or nothing."""
@@ -83,9 +107,19 @@ class Lines:
             if os.write(file.fileno(), content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
-        except OSError as error:
+        except OSError:
             os.ftruncate(file.fileno(), size)
-            raise disk_error(self._path, error) from None
+            raise
+
+
+@contextlib.contextmanager
+def _writing(path: Path, mode: str) -> Iterator[BinaryIO]:
+    """The file at a path, locked for one writer alone; UserError for what fails meanwhile."""
+    try:
+        with _locked(path, mode, alone=True) as file:
+            yield file
+    except OSError as error:
+        raise disk_error(path, error) from None
 
 
 @contextlib.contextmanager
@@ -141,6 +175,8 @@ def _parsed(path: Path, content: bytes) -> tuple[tuple[str, ...], list[dict[str,
         text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}. Expected is a CSV in UTF-8.") from None
+    if text.isspace():
+        raise UserError(f"{path} holds empty lines alone, and no names of columns. Delete it.")
     reader = csv.DictReader(io.StringIO(text, newline=""))
     rows = []
     for row in reader:

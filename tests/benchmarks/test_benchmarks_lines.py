@@ -1,5 +1,6 @@
 """Two programs that write one CSV at a time, and one that reads it meanwhile."""
 
+import stat
 import subprocess
 import sys
 
@@ -76,3 +77,61 @@ def test_a_file_that_is_empty_gets_its_columns(lines, tmp_path):
     path.touch()  # as between the moment when a program makes it and its first write
     lines.Lines(path, COLUMNS, ("row",)).append([{"row": "first"}])
     assert lines.read_rows(path) == [{"row": "first", "number": "", "text": ""}]
+
+
+def grown(lines, path):
+    """A file of two lines, `first` and `second`."""
+    file = lines.Lines(path, COLUMNS, ("row",))
+    file.append([{"row": "first"}, {"row": "second"}])
+    return file
+
+
+def test_what_drops_lines_keeps_a_link_and_the_permissions(lines, tmp_path):
+    (tmp_path / "store").mkdir()
+    link, place = tmp_path / "a.csv", tmp_path / "store" / "b.csv"
+    link.symlink_to(place)
+    file = grown(lines, link)
+    place.chmod(0o664)
+    file.drop(lambda row: row["row"] == "first")
+    assert link.is_symlink() and stat.S_IMODE(place.stat().st_mode) == 0o664
+    assert [row["row"] for row in lines.read_rows(place)] == [row["row"] for row in file.rows] == ["second"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"a.csv", "store", "b.csv"}
+
+
+def test_nothing_is_glued_to_a_line_that_was_torn_meanwhile(lines, tmp_path):
+    path = tmp_path / "a.csv"
+    file = grown(lines, path)
+    with path.open("a") as torn:
+        torn.write("third,")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="The last line of .*a.csv has no line break at its end"):
+        file.append([{"row": "fourth"}])
+    assert path.read_bytes() == before and len(file.rows) == 2
+
+
+def test_what_happens_to_a_file_meanwhile_is_said_in_one_line(lines, tmp_path):
+    path = tmp_path / "a.csv"
+    file = grown(lines, path)
+    path.write_text("other,row\n1,first\n")
+    with pytest.raises(UserError, match="a.csv has other columns than row, number"):
+        file.drop(lambda row: row["row"] == "first")
+    assert path.read_text() == "other,row\n1,first\n"
+    path.unlink()
+    with pytest.raises(UserError, match="a.csv could not be written .No such file or directory."):
+        file.drop(lambda row: row["row"] == "first")
+    assert not path.exists()
+
+
+def test_a_link_to_nowhere_is_refused_in_one_line(lines, tmp_path):
+    path = tmp_path / "a.csv"
+    path.symlink_to(tmp_path / "no such folder" / "b.csv")
+    with pytest.raises(UserError, match="a.csv could not be written .No such file or directory."):
+        grown(lines, path)
+
+
+def test_empty_lines_alone_are_refused(lines, tmp_path):
+    """An editor leaves one of a file that is emptied; lines after it would have no columns."""
+    path = tmp_path / "a.csv"
+    path.write_text("\n")
+    with pytest.raises(UserError, match="a.csv holds empty lines alone, and no names of columns. Delete it."):
+        grown(lines, path)
