@@ -12,6 +12,8 @@ import pytest
 from vmr_jax import memory
 from vmr_jax.modes import launch
 
+ROOT = Path(__file__).resolve().parents[1]
+
 PROGRAM = """
 import ctypes, resource, sys
 from vmr_jax.memory import keep_freed_memory, start_with_large_pages
@@ -220,3 +222,12 @@ def test_the_installed_command_starts_with_them(monkeypatch):
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="vmr_jax")
     entry.load()()
     assert calls == ["large pages", "command"]
+
+
+def test_a_command_without_an_output_ends_well():
+    """It is then None; the command starts anew first, where it does."""
+    command = 'exec "$0" launch.py --help >&-'
+    run = subprocess.run(
+        ["sh", "-c", command, sys.executable], cwd=ROOT, stderr=subprocess.PIPE, env=environment(None)
+    )
+    assert (run.returncode, run.stderr) == (0, b"")

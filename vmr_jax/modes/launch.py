@@ -318,7 +318,7 @@ def _run_to_reader() -> None:
         try:
             _run()
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)  # also where there is no output (>&-)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush, of Python's own
         sys.exit(141)  # as of a program that SIGPIPE ends
