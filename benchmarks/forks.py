@@ -94,6 +94,15 @@ def _end_after(work: Callable[[int], None], tell: int, interrupted) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        _leave(status)
+
+
+def _leave(status: int) -> None:
+    """Ends the process, also where what it has printed cannot be written: status `FAILED` in place of 0."""
+    left = status or FAILED
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
+        left = status
+    finally:
+        os._exit(left)

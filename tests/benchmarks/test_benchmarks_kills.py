@@ -93,6 +93,29 @@ def test_a_signal_amid_a_fork_is_not_lost(program):
     assert not is_there(int(ended.stdout))
 
 
+UNWRITABLE = """
+import os, sys
+sys.path.insert(0, {folder!r})
+import forks
+
+def work(tell):
+    sys.stdout.close()  # its last flush fails, as on a full disk
+    WORK
+
+with forks.Fork(work) as fork:
+    fork.wait()
+os.write(2, f"{{fork.status}}\\n".encode())
+"""
+
+
+@pytest.mark.parametrize(("rest", "status"), [("", 70), ("sys.exit(2)", 2)])
+def test_a_fork_whose_output_cannot_be_written_ends(program, rest, status):
+    """It never goes on with what the program does after it, which would be done twice."""
+    script = UNWRITABLE.format(folder=program("program").__file__.rpartition("/")[0]).replace("WORK", rest)
+    ended = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, f"{status}\n")
+
+
 def is_there(process):
     """Whether a process has not ended."""
     try:
