@@ -241,3 +241,8 @@ def test_an_evaluation_may_change_what_is_evaluated(begun):
     check_evaluated_run(config_of(folder, "elsewhere", **splits), workdir)
     with pytest.raises(UserError, match=r"trained with other settings \(config.model.common: 8 -> 16\)"):
         check_evaluated_run(config_of(folder, "elsewhere", model__common=16), workdir)
+
+
+def test_a_path_too_long_to_be_followed_is_kept_as_it_is():
+    path = f"/{'x' * 300}/source"
+    assert stored_config(with_fields(fvmr.get_config(None), {"init_from": path}))["init_from"] == path

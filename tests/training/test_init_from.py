@@ -18,7 +18,12 @@ from vmr_jax.run import Run
 from vmr_jax.training.checkpoint import digest_of_arrays
 from vmr_jax.training.experiment import VOCABULARY, Experiment
 from vmr_jax.training.fit import fit
-from vmr_jax.training.init_from import check_init_from, paths_of_words, with_weights_of_run
+from vmr_jax.training.init_from import (
+    check_init_from,
+    check_same_beginning,
+    paths_of_words,
+    with_weights_of_run,
+)
 from vmr_jax.training.preflight import check_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning")
@@ -208,6 +213,39 @@ def test_two_folders_of_one_name_are_told_apart(trained, data_dir, tmp_path):
     (tmp_path / "a" / "source").rename(tmp_path / "c" / "source")
     results = begun("c", tmp_path / "of_a", steps=4)
     assert results["step"] == 4 and results["protocol"]["init_from"] == a["init_from"]
+
+
+ODD = ("~no_such_user_here/source", f"/{'x' * 300}/source", "loop/source")
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_path_that_cannot_be_followed_is_no_folder(data_dir, tmp_path, monkeypatch, odd):
+    loop_in(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match="config.init_from is .*/source, which is no folder"):
+        check_init_from(tiny_config(data_dir, init_from=odd), PARALLEL)
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_goes_on_where_no_folder_is_found(trained, data_dir, tmp_path, monkeypatch, odd, before):
+    """Such as one of a user whom another machine does not know, named before or now."""
+    loop_in(tmp_path, monkeypatch)
+    source, began = tmp_path / "a" / "source", {"init_from": {"step": 2, "weights": "of another run"}}
+    shutil.copytree(trained, source)
+    (tmp_path / "run").mkdir()
+    paths = (odd, "nowhere/source") if before else ("nowhere/source", odd)
+    stored = {**json.loads((trained / "config.json").read_text()), "init_from": paths[0]}
+    write_json(tmp_path / "run" / "config.json", stored)
+    check_same_beginning(tiny_config(data_dir, init_from=paths[1]), tmp_path / "run", began)
+    with pytest.raises(UserError, match=r"whose best checkpoint .step 2. has others"):
+        check_same_beginning(tiny_config(data_dir, init_from=str(source)), tmp_path / "run", began)
+
+
+def loop_in(folder, monkeypatch):
+    """Goes to the folder, in which `loop/source` is a link to itself."""
+    monkeypatch.chdir(folder)
+    (folder / "loop").mkdir()
+    (folder / "loop" / "source").symlink_to(folder / "loop" / "source")
 
 
 def test_the_run_that_it_began_with_may_train_on(data_dir, tmp_path):

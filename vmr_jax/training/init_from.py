@@ -5,6 +5,7 @@ a run that has begun so says with which weights, by the step of the other run an
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def check_init_from(config: Any, parallel: Parallel) -> None:
     """
     if not config.init_from:
         return
-    folder = Path(config.init_from).expanduser()
-    if not folder.is_dir():
+    folder = _folder(config.init_from)
+    if not os.path.isdir(folder):  # not Path.is_dir, which raises for a name that is too long
         raise UserError(
             f"config.init_from is {config.init_from}, which is no folder (seen from {Path.cwd()}). Give the "
             "folder of a run, or of an imported checkpoint (--mode=import)."
@@ -88,7 +89,7 @@ def with_weights_of_run(
     """
     if not config.init_from:
         return variables, {}
-    run = open_best(Path(config.init_from).expanduser(), parallel)
+    run = open_best(_folder(config.init_from), parallel)
     skipped = set()
     if list(vocabulary) != run.vocabulary:
         skipped = paths_of_words(config, len(vocabulary), parallel)
@@ -118,7 +119,7 @@ def check_same_beginning(config: Any, workdir: Path, began: Mapping[str, Any]) -
       began: the position of its checkpoint.
     """
     before = load_config(workdir).init_from
-    given, first = (Path(path).expanduser().resolve() for path in (config.init_from, before))
+    given, first = (Path(os.path.realpath(_folder(path))) for path in (config.init_from, before))
     found = _best_of(given) if "init_from" in began and given != first else None
     if found is not None and found[1] != began["init_from"]["weights"]:
         raise UserError(
@@ -128,8 +129,15 @@ def check_same_beginning(config: Any, workdir: Path, began: Mapping[str, Any]) -
         )
 
 
+def _folder(path: str) -> Path:
+    """The folder of `config.init_from`. One of a user whom this machine does not know is none that is there."""
+    return Path(os.path.expanduser(path))
+
+
 def _best_of(folder: Path) -> tuple[int, str] | None:
     """The step of the best checkpoint of a run and the digest of its weights; None where it has none."""
+    if not os.path.isdir(folder / BEST):
+        return None
     best = Checkpoints(folder / BEST, keep=1, changes=False)
     try:
         return best.newest_record()

@@ -1,5 +1,6 @@
 """Where data are is no part of a run's identity: folders move, and the same files are known by their names."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,6 @@ def stored_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
         part, _, name = field.rpartition(".")
         holder = document[part] if part else document
         value = holder.get(name)
-        if value and not value.startswith("~") and Path(value).exists():
+        if value and not value.startswith("~") and os.path.exists(value):
             holder[name] = str(Path(value).absolute())
     return document
