@@ -34,11 +34,14 @@ import jax
 import pytest
 from commands import Commands
 from programs import free_programs
+from records import read_once
 from simple_draws import simple_key
 from xdist.scheduler import LoadFileScheduling
 
+from vmr_jax.input.dataset import Dataset
 from vmr_jax.kernels import kernels_in_use, use_kernels
 
+Dataset._read_records = read_once
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The dearest files first, so that no worker is left with one of them at the end.
