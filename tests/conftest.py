@@ -6,6 +6,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import signal
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -43,6 +44,8 @@ from vmr_jax.kernels import kernels_in_use, use_kernels
 
 Dataset._read_records = read_once
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background; tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The dearest files first, so that no worker is left with one of them at the end.
 DEAREST = (
