@@ -1,5 +1,6 @@
 """Parts of QANet (Yu et al., ICLR 2018) that architectures of the span family share, as VSLNet has them."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -131,9 +132,9 @@ def conditioned_states(
     """
     dtype = fused.dtype
     if predictor == "rnn":
-        start, end = (LSTM(fused.shape[-1], dtype=dtype, fast=fast, name=f"{x}_lstm") for x in ("start", "end"))
-        states = start(fused, mask)
-        return states, end(states, mask)
+        lstm = functools.partial(LSTM, fused.shape[-1], dtype=dtype, fast=fast)
+        start = lstm(name="start_lstm")(fused, mask)
+        return start, lstm(name="end_lstm")(start, mask)
     shared = encoder()
     start = shared(fused, mask, example_index, train, convolved)
     end = shared(start, mask, example_index, train, convolved)
