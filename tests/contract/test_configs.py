@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from traced import NAMES, after_step, get_config, variables_of, with_few_layers
+from traced import NAMES, after_step, get_config, variables_of
 
 from vmr_jax.config import config_as_dict, load_config
 from vmr_jax.configs import datasets
@@ -88,7 +88,7 @@ def test_training_step_keeps_the_shapes_of_its_state(name, arg):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_of_the_default_config(name):
-    config = with_few_layers(get_config(name, None))
+    config = get_config(name, None)
     model = make_model(config, vocab_size=9)  # of one class there is nothing to learn
     rows = 4 * config.input.queries_per_video
     spec = batch_spec(config, rows, model.requires())

@@ -245,9 +245,9 @@ def check_full_size(kind, twin, folder, side, count, end):
     read = read_image_text(kind, folder)
     assert sum(x.size for x in jax.tree.leaves(read.params)) == count
     assert read.pixels.side == side
-    pixels = np.random.default_rng(0).standard_normal((1, side, side, 3)).astype(np.float32)
+    pixels = np.random.default_rng(0).standard_normal((2, side, side, 3)).astype(np.float32)
     length = read.text.max_positions
-    ids = np.random.default_rng(1).integers(4, 40_000, (1, length)).astype(np.int32)
+    ids = np.random.default_rng(1).integers(4, 40_000, (2, length)).astype(np.int32)
     ids[:, -1] = end
     image = jax.jit(lambda p, x: read.image.apply({"params": p}, x))(read.params["image"], pixels)
     text = jax.jit(lambda p, x: read.text.apply({"params": p}, x, jnp.ones(x.shape, bool))[1])(
