@@ -19,6 +19,8 @@ from typing import BinaryIO
 from vmr_jax.errors import UserError
 from vmr_jax.files import disk_error
 
+_NO_BREAK = "has no line break at its end"
+
 
 class Lines:
     """The lines of a CSV; those of an earlier start stay, and are not measured again.
@@ -90,10 +92,7 @@ class Lines:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read() != b"\n":
-                raise UserError(
-                    f"The last line of {self._path} has no line break at its end: what wrote it was stopped "
-                    "amid it. Complete the line or delete it."
-                )
+                raise _not_whole(self._path, "The last line", _NO_BREAK)
 
     def _write(self, file: BinaryIO, rows: Iterable[Mapping[str, str]]) -> None:
         """Writes rows by one write, the columns before them where the file is empty; all of it or nothing."""
@@ -181,16 +180,18 @@ def _parsed(path: Path, content: bytes) -> tuple[tuple[str, ...], list[dict[str,
     rows = []
     for row in reader:
         if None in row or None in row.values():
-            raise _not_whole(path, reader.line_num, f"has not the {len(reader.fieldnames or ())} columns")
+            raise _not_whole(
+                path, f"Line {reader.line_num}", f"has not the {len(reader.fieldnames or ())} columns"
+            )
         rows.append(row)
     if text and not text.endswith("\n"):
-        raise _not_whole(path, reader.line_num, "has no line break at its end")
+        raise _not_whole(path, f"Line {reader.line_num}", _NO_BREAK)
     return tuple(reader.fieldnames or ()), rows
 
 
-def _not_whole(path: Path, number: int, why: str) -> UserError:
+def _not_whole(path: Path, which: str, why: str) -> UserError:
     return UserError(
-        f"Line {number} of {path} {why}: what wrote it was stopped amid it. Complete the line or delete it."
+        f"{which} of {path} {why}: what wrote it was stopped amid it. Complete the line or delete it."
     )
 
 
