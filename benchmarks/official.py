@@ -30,7 +30,7 @@ import numpy as np
 from absl import flags
 from lines import Lines
 from machine import children_seconds, command_and_commit, describe_machine
-from program import child, positive, run
+from program import child, positive, run, users_environment
 
 from vmr_jax.errors import UserError
 
@@ -87,7 +87,8 @@ def take(side: str, command: str, number: int) -> Taken:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
         command = command.replace("{n}", str(number)).replace("{folder}", shlex.quote(folder))
         begin, before = time.perf_counter(), children_seconds()
-        with child(command, shell=True, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as process:
+        started = child(command, shell=True, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        with users_environment(), started as process:
             process.wait()
             taken = Taken(time.perf_counter() - begin, children_seconds() - before)
         if process.returncode:

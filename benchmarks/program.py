@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from absl import app, flags
 
 from vmr_jax.errors import UserError, printable_line, unknown
-from vmr_jax.memory import start_with_large_pages
+from vmr_jax.memory import LARGE_PAGES, start_with_large_pages
 from vmr_jax.models import architectures
 from vmr_jax.training.interrupt import NAMES, Terminated, error_of
 
@@ -62,6 +62,17 @@ def _stop(number: int, _) -> None:
 def _end_of(number: int) -> None:
     print(f"Stopped by {NAMES[number]}.", file=sys.stderr)
     sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def users_environment() -> Iterator[None]:
+    """What is started in the block has no large pages by `run`; it may ask for them itself."""
+    before = os.environ.get("GLIBC_TUNABLES", "")
+    os.environ["GLIBC_TUNABLES"] = ":".join(part for part in before.split(":") if part != LARGE_PAGES)
+    try:
+        yield
+    finally:
+        os.environ["GLIBC_TUNABLES"] = before
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ compiler's count of floating-point operations by the time, beside the best of la
 dtype in the same run. 'peak GiB' is that of the process so far where the device does not tell its own.
 
 --rivals times PyTorch too, on the CPU, all steps in turns: the twins of tests/references with the same batch,
-weights, loss, clipping and optimiser, eager or through `torch.compile`. Before that the losses of the first
+weights, loss, clipping and optimiser, eager or through `torch.compile`, each in a process of its own, which has
+no large pages and gives freed memory back, as PyTorch does for its users. Before that the losses of the first
 step without dropout are compared. A twin that drops nothing is timed beside ours without dropout, which the
 note says. 'times' is the median of the ratios. A rival that cannot be built or compiled, that takes longer than
 --longest to start, or whose first loss is another is named in the note, and the others go on. Where others use
@@ -42,6 +43,7 @@ from machine import command_and_commit, describe_machine, matrix_rate
 from program import known, run
 from rich.console import Console
 from rich.table import Table
+from rivals import RivalFailed, RivalStep, in_a_line
 from training_steps import (
     PUBLISHED,
     WORDS,
@@ -89,7 +91,7 @@ def define_flags(holder: flags.FlagValues) -> None:
 class Rival(NamedTuple):
     """A step of PyTorch that has run."""
 
-    step: TorchStep
+    step: RivalStep
     first: float  # seconds to compile, and to take the first step
 
 
@@ -126,43 +128,53 @@ def measure(name: str, arg: str, batch_size: int, dtype: str) -> Measured:
     config = make_config(name, arg, batch_size, dtype)
     spec = batch_spec(config, config.batch_size, make_model(config, WORDS).requires())
     batch = random_batch(spec, config.input.queries_per_video)
-    rivals, notes, variables = {}, [], None
-    if FLAGS.rivals:
-        rivals, notes, variables, drops = start_rivals(name, config, batch)
-        if rivals and not drops:
-            config = without_dropout(config)
-            notes.append("without dropout")
-    model = make_model(config, WORDS)
-    if variables is None:
-        variables = initial_variables(model, spec, 0)
-    ours = OurStep(config, model, variables, batch).start()
-    steps = [ours, *(rival.step for rival in rivals.values())]
-    for step in steps:
-        step()
-    seconds, *others = in_turns(steps, FLAGS.steps, FLAGS.seconds, FLAGS.least)
+    notes, variables = [], None
+    with contextlib.ExitStack() as ended:
+        rivals = {}
+        if FLAGS.rivals:
+            rivals, notes, variables, drops = start_rivals(name, config, batch, ended)
+            if rivals and not drops:
+                config = without_dropout(config)
+                notes.append("without dropout")
+        model = make_model(config, WORDS)
+        if variables is None:
+            variables = initial_variables(model, spec, 0)
+        ours = OurStep(config, model, variables, batch).start()
+        steps = [ours, *(rival.step for rival in rivals.values())]
+        for step in steps:
+            step()
+        seconds, *others = in_turns(steps, FLAGS.steps, FLAGS.seconds, FLAGS.least)
     theirs = dict(zip(rivals, others, strict=True))
     torch_first = rivals["compiled"].first if "compiled" in rivals else np.nan
     return Measured(config.batch_size, ours.first_seconds, seconds, theirs, ours.flops, torch_first, notes)
 
 
-def start_rivals(name: str, config, batch) -> tuple[dict[str, Rival], list[str], dict | None, bool]:
-    """The steps of --rivals by name, notes on those that are not there, weights as ours, whether they drop."""
+def start_rivals(
+    name: str, config, batch, ended: contextlib.ExitStack
+) -> tuple[dict[str, Rival], list[str], dict | None, bool]:
+    """The steps of --rivals by name, notes on those that are not there, weights as ours, whether they drop.
+
+    They end with the stack `ended`.
+    """
     rivals, notes, variables, drops = {}, [], None, True
     for kind in FLAGS.rivals:
-        try:
-            with seconds_left(FLAGS.longest):
-                step = TorchStep(name, config, batch, compiled=kind == "compiled")
-                step.torch.set_num_threads(FLAGS.threads)
-                own = torch_twin(name)[1].variables(step.twin)
+        with contextlib.ExitStack() as failed:
+            try:
+                with seconds_left(FLAGS.longest):
+                    if variables is None:
+                        here = TorchStep(name, config, batch)
+                        own = torch_twin(name)[1].variables(here.twin)
+                        drops, variables = check_first_step(here, name, config, batch, own), own
+                    rival = RivalStep(name, config, batch, kind == "compiled", FLAGS.threads)
+                    step = failed.enter_context(rival)
+                    start = time.perf_counter()
+                    step()
+                    rivals[kind] = Rival(step, time.perf_counter() - start)
+                ended.push(failed.pop_all())
+            except Exception as error:  # whatever PyTorch raises, ours is measured
+                notes.append(f"{kind}: {reason(error)}")
                 if variables is None:
-                    drops = check_first_step(step, name, config, batch, own)
-                start = time.perf_counter()
-                step()
-                rivals[kind], variables = Rival(step, time.perf_counter() - start), own
-        except Exception as error:  # whatever PyTorch raises, ours is measured
-            notes.append(f"{kind}: {reason(error)}")
-            if variables is None:
-                break  # the others have the same twin
+                    break  # the others have the same twin
     return rivals, notes, variables, drops
 
 
@@ -186,8 +198,7 @@ def reason(error: BaseException) -> str:
     """In a line why a rival is not there."""
     if isinstance(error, AssertionError):
         return "the loss of the first step is another"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]
+    return str(error) if isinstance(error, RivalFailed) else in_a_line(error)
 
 
 # --- what is printed and kept ---------------------------------------------------------------------
@@ -239,7 +250,7 @@ def main(arguments: list[str]) -> None:
     """Prints one row per (model, setting, dtype) that --csv does not have of this commit."""
     known("rivals", FLAGS.rivals, RIVALS)
     known("dtypes", FLAGS.dtypes, ("float32", "bfloat16", "float16"))
-    # PyTorch compiles in this process: of a rival that is given up nothing goes on beside the others.
+    # PyTorch's compiler then works in the process that waits for it, and ends with it.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if hasattr(os, "sched_setaffinity"):  # XLA has as many threads as there are cores for it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.threads])

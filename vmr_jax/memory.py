@@ -10,7 +10,7 @@ from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _ALL = 2**31 - 1  # bytes, the largest number that it takes
-_LARGE_PAGES = "glibc.malloc.hugetlb"
+LARGE_PAGES = "glibc.malloc.hugetlb=1"  # what GLIBC_TUNABLES says for them
 _WHO_GETS_THEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -25,8 +25,8 @@ def start_with_large_pages() -> None:
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     debugged = sys.gettrace() is not None
-    if _LARGE_PAGES not in tunables and _is_of_a_file() and not debugged and _given_on_request():
-        os.environ["GLIBC_TUNABLES"] = f"{tunables}:{_LARGE_PAGES}=1".removeprefix(":")
+    if LARGE_PAGES[:-1] not in tunables and _is_of_a_file() and not debugged and _given_on_request():
+        os.environ["GLIBC_TUNABLES"] = f"{tunables}:{LARGE_PAGES}".removeprefix(":")
         with contextlib.suppress(OSError):  # who may not start programs goes on with this one
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

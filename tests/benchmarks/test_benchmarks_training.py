@@ -1,5 +1,6 @@
 """The program that times training steps beside PyTorch: rows, what it skips, and rivals that are not there."""
 
+import contextlib
 import csv
 import importlib
 import sys
@@ -79,33 +80,46 @@ def test_what_matters_most_comes_first(training):
 
 
 def test_a_rival_that_fails_is_named_and_the_other_is_timed(training, monkeypatch):
+    ended = []
+
     class Step:
-        torch = importlib.import_module("types").SimpleNamespace(set_num_threads=lambda count: None)
+        """Of PyTorch, here and in another process."""
+
         twin = None
 
-        def __init__(self, name, config, batch, compiled):
+        def __init__(self, name, config, batch, compiled=False, threads=1):
             self.compiled = compiled
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            ended.append("compiled" if self.compiled else "eager")
 
         def __call__(self):
             if self.compiled:
-                raise RuntimeError("no compiler\nwas found")
+                raise training.RivalFailed("RuntimeError: no compiler")
 
     class Module:
         variables = staticmethod(lambda twin: "weights")
 
     training.set("--rivals=eager,compiled")
     monkeypatch.setattr(training, "TorchStep", Step)
+    monkeypatch.setattr(training, "RivalStep", Step)
     monkeypatch.setattr(training, "torch_twin", lambda name: (None, Module))
     monkeypatch.setattr(training, "check_first_step", lambda *given: False)
-    rivals, notes, variables, drops = training.start_rivals("excl", None, None)
-    assert ([*rivals], notes) == (["eager"], ["compiled: RuntimeError: no compiler"])
-    assert (variables, drops) == ("weights", False)
+    with contextlib.ExitStack() as stack:
+        rivals, notes, variables, drops = training.start_rivals("excl", None, None, stack)
+        assert ([*rivals], notes) == (["eager"], ["compiled: RuntimeError: no compiler"])
+        assert (variables, drops) == ("weights", False)
+        assert ended == ["compiled"]
+    assert ended == ["compiled", "eager"]
 
     def another(*given):
         raise AssertionError("Not equal to tolerance")
 
     monkeypatch.setattr(training, "check_first_step", another)
-    found = training.start_rivals("excl", None, None)
+    found = training.start_rivals("excl", None, None, stack)
     assert found == ({}, ["eager: the loss of the first step is another"], None, True)
 
 
