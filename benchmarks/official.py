@@ -87,8 +87,8 @@ def take(side: str, command: str, number: int) -> Taken:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
         command = command.replace("{n}", str(number)).replace("{folder}", shlex.quote(folder))
         begin, before = time.perf_counter(), children_seconds()
-        started = child(command, shell=True, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-        with users_environment(), started as process:
+        options = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "env": users_environment()}
+        with child(command, shell=True, **options) as process:
             process.wait()
             taken = Taken(time.perf_counter() - begin, children_seconds() - before)
         if process.returncode:

@@ -64,15 +64,10 @@ def _end_of(number: int) -> None:
     sys.exit(128 + number)
 
 
-@contextlib.contextmanager
-def users_environment() -> Iterator[None]:
-    """What is started in the block has no large pages by `run`; it may ask for them itself."""
-    before = os.environ.get("GLIBC_TUNABLES", "")
-    os.environ["GLIBC_TUNABLES"] = ":".join(part for part in before.split(":") if part != LARGE_PAGES)
-    try:
-        yield
-    finally:
-        os.environ["GLIBC_TUNABLES"] = before
+def users_environment() -> dict[str, str]:
+    """The environment without the large pages that `run` asks for; what is started may ask for them itself."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
+    return os.environ | {"GLIBC_TUNABLES": ":".join(part for part in tunables if part != LARGE_PAGES)}
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 import contextlib
 import multiprocessing
-import os
-import signal
+import subprocess
+import sys
+from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from program import users_environment
+from program import child, users_environment
 from training_steps import TorchStep
 
 
@@ -28,6 +29,9 @@ class RivalStep:
       compiled: as `TorchStep` takes it.
       threads: number of threads of PyTorch.
 
+    Attributes:
+      process: that takes the steps.
+
     Raises:
       RivalFailed: what PyTorch raises, when the twin is built and at each step.
     """
@@ -36,64 +40,57 @@ class RivalStep:
         self._given = (name, config.copy_and_resolve_references(), batch, compiled, threads)
 
     def __enter__(self) -> Self:
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_take_steps, args=(other, *self._given), daemon=True)
-        with users_environment():
-            self._process.start()
-        other.close()
-        try:
-            self._answer()  # the twin is built
-        except BaseException:
-            self.__exit__()
-            raise
+        self._connection, other = multiprocessing.Pipe()
+        handed = other.fileno()
+        command, environment = [sys.executable, __file__, str(handed)], users_environment()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._connection)
+            with other:
+                started = child(command, stdin=subprocess.DEVNULL, pass_fds=[handed], env=environment)
+                self.process = stack.enter_context(started)
+            self._asked(self._given)
+            self._ended = stack.pop_all()
         return self
+
+    def __exit__(self, *error) -> None:
+        self._ended.close()
 
     def __call__(self) -> float:
         """The loss before the update."""
-        try:
-            self._connection.send(None)
-        except ConnectionError:  # `_answer` says how it has ended
-            pass
-        return self._answer()
+        return self._asked(None)
 
-    def _answer(self) -> float:
+    def _asked(self, message: Any) -> float:
         try:
+            self._connection.send(message)
             loss, error = self._connection.recv()
         except (EOFError, ConnectionError):  # and not OSError, as a TimeoutError of the caller is one
-            self._process.join()
-            raise RivalFailed(f"its process ended with status {self._process.exitcode}") from None
+            raise RivalFailed(f"its process ended with status {self.process.wait()}") from None
         if error:
             raise RivalFailed(error)
         return loss
 
-    def __exit__(self, *_) -> None:
-        self._connection.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # with a compiler that it may have started
-        self._process.kill()
-        self._process.join()
 
-
-def _take_steps(connection: Any, name: str, config: Any, batch: Any, compiled: bool, threads: int) -> None:
-    """Sends (0, '') when the twin is built, then (loss, '') for each message; where it fails (0, the error)."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which the other side answers
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the other side has ended
-        try:
-            step = TorchStep(name, config, batch, compiled=compiled)
-            step.torch.set_num_threads(threads)
-            connection.send((0.0, ""))
-            while True:
-                connection.recv()
-                connection.send((step(), ""))
-        except (EOFError, BrokenPipeError):
-            raise
-        except Exception as error:  # whatever PyTorch raises
-            connection.send((0.0, in_a_line(error)))
+def take_steps(connection: Connection) -> None:
+    """Answers each message with (loss, error or ''); the first is what `TorchStep` takes, its loss 0."""
+    try:
+        name, config, batch, compiled, threads = connection.recv()
+        step = TorchStep(name, config, batch, compiled=compiled)
+        step.torch.set_num_threads(threads)
+        connection.send((0.0, ""))
+        while True:
+            connection.recv()
+            connection.send((step(), ""))
+    except (EOFError, ConnectionError):  # the other side has ended
+        pass
+    except Exception as error:  # whatever PyTorch raises
+        connection.send((0.0, in_a_line(error)))
 
 
 def in_a_line(error: BaseException) -> str:
     """The kind of an error, and the first line of what it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]
+
+
+if __name__ == "__main__":
+    take_steps(Connection(int(sys.argv[1])))

@@ -3,22 +3,18 @@
 import importlib
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vmr_jax.input.spec import batch_spec
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 pytest.importorskip("torch")
 
 
 @pytest.fixture
-def given(program, monkeypatch):
+def given(program):
     """Name, config and batch of a small model, as `TorchStep` takes them."""
-    monkeypatch.syspath_prepend(BENCHMARKS)  # the other process imports from there too
     steps = program("training_steps")
     config = importlib.import_module("vmr_jax.configs.acrm").get_config("storyboard")
     config.batch_size, config.model.features = 2, 16
@@ -36,7 +32,8 @@ def test_its_steps_are_those_of_this_process_but_not_its_memory(program, given, 
     here = steps.TorchStep(*given)
     with rivals.RivalStep(*given, compiled=False, threads=2) as step:
         np.testing.assert_allclose([step() for _ in range(3)], [here() for _ in range(3)], rtol=1e-5)
-        pid = step._process.pid
+        pid = step.process.pid
+        assert os.getsid(pid) == pid  # Ctrl-C at the terminal does not reach it
         with open(f"/proc/{pid}/environ", "rb") as file:
             assert b"GLIBC_TUNABLES=glibc.malloc.tcache_count=7" in file.read().split(b"\0")
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.tcache_count=7:glibc.malloc.hugetlb=1"
@@ -50,7 +47,7 @@ def test_what_it_says_where_it_fails(program, given):
     with pytest.raises(rivals.RivalFailed, match="^UserError: The twin of avmr in tests.references"):
         rivals.RivalStep("avmr", config, batch, compiled=False, threads=1).__enter__()
     with rivals.RivalStep(*given, compiled=False, threads=1) as step:
-        os.kill(step._process.pid, signal.SIGKILL)
+        os.kill(step.process.pid, signal.SIGKILL)
         with pytest.raises(rivals.RivalFailed, match="^its process ended with status -9$"):
             step()
 
@@ -60,4 +57,4 @@ def test_one_that_is_given_up_ends(program, given):
     step = rivals.RivalStep(*given, compiled=False, threads=1)
     with pytest.raises(TimeoutError), training.seconds_left(0.5):
         step.__enter__()
-    assert step._process.exitcode == -signal.SIGKILL
+    assert step.process.returncode == -signal.SIGTERM
