@@ -44,6 +44,12 @@ def seconds(outputs, batch, *, epoch):
         ),
         ({"optimizer__learning_rate": -1.0}, "config.optimizer.learning_rate is -1.0; it must not be negative"),
         ({"optimizer__clip_norm": -1.0}, "config.optimizer.clip_norm is -1.0; it must not be negative"),
+        (
+            {"optimizer__learning_rate": float("nan")},
+            "config.optimizer.learning_rate is nan; it must be a number",
+        ),
+        ({"optimizer__clip_norm": float("inf")}, "clip_norm is inf; it must not be negative, and finite"),
+        ({"evaluation__thresholds": (0.5, float("nan"))}, r"config.evaluation.thresholds is \(0.5, nan\)"),
         ({"optimizer__warmup": "1"}, 'config.optimizer.warmup is "1"'),
         ({"optimizer__name": "adma"}, 'config.optimizer.name is "adma". Did you mean "adam"'),
         ({"optimizer__schedule": "cosin"}, 'schedule is "cosin". Did you mean "cosine"'),

@@ -1,5 +1,6 @@
 """The optimiser of a config: schedule, clipping, and rules by parameter path."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -34,8 +35,10 @@ def learning_rate(options: ml_collections.ConfigDict, total_steps: int, steps_pe
     if options.schedule not in _SCHEDULES:
         raise unknown("config.optimizer.schedule is", options.schedule, _SCHEDULES)
     for field in ("learning_rate", "warmup_from", "weight_decay", "l2", "clip_norm", "clip_value"):
-        if options[field] < 0:
-            raise UserError(f"config.optimizer.{field} is {options[field]}; it must not be negative.")
+        if not 0 <= options[field] < math.inf:
+            raise UserError(
+                f"config.optimizer.{field} is {options[field]}; it must not be negative, and finite."
+            )
     peak = options.learning_rate
     warmup = duration(options.warmup, steps_per_epoch, "config.optimizer.warmup")
     rest = max(total_steps - warmup, 1)

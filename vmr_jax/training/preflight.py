@@ -6,6 +6,7 @@
 import functools
 import importlib.util
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from vmr_jax.evaluation.protocols import check_selection
 from vmr_jax.input.dataset import check_resample
 from vmr_jax.input.parses import check_parses
 from vmr_jax.input.queries import FIRST_WORD
-from vmr_jax.models.base import abstract_variables
+from vmr_jax.models.base import abstract_variables, first_difference
 from vmr_jax.parallel import Parallel
 from vmr_jax.text.vectors import require_vectors
 from vmr_jax.training import optimizer as optimizer_lib
@@ -55,6 +56,7 @@ def check_config(
     check_losses(losses)
     parallel = Parallel(config.parallel, config.num_devices)
     parallel.check_batch_size(config.batch_size, "config.batch_size")
+    _check_numbers(config)
     _check_durations(config)
     model = make_model(config, FIRST_WORD)
     check_groups(config, model, parallel)
@@ -126,6 +128,8 @@ def _check_step(
     spec = small_spec(config, model, parallel)
     own = config.model.name not in models.architectures()
     variables = _described(config.model.name, own, "__call__", lambda: abstract_variables(model, spec))
+    if own and config.text.trainable:
+        _check_words_are_learnt(config.model.name, model, variables, spec)
     schedule = optimizer_lib.learning_rate(config.optimizer, 1, 1)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, variables["params"], 1)
     if own or losses:
@@ -135,6 +139,29 @@ def _check_step(
     if own:
         predict = functools.partial(evaluator.protocol.score_batch, model)
         _described(config.model.name, own, "predict", lambda: jax.eval_shape(predict, variables, spec))
+
+
+def _check_words_are_learnt(name: str, model: Any, variables: Any, spec: Any) -> None:
+    """UserError where a class of the user's makes no parameters of the words that it is told to learn.
+
+    Words without a vector would be zeros then, in every sentence.
+    """
+    wider = model.clone(vocab_size=model.vocab_size + 1)
+    if first_difference(variables, abstract_variables(wider, spec)) is None:
+        raise UserError(
+            f"config.text.trainable trains word vectors, and {name} has no parameters for its vocab_size: "
+            "its sentences would stay what config.text.vectors gives. Leave config.text.trainable out, or take "
+            "vmr_jax.layers.text.WordEmbedding(self.vocab_size)(batch), [B,L,W], for batch.query_vectors."
+        )
+
+
+def _check_numbers(options: Any, at: str = "config") -> None:
+    """UserError for a field that is NaN: no comparison refuses one."""
+    for field, value in options.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _check_numbers(value, f"{at}.{field}")
+        elif any(isinstance(number, float) and math.isnan(number) for number in jax.tree.leaves(value)):
+            raise UserError(f"{at}.{field} is {value}; it must be a number.")
 
 
 def _described(name: str, own: bool, method: str, trace: Any) -> Any:
