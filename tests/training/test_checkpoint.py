@@ -151,6 +151,24 @@ def test_full_disk_is_told_before_anything_is_written(tmp_path, parallel, monkey
     assert checkpoints.steps() == [1, 2]
 
 
+@pytest.mark.parametrize("said", ["Disk quota exceeded", "File too large", "No space left on device"])
+def test_what_the_system_does_not_let_be_written_is_one_line(tmp_path, parallel, monkeypatch, said):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    state = parallel.replicate(state_of(1))
+    checkpoints.save(1, state, {"step": 1})
+
+    def refused(*_, **__):  # as TensorStore says it
+        raise ValueError(
+            f"OUT_OF_RANGE: writing {'x' * 200}: Failed to write 8 bytes: {said} [os_error_code='27']"
+        )
+
+    monkeypatch.setattr(checkpoints._manager, "save", refused)
+    with pytest.raises(
+        UserError, match=f"c/2 could not be written: .*{said}.* What was saved before is intact"
+    ):
+        checkpoints.save(2, state, {"step": 2})
+
+
 def test_kill_while_a_step_is_saved_again_loses_nothing(tmp_path, parallel, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     checkpoints.save(1, parallel.replicate(state_of(1)), {"step": 1})

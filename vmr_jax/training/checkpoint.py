@@ -273,7 +273,7 @@ def _leaves(tree: Any) -> list:
 
 def _is_disk_trouble(error: Exception, folder: Path) -> bool:
     text = str(error).lower()
-    words = ("no space left", "permission denied", "read-only", "resource_exhausted", "quota")
+    words = ("no space left", "permission denied", "read-only", "resource_exhausted", "quota", "file too large")
     return any(word in text for word in words) or _free(folder) < 1 << 20
 
 
@@ -285,5 +285,6 @@ def _free(folder: Path) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    """Of a long line both ends: TensorStore names the place first and the cause last."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:95]} ... {line[-100:]}"
