@@ -13,6 +13,7 @@ from vmr_jax.configs import two_d_tan
 from vmr_jax.data import jsonl
 from vmr_jax.data.jsonl import annotations
 from vmr_jax.errors import UserError
+from vmr_jax.input import records
 from vmr_jax.input.annotated import AnnotatedSplits
 from vmr_jax.input.annotations import hold_out
 from vmr_jax.training.experiment import Experiment
@@ -258,6 +259,16 @@ def test_a_bad_row_is_named_by_file_and_line(folder, line, message):
     write(folder, "train", row("a"), row("b"), line)
     with pytest.raises(UserError, match=r"mine/train\.jsonl, line 3.*" + message):
         read(folder)
+
+
+def test_a_split_whose_moments_are_all_outside_their_videos_says_so(folder):
+    write(folder, "train", row("a", windows=[[2000, 3000]]), row("b", windows=[[9, 3]]))  # milliseconds, turned
+    with pytest.raises(
+        UserError,
+        match=r'"train" of jsonl has no queries\. Moments .* dropped \(train\.jsonl:1, window 0, '
+        r"train\.jsonl:2, window 0\): write moments and durations in seconds, the start first",
+    ):
+        records.read(jsonl.SOURCE, options(folder))
 
 
 def test_defects_between_files(folder):

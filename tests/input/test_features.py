@@ -153,6 +153,20 @@ def test_absent_video_names_the_nearest(tmp_path):
         open_features(hdf5_file(tmp_path)).read("AAAAB")
 
 
+def test_a_name_in_another_form_of_unicode_is_said(tmp_path):
+    composed, apart = "\xfcber", "u\u0308ber"  # as Linux and as macOS write it
+    reader = open_features(hdf5_file(tmp_path, {apart: rows_of(2), "zzzzz": rows_of(2)}))
+    with pytest.raises(
+        UserError, match=f'There is "{apart}" in another form of Unicode, NFD: write both in one'
+    ):
+        reader.read(composed)
+
+
+def test_float64_that_float32_cannot_hold_is_infinity_without_a_warning(tmp_path):
+    reader = open_features(npy_folder(tmp_path, {"v": np.full((2, 4), 1e300)}))
+    assert np.isinf(reader.read("v")).all()  # warnings are errors here
+
+
 def test_an_id_in_another_case_names_the_right_one(tmp_path):
     reader = open_features(hdf5_file(tmp_path, {"v_AbCdE": rows_of(2), "v_zzzzz": rows_of(2)}))
     assert missing(reader, ["V_ABCDE"]) == ["V_ABCDE"]  # ids of the field differ in case alone

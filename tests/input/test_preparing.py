@@ -41,5 +41,7 @@ def test_a_damaged_description_of_records_is_named(tmp_path):
         assert "\n" not in str(said.value)
     with pytest.raises(UserError, match=r"is damaged \('dropped'\)"), preparing.whole_description(tmp_path):
         {}["dropped"]  # of metadata.json, which is read later
+    with pytest.raises(DeprecationWarning), preparing.whole_description(tmp_path):
+        raise DeprecationWarning("as python -W error makes of a warning of protobuf")
     with pytest.raises(PermissionError), preparing.whole_description(tmp_path):
         raise PermissionError(errno.EACCES, "not yours")

@@ -12,6 +12,7 @@ before the moment that is asked for, are stretched over it; `launch.py --mode=ch
 import abc
 import logging
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def plain_id(name: str) -> str:
     """A video id without the extension of a video file: 's17-d69.avi' and 's17-d69' are the same video."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in _VIDEO_SUFFIXES else name
+
+
+def _folded(name: str) -> str:
+    """A name without what no eye sees: capitals, and how accents are composed."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -111,9 +117,15 @@ class FeatureReader(abc.ABC):
         return [self.read(video_id)]
 
     def spelling(self, video_id: str) -> str:
-        """' Did you mean "x"?' for the id that differs in case alone, else for the nearest, else ''."""
-        wanted = plain_id(video_id).casefold()
-        same = next((known for known in self.ids if known.casefold() == wanted), None)
+        """' Did you mean "x"?' for the id that differs in case alone, else for the nearest, else ''.
+
+        Of one that looks the same, with accents composed in another way as macOS writes them, that is said.
+        """
+        wanted = _folded(plain_id(video_id))
+        same = next((known for known in self.ids if _folded(known) == wanted), None)
+        if same and same.casefold() != plain_id(video_id).casefold():
+            form = "NFC" if unicodedata.is_normalized("NFC", same) else "NFD"
+            return f' There is "{same}" in another form of Unicode, {form}: write both in one form.'
         return f' Did you mean "{same}"?' if same else nearest(video_id, self.ids)
 
     @property
@@ -314,7 +326,8 @@ def _matrix(rows: np.ndarray, where: str) -> np.ndarray:
             )
         one_dimension = len(long) == 1 and rows.shape[0] != 1
         rows = rows.reshape(long if len(long) == 2 else (-1, 1) if one_dimension else (1, -1))
-    return rows.astype(np.float32) if rows.dtype not in (np.float16, np.float32) else rows
+    with np.errstate(over="ignore"):  # infinity then, which `check_rows` names
+        return rows.astype(np.float32) if rows.dtype not in (np.float16, np.float32) else rows
 
 
 # --- clips ----------------------------------------------------------------------------------------
@@ -462,6 +475,9 @@ def check_rows(parts: Sequence[np.ndarray], feature_dim: int, where: str, do: st
 
     `do` says what to do about another width than `feature_dim`.
     """
+    for part in parts:
+        if part.dtype.kind not in "fiub":
+            raise UserError(f"{where} has features that are {part.dtype}; expected numbers, such as float32.")
     shapes = [part.shape for part in parts]
     if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         raise UserError(

@@ -61,6 +61,8 @@ def whole_description(data_dir: Path) -> Iterator[None]:
     except Exception as error:  # protobuf, TFDS and JSON each raise their own
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC):
             raise  # of the disk, not of what it holds
+        if isinstance(error, Warning):
+            raise  # of another package, where the user has made warnings errors
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"A description of records in {data_dir} is damaged ({said[:200]}). Delete "

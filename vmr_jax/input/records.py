@@ -121,10 +121,13 @@ def read(source: Source, options, only: str = "") -> annotations.Annotations:
     found = source.read(options, only) if only else source.read(options)
     for name, videos in found.splits.items():
         if not videos:
-            raise UserError(
-                f'The split "{name}" of {source.name} has no queries. Bring annotations for it, or leave it '
-                "out."
-            )
+            do = "Bring annotations for it, or leave it out."
+            if found.dropped:
+                do = (
+                    "Moments of which nothing lies within their video were dropped"
+                    f"{_named(found.dropped)}: write moments and durations in seconds, the start first."
+                )
+            raise UserError(f'The split "{name}" of {source.name} has no queries. {do}')
     return found
 
 

@@ -85,9 +85,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = parsed(line)
     except json.JSONDecodeError as error:
-        raise UserError(f'{where}: no valid JSON ({error.msg}): "{line[:80]}".') from None
+        raise UserError(f'{where}: no valid JSON object on this line ({error.msg}): "{line[:80]}".') from None
     except ValueError as error:
         raise UserError(f"{where}: JSON that no annotations hold ({error}). Correct or delete it.") from None
     if not isinstance(row, dict):
-        raise UserError(f'{where}: expected an object {{...}}, found "{line[:80]}".')
+        raise UserError(f'{where}: expected an object {{...}} on a line of its own, found "{line[:80]}".')
     return row

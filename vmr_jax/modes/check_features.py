@@ -153,7 +153,7 @@ def _stream(config, name: str, videos: Iterable[str], problems: Problems, consol
     if absent and config.dataset.on_missing != "drop":
         problems.fatal.append(
             f"{counted(len(absent), 'video')} without features in {reader.path}: {listed(absent)}. Bring them, "
-            "or set config.dataset.on_missing='drop' to go on without."
+            f"or set config.dataset.on_missing='drop' to go on without.{reader.spelling(absent[0])}"
         )
     there = {video: float("nan") for video in videos if video in reader}
     _, errors, speed = _scan(there, lambda video: [read_rows(reader, video, size, False)], console)
@@ -186,7 +186,7 @@ def _missing_problems(
         own = " name a split file without them (config.dataset.split_file)," if has_split_file else ""
         problems.fatal.append(
             f"{what}. Bring them,{own} or set config.dataset.on_missing='drop' to go on without: "
-            f"{listed(absent)}."
+            f"{listed(absent)}.{reader.spelling(absent[0])}"
         )
 
 
