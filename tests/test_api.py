@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import chex
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -105,6 +106,8 @@ def test_a_bucket_is_compiled_once(run, monkeypatch):
         (np.ones(64), 3.0, r"shape \(64,\); expected is \[rows,64\]"),
         (np.ones((0, 64)), 3.0, "has no clips"),
         (np.ones((5, 64)), "3", "duration of talk is '3'"),
+        (np.ones((5, 64), complex), 3.0, "features that are complex128; expected numbers"),
+        (np.ones((5, 64), object), 3.0, "features that are object; expected numbers"),
     ],
 )
 def test_features_that_cannot_be_read(run, features, duration, message):
@@ -118,6 +121,7 @@ def test_questions_that_cannot_be_asked(run):
         ("a man", 5, "a list of sentences"),
         ([3], 5, "a list of sentences"),
         (["a man"], 0, "k is 0"),
+        (["a man"], 2.5, "k is 2.5; it must be at least 1, a whole number"),
         ([" "], 5, "The query is empty"),
         (["?!"], 5, "has no word"),
         (["x" * 1001], 5, "at most 1000 are read"),
@@ -233,6 +237,26 @@ def test_a_users_model_is_trained_evaluated_and_indexed(data, tmp_path):
     index = again.index([video], tmp_path / "index")
     (found,) = index.search(["a man opens the door"], k=4)
     np.testing.assert_allclose([f[1:] for f in found], np.asarray(moments), atol=1e-4)
+
+
+def test_a_users_model_that_learns_no_words_is_not_told_to(tmp_path):
+    learnt = {"text.vectors": "none", "text.trainable": True, "text.dim": 16}
+    data = vmr.Dataset("jsonl", manual_dir=tmp_path, feature_dim=16, settings=learnt)
+    with pytest.raises(UserError, match="users_model:Mine has no parameters for its vocab_size"):
+        vmr.fit(users_model.Mine(), data, train_for="1 steps", workdir=tmp_path / "run")
+
+    class Learns(users_model.Mine):
+        def setup(self):
+            super().setup()
+            self.words = nn.Embed(self.vocab_size, 16)
+
+        def encode_query(self, batch):
+            return self.text(self.words(batch.query).mean(1))
+
+    users_model.Learns = Learns
+    Learns.__module__, Learns.__qualname__ = "users_model", "Learns"
+    with pytest.raises(UserError, match="train.jsonl missing"):  # it is asked for its data
+        vmr.fit(Learns(), data, train_for="1 steps", workdir=tmp_path / "run")
 
 
 def test_classes_that_cannot_be_found():

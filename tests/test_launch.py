@@ -110,6 +110,10 @@ def test_predict_prints_moments_best_first(trained, commands):
     wrong = commands.run("--mode=predict", f"--workdir={workdir}", "--video=nothing", "--query=a man runs")
     assert wrong.returncode == 2
     assert 'has no video "nothing"' in wrong.stderr and "Traceback" not in wrong.stderr
+    unread = commands.run(
+        "--mode=predict", f"--workdir={workdir}", f"--video={row['vid']}", "--query=qwertz zuiop"
+    )
+    assert unread.returncode == 2 and "it has no vector of qwertz, zuiop" in unread.stderr
 
 
 @pytest.mark.slow
@@ -219,6 +223,14 @@ def test_bad_command_is_one_paragraph(commands, arguments, message):
 
 def test_bad_command_by_python():
     is_one_paragraph(by_python("--config=configs/fvmr.py:storybord"), 'Did you mean "storyboard"?')
+
+
+def test_an_output_that_has_no_such_characters():
+    done = subprocess.run(
+        [sys.executable, "launch.py", "--mode=survey", "--dataset=tacos"],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert b" \\u2014 " in done.stdout  # the dash of a figure that no paper reports
 
 
 def is_one_paragraph(done, message):

@@ -1,6 +1,7 @@
 """The one exception whose message is meant for the person at the keyboard."""
 
 import difflib
+import numbers
 import re
 from collections.abc import Collection, Iterable, Sequence
 
@@ -56,6 +57,12 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(printable(message))
+
+
+def check_count(k: object) -> None:
+    """UserError for a number of moments, k, that is no whole number or below 1."""
+    if not isinstance(k, numbers.Integral) or k < 1:
+        raise UserError(f"k is {k!r}; it must be at least 1, a whole number.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, check_count, unknown
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.files import disk_error
 from vmr_jax.input.queries import check_sentence
@@ -35,7 +35,6 @@ from vmr_jax.retrieval.thumbnails import Thumbnails
 from vmr_jax.retrieval.windows import MomentEncoder, content_of, follow, stored_id, windows
 from vmr_jax.retrieval.zero_shot import FrameMoments, Window
 from vmr_jax.run import Run, VideoFeatures
-from vmr_jax.text.parse import content_words
 from vmr_jax.training.identity import read_data
 from vmr_jax.training.owner import OWNER, owned
 from vmr_jax.video.encoder import FrameEncoder, open_encoder
@@ -57,7 +56,6 @@ log = logging.getLogger("vmr_jax")
 
 WINDOW = 120.0  # seconds; a longer video is read in parts
 _BEGUN = {OWNER, f"{MANIFEST}.tmp"}  # files of a new library whose process died at once
-_AUXILIARIES = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "does", "do", "did"}
 _SAME = 0.5  # IoU above which only the better of two moments of frames is found
 
 
@@ -279,8 +277,7 @@ class Library:
             encoder nor a run reads sentences.
         """
         check_sentence(query)
-        if k < 1:
-            raise UserError(f"k is {k}; it must be at least 1.")
+        check_count(k)
         videos = self.manifest.videos
         if not videos:
             raise UserError(f"The library {self.path} has no video yet. Add some with --mode=ingest.")
@@ -288,7 +285,7 @@ class Library:
             if id not in videos:
                 raise unknown(f"The library {self.path} has no video", id, videos)
         if self.run is not None:
-            self._check_words(self.run, query)
+            self.run.check_words(query)
         if limits := Filter(min_duration, max_duration, added_from, added_to):
             video = both(video, limits.ids(self.videos))
         if video is not None and not video:
@@ -379,18 +376,6 @@ class Library:
         if video not in self.manifest.videos:
             raise unknown(f"The library {self.path} has no video", video, self.manifest.videos)
         return self.manifest.videos[video]
-
-    def _check_words(self, run: Run, query: str) -> None:
-        """UserError where no word that says something means anything to the run; names those that do not."""
-        unread = run.unknown_words(query)
-        words = [query[start:end].lower() for start, end in content_words(query)]
-        if all(word in unread for word in words if word not in _AUXILIARIES) and unread:
-            raise UserError(
-                f'The run knows no word of "{query}" that says something: it has no vector of '
-                f"{', '.join(unread)}. Use other words, or a run with more word vectors (config.text.vectors)."
-            )
-        if unread:
-            log.warning("The run has no vector of %s, which is not searched for.", ", ".join(unread))
 
     def _index(self) -> MomentIndex:
         """The index of the run, or of the encoder, brought to the videos that are there now."""

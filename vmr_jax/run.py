@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 from vmr_jax import moments as moments_lib
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, check_count, unknown
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input.dataset import Dataset, Video
 from vmr_jax.input.examples import Examples
@@ -28,10 +29,14 @@ from vmr_jax.models.base import DualEncoder, GroundingModel
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.index import MomentIndex, query_encoder
 from vmr_jax.retrieval.milvus import COLLECTION
+from vmr_jax.text.parse import content_words
 from vmr_jax.training.experiment import open_best
 from vmr_jax.types import Batch, fields_from, fields_of
 
+log = logging.getLogger("vmr_jax")
+
 _T = TypeVar("_T")
+_AUXILIARIES = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "does", "do", "did"}
 _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two
 
 
@@ -254,8 +259,7 @@ class Run:
         check_sentences(sentences)
         if not isinstance(video, VideoFeatures):
             raise UserError("Give predict a video from encode_video(features, duration=...).")
-        if k < 1:
-            raise UserError(f"k is {k}; it must be at least 1.")
+        check_count(k)
         answers: list[list[Moment]] = []
         for part in _parts(sentences):
             batch = self.batch(video, part, self._rows(len(part)))
@@ -284,6 +288,18 @@ class Run:
         """The words of a sentence that mean nothing to the run, as it has no vector of them."""
         query = asked_query(sentence, 1.0, self.config.text.tokenizer)
         return [token.text for token in self.examples.unknown(query)]
+
+    def check_words(self, sentence: str) -> None:
+        """UserError where no word that says something means anything to the run; names those that do not."""
+        unread = self.unknown_words(sentence)
+        words = [sentence[start:end].lower() for start, end in content_words(sentence)]
+        if all(word in unread for word in words if word not in _AUXILIARIES) and unread:
+            raise UserError(
+                f'The run knows no word of "{sentence}" that says something: it has no vector of '
+                f"{', '.join(unread)}. Use other words, or a run with more word vectors (config.text.vectors)."
+            )
+        if unread:
+            log.warning("The run has no vector of %s, which is not searched for.", ", ".join(unread))
 
     def _moments(self, batch: Batch, durations: Sequence[float], k: int) -> list[list[Moment]]:
         """The k best moments of the first rows of a batch, which have these durations."""

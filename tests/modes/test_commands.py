@@ -76,6 +76,7 @@ def test_search_prints_a_table(run, capsys):
         ("x" * 1001, None, 5, "at most 1000 are read"),
         ("a man", None, 0, "--top is 0"),
         ("a man", "nowhere", 5, 'has no video "nowhere"'),
+        ("qwertz is zuiop", None, 5, 'knows no word of "qwertz is zuiop" .* no vector of qwertz, zuiop'),
     ],
 )
 def test_impossible_questions(run, query, video, top, message):

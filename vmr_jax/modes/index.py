@@ -100,6 +100,8 @@ def open_index(
             f"{store.where} was built from {store.source}, and the run's checkpoint is {run.source}. Build it "
             f"again with: python launch.py --mode=index --workdir={workdir}"
         )
+    for sentence in sentences or ():
+        run.check_words(sentence)
     options = config.retrieval
     return MomentIndex(store, run.encode_sentences, run.parallel, options.nms_threshold, recall=options.recall)
 

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import io
 import logging
 import os
 import re
@@ -328,6 +329,8 @@ def _run() -> None:
     if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
         print(help_text("vmr_jax" if Path(sys.argv[0]).stem == "vmr_jax" else "python launch.py"))
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an output in ASCII or cp1252 ends no command
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
     log.propagate = False

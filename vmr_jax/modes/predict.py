@@ -29,6 +29,7 @@ def predict(
     if not video:
         raise UserError('--mode=predict needs --video=ID, beside --query="a sentence".')
     run = Run.load(workdir, config=config, sentences=[query])
+    run.check_words(query)
     dataset = Dataset(config.dataset, config.input)
     found, split = dataset.find(video)
     (moments,) = run.predict(run.read_video(dataset, found), [query], k=top)

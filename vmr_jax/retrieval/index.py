@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, check_count, unknown
 from vmr_jax.evaluation import metrics
 from vmr_jax.input.queries import check_sentences
 from vmr_jax.models.base import DualEncoder, GroundingModel
@@ -188,8 +188,7 @@ class MomentIndex:
             are there; None searches all.
         """
         check_sentences(sentences)
-        if k < 1:
-            raise UserError(f"k is {k}; it must be at least 1.")
+        check_count(k)
         queries = self._encode(list(sentences))
         if queries.shape[1] != self.store.dim:
             raise UserError(
