@@ -76,7 +76,7 @@ def read_frames(
     first: float = 0.0,
     last: float | None = None,
     threads: int | None = None,
-    damaged: threading.Event | None = None,
+    steady: bool = False,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Yields the frames that are shown at k/rate seconds, k = 0, 1, 2, ..., a chunk at a time.
 
@@ -89,12 +89,13 @@ def read_frames(
       first: second from which on frames are wanted.
       last: second before which they are; None reads to the end, and then a file that is cut short is refused.
       threads: number of threads that prepare frames; None is half of the cores.
-      damaged: is set before the first frame that comes after a packet that cannot be decoded.
+      steady: reads a damaged file too, always alike, by one thread for all.
 
     Yields:
       Times [n] float64 in seconds, n at most `CHUNK`, and frames [n,H,W,3] uint8.
 
     Raises:
+      Damaged: for a file of which a frame is broken, unless `steady`. What came before may be broken, too.
       Unreadable: for what `probe` refuses, and for a file that ends early or whose frames are mostly broken.
     """
     threads = threads or max(1, (os.cpu_count() or 2) // 2)
@@ -110,9 +111,16 @@ def read_frames(
 
     def work() -> None:
         try:
-            with Reader(Path(path), damaged) as reader, ThreadPoolExecutor(threads) as pool:
+            with (
+                Reader(Path(path), strict=not steady, steady=steady) as reader,
+                ThreadPoolExecutor(threads) as pool,
+            ):
                 shown = _shown(reader, rate, first, last)
-                for chunk in _chunks(_prepared(shown, prepare, pool, 2 * threads)):
+                if reader.steady:
+                    prepared = _prepared_in_turn(shown, prepare)
+                else:
+                    prepared = _prepared(shown, prepare, pool, 2 * threads)
+                for chunk in _chunks(prepared):
                     if not hand_over(chunk):
                         return
             hand_over(None)
@@ -174,6 +182,18 @@ def _prepared(
             yield ready, prepared.result()
     for ready, prepared in pending:
         yield ready, prepared.result()
+
+
+def _prepared_in_turn(
+    shown: Iterator[tuple[float, "av.VideoFrame"]], prepare: Callable[["av.VideoFrame"], np.ndarray]
+) -> Iterator[tuple[float, np.ndarray]]:
+    """(time, prepared frame), each before the next one is decoded, so that frames are let go in their order."""
+    before = pixels = None
+    for time, frame in shown:
+        if pixels is None or frame is not before:
+            pixels = _upright(prepare, frame)
+        before = frame
+        yield time, pixels
 
 
 def _upright(prepare: Callable[["av.VideoFrame"], np.ndarray], frame: "av.VideoFrame") -> np.ndarray:

@@ -27,7 +27,7 @@ from vmr_jax.video.encoder import FrameEncoder
 from vmr_jax.video.features import write_features
 from vmr_jax.video.manifest import FEATURES, Entry, Manifest, Refused, write_manifest
 from vmr_jax.video.pieces import BEGUN, Pieces, clear_pieces
-from vmr_jax.video.reader import Unreadable
+from vmr_jax.video.reader import Damaged, Unreadable
 
 log = logging.getLogger("vmr_jax")
 
@@ -157,7 +157,8 @@ def encode_file(
     """Decodes and encodes a file into `features/CONTENT.npy`, or says why it cannot be read.
 
     Memory: a few chunks of frames, and the rows of some seconds, whatever the length of the file. What a
-    process that died has finished is taken over (`pieces`), and the features are equal to the bit.
+    process that died has finished is taken over (`pieces`), and the features are equal to the bit. A damaged
+    file is decoded anew from its beginning, by one thread, as what else is shown of it is not always the same.
 
     Args:
       library: the folder.
@@ -168,10 +169,14 @@ def encode_file(
       stop: ends it early where it is set.
     """
     key = encoder.identity, encoder.rate, encoder.dim
-    pieces = Pieces(library, found.content, found.file, found.stat, key)
+    pieces, steady = Pieces(library, found.content, found.file, found.stat, key), False
     while True:
         try:
-            return _encoded(library, found, encoder, pieces, lock, on_progress, stop)
+            return _encoded(library, found, encoder, pieces, steady, lock, on_progress, stop)
+        except Damaged:
+            pieces.remove()
+            steady = True
+            log.info("%s is damaged: one thread decodes it from its beginning", found.file)
         except Unreadable as error:
             resumed = pieces.resumed
             pieces.remove()
@@ -185,6 +190,7 @@ def _encoded(
     found: Found,
     encoder: FrameEncoder,
     pieces: Pieces,
+    steady: bool,
     lock: Any,
     on_progress: Progress | None,
     stop: threading.Event | None,
@@ -194,7 +200,7 @@ def _encoded(
     temporary = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         video = probe(found.file)
-        chunks = _vectors(found, video.duration, encoder, pieces, lock, on_progress, stop)
+        chunks = _vectors(found, video.duration, encoder, pieces, steady, lock, on_progress, stop)
         rows = write_features(temporary, chunks, encoder)
         if _stat(found.file) != found.stat:
             raise Unreadable(found.file, GROWING)
@@ -212,14 +218,19 @@ def _vectors(
     duration: float,
     encoder: FrameEncoder,
     pieces: Pieces,
+    steady: bool,
     lock: Any,
     on_progress: Progress | None,
     stop: threading.Event | None,
 ) -> Iterator[np.ndarray]:
-    """The vectors [n,D] of each chunk of frames: those of the pieces, then the others."""
-    yield from pieces.read()
-    damaged, before, first = threading.Event(), None, max(0, pieces.rows - CHUNK) / encoder.rate
-    chunks = read_frames(found.file, encoder.rate, encoder.prepare, first=first, damaged=damaged)
+    """The vectors [n,D] of each chunk of frames: those of the pieces, then the others.
+
+    A damaged file has no pieces: what is shown of it hangs on all that was decoded before.
+    """
+    if not steady:
+        yield from pieces.read()
+    before, first = None, max(0, pieces.rows - CHUNK) / encoder.rate
+    chunks = read_frames(found.file, encoder.rate, encoder.prepare, first=first, steady=steady)
     with contextlib.closing(chunks):
         if pieces.rows:
             log.info("%s goes on at %.0f of %.0f s", found.file, pieces.rows / encoder.rate, duration)
@@ -230,7 +241,7 @@ def _vectors(
             with lock or contextlib.nullcontext():
                 vectors = encoder.encode(frames, before)
             yield vectors
-            if not damaged.is_set():  # else what comes may hang on more than the frames before
+            if not steady:
                 pieces.add(vectors, frames)
             before = frames[-1]
             if on_progress is not None:

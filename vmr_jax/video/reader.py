@@ -9,7 +9,6 @@ import collections
 import contextlib
 import functools
 import math
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ _MISSING = (1.0, 0.05)  # seconds and share of the length by which a whole file 
 # What FFmpeg may open: containers of video alone. A playlist in the guise of a video would lead to other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+_SILENT = ("vp8",)  # codecs whose decoder makes a picture of anything, and says nothing
 
 
 class Unreadable(UserError):
@@ -35,6 +35,13 @@ class Unreadable(UserError):
     def __init__(self, path: str | Path, reason: str):
         self.reason = reason
         super().__init__(f"{printable_line(str(path))} cannot be read as a video: {reason}.")
+
+
+class Damaged(Unreadable):
+    """A file with a broken frame, for a `Reader` that refuses those."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(path, "a frame of it is broken")
 
 
 def pyav() -> Any:
@@ -56,19 +63,26 @@ class Reader:
 
     Seconds count from `start`, as players show them.
 
+    What a decoder shows in place of a broken frame hangs on its threads: one conceals from the frame before, of
+    which another one may have decoded a part, and what neither writes is what the memory held. With one thread,
+    and each frame let go in the same order, it is a function of the file.
+
     Args:
       path: the file.
-      damaged: is set where a packet cannot be decoded.
+      strict: refuses a file at the first frame that is broken.
+      steady: decodes broken frames with one thread.
 
     Attributes:
+      steady: whether one thread decodes.
       stream: of the pictures; a picture of the cover is none.
       sounds: streams of sound.
       start: second at which the clock of the file begins.
       end: second at which the last packet that was read ends.
     """
 
-    def __init__(self, path: Path, damaged: threading.Event | None = None):
-        self.path, self._sought, self._damaged = path, False, damaged or threading.Event()
+    def __init__(self, path: Path, *, strict: bool = False, steady: bool = False):
+        self.path, self._sought = path, False
+        self._strict, self.steady = strict, steady
 
     def __enter__(self) -> "Reader":
         av = pyav()
@@ -88,7 +102,7 @@ class Reader:
                 raise Unreadable(self.path, "it has no video stream")
             self.stream = streams[0]
             with self.errors():
-                self.stream.thread_type = "AUTO"
+                self._set_up(self.stream.codec_context)
             self.sounds = list(self._file.streams.audio)
             self.start = (self._file.start_time or 0) / av.time_base
             self.end = 0.0
@@ -99,6 +113,16 @@ class Reader:
 
     def __exit__(self, *exception: Any) -> None:
         self._file.close()
+
+    def _set_up(self, codec: Any) -> None:
+        """Chooses the threads of the pictures' decoder, and what it does about broken frames."""
+        self.steady = self.steady or (self._strict and codec.name in _SILENT)
+        if self.steady:
+            codec.thread_count = 1
+        else:
+            codec.thread_type = "AUTO"
+        if self._strict:
+            codec.options = {"err_detect": "explode"}  # else most of them are concealed, some without a sign
 
     @functools.cached_property
     def duration(self) -> float:
@@ -197,6 +221,7 @@ class Reader:
           its stream.
 
         Raises:
+          Damaged: for a broken picture, where the reader is strict.
           Unreadable: for an encrypted file, and for one whose pictures are mostly broken.
         """
         av = pyav()
@@ -208,14 +233,18 @@ class Reader:
                 raise Unreadable(self.path, "it is encrypted")
             try:
                 found = packet.decode()
-            except av.error.InvalidDataError:
-                broken += pictures
-                self._damaged.set()
-                continue
             except av.error.FFmpegError as error:
+                # Behind a key frame that was sought there may be some that lack the frames before it.
+                if self._strict and (decoded or not self._sought):
+                    raise Damaged(self.path) from None
+                if isinstance(error, av.error.InvalidDataError):
+                    broken += pictures
+                    continue
                 raise Unreadable(self.path, f"it cannot be decoded ({error.strerror or error})") from None
             for frame in found:
                 decoded += pictures
+                if self._strict and frame.is_corrupt:
+                    raise Damaged(self.path)
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 if stamp is None:
                     continue
