@@ -7,6 +7,7 @@ A chain is one run in one folder, with data of its own: it is killed in each pha
 SIGKILL, half by SIGTERM, at a random instant of the phase, and then started until it ends. The table counts
 the kills by the phase in which they fell. A run is lost where a start does not go on, different where its
 losses, its metrics, its predictions or any number of its last state differ from those of the run left alone.
+The runs are in a temporary folder, which stays where one of them is lost or different.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import collections
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -59,25 +61,34 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    draw = random.Random(options.seed)
+    wrong: list[str] = []
     folder = Path(tempfile.mkdtemp(prefix="kills"))
+    try:
+        kill_chains(folder, options.kills, random.Random(options.seed), wrong)
+    finally:
+        if not wrong:
+            shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(bool(wrong))
+
+
+def kill_chains(folder: Path, kills: int, draw: random.Random, wrong: list[str]) -> None:
+    """Runs chains in a folder until there were as many kills; adds to `wrong` what is, and prints a table."""
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     alone = folder / "alone"
     with Started(alone, folder / "alone.txt") as process:
         assert process.ended() == 0, (folder / "alone.txt").read_text()
-    expected, counts, wrong, number = ended(alone), collections.Counter(), [], 0
-    while sum(counts.values()) < options.kills:
+    expected, counts, number = ended(alone), collections.Counter(), 0
+    while sum(counts.values()) < kills:
         number += 1
         chain = folder / f"chain{number}"
-        killed = list(kill_in_turn(chain, draw, options.kills - sum(counts.values())))
+        killed = list(kill_in_turn(chain, draw, kills - sum(counts.values())))
         counts.update(killed)
         outcome = finished(chain, expected)
         if outcome:
             wrong.append(f"{chain}: {outcome}; killed by {killed}")
         print(f"chain {number}: {sum(counts.values())} kills, {outcome or 'the same bytes'}", flush=True)
     print_table(counts, number, wrong)
-    sys.exit(bool(wrong))
 
 
 # --- a process ------------------------------------------------------------------------------------

@@ -68,6 +68,18 @@ def test_a_signal_ends_the_program_with_its_fork(program, tmp_path, name, rest, 
         os.kill(fork, signal.SIGKILL)
         raise
     assert process.returncode == status and error.strip().splitlines()[-1] == said
+    assert [path.name for path in tmp_path.iterdir()] == ["told"]  # no temporary folder is left
+
+
+@pytest.mark.parametrize("wrong", [[], ["chain1: another results.json"]])
+def test_the_runs_stay_where_one_is_wrong(program, monkeypatch, tmp_path, wrong):
+    kills = program("kills")
+    monkeypatch.setattr(sys, "argv", ["kills.py"])
+    monkeypatch.setattr(kills.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(kills, "kill_chains", lambda folder, kills, draw, found: found.extend(wrong))
+    with pytest.raises(SystemExit) as ended:
+        kills.main()
+    assert ended.value.code == len(list(tmp_path.iterdir())) == len(wrong)
 
 
 AMID = """
