@@ -77,7 +77,7 @@ def base(model: str | type[models.GroundingModel]) -> ml_collections.ConfigDict:
     config.text.max_subwords = 32  # S
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "adam"  # 'adamw', 'bert_adam', 'sgd' (momentum b1)
+    config.optimizer.name = "adam"  # 'adamw', 'bert_adam', 'tf_adam', 'sgd' (momentum b1)
     config.optimizer.learning_rate = 1e-4
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999

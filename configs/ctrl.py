@@ -67,6 +67,7 @@ def get_config(arg=None):
     config.model.text = "sentence" if "skip_thoughts" in options else "lstm"  # or 'mean'
     config.input.normalize = False
     config.batch_size = 56
+    config.optimizer.name = "tf_adam"
     config.optimizer.learning_rate = 5e-3
     config.train_for = "20000 steps"
     config.evaluation.nms_margin = 0.05
@@ -75,6 +76,7 @@ def get_config(arg=None):
         set_windows(config, EMBEDDED_WINDOWS)
         config.model.text = "sentence"
         config.model.features = config.model.hidden = 128
+        config.optimizer.name = "adam"
         config.train_for = "15 epochs"
         return config
     if dataset in _SEGMENTS:

@@ -39,6 +39,14 @@ def test_nms_keeps_a_tie_at_the_threshold():
     assert jnp.isfinite(moments_lib.nms(moments, 0.49, k=3).scores[0]).sum() == 1
 
 
+def test_nms_keeps_moments_that_end_before_they_start():
+    # Lengths 2, -5, 1, -4: [7,2] and [0,2] have the sum -3, and 0 in common, so no share of it is too much.
+    spans = jnp.array([[[0.0, 2.0], [7.0, 2.0], [0.0, 1.0], [9.0, 5.0]]])
+    kept = moments_lib.nms(Moments(spans=spans, scores=jnp.array([[0.9, 0.8, 0.7, 0.6]])), 0.45, k=4)
+    # [0,1] is half of [0,2].
+    np.testing.assert_allclose(kept.spans[0], [[0, 2], [7, 2], [9, 5], [0, 0]])
+
+
 def test_nms_on_a_clip_grid_does_not_depend_on_the_duration():
     # The same cells in seconds of an awkward duration: exact ties must not turn into rounding.
     starts, ends = np.triu_indices(16)

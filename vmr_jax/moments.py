@@ -70,7 +70,8 @@ def _nms_one(spans: jax.Array, scores: jax.Array, threshold: float) -> jax.Array
     def step(keep, i):
         # One row of the [K,K] table of overlaps at a time: K can be some thousands, in every row of a batch.
         intersection, union = _intersection_union(spans[i][None], spans)
-        suppressed = (intersection > (threshold + _TIE) * union) & (place > i)
+        # An end that was predicted before its start makes a union negative: such moments overlap with none.
+        suppressed = (intersection > (threshold + _TIE) * jnp.maximum(union, 0.0)) & (place > i)
         return keep & ~(suppressed & keep[i]), None
 
     return jax.lax.scan(step, jnp.isfinite(scores), place)[0]

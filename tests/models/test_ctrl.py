@@ -103,6 +103,22 @@ def test_positive_windows():
     assert found.tolist() == list(expected)
 
 
+def test_windows_of_half_a_moment_are_not_positive():
+    """IoU 1/2 exactly, in frames; the annotation is in seconds of 29.4 frames, which float32 rounds."""
+    model = create("ctrl")
+    for clips in (33, 40, 60, 77, 88):
+        window = model.grid(clips, test=False)
+        length = window[:, 1] - window[:, 0]
+        inside = window[:, 0] + 2 * length <= clips
+        frames = 16 * np.stack([window[:, 0], window[:, 0] + 2 * length], axis=1)[inside]
+        duration = np.float32(16 * clips / 29.4)
+        moment = np.float32(frames / 29.4) * (clips / duration)
+        assert len(moment) > 20 and not model.positives(window[inside], jnp.asarray(moment)).any()
+        # One frame less, and the window is more than half of the moment.
+        shorter = np.float32((frames - [0, 1]) / 29.4) * (clips / duration)
+        assert model.positives(window[inside], jnp.asarray(shorter)).all()
+
+
 def test_drawn_windows_are_positive_and_lie_in_the_video(batch):
     model = create("ctrl", **SMALL)
     # Moments of 60% of the video, 5 to 10 clips, which several windows fit; the last but one is of a tenth.

@@ -118,6 +118,18 @@ def test_bert_adam_has_no_bias_correction():
     np.testing.assert_allclose(update["a"][0], expected, rtol=1e-5)
 
 
+def test_tf_adam_adds_its_constant_before_the_correction():
+    # Gradients of 2, eps .1. Step 1: m .2, v .004, corrected by sqrt(.001) / .1. Step 2: m .38, v .007996.
+    options = Options(OPTIMIZER, name="tf_adam", eps=0.1)
+    updates = updates_of(options, {"a": jnp.full(1, 2.0)}, {"a": jnp.full(1, 3.0)}, 2)
+    expected = [
+        -0.1 * np.sqrt(0.001) / 0.1 * 0.2 / (np.sqrt(0.004) + 0.1),
+        -0.1 * np.sqrt(1 - 0.999**2) / (1 - 0.9**2) * 0.38 / (np.sqrt(0.007996) + 0.1),
+    ]
+    # Of 1 - .999^2 = .001999 float32 keeps four digits.
+    np.testing.assert_allclose([update["a"][0] for update in updates], expected, rtol=3e-5)
+
+
 def test_l2_is_part_of_the_gradient():
     # Gradient 1 + .5 * 4 = 3, clipped to 2; the bias is left out.
     options = Options(OPTIMIZER, name="sgd", b1=0.0, learning_rate=1.0, l2=0.5, no_decay="bias", clip_value=2.0)

@@ -19,6 +19,8 @@ from vmr_jax.moments import iou, rank
 from vmr_jax.parallel import gather_examples
 from vmr_jax.types import Array, Batch, Mean, Moments
 
+_TIE = 1e-5  # a moment of twice the length of a window is common in frames and chunks, and float32 is not exact
+
 
 @struct.dataclass
 class WindowScores:
@@ -133,11 +135,11 @@ class SlidingWindows:
     def positives(self, windows: Array, moment: Array) -> Array:
         """Returns [...] bool, whether windows [...,2] may stand for moments [...,2], in the same unit.
 
-        Official code: calculate_IoU, calculate_nIoL.
+        A window at one of the two limits, to 1e-5, may not. Official code: calculate_IoU, calculate_nIoL.
         """
         inside = jnp.minimum(windows[..., 1], moment[..., 1]) - jnp.maximum(windows[..., 0], moment[..., 0])
         outside = 1.0 - inside / (windows[..., 1] - windows[..., 0])
-        return (iou(windows, moment) > self.positive_iou) & (outside < self.positive_outside)
+        return (iou(windows, moment) > self.positive_iou + _TIE) & (outside < self.positive_outside - _TIE)
 
     def pool(self, video: Array, windows: Array, clips: Array) -> Array:
         """Returns [B,M,3D], the means of context, windows [B,M,2] and context, of `clips` [B] real clips."""

@@ -49,12 +49,26 @@ CARD = Card(
         "drawn, as everywhere in this library, then one of its windows.",
         "The official code draws again where a batch would hold a moment twice; here such a pair (same video, "
         "same moment, another sentence) is no negative: it does not count.",
-        "Offsets are in clips times `offset_scale`, 16 for the official frames.",
+        "Offsets are in clips times `offset_scale`, 16 for the official frames. Moved windows are cut to the "
+        "video when they are counted; the official ones may end beyond it, which costs them IoU.",
+        "Of equal scores the earlier window is first; in the official code the one whose file is listed later.",
+        "Training without regression and with relative offsets is the paper's, on the same windows: the "
+        "official code for the first stops at a name that does not exist, and has remains of the second alone.",
         "Word vectors instead of the skip-thought vector (`text`) are ours: the paper tries an LSTM, the code "
         "does not.",
     ),
     verified=(
         "There are 21,600,163 parameters, as the official variables have.",
+        "Against the official program at this commit, unmodified, running in Python 2.7 and TensorFlow 0.12, "
+        "on files of seven made-up videos of ragged length, padded here: of 1,058 windows the same 212 pairs "
+        "with 99 sentences are positive; rows of windows with their context agree to 9e-8 of the largest "
+        "number, offsets to teach to 2e-4 of a frame, scores and offsets of all pairs of three batches to "
+        "2e-6, both losses to 2e-7, gradients to 6e-6; at test scores agree to 3e-6, all windows of 100 "
+        "sentences rank the same, moments differ by 2e-3 of a frame. After NMS, with 7% of the windows moved "
+        "to an end before their start, 499 of 500 lists are the same; in the other one an IoU is 4e-6 above "
+        "the threshold, which counts as equal here.",
+        "From the official initial variables 20 steps of training have the official losses to 2e-5 of theirs, "
+        "with TensorFlow's Adam (config.optimizer.name='tf_adam'); with 'adam' up to 6% are between them.",
         "Windows, labels, pair loss and offsets equal computations by hand.",
         "No checkpoint was published.",
     ),

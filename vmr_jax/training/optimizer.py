@@ -13,7 +13,7 @@ import optax
 
 from vmr_jax.errors import UserError, unknown
 
-_ALGORITHMS = ("adam", "adamw", "bert_adam", "sgd")
+_ALGORITHMS = ("adam", "adamw", "bert_adam", "tf_adam", "sgd")
 _SCHEDULES = ("constant", "cosine", "linear", "step", "inverse_sqrt")
 
 
@@ -147,6 +147,8 @@ def _direction(options: ml_collections.ConfigDict) -> optax.GradientTransformati
         return optax.chain(optax.scale_by_adam(options.b1, options.b2, options.eps), decay)
     if options.name == "bert_adam":
         return optax.chain(_scale_by_bert_adam(options.b1, options.b2, options.eps), decay)
+    if options.name == "tf_adam":
+        return _scale_by_tf_adam(options.b1, options.b2, options.eps)
     if options.name == "sgd":
         return optax.trace(options.b1)
     raise unknown("config.optimizer.name is", options.name, _ALGORITHMS)
@@ -163,6 +165,27 @@ def _scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTrans
         first = optax.tree.update_moment(updates, state[0], b1, 1)
         second = optax.tree.update_moment(updates, state[1], b2, 2)
         return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), first, second), (first, second)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_tf_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam as TensorFlow 1 computes it: `eps` is added before the bias of the second moment is corrected.
+
+    In the first step it counts as eps / sqrt(1 - b2), thirty times as much, which holds small gradients back.
+    """
+
+    def init(params: Any) -> tuple[jax.Array, Any, Any]:
+        return jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+
+    def update(updates: Any, state: tuple[jax.Array, Any, Any], params: Any = None) -> tuple[Any, Any]:
+        del params
+        count = optax.safe_increment(state[0])
+        first = optax.tree.update_moment(updates, state[1], b1, 1)
+        second = optax.tree.update_moment(updates, state[2], b2, 2)
+        factor = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        found = jax.tree.map(lambda m, v: factor * m / (jnp.sqrt(v) + eps), first, second)
+        return found, (count, first, second)
 
     return optax.GradientTransformation(init, update)
 
