@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -288,8 +289,18 @@ def config_file(value: str) -> tuple[str, str | None]:
 
 
 def command() -> None:
-    """`cli` as a program of its own, with the memory that suits it."""
+    """`cli` as a program of its own, with the memory that suits it.
+
+    Until it listens, Ctrl-C ends it without a traceback: while it starts anew, once it is here again.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    can_wait = hasattr(signal, "pthread_sigmask")  # not on Windows, where nothing starts anew
+    if can_wait:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     start_with_large_pages()
+    if can_wait:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     cli()
 
 
