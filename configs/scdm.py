@@ -55,6 +55,7 @@ def get_config(arg=None):
         return config
     datasets.manual_dataset(config, dataset, options, paper=("tall", "lgi"))
     config.text.vectors = "glove.840B.300d.txt"
+    config.text.tokenizer = "no_punctuation"
     config.text.max_words = 15 if dataset.startswith("charades") else 35
     family = next(name for name in _SLOTS if dataset.startswith(name))
     config.input.num_clips, config.model.layers = _SLOTS[family]
@@ -64,6 +65,7 @@ def get_config(arg=None):
     if family == "tacos":
         config.model.negative_iou, config.model.hard_logit = 0.5, 0.1
         config.model.least_width, config.model.most_width = 1.0, 64.0
+        config.model.whole_slots = True
         config.model.centre_weight = config.model.width_weight = 10.0
         config.train_for = "300 epochs"
     if family == "activitynet":

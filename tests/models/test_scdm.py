@@ -143,10 +143,56 @@ def test_loss_by_hand():
     assert terms["width_0"] == pytest.approx(11 * 0.5, rel=1e-5)
 
 
-def test_width_limits_take_labels_away():
+def eight_slots(real, span=(0, 3)):
+    """One row of eight slots, of which `real` are real, a second each."""
+    batch = random_batch(size=1, clips=8, fill=0)
+    return batch.replace(
+        video_mask=np.arange(8)[None] < real, duration=np.float32([real]), span=np.float32([span])
+    )
+
+
+def untouched(anchors, real=None):
+    """Outputs of one layer that leave its anchors as they are, the first one best."""
+    logits = jnp.arange(anchors, 0, -1, dtype=jnp.float32)[None]
+    mask = jnp.ones((1, anchors), bool) if real is None else jnp.asarray([real])
+    return Outputs((logits,), (jnp.zeros((1, anchors, 2)),), (mask,))
+
+
+def predicted(model, outputs, batch):
+    moments = model.predict(outputs, batch)
+    return np.asarray(moments.spans)[np.isfinite(np.asarray(moments.scores))]
+
+
+def test_width_limits_take_labels_away_and_predictions():
     model = create("scdm", layers=1, ratios=(0.25, 0.5, 1.0), least_width=1.0, most_width=4.0)
     # Widths 1, 2 and 4 of cells of 4 slots: only those strictly between 1 and 4 have a label.
     np.testing.assert_array_equal(model._labelled(model._anchors(8, 0)), [False, True, False] * 2)
+    # They lie around 2 and 6; the others are never trained, so that their scores say nothing.
+    np.testing.assert_allclose(predicted(model, untouched(6), eight_slots(8)), [[1, 3], [5, 7]])
+
+
+@pytest.mark.parametrize("mask_padding,expected", [(True, [[0, 3], [1, 3]]), (False, [[1, 3], [5, 7]])])
+def test_moments_and_the_end_of_the_video(mask_padding, expected):
+    # Anchors [0,4], [1,3], [4,8], [5,7], the second cell of padding alone, as slots 3 to 7 are padding. Cut to
+    # the video they are [0,3] and [1,3]. The official program cuts to the slots and drops what is wider than 3.
+    model = create("scdm", layers=1, ratios=(1.0, 0.5), mask_padding=mask_padding)
+    real = [True, True, not mask_padding, not mask_padding]
+    np.testing.assert_allclose(predicted(model, untouched(4, real), eight_slots(3)), expected)
+
+
+def test_moments_are_learned_in_whole_slots():
+    # [0.9,3.9] becomes [0,3], in the official code int(frame / 29.4).
+    model, whole = (create("scdm", layers=1, ratios=(1.0, 0.5), whole_slots=w) for w in (False, True))
+    expected = model.loss(untouched(4), eight_slots(8), epoch=0)
+    found = whole.loss(untouched(4), eight_slots(8, (0.9, 3.9)), epoch=0)
+    chex.assert_trees_all_equal(found, expected)
+    # [2.2,2.9] becomes empty: no anchor is positive, all four are negative.
+    empty = whole.loss(untouched(4), eight_slots(8, (2.2, 2.9)), epoch=0)
+    assert [float(empty[f"{kind}_0"].count) for kind in ("positive", "hard_negative", "easy_negative")] == [
+        0,
+        2,
+        2,
+    ]
 
 
 def test_padded_slots_count_where_the_official_code_counts_them(applied):

@@ -87,12 +87,15 @@ class Model(GroundingModel):
       negative_iou: IoU below which an anchor is negative; those above 0.5 are positive, the rest is ignored.
       hard_logit: logit above which a negative is a hard one; hard and easy negatives have means of their own.
       least_width: width in slots up to which an anchor has no label.
-      most_width: width in slots from which an anchor has no label; 0: no limit.
+      most_width: width in slots from which an anchor has no label; 0: no limit. Anchors without a label are
+        never trained, and no prediction.
+      whole_slots: whether moments are rounded down to whole slots to be learned (the official code: on TACoS).
       overlap_weights: weights of the losses of positive, hard negative and easy negative anchors.
       centre_weight: weight of the loss of the centre of positive anchors.
       width_weight: weight of the loss of the width of positive anchors.
       offset_scale: share of an anchor's width that an offset of 1 stands for.
-      mask_padding: whether padded slots are left out; False lets them count as the official code does.
+      mask_padding: whether padded slots are left out; False lets them count as the official code does, see the
+        card.
       dropout: share of numbers of the words that dropout sets to zero.
       keep: number of moments that `predict` returns; 0 for all anchors, among which the official NMS chooses.
       vocab_size: number of words whose vectors are fine-tuned (the paper's); 0 keeps the word vectors of the
@@ -111,6 +114,7 @@ class Model(GroundingModel):
     hard_logit: float = 2.0
     least_width: float = 0.0
     most_width: float = 0.0
+    whole_slots: bool = False
     overlap_weights: tuple[float, float, float] = (100.0, 50.0, 50.0)
     centre_weight: float = 50.0
     width_weight: float = 20.0
@@ -193,6 +197,7 @@ class Model(GroundingModel):
         del epoch
         seconds = self._seconds(batch)[:, None]
         truth = batch.span / seconds  # slots
+        truth = jnp.floor(truth) if self.whole_slots else truth
         slots = batch.video.shape[1]
         terms = {}
         for layer, logits in enumerate(outputs.logits):
@@ -211,12 +216,15 @@ class Model(GroundingModel):
         return terms
 
     def predict(self, outputs: Outputs, batch: Batch) -> Moments:
-        """Returns the decoded anchors, cut to the video, without those narrower than a slot."""
-        slots, count = batch.video.shape[1], batch.video_mask.sum(1).astype(jnp.float32)
-        decoded = [self._decoded(self._anchors(slots, n), offsets) for n, offsets in enumerate(outputs.offsets)]
-        spans = jnp.clip(_edges(jnp.concatenate(decoded, axis=1)), 0.0, count[:, None, None])
+        """Returns the decoded anchors that may have a label, cut to the video, without those under a slot."""
+        slots, count = batch.video.shape[1], batch.video_mask.sum(1).astype(jnp.float32)[:, None]
+        anchors = jnp.concatenate([self._anchors(slots, layer) for layer in range(self.layers)])
+        spans = _edges(self._decoded(anchors, jnp.concatenate(outputs.offsets, axis=1)))
+        end = count if self.mask_padding else jnp.full_like(count, slots)
+        spans = jnp.clip(spans, 0.0, end[..., None])
         width = spans[..., 1] - spans[..., 0]
-        usable = jnp.concatenate(outputs.real, axis=1) & (width >= 1.0)
+        usable = jnp.concatenate(outputs.real, axis=1) & self._labelled(anchors)[None]
+        usable = usable & (width >= 1.0) & (width <= count)
         scores = jax.nn.sigmoid(jnp.concatenate(outputs.logits, axis=1))
         return rank(spans * self._seconds(batch)[:, None, None], scores, usable, self.keep or scores.shape[1])
 
