@@ -1,5 +1,6 @@
 """Damaged films: what is shown in place of broken frames does not hang on the time that threads take."""
 
+import fractions
 import random
 import time
 
@@ -72,3 +73,22 @@ def test_a_damaged_film_is_refused_by_several_threads_and_read_by_one(tmp_path, 
         list(read_frames(path, 4.0, encoder.prepare))
     rows = sum(len(times) for times, _ in read_frames(path, 4.0, encoder.prepare, steady=True))
     assert rows == round(4 * probe(path).duration)
+
+
+@pytest.mark.parametrize("name,codec", [("a.mp4", "libx264"), ("b.ts", "libx264"), ("c.mkv", "libx265")])
+def test_a_key_frame_that_is_no_new_beginning_is_no_damage(tmp_path, name, codec):
+    """With open groups of pictures some behind a key frame, shown before it, lack the frames before those."""
+    options = "open-gop=1:keyint=20:min-keyint=20:scenecut=0:bframes=3"
+    with av.open(str(tmp_path / name), "w") as file:
+        video = file.add_stream(codec, rate=10, options={codec[3:] + "-params": options + ":log=-1"})
+        video.height, video.width, video.pix_fmt = 112, 176, "yuv420p"
+        for tenth in range(80):
+            frame = av.VideoFrame.from_ndarray(waves(tenth / 10))
+            frame.pts, frame.time_base = tenth, fractions.Fraction(1, 10)
+            file.mux(video.encode(frame))
+        file.mux(video.encode())
+    prepare = open_encoder("pixels", None).prepare
+    expected = np.concatenate([frames for _, frames in read_frames(tmp_path / name, 4.0, prepare)])
+    found = np.concatenate([frames for _, frames in read_frames(tmp_path / name, 4.0, prepare, first=5.0)])
+    np.testing.assert_array_equal(found, expected[20:])  # four a second
+    assert len(found) == 12

@@ -121,8 +121,10 @@ class Reader:
             codec.thread_count = 1
         else:
             codec.thread_type = "AUTO"
-        if self._strict:
-            codec.options = {"err_detect": "explode"}  # else most of them are concealed, some without a sign
+        # Else broken frames are concealed, of HEVC without a sign. The decoder of H.264 marks them, and would
+        # find fault with all behind a key frame that was sought and is no new beginning.
+        if self._strict and codec.name != "h264":
+            codec.options = {"err_detect": "explode"}
 
     @functools.cached_property
     def duration(self) -> float:
