@@ -57,6 +57,7 @@ def get_config(arg=None):
     if dataset in _CHUNKED:
         config.input.num_clips = 6
         config.text.max_words = 50
+        config.text.tokenizer = "alphanumeric"
     if "fused" in options:
         if "flow" in options:
             raise UserError("MCN fuses the RGB features with flow: leave the option flow out where fused is.")

@@ -59,6 +59,15 @@ def test_global_context_leaves_out_missing_and_padded_chunks():
     np.testing.assert_allclose(mean, [[1.5 / 2.50001, 2 / 2.50001]], rtol=1e-6)
 
 
+def test_missing_chunks_do_not_change_the_global_context():
+    """The official mean counts chunks of zeros: half the length, and the same direction."""
+    rows = np.float32(np.random.default_rng(0).uniform(0, 9, (1, 6, 48)))
+    rows[:, [1, 3, 5]] = 0
+    mean = rows[0].mean(0)
+    expected = mean / (np.linalg.norm(mean) + 1e-5)
+    np.testing.assert_allclose(global_mean(jnp.asarray(rows), jnp.ones((1, 6), bool))[0], expected, rtol=2e-6)
+
+
 def test_inputs_are_context_segment_and_endpoints(batch):
     first, last = jnp.array([[1]] * 8), jnp.array([[2]] * 8)
     endpoints = jnp.float32([[[1 / 6, 2 / 6]]] * 8)
@@ -340,6 +349,13 @@ def test_wrong_settings_are_told(batch, fields, change, message):
 
 
 # The config.
+
+
+def test_the_chunked_datasets_have_the_official_words():
+    for arg in ("didemo", "tempo"):
+        config = get_config(arg)
+        assert (config.text.tokenizer, config.text.max_words) == ("alphanumeric", 50)
+    assert get_config("charades_sta").text.tokenizer == "words"
 
 
 def test_fused_didemo_reads_flow_beside_rgb():

@@ -80,6 +80,13 @@ def test_no_punctuation_deletes_it_and_keeps_the_places():
     assert [(token.start, token.end) for token in found] == [(0, 1), (2, 7), (8, 14), (17, 26)]
 
 
+def test_alphanumeric_parts_at_everything_else():
+    found = tokenize("A man's 2nd dog, well_fed - a café.", "alphanumeric")
+    # Official: what is no ASCII letter, digit or blank becomes a blank.
+    assert [token.text for token in found] == ["a", "man", "s", "2nd", "dog", "well", "fed", "a", "caf"]
+    assert found[2] == ("s", 6, 7)
+
+
 @pytest.mark.skipif(not CHARADES.is_dir(), reason="the shared data are not here")
 @pytest.mark.parametrize("style,longest", [("words", 11), ("no_punctuation", 10), ("whitespace_no_stop", 10)])
 def test_no_sentence_of_charades_sta_is_cut(style, longest):

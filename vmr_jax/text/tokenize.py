@@ -23,6 +23,7 @@ class Token(NamedTuple):
 
 _APOSTROPHE = "['’]"
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 _WHITESPACE = re.compile(r"\S+")
 # In this order: the stem before n't, n't itself, the other clitics, runs of letters and digits.
 _PARTS = (
@@ -48,6 +49,11 @@ def _no_punctuation(text: str) -> list[Token]:
     return [token for token in bare if token.text]
 
 
+def _alphanumeric(text: str) -> list[Token]:
+    """MCN: runs of ASCII letters and digits; clitics are words without their apostrophe ("man", "s")."""
+    return _found(_ALPHANUMERIC, text)
+
+
 def _words(text: str) -> list[Token]:
     """Runs of letters and digits; clitics apart, as GloVe has them: person 's, do n't, they 're."""
     return _found(_WORDS, text)
@@ -66,6 +72,7 @@ STYLES: dict[str, Callable[[str], list[Token]]] = {
     "whitespace": _whitespace,
     "whitespace_no_stop": _whitespace_no_stop,
     "no_punctuation": _no_punctuation,
+    "alphanumeric": _alphanumeric,
     "words": _words,
     "treebank": _treebank,
 }
@@ -80,8 +87,8 @@ def tokenize(text: str, style: str = "words") -> list[Token]:
         Penn Treebank and so in GloVe), 'whitespace' (2D-TAN, Zhang et al. 2020: lower-case, split at blanks,
         punctuation stays on its word), 'whitespace_no_stop' (the same after one final full stop is dropped,
         2D-TAN's reading of Charades-STA), 'no_punctuation' (LGI, Mun et al. 2020: the same after all ASCII
-        punctuation is deleted) or 'treebank' (as 'words', but hyphenated words are whole, and punctuation marks
-        are words).
+        punctuation is deleted), 'alphanumeric' (MCN, Hendricks et al. 2017: lower-case runs of ASCII letters
+        and digits) or 'treebank' (as 'words', but hyphenated words are whole, and punctuation marks are words).
 
     Returns:
       The words in order; empty for a sentence without any.
