@@ -339,7 +339,7 @@ def test_records_follow_files_and_their_names(folder, caplog):
         "val": ["c-first"],
         "test": ["test-1", "test-2"],
     }
-    assert "jsonl: 0 rows dropped, empty after clipping to the video; 0 clipped" in caplog.text
+    assert "jsonl: 0 rows dropped, of no length within the video; 0 clipped" in caplog.text
     # The same content under another name is another split.
     (folder / "test.jsonl").rename(folder / "test_b.jsonl")
     assert list(_qids(jsonl.prepare(options(folder)))) == ["train", "val", "test_b"]

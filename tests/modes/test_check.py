@@ -76,7 +76,7 @@ def test_what_reading_the_annotations_repaired_is_shown(folder, data_dir):
     )
     write(folder, "charades_sta_train.txt", *rows)
     _, text = report_of(config_of(folder, data_dir, text__max_words=4))
-    assert "dropped 1 row, empty after clipping to the video: charades_sta_train.txt:2" in text
+    assert "dropped 1 row, of no length within the video: charades_sta_train.txt:2" in text
     assert "clipped 1 row, cut to the length of the video" in text
     assert "cut to 4 words" in text and "train 2 2 2.0 to 10.0 3 to 5 1" in text
 
@@ -360,6 +360,9 @@ def test_many_words_without_vector_are_a_warning(folder, data_dir):
 def test_words_whose_vectors_are_learnt_are_no_warning(folder, data_dir):
     learnt = {"text__vectors": "none", "text__trainable": True, "text__dim": 16}
     assert problems_of(config_of(folder, data_dir, **learnt)) == ([], [])
+    _, text = report_of(config_of(folder, data_dir, **learnt))
+    # a, person, opens, the, door, sits and eats
+    assert "words 7 different ones; the vectors of those of training are learnt" in text
     fixed = problems_of(config_of(folder, data_dir, **learnt | {"text__trainable": False}))[1]
     assert len(fixed) == 1 and fixed[0].startswith("100% of the words have no vector")
 

@@ -96,12 +96,16 @@ def test_an_index_of_another_checkpoint_is_refused(run):
     path.write_text(whole)
 
 
-def test_an_architecture_without_two_encoders_is_refused(data_dir, tmp_path):
+def test_an_architecture_without_two_encoders_is_refused(run, data_dir, tmp_path, monkeypatch):
     from vmr_jax.retrieval.index import encoded_videos
 
     experiment = Experiment(tiny_config(data_dir))
     with pytest.raises(UserError, match="scores a moment together with the query"):
         next(encoded_videos(object(), {}, [], experiment.parallel))
+    # Also by who asks, in a folder without an index: to build one would not help.
+    monkeypatch.setattr(commands, "_open_run", lambda *given: types.SimpleNamespace(model=object()))
+    with pytest.raises(UserError, match="scores a moment together with the query"):
+        commands.open_index(run[0], tmp_path)
 
 
 SENTENCE = "a man opens the door"

@@ -1,6 +1,7 @@
 """--mode=serve with a run: its videos, its answers, what it needs."""
 
 import json
+import shutil
 import sys
 import threading
 import types
@@ -92,6 +93,11 @@ def test_any_word_of_the_file_of_vectors_may_be_asked(tmp_path):
     assert open_word_vectors(config, None).known("zebra")
 
 
+def test_a_sentence_without_a_known_word_is_refused(run_service):
+    with pytest.raises(UserError, match='knows no word of "qwertz zuiop"'):
+        run_service.corpus.search(["a man opens the door", "qwertz zuiop"], 3, None)
+
+
 def test_an_export_holds_the_answers_of_the_index(trained, tmp_path, capsys):
     query, target = "a man opens the door", tmp_path / "moments.json"
     given = {"video": None, "uri": None, "videos": None, "exact": False}
@@ -107,8 +113,10 @@ def test_an_export_holds_the_answers_of_the_index(trained, tmp_path, capsys):
 
 
 def test_without_an_index(trained, tmp_path):
+    config, workdir = trained
+    shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("index"))
     with pytest.raises(UserError, match="holds no moment index"):
-        serve.serve(trained[0], tmp_path, "127.0.0.1", 0, None)
+        serve.serve(config, tmp_path / "run", "127.0.0.1", 0, None)
 
 
 def test_without_starlette(monkeypatch, tmp_path):

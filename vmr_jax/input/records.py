@@ -152,7 +152,7 @@ def _report(source: Source, metadata) -> None:
     """Says in the log what was put right in the annotations, and who parsed them."""
     dropped = metadata["dropped"]
     parts = [
-        f"{len(dropped)} rows dropped, empty after clipping to the video{_named(dropped)}",
+        f"{len(dropped)} rows dropped, of no length within the video{_named(dropped)}",
         f"{metadata['clipped']} clipped",
         *_some(metadata["unlabelled"], "rows without a moment left out"),
         *_some(metadata["repeated"], "rows that say what another says"),

@@ -137,7 +137,7 @@ def _repairs(options, problems: Problems) -> list[tuple[str, str]]:
         return []
     with problems.caught():
         found = records.read(source, options)
-        dropped = f"{counted(len(found.dropped), 'row')}, empty after clipping to the video"
+        dropped = f"{counted(len(found.dropped), 'row')}, of no length within the video"
         return [
             ("dropped", dropped + (f": {listed(found.dropped)}" if found.dropped else "")),
             ("clipped", f"{counted(found.clipped, 'row')}, cut to the length of the video"),
@@ -189,10 +189,11 @@ def _words(
         vectors = open_word_vectors(config, dataset.sentences())
         if vectors is None:
             return []  # config.text.features takes their place
+        if config.text.vectors == "none" and config.text.trainable:
+            return [("words", f"{len(counts):,} different ones; the vectors of those of training are learnt")]
         unknown = Counter({word: n for word, n in counts.items() if not vectors.known(word)})
         share = unknown.total() / counts.total()
-        learnt = config.text.vectors == "none" and config.text.trainable  # of the training words
-        if share > _MANY_UNKNOWN and not learnt:
+        if share > _MANY_UNKNOWN:
             problems.warnings.append(
                 f"{share:.0%} of the words have no vector and become zeros. Check that config.text.vectors is "
                 f'a whole file in their language and that the tokeniser "{config.text.tokenizer}" splits off '

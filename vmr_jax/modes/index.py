@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vmr_jax.errors import UserError
 from vmr_jax.input.dataset import Dataset, Video, progress
 from vmr_jax.parallel import Parallel
@@ -84,7 +86,9 @@ def _discard(folder: Path, uri: str | None) -> None:
 def open_index(
     config: Any, workdir: Path, sentences: Sequence[str] | None = (), uri: str | None = None
 ) -> MomentIndex:
-    """The index of a run with its model; UserError where it is of another checkpoint.
+    """The index of a run with its model; UserError where it is of another checkpoint, or can have none.
+
+    It refuses a sentence of which the run knows no word.
 
     Args:
       config: of the run.
@@ -93,17 +97,22 @@ def open_index(
       uri: of an index in Milvus the address, which a folder alone is not trusted to name; None is the
         environment variable MILVUS_URI.
     """
-    store = _open_store(workdir, uri)
     run = _open_run(config, workdir, sentences)
+    check_encoder(run.model)
+    store = _open_store(workdir, uri)
     if store.source != run.source:
         raise UserError(
             f"{store.where} was built from {store.source}, and the run's checkpoint is {run.source}. Build it "
             f"again with: python launch.py --mode=index --workdir={workdir}"
         )
-    for sentence in sentences or ():
-        run.check_words(sentence)
+
+    def encode(asked: Sequence[str]) -> np.ndarray:
+        for sentence in dict.fromkeys(asked):
+            run.check_words(sentence)
+        return run.encode_sentences(asked)
+
     options = config.retrieval
-    return MomentIndex(store, run.encode_sentences, run.parallel, options.nms_threshold, recall=options.recall)
+    return MomentIndex(store, encode, run.parallel, options.nms_threshold, recall=options.recall)
 
 
 def _open_run(config: Any, workdir: Path, sentences: Sequence[str] | None = ()) -> Run:
