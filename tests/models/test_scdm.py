@@ -180,6 +180,13 @@ def test_moments_and_the_end_of_the_video(mask_padding, expected):
     np.testing.assert_allclose(predicted(model, untouched(4, real), eight_slots(3)), expected)
 
 
+@pytest.mark.parametrize("mask_padding,expected", [(True, [[1, 3], [5, 7]]), (False, [[5, 7], [1, 3]])])
+def test_order_of_equal_scores(mask_padding, expected):
+    model = create("scdm", layers=1, ratios=(0.5,), mask_padding=mask_padding)
+    outputs = untouched(2).replace(logits=(jnp.zeros((1, 2)),))
+    np.testing.assert_allclose(predicted(model, outputs, eight_slots(8)), expected)
+
+
 def test_moments_are_learned_in_whole_slots():
     # [0.9,3.9] becomes [0,3], in the official code int(frame / 29.4).
     model, whole = (create("scdm", layers=1, ratios=(1.0, 0.5), whole_slots=w) for w in (False, True))
