@@ -29,6 +29,7 @@ PUBLISHED = {  # argument, batch size that two CPU cores carry
     "vslnet": ("charades_sta,i3d", 16),
     "moment_detr": ("charades_sta,clip", 32),
 }
+_REST = 0.02  # seconds; OpenMP's threads spin for some milliseconds
 WORDS = 20  # of the vocabulary where word vectors are trained; those of a random batch
 
 # --- random inputs --------------------------------------------------------------------------------
@@ -234,13 +235,17 @@ def check_first_step(step: TorchStep, name, config, batch, variables) -> bool:
 
 
 def in_turns(steps: list[Callable], rounds: int, most_seconds: float, least: int = 3) -> list[list[float]]:
-    """Seconds of every call of each function: `rounds`, but no more after `most_seconds`, `least` at least."""
+    """Seconds of every call of each function: `rounds`, but no more after `most_seconds`, `least` at least.
+
+    A moment before each call lets the threads of the one before it stop to wait busily.
+    """
     seconds = [[] for _ in steps]
     begin = time.perf_counter()
     for count in range(rounds):
         if count >= least and time.perf_counter() - begin > most_seconds:
             break
         for step, found in zip(steps, seconds, strict=True):
+            time.sleep(_REST)
             start = time.perf_counter()
             step()
             found.append(time.perf_counter() - start)
