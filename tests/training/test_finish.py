@@ -188,7 +188,7 @@ def train_only(tmp_path_factory):
         found = ctrl.get_config("jsonl")
         found.dataset.manual_dir, found.dataset.data_dir = str(folder), str(folder / "data")
         found.dataset.feature_dim, found.dataset.val_fraction = 4, 0.0
-        found.text.vectors, found.text.dim = "none", 5
+        found.text.vectors, found.text.trainable, found.text.dim = "none", True, 5
         found.model.text, found.model.features = "mean", 8
         found.batch_size = found.evaluation.batch_size = 8
         found.train_for, found.evaluate_every, found.log_every = "4 steps", "2 steps", "1 steps"

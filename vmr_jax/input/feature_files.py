@@ -147,6 +147,30 @@ def _refuse_key(key: str, where: str) -> None:
         raise UserError(f'{where} is a single array without keys. Set config.dataset.feature_key to "".')
 
 
+def matrix(rows: np.ndarray, where: str) -> np.ndarray:
+    """Squeezes an array that was read to [n,D] and converts it to float16 or float32.
+
+    A matrix stays as it is. Of more axes all but two must have length 1, wherever they stand: [1,n,D], [n,1,D]
+    and [n,D,1,1] are [n,D].
+    """
+    if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.dtype.kind != "f":
+        kind = getattr(rows, "dtype", type(rows).__name__)
+        raise UserError(
+            f"{where} holds {kind} of shape {list(np.shape(rows))}; expected floating-point features "
+            "[clips,dimensions]. Check config.dataset.features and config.dataset.feature_key."
+        )
+    if rows.ndim > 2:
+        long = [n for n in rows.shape if n != 1]
+        if len(long) > 2:
+            raise UserError(
+                f"{where} has shape {list(rows.shape)}; expected [clips,dimensions]. Pool the other axes first."
+            )
+        one_dimension = len(long) == 1 and rows.shape[0] != 1
+        rows = rows.reshape(long if len(long) == 2 else (-1, 1) if one_dimension else (1, -1))
+    with np.errstate(over="ignore"):  # infinity then, which `check_rows` names
+        return rows.astype(np.float32) if rows.dtype not in (np.float16, np.float32) else rows
+
+
 def _check_header(file: IO[bytes], stored: int, packed: bool, where: str) -> None:
     """Raises UserError where the header of a .npy file claims more than there can be."""
     version = np.lib.format.read_magic(file)

@@ -26,6 +26,7 @@ from vmr_jax.input.feature_files import (
     READ_FILE,
     array_of,
     group_of_videos,
+    matrix,
     open_hdf5,
     refuse_other_downloads,
 )
@@ -110,7 +111,7 @@ class FeatureReader(abc.ABC):
                 f"{where} cannot be read ({said}). The file is damaged, cut short or holds pickled objects; "
                 "get or extract it again."
             ) from None
-        return _matrix(rows, where)
+        return matrix(rows, where)
 
     def parts(self, video_id: str) -> list[np.ndarray]:
         """Returns the features of each source, [n,D1], [n,D2], ...; here the one source."""
@@ -304,30 +305,6 @@ def open_features(path: str | Path, key: str = "", field: str = "config.dataset.
 def missing(reader: FeatureReader, video_ids: Iterable[str]) -> list[str]:
     """Returns the ids without features, in the order given. The caller decides what becomes of them."""
     return [video_id for video_id in video_ids if video_id not in reader]
-
-
-def _matrix(rows: np.ndarray, where: str) -> np.ndarray:
-    """Squeezes to [n,D] and converts to float16 or float32.
-
-    A matrix stays as it is. Of more axes all but two must have length 1, wherever they stand: [1,n,D], [n,1,D]
-    and [n,D,1,1] are [n,D].
-    """
-    if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.dtype.kind != "f":
-        kind = getattr(rows, "dtype", type(rows).__name__)
-        raise UserError(
-            f"{where} holds {kind} of shape {list(np.shape(rows))}; expected floating-point features "
-            "[clips,dimensions]. Check config.dataset.features and config.dataset.feature_key."
-        )
-    if rows.ndim > 2:
-        long = [n for n in rows.shape if n != 1]
-        if len(long) > 2:
-            raise UserError(
-                f"{where} has shape {list(rows.shape)}; expected [clips,dimensions]. Pool the other axes first."
-            )
-        one_dimension = len(long) == 1 and rows.shape[0] != 1
-        rows = rows.reshape(long if len(long) == 2 else (-1, 1) if one_dimension else (1, -1))
-    with np.errstate(over="ignore"):  # infinity then, which `check_rows` names
-        return rows.astype(np.float32) if rows.dtype not in (np.float16, np.float32) else rows
 
 
 # --- clips ----------------------------------------------------------------------------------------
