@@ -1,5 +1,6 @@
 """What the repository promises of itself: one version, short files, hooks and floors that agree."""
 
+import collections
 import configparser
 import re
 import subprocess
@@ -40,6 +41,12 @@ def test_no_file_is_long():
         if len(path.read_text(encoding="utf-8").splitlines()) > MOST_LINES
     }
     assert long == set()
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """The second one is refused where both are collected, and no run of a single folder tells."""
+    counts = collections.Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in counts.items() if count > 1] == []
 
 
 def test_the_oldest_versions_are_the_floors_of_setup_cfg():

@@ -3,7 +3,8 @@
 The candidate moments of a video and a sentence are unit vectors in two joint spaces. In the IoU space the
 cosine is trained to tell the overlap with the described moment, by cross-entropy; in the contrastive space the
 described moment and its sentence are told from all other moments and sentences of the batch ("mutual
-matching"). The final X
+matching"). A candidate is ranked by the product of its scores in both, the contrastive one to a power
+(`score_power`).
 
 Tensors (U videos of the batch, B = U J rows, J = `queries_per_video`; G = `num_clips`; M candidates in
 row-major order of the map; Z = `positives`; E = `space`; F, the width of an encoder, is `features` for the

@@ -63,7 +63,7 @@ CARD = Card(
         "a word to its pretrained vector, officially the vector to zero.",
         "Layers begin by Glorot's rule, as there, but the attention by PyTorch's.",
         "NMS keeps an IoU of up to 1e-5 above its threshold, and Adam's epsilon is added after the "
-        "correction of bias, in TensorFlow before it.",
+        "correction of bias, in TensorFlow before it (config.optimizer.name='tf_adam').",
     ),
     verified=(
         "Against the official code at this commit, running in Python 2.7 and TensorFlow 1.14, with width 64, "
