@@ -37,6 +37,7 @@ def get_config(arg=None):
     config.input.normalize = False
     config.text.trainable = True
     config.batch_size = 16
+    config.optimizer.name = "tf_adam"
     config.optimizer.clip_value = 1.0
     config.optimizer.l2 = 1e-3
     config.train_for = "200 epochs"
@@ -47,6 +48,7 @@ def get_config(arg=None):
         config.model.overlap_weights = (2.0, 1.0, 1.0)
         config.model.centre_weight = config.model.width_weight = 0.1
         config.text.trainable = False
+        config.optimizer.name = "adam"
         config.optimizer.learning_rate = 3e-3
         config.optimizer.schedule = "cosine"
         config.optimizer.l2 = 0.0
