@@ -106,6 +106,7 @@ def test_a_bucket_is_compiled_once(run, monkeypatch):
         (np.ones(64), 3.0, r"shape \(64,\); expected is \[rows,64\]"),
         (np.ones((0, 64)), 3.0, "has no clips"),
         (np.ones((5, 64)), "3", "duration of talk is '3'"),
+        (np.ones((5, 64)), True, "duration of talk is True"),
         (np.ones((5, 64), complex), 3.0, "features that are complex128; expected numbers"),
         (np.ones((5, 64), object), 3.0, "features that are object; expected numbers"),
     ],
@@ -122,12 +123,66 @@ def test_questions_that_cannot_be_asked(run):
         ([3], 5, "a list of sentences"),
         (["a man"], 0, "k is 0"),
         (["a man"], 2.5, "k is 2.5; it must be at least 1, a whole number"),
+        (["a man"], True, "k is True"),
+        (None, 5, "a list of sentences"),
+        ({"a man"}, 5, "a list of sentences"),
+        ((word for word in ["a man"]), 5, "a list of sentences"),
         ([" "], 5, "The query is empty"),
         (["?!"], 5, "has no word"),
         (["x" * 1001], 5, "at most 1000 are read"),
     ):
         with pytest.raises(UserError, match=message):
             run.predict(video, sentences, k=k)
+
+
+def test_questions_about_several_videos_that_cannot_be_asked(run, tmp_path):
+    """What `predict` refuses of a question, `predict_in` and an index refuse too."""
+    video = run.encode_video(np.ones((5, 64)), duration=3.0)
+    for videos, sentence, k, message in (
+        ([video], "a man", 0, "k is 0"),
+        ([video], "", 5, "The query is empty"),
+        ([video], ["a man"], 5, "expected is a sentence, such as"),
+        ([np.ones((5, 64))], "a man", 5, "a list of videos, each from encode_video"),
+        (video, "a man", 5, "a list of videos"),
+        ((v for v in [video]), "a man", 5, "a list of videos"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run.predict_in(videos, sentence, k)
+    for videos in (None, video, "talk", [np.ones((5, 64))]):
+        with pytest.raises(UserError, match="a list of videos"):
+            run.index(videos, tmp_path / "index")
+    for ask in (run.unknown_words, run.check_words):
+        with pytest.raises(UserError, match="The query is None; expected is a sentence"):
+            ask(None)
+    with pytest.raises(UserError, match="There is no sentence"):
+        run.batch(video, [])
+
+
+def test_no_sentence_has_no_answer(run, tmp_path):
+    video = run.encode_video(np.ones((5, 64)), duration=3.0, id="talk")
+    assert run.encode_sentences([]).shape == (0, run.encode_sentences(["a man"]).shape[1])
+    assert run.index([video], tmp_path / "index").search([]) == [] == run.predict(video, [])
+
+
+def test_more_moments_than_there_are(run):
+    """All that are left, however many are asked for; memory is that of those there are."""
+    video = run.encode_video(np.ones((5, 64)), duration=3.0)
+    (every,) = run.predict(video, ["a man opens the door"], k=10**4)
+    for k in (np.int64(10**4), 2**62):
+        assert run.predict(video, ["a man opens the door"], k=k) == [every]
+        assert run.predict_in([video], "a man opens the door", k) == [every]
+
+
+def test_batches_of_no_size(data):
+    split = data.split("val")
+    for asked, message in (
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"batch_size": "8"}, "batch_size is '8'"),
+        ({"seed": 0, "epochs": 0}, "epochs is 0"),
+        ({"seed": "zero"}, "seed is 'zero'; it must be a whole number, or None"),
+    ):
+        with pytest.raises(UserError, match=message):
+            split.batches(**asked)
 
 
 def test_evaluate_gives_the_numbers_of_the_run(run, data, tmp_path_factory):

@@ -3,8 +3,10 @@
 import json
 
 import ml_collections
+import numpy as np
 import pytest
 
+import vmr_jax as vmr
 from vmr_jax.config import CONFIG, config_as_dict, load_config, override, read_config
 from vmr_jax.configs import fvmr, mmn, vslnet, zero_shot
 from vmr_jax.errors import UserError
@@ -48,6 +50,7 @@ def test_a_config_file_that_is_not_there():
         ({"model": {"commn": 3}}, 'config.model has no field "commn". Did you mean "common"?'),
         ({"model": 3}, "config.model is 3; it must be set by its fields, such as config.model."),
         ({"batch_size": "abc"}, "config.batch_size is 'abc'; it must be a whole number, such as 16."),
+        ({"optimizer.learning_rate": None}, "config.optimizer.learning_rate is None; it must be a number, su"),
         ({"seed": 1.5}, "config.seed is 1.5; it must be a whole number, such as 0."),
         ({"train_for": 3}, "config.train_for is 3; it must be text, such as '10 epochs'."),
         ({"model.map_kernels": 3}, "config.model.map_kernels is 3; it must be a tuple, such as (5, 3"),
@@ -57,6 +60,22 @@ def test_settings_that_are_wrong(settings, message):
     with pytest.raises(UserError) as refused:
         override(fvmr.get_config().unlock(), settings)
     assert message in str(refused.value)
+
+
+def test_settings_that_are_no_dictionary_of_fields():
+    for settings in ([1], "x", {3: 1}):
+        with pytest.raises(UserError, match="it must be a dictionary of fields of the config"):
+            vmr.Dataset("storyboard", settings=settings)
+
+
+def test_numbers_of_numpy_are_numbers():
+    """As those of a sweep over np.arange or np.logspace."""
+    data = vmr.Dataset("storyboard", train_videos=np.int64(20), settings={"input.num_clips": np.int32(16)})
+    config = data.config_for("ctrl")
+    override(config, {"optimizer.learning_rate": np.float32(0.5), "input.normalize": np.bool_(True)})
+    read = config.dataset.train_videos, config.input.num_clips, config.optimizer.learning_rate
+    assert read == (20, 16, 0.5) and [*map(type, read)] == [int, int, float]
+    assert config.input.normalize is True
 
 
 def test_a_dictionary_sets_the_fields_that_it_names():

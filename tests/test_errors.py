@@ -1,9 +1,11 @@
 """The refusal of an unknown name: one grammar, and the nearest name."""
 
+from pathlib import Path
+
 import pytest
 
 from vmr_jax import errors
-from vmr_jax.errors import UserError, nearest, unknown
+from vmr_jax.errors import UserError, nearest, unknown, user_path
 
 RECALLS = [f"R@{n},IoU={m}" for n in (1, 5) for m in (0.3, 0.5, 0.7)]
 METRICS = [*RECALLS, *(f"d{name}" for name in RECALLS), "mIoU", "mAP", "mAP,IoU=0.5", "mAP,IoU=0.75", "Rank@1"]
@@ -74,3 +76,10 @@ def test_names_with_commas_are_parted_by_semicolons():
 def test_many_names_are_cut(monkeypatch):
     monkeypatch.setattr(errors, "_SHOWN", 2)
     assert str(unknown("No video", "x", "abcde")) == 'No video "x". Known: a, b and 3 more.'
+
+
+def test_a_home_folder_that_this_machine_does_not_know(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of_me")
+    assert user_path("~/runs") == Path("/home/of_me/runs") and user_path("a/~b") == Path("a/~b")
+    with pytest.raises(UserError, match="^~no_such_user/runs begins with ~no_such_user, a home folder that"):
+        user_path("~no_such_user/runs")

@@ -49,6 +49,11 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
         assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_without_a_home_folder_nothing_is_kept():
+    parallel.keep_programs("~no_such_user/compiled")
+    assert jax.config.jax_compilation_cache_dir is None
+
+
 def test_the_folder_that_a_run_names_is_not_followed():
     """Programs are code; a run's folder may be a stranger's."""
     config = types.SimpleNamespace(get=lambda field, default: "/stranger")

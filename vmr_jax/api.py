@@ -6,6 +6,7 @@ What they do is the command's own path: the config that `configs/NAME.py` makes 
 
 import importlib
 import logging
+import numbers
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import ml_collections
 
 from vmr_jax import models
-from vmr_jax.config import default_workdir, override
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.config import checked_settings, default_workdir, override
+from vmr_jax.errors import UserError, check_count, unknown, user_path
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.input import dataset as input_dataset
 from vmr_jax.models.base import GroundingModel
@@ -70,7 +71,7 @@ class Dataset:
         self._options = [features] if features in variants else []
         if features and name in datasets.EMBEDDED:
             raise UserError(f'{name} has features of its own; features="{features}" is of other datasets.')
-        self._settings = dict(settings or {})
+        self._settings = checked_settings(settings)
         if features and features not in variants:
             self._settings["dataset.features"] = features
         for field, value in options.items():
@@ -200,6 +201,10 @@ class Split:
           seed: the order of training, which depends on the seed alone; None is every query once, in order.
           epochs: number of passes over the split in the order of training.
         """
+        check_count(batch_size, "batch_size")
+        check_count(epochs, "epochs")
+        if not (seed is None or isinstance(seed, numbers.Integral)):
+            raise UserError(f"seed is {seed!r}; it must be a whole number, or None.")
         config = self.data.config_for(model)
         loader = Experiment(config, dataset=self.data.opened(config)).loader(self.name)
         if seed is None:
@@ -254,10 +259,11 @@ def fit(
             "Put it into a file of its own to load the run anywhere.",
             config.model.name.removeprefix("__main__:"),
         )
-    override(config, {**({"train_for": train_for} if train_for else {}), **(settings or {})})
+    trained = {} if train_for is None else {"train_for": train_for}
+    override(config, trained | checked_settings(settings))
     if workdir is None:
         workdir = default_workdir(config)
-    workdir = Path(workdir).expanduser()
+    workdir = user_path(workdir)
     training.fit(config.lock(), workdir, losses=losses)
     return Run.load(workdir)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from vmr_jax import models
@@ -202,6 +203,17 @@ def _stored(path: Path) -> dict[str, Any]:
     )
 
 
+def checked_settings(settings: Any) -> dict[str, Any]:
+    """The settings of a call, None for none; UserError where they are no dictionary of fields."""
+    given = {} if settings is None else settings
+    if not isinstance(given, Mapping) or not all(isinstance(path, str) for path in given):
+        raise UserError(
+            f"settings is {settings!r}; it must be a dictionary of fields of the config by their path, such as "
+            "{'optimizer.learning_rate': 1e-3}."
+        )
+    return dict(given)
+
+
 def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
     """Sets fields of an unlocked config by their path: {'optimizer.learning_rate': 1e-3}.
 
@@ -211,6 +223,7 @@ def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> 
       UserError: for a field that the config lacks, with the nearest name, and for a value of another kind.
     """
     for path, value in settings.items():
+        value = value.item() if isinstance(value, np.generic) else value
         check_field(config, path)
         node, last = _holder(config, path)
         if path == _OPEN and isinstance(value, Mapping):
@@ -220,7 +233,9 @@ def override(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> 
             override(config, {f"{path}.{field}": v for field, v in value.items()})
             continue
         try:
-            if isinstance(node[last], ml_collections.ConfigDict):
+            # A config takes None for anything; of a model's fields the class knows which of them take it.
+            emptied = value is None and node[last] is not None and not path.startswith("model.")
+            if emptied or isinstance(node[last], ml_collections.ConfigDict):
                 raise TypeError
             node[last] = value
         except (TypeError, ValueError):

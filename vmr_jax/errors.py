@@ -4,6 +4,7 @@ import difflib
 import numbers
 import re
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 _COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
 _SHOWN = 30  # known names that a message lists at most
@@ -59,10 +60,25 @@ class UserError(Exception):
         super().__init__(printable(message))
 
 
-def check_count(k: object) -> None:
-    """UserError for a number of moments, k, that is no whole number or below 1."""
-    if not isinstance(k, numbers.Integral) or k < 1:
-        raise UserError(f"k is {k!r}; it must be at least 1, a whole number.")
+def check_count(k: object, name: str = "k") -> None:
+    """UserError for a number of something, such as k of moments, that is no whole number or below 1."""
+    if isinstance(k, bool) or not isinstance(k, numbers.Integral) or k < 1:
+        raise UserError(f"{name} is {k!r}; it must be at least 1, a whole number.")
+
+
+def user_path(path: str | Path) -> Path:
+    """The path that a user gives, with the home folder in place of a leading '~' or '~NAME'.
+
+    Raises:
+      UserError: where this machine does not know that home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path} begins with {Path(path).parts[0]}, a home folder that this machine does not know (of ~ "
+            "alone: HOME is not set, and the user has no entry). Give the whole path, or set HOME."
+        ) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError, check_count, unknown
+from vmr_jax.errors import UserError, check_count, unknown, user_path
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.files import disk_error
 from vmr_jax.input.queries import check_sentence
@@ -106,14 +106,14 @@ class Library:
         window: float = WINDOW,
         parallel: Parallel | None = None,
     ):
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.parallel = parallel or Parallel("jit", num_devices=1)
         self.window = window
         if not window > 0:
             raise UserError(f"window is {window}; give a number of seconds.")
         self._stamp: Any = None
         self._encoder: FrameEncoder | None = None
-        self._weights = encoder_dir and str(Path(encoder_dir).expanduser())
+        self._weights = encoder_dir and str(user_path(encoder_dir))
         if is_library(self.path):
             self._manifest = read_manifest(self.path)
             self._name = encoder or self._manifest.encoder["name"]
@@ -134,7 +134,7 @@ class Library:
             self.run = run if isinstance(run, Run) else Run.load(run, parallel=self.parallel)
             self._check_run(self.run)
             if not isinstance(run, Run):
-                self._check_trained_on(Path(run).expanduser())
+                self._check_trained_on(user_path(run))
             self._variables = self.run.fingerprint()
 
     def __repr__(self) -> str:
@@ -192,7 +192,7 @@ class Library:
         """
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
         files: list[Path] = []
-        for path in (Path(given).expanduser().absolute() for given in given):
+        for path in (user_path(given).absolute() for given in given):
             files += video_files(path) if path.is_dir() else [path]
         return self._change(files, [], encode, on_progress)
 
@@ -211,7 +211,7 @@ class Library:
           on_progress: hears how far each file is.
         """
         if folder is not None:
-            folder = Path(folder).expanduser().absolute()
+            folder = user_path(folder).absolute()
             return self._change(video_files(folder), [folder], encode, on_progress)
         files = [Path(entry.file) for entry in self.manifest.videos.values()]
         return self._change([file for file in files if file.exists()], files, encode, on_progress)
@@ -369,7 +369,7 @@ class Library:
             chosen.append(
                 export.Chosen(*of_video, hit.start, hit.end, hit.score, hit.confidence, hit.rank, query)
             )
-        return export.export(chosen, format, Path(path).expanduser(), exact)
+        return export.export(chosen, format, user_path(path), exact)
 
     def _entry(self, video: str) -> Entry:
         """The entry of a video in the manifest; UserError for an unknown one."""

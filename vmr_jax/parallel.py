@@ -31,7 +31,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.memory import keep_freed_memory
 
 log = logging.getLogger("vmr_jax")
@@ -213,12 +213,12 @@ def keep_programs(folder: str) -> None:
     except OSError:
         kind = platform.processor()
     name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:16]
-    place = Path(folder).expanduser() / name
     try:
+        place = user_path(folder) / name
         place.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()
-    except OSError as error:
-        log.info("Compiled programs are not kept: %s cannot be written (%s)", place, error.strerror or error)
+    except (OSError, UserError) as error:
+        log.info("Compiled programs are not kept: %s cannot be written (%s)", folder, error)
         return
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_compilation_cache_max_size", _PROGRAM_BYTES)

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from vmr_jax import moments as moments_lib
-from vmr_jax.errors import UserError, check_count, unknown
+from vmr_jax.errors import UserError, check_count, unknown, user_path
 from vmr_jax.evaluation.protocols import make_protocol
 from vmr_jax.input.dataset import Dataset, Video
 from vmr_jax.input.examples import Examples
 from vmr_jax.input.features import check_rows, joined_rows, normalize_rows
-from vmr_jax.input.queries import QueryReader, asked_query, check_sentences
+from vmr_jax.input.queries import QueryReader, asked_query, check_sentence, check_sentences
 from vmr_jax.input.spec import batch_spec
 from vmr_jax.input.words import open_word_vectors
 from vmr_jax.models.base import DualEncoder, GroundingModel
@@ -37,6 +37,7 @@ log = logging.getLogger("vmr_jax")
 
 _T = TypeVar("_T")
 _AUXILIARIES = {"is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "does", "do", "did"}
+_VIDEOS = "Give a list of videos, each from encode_video(features, duration=...)."
 _TOGETHER = 32  # sentences, or videos, in a batch at most; a power of two
 
 
@@ -157,7 +158,7 @@ class Run:
           UserError: where the folder holds no run, or the run no checkpoint yet.
         """
         parallel = parallel or Parallel("jit", num_devices=1)
-        best = open_best(Path(workdir).expanduser(), parallel, config)
+        best = open_best(user_path(workdir), parallel, config)
         return cls(*best, sentences, parallel)
 
     @functools.cached_property
@@ -189,7 +190,10 @@ class Run:
           UserError: for another width than the run's, numbers that are not finite, a missing stream, and a
             duration that is no positive number.
         """
-        if not (isinstance(duration, (int, float, np.number)) and np.isfinite(duration) and duration > 0):
+        if not isinstance(id, str):
+            raise UserError(f"The id of the video is {id!r}; expected is its name, as text.")
+        number = isinstance(duration, (int, float, np.integer, np.floating)) and not isinstance(duration, bool)
+        if not (number and np.isfinite(duration) and duration > 0):
             raise UserError(f"The duration of {id} is {duration!r}; give the length in seconds, a number.")
         for name in streams:
             if name not in self.streams:
@@ -235,6 +239,9 @@ class Run:
           sentences: the queries.
           rows: B, at least the number of sentences; rows past them only fill the batch.
         """
+        check_sentences(sentences)
+        if not len(sentences):
+            raise UserError("There is no sentence; a batch has a row for each. Give at least one.")
         tokenizer = self.config.text.tokenizer
         queries = [asked_query(sentence, video.duration, tokenizer) for sentence in sentences]
         record = Video(video.id, video.duration, dict(video.streams))
@@ -274,6 +281,9 @@ class Run:
           sentence: the query, in English.
           k: number of moments of each video at most.
         """
+        check_sentence(sentence)
+        _check_videos(videos)
+        check_count(k)
         answers: list[list[Moment]] = []
         for part in _parts(videos):
             rows = [self.batch(video, [sentence]) for video in part]
@@ -318,12 +328,13 @@ class Run:
         return math.lcm(_bucket(count), len(self.parallel.devices))
 
     def _ranked(self, k: int) -> Callable:
-        """The compiled function of (variables, batch) that gives spans [B,k,2] and scores [B,k]."""
+        """The compiled function of (variables, batch) that gives at most k spans [B,K,2] and scores [B,K]."""
         threshold = make_protocol(self.config.evaluation).nms_thresholds()[0]
 
         def ranked(variables: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
             outputs = self.model.apply(variables, batch, train=False)
-            kept = moments_lib.nms(self.model.predict(outputs, batch), threshold, k)
+            found = self.model.predict(outputs, batch)
+            kept = moments_lib.nms(found, threshold, min(k, found.scores.shape[1]))
             return kept.spans, kept.scores
 
         return self._once(("predict", k), lambda: self.parallel.map_examples(ranked))
@@ -344,6 +355,8 @@ class Run:
                 "its own. Only dual encoders encode sentences alone, such as fvmr."
             )
         nothing = VideoFeatures("none", 1.0, {name: self._empty(name) for name in ("video", *self.streams)})
+        if not len(sentences):
+            return self.encode_sentences(["someone"])[:0]
         encode = self._once(
             ("sentences", 0),
             lambda: query_encoder(
@@ -389,7 +402,7 @@ class Run:
             self.model,
             self.variables,
             self.video_batches(videos),
-            path=None if path is None else Path(path).expanduser(),
+            path=None if path is None else user_path(path),
             uri=uri,
             collection=collection,
             owner=owner,
@@ -403,8 +416,11 @@ class Run:
     def video_batches(self, videos: Iterable[VideoFeatures]) -> Iterator[tuple[list[str], Batch]]:
         """Batches of videos with their ids; the sentence of each row is not read."""
         size = math.lcm(self.config.evaluation.batch_size, len(self.parallel.devices))
+        if not isinstance(videos, Iterable):
+            raise UserError(_VIDEOS)
         source = iter(videos)
         while part := list(itertools.islice(source, size)):
+            _check_videos(part)
             rows = [self.batch(video, ["someone"]) for video in part]
             nothing: Any = np.zeros(1, bool)
             filling = dataclasses.replace(rows[-1], example_mask=nothing)
@@ -420,6 +436,13 @@ class Run:
     def is_dual_encoder(self) -> bool:
         """Whether moments can be encoded without the sentence, and so be indexed."""
         return isinstance(self.model, DualEncoder)
+
+
+def _check_videos(videos: Any) -> None:
+    """UserError for what are no videos that a run has read."""
+    listed = isinstance(videos, Sequence) and not isinstance(videos, str)
+    if not listed or not all(isinstance(video, VideoFeatures) for video in videos):
+        raise UserError(_VIDEOS)
 
 
 def _rows(video: Video, stream: str) -> np.ndarray:
@@ -444,4 +467,4 @@ def _parts(many: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 def _bucket(count: int) -> int:
     """The next power of two."""
-    return 1 << (count - 1).bit_length()
+    return 1 << (int(count) - 1).bit_length()

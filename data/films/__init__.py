@@ -6,7 +6,7 @@ import numpy as np
 
 from vmr_jax.data import storyboard
 from vmr_jax.data.storyboard.vectors import SENTENCE_DIM
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.input.preparing import prepare_once
 
 # The optional fields of `Batch` that it fills, with their shape in one clip or one query.
@@ -39,7 +39,7 @@ def prepare(options):
     from vmr_jax.data.films.builder import Films, FilmsConfig
 
     config = FilmsConfig.of(options.seed, options.train_videos, options.test_videos)
-    data_dir = Path(options.data_dir).expanduser()
+    data_dir = user_path(options.data_dir)
     return prepare_once(lambda: Films(config=config, data_dir=data_dir), data_dir)
 
 
@@ -48,7 +48,7 @@ def files(options, split: str) -> list[Path]:
     from vmr_jax.data.films.builder import videos_folder
 
     count = options.train_videos if split == "train" else options.test_videos
-    folder = videos_folder(Path(options.data_dir).expanduser(), options.seed)
+    folder = videos_folder(user_path(options.data_dir), options.seed)
     return [folder / f"{split}_{i:04d}.mp4" for i in range(count)]
 
 

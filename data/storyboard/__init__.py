@@ -1,13 +1,11 @@
 """Storyboard: the embedded dataset, generated from a seed. A test bed; see README.md."""
 
-from pathlib import Path
-
 import numpy as np
 
 from vmr_jax.data.storyboard.render import SHAPES
 from vmr_jax.data.storyboard.translation import translated_word
 from vmr_jax.data.storyboard.vectors import SENTENCE_DIM, vectors
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.input.preparing import prepare_once
 
 _WORD_LENGTH = 6.0  # of a word vector; the words of Charades have a mean of 6.0 in GloVe 6B 300d
@@ -44,7 +42,7 @@ def prepare(options):
     from vmr_jax.data.storyboard.builder import Storyboard, StoryboardConfig
 
     config = StoryboardConfig.of(options.seed, options.train_videos)
-    data_dir = Path(options.data_dir).expanduser()
+    data_dir = user_path(options.data_dir)
     return prepare_once(lambda: Storyboard(config=config, data_dir=data_dir), data_dir)
 
 

@@ -38,6 +38,10 @@ def refusal(*arguments):
             ("--config=configs/fvmr.py", "runs/x"),
             "Unexpected argument 'runs/x'; flags look like --workdir=DIR.",
         ),
+        (
+            ("--mode=predict", "--workdir=~no_such_user/run"),
+            "~no_such_user/run begins with ~no_such_user, a ho",
+        ),
         ((), "Give --config=configs/NAME.py to train, or --workdir=DIR of a run; --help lists the modes."),
     ],
 )

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.files import open_lock, parsed, require_file
 from vmr_jax.input.features import FeatureReader, kept_rows, missing
 
@@ -121,7 +121,7 @@ def build_feature_store(
             f"{reader.path} has no features of {len(absent)} videos, such as {absent[0]}."
             f"{reader.spelling(absent[0])}"
         )
-    cache_dir = Path(cache_dir).expanduser()
+    cache_dir = user_path(cache_dir)
     kept = [] if resample in ("average", "pad") else [f"resample {resample}"]  # these two keep the same rows
     settings = _digest([_FORMAT, *reader.identity, feature_dim, num_clips, normalize, *kept, *video_ids])
     path = cache_dir / f"{settings}.clips"

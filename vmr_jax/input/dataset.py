@@ -14,14 +14,13 @@ import logging
 import math
 import pkgutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vmr_jax.errors import UserError, first_few, unknown
+from vmr_jax.errors import UserError, first_few, unknown, user_path
 from vmr_jax.input import schema
 from vmr_jax.input.cache import FeatureStore, build_feature_store
 from vmr_jax.input.features import RESAMPLE, FeatureReader, missing, normalize_rows, read_rows, shorten
@@ -147,7 +146,7 @@ class Dataset:
                     reader,
                     present,
                     self._row_size(name),
-                    Path(self.options.data_dir).expanduser() / "features",
+                    user_path(self.options.data_dir) / "features",
                     self._settings.num_clips,
                     self._normalized(name),
                     on_progress,

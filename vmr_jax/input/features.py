@@ -19,7 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vmr_jax.errors import UserError, nearest
+from vmr_jax.errors import UserError, nearest, user_path
 from vmr_jax.files import past_race, read_json
 from vmr_jax.input.feature_files import (
     HDF5,
@@ -284,7 +284,7 @@ def open_features(path: str | Path, key: str = "", field: str = "config.dataset.
     Raises:
       UserError: for a missing path, an unknown kind, a damaged file.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_dir():
         contents = _library_contents(path)
         return Folder(path, key) if contents is None else LibraryFolder(path, key, contents)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.input import schema
 from vmr_jax.input.text_files import text_of
 from vmr_jax.text.constituency import (
@@ -70,7 +70,7 @@ def _nodes(brackets: str, text: str) -> tuple[Constituent, ...]:
 def parse_files(files: str) -> list[Path]:
     """The paths in `config.text.parses`."""
     names = files.split(",") if files not in ("", RIGHT_BRANCHING) else []
-    return [Path(name.strip()).expanduser() for name in names]
+    return [user_path(name.strip()) for name in names]
 
 
 def check_parses(files: str) -> None:

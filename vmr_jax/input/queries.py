@@ -2,12 +2,11 @@
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.input import schema
 from vmr_jax.input.features import FeatureReader, open_features, read_rows
 from vmr_jax.input.parses import Parses, constituents
@@ -54,7 +53,7 @@ class QueryReader:
         self._parses = Parses(self.options.parses if "constituents" in self.fields else "")
         self._subwords: Any = None
         if "subwords" in self.fields:
-            tokenizer = open_subwords(self.options.encoder, Path(self.options.encoder_dir).expanduser())
+            tokenizer = open_subwords(self.options.encoder, user_path(self.options.encoder_dir))
             self._subwords = functools.lru_cache(maxsize=_REMEMBERED)(tokenizer.encode)
 
     def tokens(self, query: schema.Query) -> list[Token]:
@@ -269,13 +268,16 @@ def asked_query(text: str, duration: float, tokenizer: str) -> schema.Query:
 
 
 def check_sentences(sentences: Any) -> None:
-    """Raises UserError for what is no list of sentences, a single sentence among it."""
-    if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
+    """Raises UserError for what is no list of sentences: a single sentence, a set, a generator, which ends."""
+    ordered = isinstance(sentences, (Sequence, np.ndarray)) and not isinstance(sentences, str)
+    if not ordered or not all(isinstance(sentence, str) for sentence in sentences):
         raise UserError("Give a list of sentences, such as ['a person opens the door'].")
 
 
-def check_sentence(text: str) -> None:
-    """Raises UserError for a sentence that is empty or over-long."""
+def check_sentence(text: Any) -> None:
+    """Raises UserError for a sentence that is no text, empty or over-long."""
+    if not isinstance(text, str):
+        raise UserError(f"The query is {text!r}; expected is a sentence, such as 'a person opens the door'.")
     if not text.strip():
         raise UserError("The query is empty. Write a sentence that describes the moment.")
     if len(text) > MAX_QUERY:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.files import require_file
 from vmr_jax.input import annotations, detections, schema, units
 from vmr_jax.input.features import Concatenated, FeatureReader, open_features
@@ -51,7 +51,7 @@ class Source:
 
 def manual_dir(options) -> Path:
     """`options.manual_dir`, the user's folder."""
-    return Path(options.manual_dir).expanduser()
+    return user_path(options.manual_dir)
 
 
 def beam_of(options) -> str:
@@ -74,7 +74,7 @@ def open_manual_features(options, stream: str = "") -> FeatureReader:
     if stream in detections.STREAMS and detections.are_detections(folder / paths[0]):
         return detections.Detections(folder / paths[0], stream, options.streams[stream][1])
     field = f"the path in config.dataset.streams.{stream}" if stream else "config.dataset.features"
-    readers = [_opened(folder / Path(path.strip()).expanduser(), key, field) for path in paths]
+    readers = [_opened(folder / user_path(path.strip()), key, field) for path in paths]
     return readers[0] if len(readers) == 1 else Concatenated(readers)
 
 
@@ -92,7 +92,7 @@ def prepare(source: Source, options):
     Raises:
       UserError: for missing or wrong annotation files, naming file and row.
     """
-    data_dir = Path(options.data_dir).expanduser()
+    data_dir = user_path(options.data_dir)
     name = _fingerprint(source, options)
     for path in (data_dir / source.name / name / VERSION).glob("*"):
         require_file(path)  # TensorFlow would read a pipe or a device for ever

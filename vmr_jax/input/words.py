@@ -1,12 +1,11 @@
 """The words of a dataset: its vocabulary and their vectors."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.input.dataset import Split, dataset_module
 from vmr_jax.text.tokenize import tokenize
 from vmr_jax.text.vectors import WordVectors, load_word_vectors
@@ -40,7 +39,7 @@ def open_word_vectors(config: Any, sentences: Iterable[str] | None) -> WordVecto
         wanted = None
         if sentences is not None:
             wanted = {token.text for text in sentences for token in tokenize(text, config.text.tokenizer)}
-        vectors = load_word_vectors(Path(config.text.vectors).expanduser(), wanted)
+        vectors = load_word_vectors(user_path(config.text.vectors), wanted)
     elif (own := dataset_module(config.dataset.name).word_vectors(config.dataset)) is not None:
         vectors = WordVectors(*own)
     else:

@@ -6,14 +6,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.input.dataset import Split, dataset_module
 from vmr_jax.input.features import MOST, TURN, FeatureReader, missing, plain_id, read_rows
 from vmr_jax.modes.check_problems import Problems, counted, facts_table, listed, option
@@ -392,7 +391,7 @@ def _coverage_problems(
 
 def room(config, measured: Sequence[Measured], problems: Problems) -> list[tuple[str, str]]:
     """Measures what `vmr_jax.input.features.build_feature_store` will write, and the room for it."""
-    folder = Path(config.dataset.data_dir).expanduser().absolute()
+    folder = user_path(config.dataset.data_dir).absolute()
     while not folder.exists():
         folder = folder.parent
     clips = sum(min(found.rows, config.input.num_clips) * found.dim for found in measured)

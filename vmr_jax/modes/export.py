@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.errors import UserError, printable_line, unknown
+from vmr_jax.errors import UserError, printable_line, unknown, user_path
 from vmr_jax.library import WINDOW, Library
 from vmr_jax.modes.index import open_index
 from vmr_jax.modes.predict import check_query
@@ -82,7 +82,7 @@ def _format(given: str | None) -> str:
 
 def _place(output: str | None, kind: str, top: int) -> Path:
     """The file, or the folder of several clips."""
-    return Path(output or ("moments" if kind == "mp4" and top > 1 else f"moments.{kind}")).expanduser()
+    return user_path(output or ("moments" if kind == "mp4" and top > 1 else f"moments.{kind}"))
 
 
 def _tell(files: Sequence[Path]) -> None:

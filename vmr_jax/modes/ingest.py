@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from vmr_jax.errors import UserError, printable_line
+from vmr_jax.errors import UserError, printable_line, user_path
 from vmr_jax.library import Library
 from vmr_jax.parallel import Parallel
 from vmr_jax.video.ingest import Outcome, Report
@@ -43,7 +43,7 @@ def ingest(
     """
     if not videos or not library:
         raise UserError("--mode=ingest needs --videos=FOLDER and --library=DIR.")
-    source = Path(videos).expanduser()
+    source = user_path(videos)
     if watch and not source.is_dir():
         raise UserError(f"--videos={videos} is no folder, and only a folder can be watched.")
     lib = Library(library, encoder=encoder, encoder_dir=encoder_dir, parallel=Parallel("jit"))

@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from vmr_jax import configs
-from vmr_jax.errors import UserError, printable_line, unknown
+from vmr_jax.errors import UserError, printable_line, unknown, user_path
 from vmr_jax.memory import start_with_large_pages
 from vmr_jax.training.interrupt import Interrupted, Terminated, signals_of_command
 
@@ -151,7 +151,7 @@ def main(argv: list[str]) -> None:
             parallel.keep_programs(COMPILATION_CACHE)
         return _function(module, function)(**values)
     if FLAGS.mode == "compare":
-        return _function(module, function)(rest, FLAGS.workdir and Path(FLAGS.workdir).expanduser())
+        return _function(module, function)(rest, FLAGS.workdir and user_path(FLAGS.workdir))
     of = FLAGS.config or ("configs/fvmr.py:films" if FLAGS.mode == "demo" else None)
     if of is None and FLAGS.workdir is None:
         raise UserError(
@@ -159,12 +159,12 @@ def main(argv: list[str]) -> None:
         )
     if of is None:
         named = [value for flag, _, value in (a.partition("=") for a in rest) if flag.endswith(_MODEL)]
-        config = load_config(Path(FLAGS.workdir).expanduser(), model=FLAGS.mode != "score", trusted=named)
+        config = load_config(user_path(FLAGS.workdir), model=FLAGS.mode != "score", trusted=named)
     else:
         config = read_config(*config_file(of))
     config, given, _ = overridden(config, rest)
     parallel.keep_programs(_program_folder(config, of is None, given))
-    workdir = Path(FLAGS.workdir or default_workdir(config)).expanduser()
+    workdir = user_path(FLAGS.workdir or default_workdir(config))
     if FLAGS.mode == "score":
         values |= {"given": given, "of_run": of is None}
     _function(module, function)(config, workdir, **values)
@@ -281,9 +281,9 @@ def config_file(value: str) -> tuple[str, str | None]:
             f"as {meant}, then a colon and its argument where it takes one."
         )
     installed = Path(configs.__path__[0]) / Path(path).name
-    if not Path(path).expanduser().exists() and installed.exists():
+    if not user_path(path).exists() and installed.exists():
         path = str(installed)
-    path = str(Path(path).expanduser())
+    path = str(user_path(path))
     sys.path.append(str(Path(path).resolve().parent))
     return path, argument if colon else None
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.errors import UserError, printable
+from vmr_jax.errors import UserError, printable, user_path
 from vmr_jax.evaluation import prediction_files as files
 from vmr_jax.evaluation.prediction_files import PredictionFile
 from vmr_jax.evaluation.protocols import DEFAULT, OFFICIAL, Protocol, make_protocol
@@ -53,7 +53,7 @@ def score(
     del workdir
     if not predictions:
         raise UserError("--mode=score needs --predictions=FILE.")
-    found = files.read(Path(predictions).expanduser())
+    found = files.read(user_path(predictions))
     protocol = protocol_of(config, given, of_run)
     for split in splits_of(found, annotated_splits(config.dataset), tuple(config.evaluation.splits)):
         groups = protocol.groups(split, protocol.read(split, found))

@@ -8,7 +8,7 @@ from typing import Any
 
 from vmr_jax import published
 from vmr_jax.configs import datasets
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.files import write_whole
 from vmr_jax.reporting.markup import Markup, join, tag
 from vmr_jax.reporting.tables import MISSING, column_heading
@@ -35,7 +35,7 @@ def survey(dataset: str | None = None, feature: str | None = None, output: str |
     rows = selected([*stored(), *measured(RESULTS)], dataset, feature)
     text = _as(output, rows)
     if output:
-        write_whole(Path(output).expanduser(), text)
+        write_whole(user_path(output), text)
         print(f"{output} has {len(rows)} rows of papers and of this library.")
     else:
         print(text, end="")

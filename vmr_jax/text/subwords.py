@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.files import parsed
 
 Span = tuple[int, int]
@@ -90,7 +90,7 @@ def open_subwords(kind: str, folder: str | os.PathLike) -> SubwordTokenizer:
     """
     if kind not in _KINDS:
         raise unknown("There is no text encoder", kind, _KINDS)
-    return _KINDS[kind](Path(folder).expanduser())
+    return _KINDS[kind](user_path(folder))
 
 
 # --- WordPiece --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.files import past_race
 
 _SMALL, _MOST_PACKED = 2**26, 100  # bytes, and times that an .npz of vectors is smaller than its arrays
@@ -92,7 +92,7 @@ def load_word_vectors(path: str | Path, vocabulary: Collection[str] | None = Non
       UserError: for a missing file, an unknown kind, a malformed row (with its line number), NaN or infinity,
         or a file that has none of the words.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     require_vectors(path)
     if path.suffix == ".txt":
         words, vectors = _read_text(path, vocabulary)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.layers.clip_image import ClipImage
 from vmr_jax.layers.clip_text import ClipText
 from vmr_jax.layers.siglip import SiglipImage, SiglipText
@@ -83,7 +83,7 @@ def read_image_text(
     """
     if kind not in _KINDS:
         raise unknown("There is no image-text encoder", kind, _KINDS)
-    file = weights_file(f"image-text encoder {kind}", Path(folder).expanduser(), setting)
+    file = weights_file(f"image-text encoder {kind}", user_path(folder), setting)
     config, pixels = (settings_of(file.parent / f"{name}.json") for name in ("config", "preprocessor_config"))
     entries, build, usual = _KINDS[kind]
     if config.get("model_type") == "siglip2":

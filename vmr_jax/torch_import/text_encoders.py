@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.files import read_json
 from vmr_jax.torch_import import Entry, Shapes, convert, count, kernel, linear, norm, read_checkpoint, size
 from vmr_jax.torch_import.safetensors import read_safetensors
@@ -242,7 +242,7 @@ def initial_text_encoder(kind: str, path: str | os.PathLike) -> dict[str, Any]:
     """
     if kind not in KINDS:
         raise unknown("There is no text encoder", kind, KINDS)
-    file = weights_file(f"text encoder {kind}", Path(path).expanduser())
+    file = weights_file(f"text encoder {kind}", user_path(path))
     _check_activation(kind, file.parent / "config.json")
     return convert_file(f"the text encoder {kind}", file, KINDS[kind])
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vmr_jax import models
 from vmr_jax.config import CONFIG, load_config
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.files import read_json, write_json
 from vmr_jax.input import dataset as input_lib
 from vmr_jax.input.loader import Loader, groups_of_batch
@@ -67,7 +67,7 @@ def with_text_encoder(config, variables: dict[str, Any]) -> dict[str, Any]:
         return variables
     from vmr_jax.torch_import.text_encoders import initial_text_encoder
 
-    found = initial_text_encoder(config.text.encoder, Path(config.text.encoder_dir).expanduser())
+    found = initial_text_encoder(config.text.encoder, user_path(config.text.encoder_dir))
     params = variables["params"]
     _check_encoder(config, params.get("text_encoder", {}), found)
     return {**variables, "params": {**params, "text_encoder": found}}
@@ -174,7 +174,7 @@ class Experiment:
         if workdir is not None and begun and (workdir / VOCABULARY).is_file():
             return read_run_vocabulary(workdir)
         if self.config.text.vocabulary:
-            vocabulary = read_vocabulary(Path(self.config.text.vocabulary).expanduser())
+            vocabulary = read_vocabulary(user_path(self.config.text.vocabulary))
         else:
             vocabulary = build_vocabulary(self.dataset.split("train"), self.config.text.tokenizer)
         if workdir is not None and begun:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vmr_jax.config import CONFIG
-from vmr_jax.errors import UserError, first_few
+from vmr_jax.errors import UserError, first_few, user_path
 from vmr_jax.files import read_json, write_json
 from vmr_jax.input.dataset import Split
 from vmr_jax.input.loader import Loader
@@ -96,9 +96,9 @@ def read_data(workdir: Path) -> dict[str, Any]:
 def encoder_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of the encoder of frames, where `config.dataset` is a library of videos; else {}."""
     folder = options.get("manual_dir")
-    if not folder or not is_library(Path(folder).expanduser()):
+    if not folder or not is_library(user_path(folder)):
         return {}
-    return read_manifest(Path(folder).expanduser()).encoder
+    return read_manifest(user_path(folder)).encoder
 
 
 # --- what is recorded -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 
 from vmr_jax import models
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, user_path
 from vmr_jax.evaluation.evaluator import Evaluator
 from vmr_jax.evaluation.protocols import check_selection
 from vmr_jax.input.dataset import check_resample
@@ -106,11 +106,11 @@ def _check_paths(config: ml_collections.ConfigDict) -> None:
     """Files of the user's that would be opened only after the data were prepared."""
     vectors = config.text.vectors
     if vectors and vectors != "none" and not config.text.features:
-        require_vectors(Path(vectors).expanduser())
+        require_vectors(user_path(vectors))
     check_parses(config.text.parses)
     for field in _PATHS:
         value = config.text[field]
-        if value and not Path(value).expanduser().exists():
+        if value and not user_path(value).exists():
             raise UserError(
                 f"config.text.{field} is {value}, which is no file or folder (seen from {Path.cwd()}). "
                 "Correct the path."

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vmr_jax.errors import user_path
 from vmr_jax.files import read_json, write_json
 from vmr_jax.input.pipeline import run_each
 from vmr_jax.video.encoder import FrameEncoder, open_encoder
@@ -34,7 +35,7 @@ class EncodeOverBeam:
     def __init__(self, library: Path, encoder: FrameEncoder, encoder_dir: str | None, options: str):
         self.library, self._options = library.absolute(), options
         self._identity = json.dumps(encoder.identity, sort_keys=True)
-        self._open = encoder.name, encoder_dir and str(Path(encoder_dir).expanduser().absolute())
+        self._open = encoder.name, encoder_dir and str(user_path(encoder_dir).absolute())
 
     def __call__(self, found: Sequence[Found]) -> Iterator[tuple[Found, Encoded | str]]:
         """Encodes what nobody has yet, then tells of all."""

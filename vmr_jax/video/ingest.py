@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vmr_jax.errors import UserError, printable_line
+from vmr_jax.errors import UserError, printable_line, user_path
 from vmr_jax.files import crc32_of_file, disk_error
 from vmr_jax.video.decode import CHUNK, SUFFIXES, probe, read_frames
 from vmr_jax.video.encoder import FrameEncoder
@@ -100,7 +100,7 @@ class EncodeFiles(Protocol):
 
 def video_files(folder: Path) -> list[Path]:
     """The video files of a folder and of those in it, sorted; hidden ones are left out."""
-    folder = folder.expanduser().absolute()
+    folder = user_path(folder).absolute()
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder. Give the folder that holds the video files.")
     found = []
