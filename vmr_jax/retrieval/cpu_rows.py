@@ -2,8 +2,10 @@
 
 The cores share tiles of the mapped files. The scores of a tile are a matrix product of XLA, or of numkong
 for int8 rows where that is installed, small enough to stay in the cache; of these only blocks whose maximum
-reaches what k rows have are looked into. Nothing is kept of a row, so that an index may be larger than
-memory. One query of float32 rows is a product of BLAS.
+reaches what k rows have are looked into. numkong multiplies queries that are int8 too: how far such a score
+may be from that of the query itself is known, and rows that may be among the best are scored again. Nothing
+is kept of a row, so that an index may be larger than memory. One query of float32 rows is a product of BLAS,
+or a dot product for each row, in the order of the file, where they are too many for the cache.
 """
 
 import dataclasses
@@ -11,7 +13,7 @@ import functools
 import importlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,12 +27,15 @@ TILE_BYTES = 1 << 25  # of the rows that one core scores at once, at most
 PART = 1 << 10  # rows that become float32 at once: 2 MiB where E is 512; a tile is a multiple of it
 SCORES = 1 << 20  # held at once by one core: 4 MiB
 INTEGERS = 1 << 18  # the same of int8 products, which are three times as fast: within the cache of one core
-QUERIES = 1 << 9  # multiplied at once by XLA, at most
-PACKED = 1 << 6  # int8 queries, or parts of such, multiplied at once: 32 KiB where E is 512
+QUERIES = 1 << 9  # asked at once, at most
+PACKED = 1 << 6  # int8 queries multiplied at once: 32 KiB where E is 512
 BLOCK = 32  # rows of which only the maximum is compared at first; divides `PART`
 LOWEST = np.finfo(np.float32).min  # what every row reaches that counts
-_SHORT = 32  # queries up to which 15 bits of each, twice the products in int8, are faster than float32
-_FINER = 254  # parts of a step of int8 that the second int8 number of a query counts
+_CACHED = 1 << 26  # bytes of float32 rows that caches may hold between two queries
+_READ = 1 << 22  # bytes of float32 rows that one core reads at once for one query
+_AGAIN = (
+    1 << 8
+)  # rows that are scored again at once, within the cache of one core: 512 KiB where E is 512, and their queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +86,7 @@ class CpuRows:
       alive: which rows of each count, [n] bool.
       scales: [n] of each where the rows are int8.
       parallel: the CPU, of which one device is used, with all cores.
-      coarse: whether int8 rows may be compared with queries of 8 bits in place of 15.
-
-    Attributes:
-      exact: the scores have the rounding of float32, not that of queries in few bits.
+      coarse: whether int8 rows may be compared with queries of 8 bits alone.
     """
 
     def __init__(
@@ -95,13 +97,13 @@ class CpuRows:
         parallel: Parallel,
         coarse: bool = False,
     ):
-        self._alive, self._scales, self._parallel, self._terms = alive, scales, parallel, 1 if coarse else 2
+        self._alive, self._scales, self._parallel, self._coarse = alive, scales, parallel, coarse
         self._all = all(part.all() for part in alive)
         self._vectors = [np.asarray(part) for part in vectors]  # a plain array is faster than a map
         self._starts = np.cumsum([0, *(len(part) for part in vectors)])
         self._numkong = None if scales is None else numkong()
         self._tiles: dict[tuple[int, bool], list[Tile]] = {}
-        self.exact = self._numkong is None
+        self._norms: dict[tuple[int, int, int], float] = {}  # the largest of a tile
 
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -109,8 +111,9 @@ class CpuRows:
 
     @functools.cached_property
     def _longest(self) -> float:
-        """The largest norm of a row."""
-        return max(float(np.vecdot(part, part).max(initial=0)) for part in self._vectors) ** 0.5
+        """The largest norm of a row; no number where one is none."""
+        squares = [np.vecdot(part, part).max(initial=0) for part in self._vectors]
+        return float(np.max(squares)) ** 0.5
 
     def __call__(
         self, queries: np.ndarray, k: int, counts: Sequence[np.ndarray] | None = None
@@ -124,12 +127,14 @@ class CpuRows:
         """
         alive = None if counts is None and self._all else self._alive if counts is None else counts
         if len(queries) == 1 and self._vectors[0].dtype == np.float32:
-            by_blas = self._of_one(queries[0], k, alive)
-            if by_blas is not None:
-                return by_blas
-        library = self._numkong if self._terms == 1 or len(queries) <= _SHORT else None
-        most = QUERIES if library is None else PACKED // self._terms
-        size = min(most, 1 << (len(queries) - 1).bit_length())  # a power of two: few shapes are compiled
+            alone = self._of_one(queries[0], k, alive)
+            if alone is not None:
+                return alone
+        library = self._numkong
+        size = min(QUERIES, 1 << (len(queries) - 1).bit_length())  # a power of two: few shapes are compiled
+        if library is not None:
+            of_a_core = max(-(-int(self._starts[-1]) // _cores()), PART)
+            size = min(size, max(INTEGERS // of_a_core, PACKED))
         chunks = [queries[i : i + size] for i in range(0, len(queries), size)]
         reached = [np.full((k, size), LOWEST, np.float32) for _ in chunks]
         reached[-1][:, len(chunks[-1]) :] = np.inf  # of what only fills the last chunk
@@ -137,7 +142,7 @@ class CpuRows:
             chunks[-1] = np.pad(chunks[-1], ((0, missing), (0, 0)))
         asked: list[Any] = chunks
         if library is not None:
-            asked = [library.dots_pack(as_integers(chunk, self._terms)) for chunk in chunks]
+            asked = [Integers.of(library, chunk) for chunk in chunks]
         tiles = self._of_rows((SCORES if library is None else INTEGERS) // size, library is None)
 
         work = [(tile, chunk) for tile in tiles for chunk in range(len(chunks))]
@@ -147,30 +152,30 @@ class CpuRows:
             for i, (tile, chunk) in shared:  # which each thread takes from where the others are
                 count = None if alive is None else alive[tile.segment][tile.first : tile.first + tile.count]
                 if count is None or count.any():
-                    scores = self._scores(library, asked[chunk], tile, count)
-                    first = int(self._starts[tile.segment]) + tile.first
                     # Where one thread undoes what another has reached, it is lower and still true.
-                    found[i], reached[chunk] = candidates(scores, reached[chunk], first)
+                    found[i], reached[chunk] = self._best_of_tile(tile, asked[chunk], count, reached[chunk])
 
         def best_of_chunk(chunk: int) -> tuple[np.ndarray, np.ndarray]:
-            return best_of(found[chunk :: len(chunks)], reached[chunk])
+            least = reached[chunk] if library is None else reached[chunk] * asked[chunk].steps
+            return best_of(found[chunk :: len(chunks)], least)
 
-        threads = min(len(work), _cores())
-        in_turns = self._threads.map if threads > 1 else map
-        list(in_turns(best_of_some, range(threads)))
-        best = in_turns(best_of_chunk, range(len(chunks)))
+        self._in_turns(best_of_some, range(min(len(work), _cores())))
+        best = self._in_turns(best_of_chunk, range(len(chunks)))
         scores, rows = (np.concatenate(parts)[: len(queries)] for parts in zip(*best))
-        return (scores if library is None else scores * steps(queries)), rows
+        return scores, rows
+
+    def _in_turns(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """What a function gives for each, on all cores where there are several."""
+        return list((self._threads.map if min(len(items), _cores()) > 1 else map)(function, items))
 
     def _of_one(
         self, query: np.ndarray, k: int, alive: Sequence[np.ndarray] | None
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """The answer for one query [E] by BLAS, or None where scores are not finite.
+        """The answer for one query [E], or None where scores are not finite.
 
         BLAS may give equal rows scores that differ in the last bits, so those near the k-th are computed again.
         """
-        parts = [part @ query for part in self._vectors]
-        scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        scores = self._products(query)
         if alive is not None:
             scores[~np.concatenate(alive)] = -np.inf
         # E roundings to a half of 2^-23 each, in either of two scores.
@@ -186,6 +191,29 @@ class CpuRows:
         again = np.vecdot(self._rows(rows), query)
         order = (-again).argsort(kind="stable")[:k]
         return again[order][None], rows[order][None]
+
+    def _products(self, query: np.ndarray) -> np.ndarray:
+        """[n] float32 of one query [E]: by BLAS, or row by row where the cache does not hold the rows.
+
+        BLAS reads several rows at once, which memory gives more slowly than one after the other.
+        """
+        if sum(part.nbytes for part in self._vectors) <= _CACHED:
+            parts = [part @ query for part in self._vectors]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        scores = np.empty(int(self._starts[-1]), np.float32)
+        size = max(_READ // (4 * len(query)), 1)
+        spans = [
+            (part[first : first + size], start + first)
+            for part, start in zip(self._vectors, self._starts.tolist())
+            for first in range(0, len(part), size)
+        ]
+
+        def score(span: tuple[np.ndarray, int]) -> None:
+            rows, first = span
+            np.vecdot(rows, query, out=scores[first : first + len(rows)])
+
+        self._in_turns(score, spans)
+        return scores
 
     def _rows(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of rows, which rise."""
@@ -226,26 +254,98 @@ class CpuRows:
         as_jax = self._parallel.on_first_device(rows) if on_device else None
         return Tile(segment, first, count, rows, scales, as_jax)
 
-    def _scores(self, library: Any, asked: Any, tile: Tile, alive: np.ndarray | None) -> np.ndarray:
-        """[M,Q] float32, with numkong in the `steps` of the query; -inf of rows that are not `alive` [count].
-
-        `asked` are the queries [Q,E], or what the library has made of them.
-        """
-        count = None
+    def _best_of_tile(
+        self, tile: Tile, asked: "np.ndarray | Integers", alive: np.ndarray | None, reached: np.ndarray
+    ) -> tuple[Candidates, np.ndarray]:
+        """`candidates` of rows that are `alive` [count] and of queries [Q,E], with their scores."""
+        count, first = None, int(self._starts[tile.segment]) + tile.first
         if tile.count < len(tile.rows) or not (alive is None or alive.all()):
             count = np.zeros(len(tile.rows), bool)
             count[: tile.count] = True if alive is None else alive
-        if library is None:
-            return np.asarray(products(asked, tile.on_device, tile.scales, count))
-        found = np.asarray(library.dots_packed(tile.rows, asked))  # [M,terms*Q] int32
-        size = found.shape[1] // self._terms
-        scores = np.multiply(found[:, :size], tile.scales[:, None], dtype=np.float32, casting="unsafe")
-        if self._terms == 2:
-            finer = tile.scales[:, None] / np.float32(_FINER)
-            scores += np.multiply(found[:, size:], finer, dtype=np.float32, casting="unsafe")
+        if not isinstance(asked, Integers):
+            return candidates(np.asarray(products(asked, tile.on_device, tile.scales, count)), reached, first)
+        scores = self._steps(tile, asked)
         if count is not None:
             scores[~count] = -np.inf
+        if self._coarse:
+            found, reached = candidates(scores, reached, first)
+            return found._replace(scores=found.scores * asked.steps[found.queries]), reached
+
+        def again(found: Candidates) -> np.ndarray:
+            rows = found.rows - first
+            true = scores_of(rows, found.queries, tile, asked.queries)
+            return true if count is None else np.where(count[rows], true, -np.inf)
+
+        longest = self._norms[tile.segment, tile.first, tile.count]
+        return candidates(scores, reached, first, longest * asked.apart, again)
+
+    def _steps(self, tile: Tile, asked: "Integers") -> np.ndarray:
+        """[M,Q] float32: scores of queries as int8, in the steps of each; the first time, `_norms` too."""
+        scores = np.empty((len(tile.rows), len(asked.queries)), np.float32)
+        place, longest = (tile.segment, tile.first, tile.count), []
+        measured = self._coarse or place in self._norms
+        for first in range(0, len(tile.rows), PART):
+            rows, scales = tile.rows[first : first + PART], tile.scales[first : first + PART, None]
+            # Read in order, as memory is fastest; numkong reads several rows at once, now from the cache.
+            rows.reshape(-1).view(np.int64).sum()
+            column = 0
+            for packed in asked.packed:
+                found = np.asarray(asked.library.dots_packed(rows, packed))  # int32
+                out = scores[first : first + PART, column : column + found.shape[1]]
+                np.multiply(found, scales, out=out, dtype=np.float32, casting="unsafe")
+                column += found.shape[1]
+            if not measured:
+                longest.append(np.fmax.reduce(np.asarray(asked.library.norm(rows, axis=1)) * scales[:, 0]))
+        if not measured:
+            self._norms[place] = float(np.fmax.reduce(longest))
         return scores
+
+
+class Integers(NamedTuple):
+    """Queries as numkong multiplies them.
+
+    Attributes:
+      library: numkong.
+      queries: [Q,E] float32, what they are.
+      packed: the same in steps as int8, `PACKED` at a time.
+      steps: [Q] what one step is.
+      apart: [Q] of a row of norm one: how far its score by them is from that by the queries, at most, in steps.
+    """
+
+    library: Any
+    queries: np.ndarray
+    packed: list[Any]
+    steps: np.ndarray
+    apart: np.ndarray
+
+    @classmethod
+    def of(cls, library: Any, queries: np.ndarray) -> "Integers":
+        """The queries [Q,E] in steps, of which the largest number of each has 127."""
+        steps = np.maximum(np.abs(queries).max(1), np.float32(1e-30)) / np.float32(127)
+        exact = queries / steps[:, None]
+        whole = np.rint(exact)
+        packed = [
+            library.dots_pack(whole[i : i + PACKED].astype(np.int8)) for i in range(0, len(whole), PACKED)
+        ]
+        # What is left of the steps, and E and some roundings to a half of 2^-23 each, in either score.
+        rounding = (queries.shape[1] + 8) * 2.0**-23 * norms(exact)
+        apart = (norms(exact - whole) + rounding).astype(np.float32)
+        return cls(library, queries, packed, steps, apart)
+
+
+def norms(array: np.ndarray) -> np.ndarray:
+    """[M] of the rows of an array [M,E]."""
+    return np.sqrt(np.vecdot(array, array))
+
+
+def scores_of(rows: np.ndarray, queries: np.ndarray, tile: Tile, asked: np.ndarray) -> np.ndarray:
+    """Scores [C] float32 of rows [C] of a tile of int8 and queries [C] of those that are asked [Q,E]."""
+    scores = np.empty(len(rows), np.float32)
+    for first in range(0, len(rows), _AGAIN):
+        some = rows[first : first + _AGAIN]
+        numbers = tile.rows[some].astype(np.float32) * tile.scales[some, None]
+        np.vecdot(numbers, asked[queries[first : first + _AGAIN]], out=scores[first : first + _AGAIN])
+    return scores
 
 
 @jax.jit
@@ -276,19 +376,6 @@ def products(
     return scores if count is None else jnp.where(count[:, None], scores, -jnp.inf)
 
 
-def steps(queries: np.ndarray) -> np.ndarray:
-    """[Q,1]: the number of queries [Q,E] that is 1 in int8; the largest of each is 127."""
-    return np.maximum(np.abs(queries).max(1, keepdims=True), np.float32(1e-30)) / np.float32(127)
-
-
-def as_integers(queries: np.ndarray, terms: int) -> np.ndarray:
-    """Queries [Q,E] in `steps` as int8 [terms*Q,E]: whole steps, then what is left in parts of 254 a step."""
-    exact = queries / steps(queries)
-    whole = np.rint(exact)
-    found = [whole, np.rint((exact - whole) * _FINER)][:terms]
-    return np.concatenate(found).astype(np.int8)
-
-
 @functools.cache
 def numkong() -> Any:
     """The library of that name, which multiplies int8 as it is; None where it is not installed."""
@@ -301,22 +388,33 @@ def numkong() -> Any:
 # --- the best of scores -------------------------------------------------------------------------------
 
 
-def candidates(scores: np.ndarray, reached: np.ndarray, first: int) -> tuple[Candidates, np.ndarray]:
+def candidates(
+    scores: np.ndarray,
+    reached: np.ndarray,
+    first: int,
+    apart: np.ndarray | float = 0.0,
+    again: Callable[[Candidates], np.ndarray] | None = None,
+) -> tuple[Candidates, np.ndarray]:
     """Rows of a tile that may be among the k best of each query.
 
     Args:
       scores: [M,Q] float32; -inf of rows that do not count. M is a multiple of `BLOCK`.
-      reached: [k,Q] scores of rows, all different, the least of each query first; `LOWEST` of none.
+      reached: [k,Q] what rows reach, all different, the least of each query first; `LOWEST` of none.
       first: number of the first row.
+      apart: [Q] how far the scores are from the true ones, at most.
+      again: gives the true scores of candidates, where these are others.
 
     Returns:
-      The candidates, and `reached` with the rows of this tile.
+      The candidates with their true scores, and `reached` with the rows of this tile.
     """
     k, size = reached.shape
-    blocks = scores.reshape(BLOCK, -1)  # a block is every so manieth row, of one query
+    # Of the first rows, where they are few, most long blocks would have one of the best.
+    short = len(scores) < 4 * k * BLOCK and reached[0].min() == LOWEST
+    blocks = scores.reshape(BLOCK // 4 if short else BLOCK, -1)  # a block is every so manieth row, of one query
     maxima = blocks.max(0).reshape(-1, size)
-    reached = highest(np.concatenate([reached, groups(k, maxima if k <= len(maxima) else scores)]), k)
-    least = reached[0]
+    best = groups(k, maxima if k <= len(maxima) else scores) - apart
+    reached = highest(np.concatenate([reached, best]), k)
+    least = reached[0] - apart
     # Those that are no numbers are to be seen. Numpy is fastest with places in flat arrays.
     chosen = np.flatnonzero(~(maxima < least))
     block, query = np.divmod(chosen, size)
@@ -324,6 +422,8 @@ def candidates(scores: np.ndarray, reached: np.ndarray, first: int) -> tuple[Can
     near = np.flatnonzero(~(within < least[query]))
     place, which = np.divmod(near, max(len(chosen), 1))
     found = Candidates(query[which], first + place * len(maxima) + block[which], within.ravel()[near])
+    if again is not None:
+        found = found._replace(scores=again(found))
     if len(near) > 4 * k * size:  # of equal scores
         found = ranked(found, size, k)[0].in_order()
     return found, reached
@@ -332,7 +432,8 @@ def candidates(scores: np.ndarray, reached: np.ndarray, first: int) -> tuple[Can
 def groups(k: int, scores: np.ndarray) -> np.ndarray:
     """Maxima [.,Q] of groups of scores [M,Q]: at least k, of which the k-th is hardly below the k-th of all."""
     while len(scores) % 2 == 0 and len(scores) >= 4 * k:
-        scores = np.maximum(*np.split(scores, 2))
+        half = len(scores) // 2
+        scores = np.maximum(scores[:half], scores[half:])
     return scores
 
 

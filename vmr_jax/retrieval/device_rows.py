@@ -7,7 +7,7 @@ Equal scores: the lower row first, on any number of devices.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,7 @@ class DeviceRows:
       parallel: the devices.
       recall: the share of the best rows that is to be found, on average; below 1 TPUs look for them with
         `jax.lax.approx_max_k`, and other devices, which have nothing of that kind, find all.
-
-    Attributes:
-      exact: the scores have the rounding of float32.
     """
-
-    exact: ClassVar[bool] = True
 
     def __init__(
         self,

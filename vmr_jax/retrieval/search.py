@@ -15,7 +15,6 @@ from vmr_jax.retrieval.cpu_rows import CpuRows
 from vmr_jax.retrieval.device_rows import DeviceRows
 
 RANKED_AGAIN = 100  # at least; and at least two for each row that is wanted
-_SPARE = 16  # ranked again where scores were only rounded, so that none of the best is missed
 
 
 class Rows(Protocol):
@@ -80,10 +79,10 @@ class Searcher:
         k, queries = min(k, count), np.asarray(queries, np.float32)
         if not k or not len(queries):
             return np.zeros((len(queries), k), np.float32), np.zeros((len(queries), k), np.int64)
-        if not self._finer and self._rows.exact:
+        if not self._finer:
             return self._rows(queries, k, counts)
-        several = max(RANKED_AGAIN, 2 * k) if self._finer else k + _SPARE
-        return self._ranked_again(queries, k, self._rows(queries, min(several, count), counts)[1])
+        several = min(max(RANKED_AGAIN, 2 * k), count)
+        return self._ranked_again(queries, k, self._rows(queries, several, counts)[1])
 
     def _ranked_again(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The k best of rows [Q,.] by the finest numbers, of equal ones the lower row first."""
