@@ -15,6 +15,7 @@ from cases.lgi import SMALL
 from vmr_jax import published
 from vmr_jax.configs.lgi import get_config
 from vmr_jax.errors import UserError
+from vmr_jax.kernels import use_kernels
 from vmr_jax.models import create
 from vmr_jax.models.lgi import (
     LocalContext,
@@ -266,3 +267,25 @@ def test_options_of_the_config_are_the_ablations():
     both = get_config("charades_sta,no_dqa,no_tag")
     assert (both.model.guidance_weight, both.model.diversity_weight) == (0, 0)
     assert published.rows(both, "test") == []
+
+
+def test_fast_forms_equal_the_plain_ones():
+    """Outputs and gradients of a ragged batch, without dropout."""
+    model, batch = create("lgi", **{**SMALL, "dropout": 0.0}), random_batch()
+    variables = random_variables(model, batch)
+
+    def run():
+        def total(params):
+            outputs, _ = model.apply(
+                {**variables, "params": params}, batch, train=True, mutable=["batch_stats"]
+            )
+            return sum(x.value() for x in model.loss(outputs, batch, epoch=jnp.int32(0)).values()), outputs
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(variables["params"])
+
+    found = run()
+    use_kernels(False)
+    try:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, run())
+    finally:
+        use_kernels(True)

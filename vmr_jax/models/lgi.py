@@ -10,7 +10,7 @@ segments; symbols of the paper at the right):
     word_attention   [B,Z,L]    softmax over the words, one for each phrase                a^(n), Eq. 6
     phrases          [B,Z,F]    sequential query attention over the words                  e^(n), Eq. 7
     fused            [B,T,F]    Hadamard product of clips and a phrase                     m~^(n), Eq. 8
-    local            [B,Z,T,F]  a residual block over the clips, for each phrase           M^(n), Eq. 9
+    local         Z of [B,T,F]  a residual block over the clips, for each phrase           M^(n), Eq. 9
     x                [B,T,F]    mean over the phrases by attention, then non-local blocks  R, Eq. 12
     attention        [B,T]      one softmax over the clips                                 o, Eq. 13
     span             [B,2]      start and end, fractions of the video                      t^s, t^e, Eq. 15
@@ -151,7 +151,7 @@ class Model(GroundingModel):
             fused = Fusion(self.features, self.dtype, name=f"fusion_{n}")(clips, phrases[:, n])
             context = LocalContext(self.features, self.local_kernel, self.dtype, name=f"local_{n}")
             local.append(context(fused, seen & batch.example_mask[:, None], train))
-        x = self._aggregate(jnp.stack(local, axis=1), phrases)
+        x = self._aggregate(local, phrases)
         for i in range(self.global_layers):
             # The official bias starts as PyTorch's too.
             block = MultiHeadAttention(
@@ -182,7 +182,7 @@ class Model(GroundingModel):
             words = self.param("words", nn.initializers.normal(1.0), shape)[batch.query]
         else:
             words = WordEmbedding(unknown=nn.initializers.normal(1.0), name="words")(batch)
-        lstm = LSTM(self.features // 2, 2, True, self.dtype, self.dropout, name="lstm")
+        lstm = LSTM(self.features // 2, 2, True, self.dtype, self.dropout, fast=True, name="lstm")
         states = lstm(words, batch.query_mask, batch.example_index, train)
         forward, backward = jnp.split(states, 2, axis=-1)
         ends = last_state(forward, batch.query_mask), first_state(backward, batch.query_mask)
@@ -201,13 +201,14 @@ class Model(GroundingModel):
         positions = jnp.broadcast_to(positions.astype(self.dtype), clips.shape)
         return part(clips, "drop_clips") + part(positions, "drop_positions")
 
-    def _aggregate(self, local: jax.Array, phrases: jax.Array) -> jax.Array:
-        """Returns [B,T,F], the mean of [B,Z,T,F] over the phrases by attention to them, [B,Z,F]."""
+    def _aggregate(self, local: list[jax.Array], phrases: jax.Array) -> jax.Array:
+        """Returns [B,T,F], the mean of `local`, one [B,T,F] a phrase, by attention to the phrases [B,Z,F]."""
         if self.num_phrases == 1:
-            return local[:, 0]
+            return local[0]
         every = jnp.ones(phrases.shape[:2], bool)
         weights = self._attention("aggregate")(phrases, every).astype(self.dtype)  # Eq. 10
-        return jnp.einsum("bz,bztf->btf", weights, local)  # Eq. 11
+        # Eq. 11; a stack of them all would be a copy.
+        return sum(weights[:, n, None, None] * part for n, part in enumerate(local))
 
     def _attention(self, name: str) -> "Attention":
         return Attention(self.attention_features, self.dtype, name=name)
