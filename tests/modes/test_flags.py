@@ -42,6 +42,10 @@ def refusal(*arguments):
             ("--mode=predict", "--workdir=~no_such_user/run"),
             "~no_such_user/run begins with ~no_such_user, a ho",
         ),
+        (
+            ("--mode=inspect", "--config=configs/fvmr.py", "--config.evaluation.keep=0"),
+            "config.evaluation.keep is 0; it must be from 1 to",
+        ),
         ((), "Give --config=configs/NAME.py to train, or --workdir=DIR of a run; --help lists the modes."),
     ],
 )

@@ -140,6 +140,7 @@ def main(argv: list[str]) -> None:
     from vmr_jax.config import default_workdir, load_config, read_config
     from vmr_jax.configs.common import COMPILATION_CACHE
     from vmr_jax.modes.overrides import overridden
+    from vmr_jax.training.ranges import check_ranges
 
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS, Orbax and JAX tell much of themselves
@@ -163,6 +164,7 @@ def main(argv: list[str]) -> None:
     else:
         config = read_config(*config_file(of))
     config, given, _ = overridden(config, rest)
+    check_ranges(config)
     parallel.keep_programs(_program_folder(config, of is None, given))
     workdir = user_path(FLAGS.workdir or default_workdir(config))
     if FLAGS.mode == "score":

@@ -12,6 +12,7 @@ import ml_collections
 import optax
 
 from vmr_jax.errors import UserError, unknown
+from vmr_jax.training.ranges import check_regex, check_rules
 
 _ALGORITHMS = ("adam", "adamw", "bert_adam", "tf_adam", "sgd")
 _SCHEDULES = ("constant", "cosine", "linear", "step", "inverse_sqrt")
@@ -79,6 +80,8 @@ def make_optimizer(
     moments change: 'from 4 epochs', or 'phase 0 of 2, 200 steps' (in every second block of 200 steps, the
     first one included). A parameter that no rule covers is a UserError.
     """
+    check_rules(options.rules)
+    check_regex("config.optimizer.no_decay", options.no_decay)
     paths = flax.traverse_util.flatten_dict(params, sep="/")
     labels = {path: _rule_of(path, options.rules) for path in paths}
     transforms = {

@@ -23,12 +23,14 @@ from vmr_jax.input.parses import check_parses
 from vmr_jax.input.queries import FIRST_WORD
 from vmr_jax.models.base import abstract_variables, first_difference
 from vmr_jax.parallel import Parallel
+from vmr_jax.text.tokenize import tokenize
 from vmr_jax.text.vectors import require_vectors
 from vmr_jax.training import optimizer as optimizer_lib
 from vmr_jax.training.clock import seconds_of
 from vmr_jax.training.experiment import check_groups, make_model, small_spec
 from vmr_jax.training.ignored import check_nothing_is_ignored
 from vmr_jax.training.init_from import check_init_from
+from vmr_jax.training.ranges import check_ranges
 from vmr_jax.training.step import LossFunction, initial_state, make_step
 
 _PATHS = (  # of config.text
@@ -54,6 +56,7 @@ def check_config(
       resumes: whether the run has a checkpoint of its own, so that `config.init_from` is not read again.
     """
     check_losses(losses)
+    check_ranges(config)
     parallel = Parallel(config.parallel, config.num_devices)
     parallel.check_batch_size(config.batch_size, "config.batch_size")
     _check_numbers(config)
@@ -61,6 +64,7 @@ def check_config(
     model = make_model(config, FIRST_WORD)
     check_groups(config, model, parallel)
     check_resample(config.input.resample)
+    tokenize("", config.text.tokenizer)  # refuses an unknown one
     check_nothing_is_ignored(config, model)
     evaluator = Evaluator(config, model, parallel)
     check_selection(config.evaluation, evaluator.protocol)
