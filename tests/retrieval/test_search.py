@@ -58,6 +58,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(cpu_rows, "QUERIES", 2)
     monkeypatch.setattr(cpu_rows, "PACKED", 1)
     monkeypatch.setattr(cpu_rows, "INTEGERS", 256)
+    monkeypatch.setattr(cpu_rows, "_NEAR", 64 * DIM)
 
 
 class Integers:

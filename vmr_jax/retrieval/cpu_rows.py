@@ -33,9 +33,8 @@ BLOCK = 32  # rows of which only the maximum is compared at first; divides `PART
 LOWEST = np.finfo(np.float32).min  # what every row reaches that counts
 _CACHED = 1 << 26  # bytes of float32 rows that caches may hold between two queries
 _READ = 1 << 22  # bytes of float32 rows that one core reads at once for one query
-_AGAIN = (
-    1 << 8
-)  # rows that are scored again at once, within the cache of one core: 512 KiB where E is 512, and their queries
+_NEAR = 1 << 20  # bytes of int8 rows that one core has in its cache at once
+_AGAIN = 1 << 8  # rows that one core scores again at once: 512 KiB in float32 where E is 512, and their queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,14 +283,15 @@ class CpuRows:
         scores = np.empty((len(tile.rows), len(asked.queries)), np.float32)
         place, longest = (tile.segment, tile.first, tile.count), []
         measured = self._coarse or place in self._norms
-        for first in range(0, len(tile.rows), PART):
-            rows, scales = tile.rows[first : first + PART], tile.scales[first : first + PART, None]
+        size = max(_NEAR // tile.rows.shape[1] // BLOCK, 1) * BLOCK
+        for first in range(0, len(tile.rows), size):
+            rows, scales = tile.rows[first : first + size], tile.scales[first : first + size, None]
             # Read in order, as memory is fastest; numkong reads several rows at once, now from the cache.
             rows.reshape(-1).view(np.int64).sum()
             column = 0
             for packed in asked.packed:
                 found = np.asarray(asked.library.dots_packed(rows, packed))  # int32
-                out = scores[first : first + PART, column : column + found.shape[1]]
+                out = scores[first : first + size, column : column + found.shape[1]]
                 np.multiply(found, scales, out=out, dtype=np.float32, casting="unsafe")
                 column += found.shape[1]
             if not measured:
