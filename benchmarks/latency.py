@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 from absl import flags, logging
 from machine import describe_machine
-from program import positive, run
+from program import run, whole
 from queries import Limits, TooLarge, figure, largest, measured, of_queries, opened
 from rich.console import Console
 from rich.table import Table
@@ -80,7 +80,7 @@ def rows(name: str, dataset: str) -> Iterator[tuple[tuple[str, ...], float]]:
     except TooLarge as error:
         yield ("", f"skipped: {error}", "", "", "", ""), math.nan
         return
-    for asked in map(int, positive("--batch_sizes", FLAGS.batch_sizes)):
+    for asked in whole("--batch_sizes", FLAGS.batch_sizes):
         queries = largest(asked, *alone, limits)
         given = (stages, variables, encoded.result, query, queries)
         text, match = alone if queries == 1 else of_queries(*given, limits)

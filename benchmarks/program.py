@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from vmr_jax.memory import LARGE_PAGES, start_with_large_pages
 from vmr_jax.models import architectures
 from vmr_jax.training.interrupt import NAMES, Terminated, error_of
 
+_MISSING = re.compile(r"flag --(?P<name>\w+)=None: ")  # how absl says that a flag must be given
 GRACE = 60.0  # seconds that a program has to save after SIGTERM
 
 
@@ -38,7 +40,7 @@ def run(main: Callable, define_flags: Callable[[flags.FlagValues], None] | None 
 
     try:
         with ended_in_one_line():
-            app.run(checked)
+            app.run(checked, flags_parser=lambda argv: parsed(argv, flags.FLAGS))
     except UserError as error:
         sys.exit(f"{error}")
 
@@ -99,11 +101,24 @@ def _end_group(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def parsed(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """Reads the flags, and returns the other arguments; UserError for what absl refuses."""
+    try:
+        return values(argv)
+    except flags.Error as error:
+        if missing := _MISSING.match(str(error)):
+            name = missing["name"]
+            text = f"--{name} is missing: {values[name].help.rstrip('.')}"
+        else:
+            text = printable_line(f"{error}".rstrip("."))
+        raise UserError(f"{text}. --help has all flags.") from None
+
+
 def check(arguments: Sequence[str], values: flags.FlagValues) -> None:
     """UserError for what no program takes.
 
-    That is an argument that is no flag, an architecture in --models that does not exist, and bytes that are no
-    UTF-8, in which the command is kept beside its figures.
+    That is an argument that is no flag, an architecture in --models that does not exist, a number below 0 or
+    without end, and bytes that are no UTF-8, in which the command is kept beside its figures.
     """
     for text in sys.argv:
         if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -112,6 +127,11 @@ def check(arguments: Sequence[str], values: flags.FlagValues) -> None:
         raise UserError(
             f"Unexpected argument '{arguments[1]}'; flags look like --NAME=VALUE, and --help has them all."
         )
+    for module, own in values.flags_by_module_dict().items():
+        for flag in () if module.startswith("absl.") else own:
+            number = flag.value if isinstance(flag.value, (int, float)) else 0
+            if not 0 <= number < math.inf:
+                raise UserError(f"--{flag.name} is {number}; it must not be negative, and finite.")
     known("models", values["models"].value if "models" in values else (), architectures())
 
 
@@ -133,3 +153,13 @@ def positive(flag: str, texts: Iterable[str]) -> list[float]:
         if not 0 < found[-1] < math.inf:
             raise UserError(f'{flag} has "{text}"; expected are numbers above 0, with commas between them.')
     return found
+
+
+def whole(flag: str, texts: Iterable[str]) -> list[int]:
+    """The whole numbers of a flag, '1e3' too; UserError for what is none above 0."""
+    texts = list(texts)
+    found = positive(flag, texts)
+    for text, number in zip(texts, found, strict=True):
+        if number % 1:
+            raise UserError(f'{flag} has "{text}"; expected are whole numbers, with commas between them.')
+    return [int(number) for number in found]

@@ -44,7 +44,7 @@ import numpy as np
 from absl import flags, logging
 from lines import check_folder
 from machine import command_and_commit, describe_machine, own_memory
-from program import positive, run
+from program import positive, run, whole
 from rich.console import Console
 from rich.table import Table
 
@@ -253,7 +253,7 @@ class Report:
                 others = rivals(rows)
                 if "FAISS" in others:
                     check_equal(searcher(make_queries(64), FLAGS.k), others["FAISS"](make_queries(64)))
-        for queries in map(int, positive("--batch_sizes", FLAGS.batch_sizes)):
+        for queries in whole("--batch_sizes", FLAGS.batch_sizes):
             expected = {name: self._rates.get((name, queries), 0) * moments for name in others}
             asked = {name: others[name] for name, seconds in expected.items() if seconds < FLAGS.longest}
             if queries == 1 and len(rows):
@@ -351,7 +351,7 @@ def from_disk(rows: int, folder: Path) -> list[dict[str, str]]:
     most = own_memory("VmData") + int(FLAGS.allot_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     found = []
-    for count in map(int, positive("--batch_sizes", FLAGS.batch_sizes)):
+    for count in whole("--batch_sizes", FLAGS.batch_sizes):
         start = time.perf_counter()
         searcher = Searcher(MomentStore.open(folder / "int8"), Parallel("pmap"))
         opened, queries = time.perf_counter() - start, make_queries(count)

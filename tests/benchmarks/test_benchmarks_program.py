@@ -46,6 +46,35 @@ def test_numbers_of_a_flag(start):
             start.positive("--moments", ["1", wrong])
 
 
+def test_whole_numbers_of_a_flag(start):
+    assert start.whole("--batch_sizes", ["1", "1e3"]) == [1, 1000]
+    with pytest.raises(UserError, match='--batch_sizes has "1.5"; expected are whole numbers'):
+        start.whole("--batch_sizes", ["1", "1.5"])
+
+
+def test_numbers_below_nothing_are_refused(start):
+    holder = flags.FlagValues()
+    flags.DEFINE_integer("words", 0, "", flag_values=holder)
+    flags.DEFINE_float("seconds", 2.0, "", flag_values=holder)
+    for argument, message in (("--words=-1", "--words is -1; it"), ("--seconds=inf", "--seconds is inf; it")):
+        holder(["program", argument])
+        with pytest.raises(UserError, match=message):
+            start.check(["program"], holder)
+        holder.unparse_flags()
+        holder["words"].value = 0
+
+
+def test_a_flag_that_must_be_given_and_one_that_there_is_not(start):
+    holder = flags.FlagValues()
+    flags.DEFINE_string("data", None, "Folder of the features.", flag_values=holder)
+    flags.mark_flag_as_required("data", holder)
+    with pytest.raises(UserError, match="^--data is missing: Folder of the features. --help has all flags.$"):
+        start.parsed(["program"], holder)
+    with pytest.raises(UserError, match="^Unknown command line flag 'dta'. Did you mean: data"):
+        start.parsed(["program", "--dta=x"], holder)
+    assert start.parsed(["program", "--data=x", "y"], holder) == ["program", "y"]
+
+
 def test_what_the_user_can_put_right_ends_a_program_in_one_line(start, monkeypatch, capsys):
     def refuse(_):
         raise UserError("There is no such file.")
