@@ -234,6 +234,15 @@ def test_the_wrong_thing_is_named(run, data, tmp_path):
         (lambda: run.encode_sentences("a man"), "a list of sentences"),
         (lambda: run.predict(np.ones((5, 64)), ["a man"]), "a video from encode_video"),
         (lambda: vmr.Batch.of(video=[]), "video is an empty list"),
+        (lambda: vmr.Batch.of(video="x"), "video is nothing that an array of float32 holds: could not convert"),
+        (
+            lambda: vmr.Batch.of(video=(x for x in [np.ones((3, 4))])),
+            "video is nothing that an array of float32",
+        ),
+        (lambda: vmr.Batch.of(video=3.0), r"video has the shape \(\); expected are the axes \[B,T,D\]"),
+        (lambda: vmr.Batch.of(video=[None]), r"video has the shape \(1,\); expected are the axes \[B,T,D\]"),
+        (lambda: vmr.Batch.of(video=np.ones((2, 3, 4)), duration=3.0), r"duration has the shape \(\); exp"),
+        (lambda: vmr.Batch.of(video=np.ones((2, 3, 4)), tree=3), "tree is 3; expected is a vmr_jax.Tree"),
         (
             lambda: vmr.Batch.of(video=[np.ones((3, 4)), np.ones((3, 5))]),
             r"rows of video have 4, 5 numbers \(D\)",

@@ -230,6 +230,8 @@ class Batch:
         fields: dict[str, Any] = {}
         for name, value in given.items():
             if value is None or name in TREES:
+                if value is not None and not isinstance(value, TREES[name]):
+                    raise UserError(f"{name} is {value!r}; expected is a vmr_jax.{TREES[name].__name__}.")
                 fields[name] = value
                 continue
             fields[name], mask = _stacked(name, infos[name], value)
@@ -338,10 +340,15 @@ _ALWAYS = ("video_mask", "query_mask")  # masks that every batch has
 def _stacked(name: str, info: FieldInfo, value: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """The array of a field, and where the rows of a list reach along the second axis (None for an array)."""
     if not isinstance(value, (list, tuple)) or (value and np.ndim(value[0]) == 0):
-        return np.asarray(value, info.dtype), None
+        array = _converted(name, info, value)
+        if array.ndim != len(info.axes):
+            raise UserError(
+                f"{name} has the shape {array.shape}; expected are the axes [{','.join(info.axes)}]."
+            )
+        return array, None
     if not value:
         raise UserError(f"{name} is an empty list; give one array for each row of the batch.")
-    rows = [np.asarray(row, info.dtype) for row in value]
+    rows = [_converted(name, info, row) for row in value]
     if any(row.ndim != len(info.axes) - 1 for row in rows):
         raise UserError(
             f"A row of {name} has the shape {next(r.shape for r in rows if r.ndim != len(info.axes) - 1)}; "
@@ -360,6 +367,17 @@ def _stacked(name: str, info: FieldInfo, value: Any) -> tuple[np.ndarray, np.nda
     if info.mask and len(fields_of(Batch)[info.mask].axes) > 2:
         return filled, None  # of the objects in a clip nobody knows which are real
     return filled, reach
+
+
+def _converted(name: str, info: FieldInfo, value: Any) -> np.ndarray:
+    """The array of a value in the numbers of its field; UserError where it holds others."""
+    try:
+        return np.asarray(value, info.dtype)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{name} is nothing that an array of {np.dtype(info.dtype).name} holds: {error}. Give an array, or "
+            "a list with one for each row."
+        ) from None
 
 
 def _fill(fields: dict[str, Any], infos: Mapping[str, FieldInfo]) -> None:
