@@ -83,3 +83,11 @@ def test_a_home_folder_that_this_machine_does_not_know(monkeypatch):
     assert user_path("~/runs") == Path("/home/of_me/runs") and user_path("a/~b") == Path("a/~b")
     with pytest.raises(UserError, match="^~no_such_user/runs begins with ~no_such_user, a home folder that"):
         user_path("~no_such_user/runs")
+
+
+def test_what_no_system_takes_as_a_path():
+    with pytest.raises(UserError, match=f"^{'x' * 60}... is too long for a path. Give a shorter one.$"):
+        user_path("x" * 300)
+    with pytest.raises(UserError, match="is no path: it has a null character"):
+        user_path("a\0b")
+    assert user_path("no/such/folder") == Path("no/such/folder")

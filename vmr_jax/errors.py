@@ -1,7 +1,9 @@
 """The one exception whose message is meant for the person at the keyboard."""
 
 import difflib
+import errno
 import numbers
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -70,15 +72,22 @@ def user_path(path: str | Path) -> Path:
     """The path that a user gives, with the home folder in place of a leading '~' or '~NAME'.
 
     Raises:
-      UserError: where this machine does not know that home folder.
+      UserError: where this machine does not know that home folder, and for what no system takes as a path.
     """
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        os.lstat(found)
+    except ValueError:  # so Python says of a null character
+        raise UserError(f"{path} is no path: it has a null character. Correct it.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{str(path)[:60]}... is too long for a path. Give a shorter one.") from None
     except RuntimeError:
         raise UserError(
             f"{path} begins with {Path(path).parts[0]}, a home folder that this machine does not know (of ~ "
             "alone: HOME is not set, and the user has no entry). Give the whole path, or set HOME."
         ) from None
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
