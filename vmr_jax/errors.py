@@ -68,7 +68,7 @@ def check_count(k: object, name: str = "k") -> None:
         raise UserError(f"{name} is {k!r}; it must be at least 1, a whole number.")
 
 
-def user_path(path: str | Path) -> Path:
+def user_path(path: str | os.PathLike) -> Path:
     """The path that a user gives, with the home folder in place of a leading '~' or '~NAME'.
 
     Raises:
