@@ -12,7 +12,9 @@ from killed import killed_at
 import vmr_jax as vmr
 from vmr_jax import errors
 from vmr_jax.errors import UserError
+from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval import store as store_module
+from vmr_jax.retrieval.index import MomentIndex
 from vmr_jax.retrieval.segments import PARTS, EncodedVideo, quantized
 from vmr_jax.retrieval.store import MomentStore
 
@@ -134,6 +136,23 @@ def test_foreign_folders_are_refused(tmp_path, text, message):
         (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=message):
         MomentStore.open(tmp_path)
+
+
+def test_a_file_is_no_place_for_an_index(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is no folder. Give a new folder"):
+        MomentStore.create(tmp_path / "file", 4, "float32", {})
+
+
+def test_what_is_no_encoded_video_is_not_added(store):
+    with pytest.raises(UserError, match="takes encoded videos, not str"):
+        store.add(["talk"])
+
+
+def test_what_is_no_id_is_not_searched(store):
+    index = MomentIndex(store, lambda sentences: np.ones((len(sentences), 4), np.float32), Parallel("pmap", 1))
+    with pytest.raises(UserError, match="^video is 3; it must be the id of a video, several ids, or None"):
+        index.search(["a dog"], video=3)
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(store):

@@ -61,3 +61,8 @@ def test_a_folder_that_is_none():
     with pytest.raises(UserError, match="--videos=/nowhere is no folder"):
         VideoFolder(Path("/nowhere"))
     assert VideoFolder(None).find("a") is None
+
+
+def test_a_home_folder_that_is_not_known():
+    with pytest.raises(UserError, match="begins with ~no_such_user, a home folder"):
+        VideoFolder(Path("~no_such_user/films"))

@@ -22,6 +22,8 @@ The settings of the official code's configs (F = 512 in both):
     ActivityNet Captions  5   0.2      1, 1            sigmoid
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -208,7 +210,8 @@ class Model(GroundingModel):
         every = jnp.ones(phrases.shape[:2], bool)
         weights = self._attention("aggregate")(phrases, every).astype(self.dtype)  # Eq. 10
         # Eq. 11; a stack of them all would be a copy.
-        return sum(weights[:, n, None, None] * part for n, part in enumerate(local))
+        parts = [weights[:, n, None, None] * part for n, part in enumerate(local)]
+        return functools.reduce(jnp.add, parts)
 
     def _attention(self, name: str) -> "Attention":
         return Attention(self.attention_features, self.dtype, name=name)

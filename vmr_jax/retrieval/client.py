@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vmr_jax.errors import UserError, printable_line
+from vmr_jax.errors import UserError, printable_line, user_path
 from vmr_jax.files import disk_error
 from vmr_jax.retrieval.hits import Filter, Hit, ServedVideo
 from vmr_jax.video.ingest import Outcome, Report, video_files
@@ -95,7 +95,7 @@ class RemoteLibrary:
         """
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
         files: list[Path] = []
-        for path in (Path(path).expanduser() for path in given):
+        for path in map(user_path, given):
             files += video_files(path) if path.is_dir() else [path]
         return Report([self._add(file) for file in sorted({*files})])
 

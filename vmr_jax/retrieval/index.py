@@ -189,6 +189,8 @@ class MomentIndex:
         """
         check_sentences(sentences)
         check_count(k)
+        if not (video is None or isinstance(video, (str, Collection))):
+            raise UserError(f"video is {video!r}; it must be the id of a video, several ids, or None for all.")
         queries = self._encode(list(sentences))
         if queries.shape[1] != self.store.dim:
             raise UserError(

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from vmr_jax.errors import UserError, unknown
+from vmr_jax.errors import UserError, unknown, user_path
 from vmr_jax.files import plain
 from vmr_jax.parallel import Parallel
 from vmr_jax.retrieval.segments import EncodedVideo, check_video
@@ -300,7 +300,7 @@ def resolved(uri: str) -> str:
             f'uri is "{uri}". Give the address of a Milvus server, http://HOST:19530, or a file of Milvus '
             "Lite, FILE.db."
         )
-    return str(Path(uri).expanduser().resolve())
+    return str(user_path(uri).resolve())
 
 
 def check_dtype(dtype: str) -> None:

@@ -161,6 +161,11 @@ def check_dtype(dtype: str) -> None:
 
 def check_video(video: EncodedVideo, dim: int, seen: Container[str]) -> None:
     """UserError for an id that is no line or was `seen`, and for vectors or spans that are not finite."""
+    if not isinstance(video, EncodedVideo):
+        raise UserError(
+            f"An index takes encoded videos, not {type(video).__name__}. `Run.index` encodes those of "
+            "`Run.encode_video`; for an index that is there `vmr_jax.retrieval.index.encoded_videos` does."
+        )
     if video.id in seen:
         raise UserError(f'The video "{video.id}" comes twice. Give every video once.')
     if video.id.splitlines() != [video.id]:

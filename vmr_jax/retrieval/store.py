@@ -79,6 +79,8 @@ class MomentStore:
           source: origin of the vectors, plain JSON: an index of another source is refused later.
         """
         check_dtype(dtype)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is no folder. Give a new folder for a new index.")
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{path} is not empty. Give a new folder for a new index, or open the one in it.")
         path.mkdir(parents=True, exist_ok=True)

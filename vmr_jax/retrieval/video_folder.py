@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from vmr_jax.errors import UserError, printable_line
+from vmr_jax.errors import UserError, printable_line, user_path
 
 log = logging.getLogger("vmr_jax")
 
@@ -19,7 +19,7 @@ class VideoFolder:
     """
 
     def __init__(self, folder: Path | None):
-        self._folder = folder and folder.expanduser().resolve()
+        self._folder = folder and user_path(folder).resolve()
         self._by_name: dict[str, Path] = {}
         self._by_stem: dict[str, Path] = {}
         if self._folder is None:
