@@ -378,12 +378,30 @@ def _read_bytes() -> int:
 
 
 def write(rows: list[dict[str, str]], path: str, machine: str) -> None:
-    """The figures with what they come from."""
+    """The figures with what they come from; lines of other sizes or numbers of queries stay in the file."""
     source = {**command_and_commit(["benchmarks/search.py", *sys.argv[1:]]), "machine": machine}
+    lines = [{**row, **source} for row in rows]
+    columns, cells = list(lines[0]), {_cell(line) for line in lines}
+    kept = _lines(path, columns)
+    lines = sorted([line for line in kept if _cell(line) not in cells] + lines, key=_cell)
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *source], lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, **source} for row in rows)
+        writer.writerows(lines)
+
+
+def _lines(path: str, columns: list[str]) -> list[dict[str, str]]:
+    """The lines of a file of the same columns; of another, or where there is none, no line."""
+    if not Path(path).exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        return list(reader) if reader.fieldnames == columns else []
+
+
+def _cell(line: dict[str, str]) -> tuple[int, ...]:
+    """Its size and number of queries."""
+    return tuple(int(line[name]) for name in ("moments", "queries") if name in line)
 
 
 def main(_):
