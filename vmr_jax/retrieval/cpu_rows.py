@@ -334,7 +334,7 @@ class Integers(NamedTuple):
 
 
 def norms(array: np.ndarray) -> np.ndarray:
-    """[M] of the rows of an array [M,E]."""
+    """The norms [M] of the rows of an array [M,E]."""
     return np.sqrt(np.vecdot(array, array))
 
 
