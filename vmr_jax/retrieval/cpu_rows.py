@@ -164,7 +164,7 @@ class CpuRows:
         return scores, rows
 
     def _in_turns(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """What a function gives for each, on all cores where there are several."""
+        """The results of a function for each, on all cores where there are several."""
         return list((self._threads.map if min(len(items), _cores()) > 1 else map)(function, items))
 
     def _of_one(
