@@ -404,12 +404,19 @@ def _cell(line: dict[str, str]) -> tuple[int, ...]:
     return tuple(int(line[name]) for name in ("moments", "queries") if name in line)
 
 
+def check_places(file: str, folder: str) -> None:
+    """UserError where the CSV `file` or an index in `folder` could not be written; empty: there is none."""
+    if file:
+        check_folder(Path(file))
+    if folder:
+        check_folder(Path(folder) / "index")
+
+
 def main(_):
     """Prints how indexes open, then their speed."""
     logging.set_verbosity(logging.WARNING)
     console = Console(width=150, highlight=False, soft_wrap=True)
-    for path in (Path(FLAGS.csv), Path(FLAGS.folder) / "index"):
-        check_folder(path)
+    check_places(FLAGS.csv, FLAGS.folder)
     machine = describe_machine(*versions())
     console.print(f"python {' '.join(sys.argv)}\n{machine}\nD = {FLAGS.dim}")
     if FLAGS.disk:

@@ -4,6 +4,8 @@ import csv
 
 import pytest
 
+from vmr_jax.errors import UserError
+
 
 @pytest.fixture(scope="module")
 def search(program):
@@ -29,3 +31,11 @@ def test_a_file_of_other_columns_is_written_anew(search, tmp_path):
     path.write_text("moments,queries,faiss\n10,1,5.0\n")
     search.write([{"moments": "1000", "queries": "1", "float32": "1.0"}], str(path), "a")
     assert [line["moments"] for line in csv.DictReader(path.read_text().splitlines())] == ["1000"]
+
+
+def test_what_cannot_be_written_is_said_first(search, tmp_path):
+    search.check_places("", "")  # neither is asked for
+    search.check_places(str(tmp_path / "a.csv"), str(tmp_path))
+    for file, folder in ((str(tmp_path), ""), ("", str(tmp_path / "none"))):
+        with pytest.raises(UserError, match="cannot be written"):
+            search.check_places(file, folder)
