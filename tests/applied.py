@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 
+from vmr_jax.kernels import use_kernels
 from vmr_jax.training.experiment import abstract_variables
 
 
@@ -43,3 +44,13 @@ def _compiled(model, train):
         return model.apply(variables, batch, train=train, rngs={"dropout": key}, mutable=state)[0]
 
     return jax.jit(run)
+
+
+def assert_fast_forms_equal_the_plain_ones(run):
+    """What a function without arguments gives, tracing anew, is the same with and without the fast forms."""
+    found = run()
+    use_kernels(False)
+    try:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, run())
+    finally:
+        use_kernels(True)

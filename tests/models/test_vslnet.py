@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from applied import outputs_of, random_variables
+from applied import assert_fast_forms_equal_the_plain_ones, outputs_of, random_variables
 from batches import pad_clips, random_batch
 
 from vmr_jax.configs.vslnet import get_config
 from vmr_jax.errors import UserError
-from vmr_jax.kernels import use_kernels
 from vmr_jax.layers.attention import MASKED
 from vmr_jax.models import create
 from vmr_jax.models.vslnet import Outputs
@@ -159,9 +158,4 @@ def test_fast_forms_equal_the_plain_ones():
 
         return jax.jit(jax.value_and_grad(total, has_aux=True))(variables)
 
-    found = run()
-    use_kernels(False)
-    try:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, run())
-    finally:
-        use_kernels(True)
+    assert_fast_forms_equal_the_plain_ones(run)
