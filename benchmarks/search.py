@@ -42,9 +42,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
-from lines import check_folder
+from lines import check_folder, read_rows
 from machine import command_and_commit, describe_machine, own_memory
-from program import positive, run, whole
+from program import run, whole
 from rich.console import Console
 from rich.table import Table
 
@@ -382,21 +382,17 @@ def write(rows: list[dict[str, str]], path: str, machine: str) -> None:
     source = {**command_and_commit(["benchmarks/search.py", *sys.argv[1:]]), "machine": machine}
     lines = [{**row, **source} for row in rows]
     columns, cells = list(lines[0]), {_cell(line) for line in lines}
-    kept = _lines(path, columns)
-    lines = sorted([line for line in kept if _cell(line) not in cells] + lines, key=_cell)
+    kept = [line for line in _earlier(path) if list(line) == columns and _cell(line) not in cells]
+    lines = sorted(kept + lines, key=_cell)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
 
 
-def _lines(path: str, columns: list[str]) -> list[dict[str, str]]:
-    """The lines of a file of the same columns; of another, or where there is none, no line."""
-    if not Path(path).exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        return list(reader) if reader.fieldnames == columns else []
+def _earlier(path: str) -> list[dict[str, str]]:
+    """The lines of a file that may be there; UserError where it is no CSV."""
+    return read_rows(Path(path)) if Path(path).exists() else []
 
 
 def _cell(line: dict[str, str]) -> tuple[int, ...]:
@@ -405,9 +401,13 @@ def _cell(line: dict[str, str]) -> tuple[int, ...]:
 
 
 def check_places(file: str, folder: str) -> None:
-    """UserError where the CSV `file` or an index in `folder` could not be written; empty: there is none."""
+    """UserError where the CSV `file` or an index in `folder` could not be written; empty: there is none.
+
+    What stands in the file is read too, since it stays.
+    """
     if file:
         check_folder(Path(file))
+        _earlier(file)
     if folder:
         check_folder(Path(folder) / "index")
 
@@ -421,16 +421,16 @@ def main(_):
     console.print(f"python {' '.join(sys.argv)}\n{machine}\nD = {FLAGS.dim}")
     if FLAGS.disk:
         with tempfile.TemporaryDirectory(dir=FLAGS.folder or None) as folder:
-            rows = from_disk(int(*positive("--disk", [FLAGS.disk])), Path(folder))
+            rows = from_disk(*whole("--disk", [FLAGS.disk]), Path(folder))
         for row in rows:
             console.print(", ".join(f"{name} {value}" for name, value in row.items()))
         if FLAGS.csv:
             write(rows, FLAGS.csv, machine)
         return
     report = Report(Parallel("pmap"))
-    for moments in positive("--moments", FLAGS.moments):
+    for moments in whole("--moments", FLAGS.moments):
         with tempfile.TemporaryDirectory(dir=FLAGS.folder or None) as folder:
-            report.measure(int(moments), Path(folder))
+            report.measure(moments, Path(folder))
     console.print("\n".join(lost(report.rows)) or "float32 rows are nowhere slower than the best rival")
     console.print(report.opening)
     console.print(report.speed)

@@ -2,11 +2,13 @@
 
 import difflib
 import errno
+import math
 import numbers
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 _COMPARED = 20_000  # known names with which an unknown one is compared at most, 0.2 s
 _SHOWN = 30  # known names that a message lists at most
@@ -60,6 +62,11 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(printable(message))
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """True for a finite int or float; False for None, NaN, infinities and anything else."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_count(k: object, name: str = "k") -> None:

@@ -11,9 +11,10 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+from vmr_jax.errors import is_number
 from vmr_jax.reporting.markup import Markup, join, tag
 from vmr_jax.reporting.scales import figure, number, share, ticks, ticks_around
-from vmr_jax.reporting.tables import MISSING, is_number
+from vmr_jax.reporting.tables import MISSING
 
 PLOT_HEIGHT = 200  # px, of a line chart without its labels
 CURVE_UNITS = 1000  # horizontal units of the stretched viewport

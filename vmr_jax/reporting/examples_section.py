@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vmr_jax.reporting import tables
+from vmr_jax.errors import is_number
 from vmr_jax.reporting.maps import heat_map, map_legend, trimmed
 from vmr_jax.reporting.markup import Markup, tag
 from vmr_jax.reporting.run_files import Run
@@ -57,7 +57,7 @@ def _drawn(run: Run) -> list[tuple[Mapping, Mapping]]:
 
 
 def _chosen(predictions: Sequence[Mapping], split: str) -> list[tuple[Mapping, Mapping]]:
-    rows = [row for row in predictions if row["split"] == split and tables.is_number(row.get("iou"))]
+    rows = [row for row in predictions if row["split"] == split and is_number(row.get("iou"))]
     rows.sort(key=lambda row: -row["iou"])  # stable: equal ones keep the order of the file
     middle = max((len(rows) - DRAWN) // 2, 0)
     order = {
@@ -75,15 +75,13 @@ def _chosen(predictions: Sequence[Mapping], split: str) -> list[tuple[Mapping, M
 
 def _card(run: Run, row: Mapping, example: Mapping) -> Markup:
     windows, moments = (
-        [span for span in row[field] if all(tables.is_number(t) for t in span[:2])]
+        [span for span in row[field] if all(is_number(t) for t in span[:2])]
         for field in ("relevant_windows", "pred_relevant_windows")
     )
     ends = [span[1] for span in [*windows, *moments]]
-    duration = (
-        row["duration"] if tables.is_number(row["duration"]) and row["duration"] > 0 else max(ends, default=1)
-    )
+    duration = row["duration"] if is_number(row["duration"]) and row["duration"] > 0 else max(ends, default=1)
     clips, scores = (_picture(run, example.get(kind)) for kind in ("clips", "map"))
-    iou = f"IoU {row['iou']:.2f}" if tables.is_number(row.get("iou")) else "no IoU"
+    iou = f"IoU {row['iou']:.2f}" if is_number(row.get("iou")) else "no IoU"
     facts = f"{row['split']} · video {row['vid']} · query {row['qid']}"
     return tag(
         "article",

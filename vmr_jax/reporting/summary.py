@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from vmr_jax.errors import is_number
 from vmr_jax.evaluation.rows import SANITY
 from vmr_jax.reporting import tables
 from vmr_jax.reporting.markup import Markup, join, tag
@@ -47,7 +48,7 @@ def headline_metric(run: Run) -> str | None:
     """The metric of model selection, else R@1,IoU=0.5, else the first that this run has."""
     ours = run.results["splits"][headline_split(run)]["rows"][0]["metrics"]
     wanted = (_selection(run), "R@1,IoU=0.5", *tables.metric_columns(run.results))
-    return next((name for name in wanted if tables.is_number(ours.get(name))), None)
+    return next((name for name in wanted if is_number(ours.get(name))), None)
 
 
 def summary(run: Run) -> Markup:
@@ -62,7 +63,7 @@ def summary(run: Run) -> Markup:
     where = f"On the {split['count']} queries of {name}"
     if metric is None:
         return tag("p", f"{where}, {architecture(run)} has no finite metric.", class_="lede")
-    others = [row for row in others if tables.is_number(row["metrics"].get(metric))]
+    others = [row for row in others if is_number(row["metrics"].get(metric))]
     checks = [row for row in others if tables.row_kind(row) == "sanity"]
     idle = [row for row in checks if metric in row.get("lost", {}) and row["lost"][metric][0] <= 0]
     parts: list[str] = [_unused(run, min(idle, key=_check), ours, metric), " "] if idle else []

@@ -1,13 +1,11 @@
 """The table of results: which columns it has, how a figure is written, and its plain-text form."""
 
 import io
-import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
 
-from vmr_jax.errors import printable
+from vmr_jax.errors import is_number, printable
 from vmr_jax.evaluation.rows import SANITY, TRIVIAL
 
 STANDARD = (
@@ -55,11 +53,6 @@ def column_heading(metric: str) -> tuple[str, str]:
     """Two lines of a heading: 'R@1,IoU=0.5' is ('R@1', '0.5'); another name is ('', name)."""
     match = re.fullmatch(r"(d?R@\d+),IoU=([\d.]+)", metric)
     return (match[1], match[2]) if match else ("", metric)
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """True for a finite int or float; False for None, NaN, infinities and anything else."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def percent(value: float | None) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vmr_jax.errors import is_number
 from vmr_jax.reporting.markup import Markup, legend, tag
 from vmr_jax.reporting.scales import figure, number, share, ticks
-from vmr_jax.reporting.tables import MISSING, is_number
+from vmr_jax.reporting.tables import MISSING
 
 ROW = 24  # px, one row of a timeline
 CLIP_ROW = 44  # px, the row with the strengths of the clips

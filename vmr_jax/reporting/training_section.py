@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from vmr_jax.errors import is_number
 from vmr_jax.reporting import tables
 from vmr_jax.reporting.charts import Series, line_chart
 from vmr_jax.reporting.markup import Markup, tag
@@ -36,7 +37,7 @@ def _curves(records: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
     for record in records:
         for key, value in record.items():
             if "/" in key:
-                curves.setdefault(key, {})[record["step"]] = value if tables.is_number(value) else math.nan
+                curves.setdefault(key, {})[record["step"]] = value if is_number(value) else math.nan
     return {key: sorted(points.items()) for key, points in curves.items()}
 
 
@@ -90,7 +91,7 @@ def _validation_chart(run: Run, curves: Mapping) -> Markup | None:
     ]
     title = f"Metrics on {' and '.join(sorted(prefixes))}, %"
     best = run.results.get("best_step")
-    mark = (best, f"best step {best}") if tables.is_number(best) else None
+    mark = (best, f"best step {best}") if is_number(best) else None
     return line_chart(title, series, mark)
 
 
@@ -116,7 +117,7 @@ def _training_notes(run: Run, curves: Mapping) -> list[Markup]:
     speed = [
         f"{figure(statistics.median(values))} {unit}"
         for key, unit in _SPEEDS.items()
-        if (values := [row[key] for row in run.timing if tables.is_number(row.get(key))])
+        if (values := [row[key] for row in run.timing if is_number(row.get(key))])
     ]
     if speed:
         notes.append(f"Median of {len(run.timing)} timing records: {', '.join(speed)}.")

@@ -96,9 +96,8 @@ def read_data(workdir: Path) -> dict[str, Any]:
 def encoder_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of the encoder of frames, where `config.dataset` is a library of videos; else {}."""
     folder = options.get("manual_dir")
-    if not folder or not is_library(user_path(folder)):
-        return {}
-    return read_manifest(user_path(folder)).encoder
+    library = folder and user_path(folder)
+    return read_manifest(library).encoder if library and is_library(library) else {}
 
 
 # --- what is recorded -----------------------------------------------------------------------------

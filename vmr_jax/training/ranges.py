@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from vmr_jax.errors import UserError
+from vmr_jax.errors import UserError, is_number
 
 _MOST = 2**31 - 1  # what an array can have entries
 
@@ -39,10 +39,6 @@ _BETWEEN = {  # the least and the most
 }
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_rank(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
 
@@ -51,7 +47,7 @@ _LISTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.top_n": (_is_rank, "whole numbers of at least 1, such as (1, 5)"),
     "evaluation.corpus_top_n": (_is_rank, "whole numbers of at least 1, such as (1, 10, 100)"),
     "evaluation.thresholds": (
-        lambda value: _is_number(value) and 0 <= value <= 1,
+        lambda value: is_number(value) and 0 <= value <= 1,
         "IoUs from 0 to 1, such as (0.3, 0.5, 0.7)",
     ),
     "evaluation.splits": (lambda value: isinstance(value, str), "names of splits, such as ('val', 'test')"),
@@ -66,7 +62,7 @@ def check_ranges(config: Any) -> None:
             raise UserError(f"config.{field} is {value}; it must be from {least} to {_MOST:,}.")
     for field, (least, most) in _BETWEEN.items():
         value = _value(config, field)
-        if value is not None and not (_is_number(value) and least <= value <= most):
+        if value is not None and not (is_number(value) and least <= value <= most):
             wanted = f"from {least} to {most}" if most < math.inf else "not negative, and finite"
             raise UserError(f"config.{field} is {value}; it must be {wanted}.")
     for field, (is_one, wanted) in _LISTS.items():
@@ -79,7 +75,7 @@ def check_rules(rules: Any) -> None:
     """Raises UserError for what is no rule of `config.optimizer.rules`: (path regex, multiplier[, when])."""
     for rule in rules:
         parts = rule if isinstance(rule, (tuple, list)) else ()
-        number = len(parts) in (2, 3) and _is_number(parts[1])
+        number = len(parts) in (2, 3) and is_number(parts[1])
         if not (number and isinstance(parts[0], str) and isinstance(parts[-1], (str, int, float))):
             raise UserError(
                 f"config.optimizer.rules has {rule!r}; a rule is a regex of parameter paths, a multiplier of "
